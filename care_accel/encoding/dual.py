@@ -1,0 +1,229 @@
+"""A dual encoder: a query encoder and a document encoder that share a vector space."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.encoding import sources
+from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+from care_accel.encoding.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
+from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from care_accel.eval.glue import MtebModel
+
+
+class DualEncoder:
+    """Queries and documents to vectors of one space; their inner product is the score.
+
+    Make one with `from_pretrained`. Each encoder is loaded when it is first used: a service that only
+    encodes queries never loads the document encoder.
+
+    Attributes
+    ----------
+    name : str
+    width : int
+        Length of every vector.
+    symmetric : bool
+        Whether one network serves both roles.
+    """
+
+    def __init__(self, found: Sources) -> None:
+        self._sources = found
+        self._encoders: dict[Role, Encoder] = {}
+        self.name = found.name
+        self.width = found.query.spec.width
+        self.symmetric = found.query.checkpoint == found.document.checkpoint
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path | None = None,
+        *,
+        query: str | Path | None = None,
+        document: str | Path | None = None,
+        preset: str | None = None,
+        width: int | None = None,
+        max_tokens: int | None = None,
+        dtype: str | None = None,
+        device: str | None = None,
+        revision: str | None = None,
+    ) -> DualEncoder:
+        """Find a dual encoder and check its files; networks are loaded when first used.
+
+        Parameters
+        ----------
+        model : str or Path, optional
+            ``"care-mini"`` (embedded, the default); a folder with ``care.json``; a folder with
+            ``query_encoder/`` and ``document_encoder/`` or ``doc_encoder/`` (the authors' release); a
+            sentence-transformers folder, with a Router or without; or a hub name of any of these.
+        query, document : str or Path, optional
+            Two folders or hub names instead of ``model``; a document folder may hold a LoRA adapter,
+            which is merged into the base that it names.
+        preset : {"care", "sentence-transformers"}, optional
+            What folders without ``care.json`` follow: ``care`` by default for the authors' layout,
+            ``sentence-transformers`` for two separate folders.
+        width : int, optional
+            A shorter width than the model's own.
+        max_tokens : int, optional
+            Another limit than the model's own.
+        dtype : {"float32", "float16", "bfloat16"}, optional
+            Precision of the networks.
+        device : str, optional
+            ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        revision : str, optional
+            Of a hub name: a commit, tag or branch.
+
+        Returns
+        -------
+        DualEncoder
+
+        Raises
+        ------
+        CareError
+            Something is missing or does not fit; the message names the file and what to do.
+        """
+        changes = {"width": width, "max_tokens": max_tokens, "dtype": dtype, "device": device}
+        return cls(sources.find(model, query, document, preset, revision, changes))
+
+    def encode_query(self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any) -> NDArray[np.float32]:
+        """Encode queries; see `Encoder.encode` for the options (batch_size, token_budget, show_progress).
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]``.
+        """
+        return self.encoder("query").encode(texts, task=task, **options)
+
+    def encode_document(
+        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
+    ) -> NDArray[np.float32]:
+        """Encode documents; see `Encoder.encode` for the options (batch_size, token_budget, show_progress).
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]``. Shorter than 1 where the model normalises
+            before it slices.
+        """
+        return self.encoder("document").encode(texts, task=task, **options)
+
+    def encoder(self, role: Role) -> Encoder:
+        """Return the encoder of a role, loaded now if it was not.
+
+        Raises
+        ------
+        CareError
+            The weights are not those that the manifest recorded, or cannot be loaded.
+        """
+        if role not in self._encoders:
+            self._encoders[role] = self._load(role)
+        return self._encoders[role]
+
+    def _load(self, role: Role) -> Encoder:
+        source = self.source(role)
+        checkpoint, recorded = source.checkpoint, source.recorded
+        if recorded is not None and recorded != checkpoint.fingerprint:
+            raise CareError(
+                f"{checkpoint.folder}: not the files that {MANIFEST} recorded ({recorded[:19]}..., found "
+                f"{checkpoint.fingerprint[:19]}...); restore them, or save the model anew"
+            )
+        tokenizer = checkpoint.load_tokenizer()
+        other = self._encoders.get("document" if role == "query" else "query")
+        if self.symmetric and other is not None and isinstance(other.runtime, PyTorchRuntime):
+            network = other.runtime.network
+        else:
+            network = checkpoint.load_network(source.spec.dtype)
+        return Encoder(source.spec, tokenizer, PyTorchRuntime(network, source.spec))
+
+    def source(self, role: Role) -> Source:
+        """Return where the encoder of a role comes from: its checkpoint and its spec."""
+        return self._sources.query if role == "query" else self._sources.document
+
+    def spec(self, role: Role) -> EncoderSpec:
+        """Return the spec of a role."""
+        return self.source(role).spec
+
+    def revision(self, role: Role) -> str:
+        """Return a hash of a role's encoder: its files and every field of its spec that matters.
+
+        An index records the document encoder's, so that no other encoder's queries are ever compared
+        with its vectors.
+        """
+        source = self.source(role)
+        both = f"{source.checkpoint.fingerprint} {source.spec.identity}"
+        return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+
+    def save_pretrained(self, folder: str | Path, *, name: str | None = None) -> None:
+        """Write the dual encoder as one folder: two encoder folders and ``care.json``.
+
+        Parameters
+        ----------
+        folder : str or Path
+            Replaced whole if it holds a dual encoder already; anything else there is refused.
+        name : str, optional
+            Recorded in the manifest; the folder's name by default.
+
+        Raises
+        ------
+        CareError
+            The folder exists and is no dual encoder.
+        """
+        folder = Path(folder)
+        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+            raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+            built = Path(temporary) / "model"
+            manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "name": name or folder.resolve().name}
+            for role in ROLES:
+                place = "query_encoder" if self.symmetric else f"{role}_encoder"
+                if not (built / place).exists():
+                    self._write_encoder(role, built / place)
+                manifest[role] = {
+                    "folder": place,
+                    "spec": self.spec(role).to_dict() | {"device": "auto"},
+                    "revision": sources.open_checkpoint(built / place).fingerprint,
+                }
+            text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
+            (built / MANIFEST).write_text(text, encoding="utf-8")
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(built, folder)
+
+    def _write_encoder(self, role: Role, place: Path) -> None:
+        checkpoint = self.source(role).checkpoint
+        if checkpoint.base is None:
+            # Copied, not saved anew: the bytes, and with them the fingerprint, stay what they were.
+            shutil.copytree(checkpoint.folder, place, ignore=shutil.ignore_patterns(".*", MANIFEST))
+            return
+        checkpoint.load_network(self.spec(role).dtype).save_pretrained(place)
+        checkpoint.load_tokenizer().save_pretrained(place)
+
+    def as_mteb(self, **options: Any) -> MtebModel:
+        """Return this model as one that ``mteb.evaluate`` takes (needs the extra ``eval``).
+
+        Roles come from mteb's ``prompt_type``, search goes through `ExactIndex`, and the score is the
+        inner product. See `care_accel.eval.glue.MtebModel` for the options.
+        """
+        # The one arrow against the house's direction: a convenience that users look for here.
+        from care_accel.eval.glue import MtebModel
+
+        return MtebModel(self, **options)
+
+    def __repr__(self) -> str:
+        kind = "symmetric" if self.symmetric else "asymmetric"
+        return f"<DualEncoder {self.name}: {kind}, width {self.width}>"

@@ -1,0 +1,209 @@
+"""One encoder in one role: texts in, vectors out, in the order they came."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.encoding.batching import plan_batches
+from care_accel.encoding.runtimes import Runtime
+from care_accel.encoding.spec import EncoderSpec, Task
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+    from transformers import PreTrainedTokenizerFast
+
+log = logging.getLogger(__name__)
+
+# Texts tokenised and sorted by length at a time: enough to fill batches with equals, and little memory.
+_WINDOW = 16_384
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass
+class EncodeCounts:
+    """What happened to the texts of an encoder so far.
+
+    Attributes
+    ----------
+    texts : int
+        Texts encoded.
+    tokens : int
+        Tokens encoded, padding not counted.
+    padded_tokens : int
+        Tokens computed, padding counted.
+    truncated : int
+        Texts that were cut to ``max_tokens``.
+    replaced_surrogates : int
+        Characters that are no Unicode text and became U+FFFD.
+    without_tokens : int
+        Texts without a single token, encoded as the pad token.
+    """
+
+    texts: int = 0
+    tokens: int = 0
+    padded_tokens: int = 0
+    truncated: int = 0
+    replaced_surrogates: int = 0
+    without_tokens: int = 0
+
+
+class Encoder:
+    """Turns texts into vectors, as its spec says.
+
+    A text's vector does not depend on the texts beside it: alone or in any batch it is the same to 1e-5
+    in float32.
+
+    Parameters
+    ----------
+    spec : EncoderSpec
+    tokenizer : transformers.PreTrainedTokenizerFast
+        With a pad token.
+    runtime : Runtime
+        Executes the network.
+
+    Attributes
+    ----------
+    counts : EncodeCounts
+        Totals since construction, truncations among them.
+    """
+
+    def __init__(self, spec: EncoderSpec, tokenizer: PreTrainedTokenizerFast, runtime: Runtime) -> None:
+        self.spec = spec
+        self.tokenizer = tokenizer
+        self.runtime = runtime
+        self.counts = EncodeCounts()
+        self._said_truncation = False
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: Task = "retrieval",
+        batch_size: int = 64,
+        token_budget: int = 16_384,
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """Encode one text or many.
+
+        Parameters
+        ----------
+        texts : str or sequence of str
+            Empty texts are allowed. Lone surrogates become U+FFFD and are counted; texts beyond
+            ``max_tokens`` are cut, counted, and reported once.
+        task : {"retrieval", "reranking", "sts"}
+            Chooses the prompt.
+        batch_size : int
+            Texts in a batch at most.
+        token_budget : int
+            Tokens in a batch at most, padding counted.
+        show_progress : bool
+            Draw a progress bar on standard error.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]`` in the order of ``texts``.
+
+        Raises
+        ------
+        CareError
+            Something that is no str (its position is named), an unknown task, or sizes below 1.
+        """
+        if isinstance(texts, str):
+            return self.encode(
+                [texts], task=task, batch_size=batch_size, token_budget=token_budget, show_progress=show_progress
+            )[0]
+        for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
+            if size < 1:
+                raise CareError(f"{name} is {size}; it must be at least 1")
+        self.spec.prompt(task)
+        texts = _checked(texts)
+        vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
+        with _progress(show_progress) as progress:
+            bar = progress.add_task("encoding", total=len(texts))
+            for start in range(0, len(texts), _WINDOW):
+                window = self.tokenize(texts[start : start + _WINDOW], task)
+                for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
+                    vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
+                    progress.advance(bar, len(batch))
+        self.counts.texts += len(texts)
+        self._say_truncation()
+        return vectors
+
+    def tokenize(self, texts: Sequence[str], task: Task = "retrieval") -> list[list[int]]:
+        """Return the token ids of each text, prompt and special tokens included, cut to ``max_tokens``.
+
+        A text without a single token gets the pad token, so that every text has a vector.
+        """
+        if not texts:
+            return []
+        formatted = [self.spec.format(self._sanitize(text), task) for text in texts]
+        limit = self.spec.max_tokens
+        encoded = self.tokenizer(
+            formatted, truncation=True, max_length=limit, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        self.counts.truncated += sum(self._was_cut(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit)
+        for i, row in enumerate(ids):
+            if not row:
+                self.counts.without_tokens += 1
+                ids[i] = [self.tokenizer.pad_token_id]
+        return ids
+
+    @staticmethod
+    def _was_cut(encoded: object, row: int) -> bool:
+        return bool(encoded.encodings[row].overflowing)  # type: ignore[attr-defined]
+
+    def _sanitize(self, text: str) -> str:
+        # Tokenizers refuse half of a surrogate pair, which broken JSON and old files do contain.
+        clean, replaced = _LONE_SURROGATE.subn("\ufffd", text)
+        self.counts.replaced_surrogates += replaced
+        return clean
+
+    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        longest = max(len(row) for row in rows)
+        ids = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            place = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
+            ids[i, place] = row
+            mask[i, place] = 1
+        self.counts.tokens += int(mask.sum())
+        self.counts.padded_tokens += ids.size
+        return self.runtime(ids, mask)
+
+    def _say_truncation(self) -> None:
+        if self.counts.truncated and not self._said_truncation:
+            self._said_truncation = True
+            log.warning(
+                "%d of %d texts were longer than %d tokens and were cut (said once; see Encoder.counts)",
+                self.counts.truncated,
+                self.counts.texts,
+                self.spec.max_tokens,
+            )
+
+
+def _checked(texts: Sequence[str]) -> list[str]:
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise CareError(f"text {i} is a {type(text).__name__}, not a str")
+    return texts
+
+
+def _progress(show: bool) -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
+
+

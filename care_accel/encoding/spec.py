@@ -1,0 +1,203 @@
+"""What an encoder is, apart from its weights: the facts that decide what vector a text gets."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from care_accel.errors import CareError
+from care_accel.kernels import ORDERS, POOLINGS, Order, Pooling
+
+Role = Literal["query", "document"]
+Task = Literal["retrieval", "reranking", "sts"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+ROLES: tuple[Role, ...] = ("query", "document")
+TASKS: tuple[Task, ...] = ("retrieval", "reranking", "sts")
+DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
+PADDING_SIDES = ("left", "right")
+PLAIN = "{text}"
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """How one encoder turns a text into a vector.
+
+    Parameters
+    ----------
+    pooling : {"first", "last", "mean"}
+        Which hidden states make the vector.
+    order : {"normalize-then-slice", "slice-then-normalize"}
+        CARE normalises at full width and then slices; most others do the reverse.
+    width : int
+        Values kept of each vector, at most the network's hidden size.
+    prompts : mapping of str to str
+        A template a task (``retrieval``, ``reranking``, ``sts``), in which ``{text}`` stands for the
+        text; ``default`` serves the tasks that are not named, and without it they get the plain text.
+    max_tokens : int
+        Longer inputs are cut at their end, prompt and special tokens included.
+    padding_side : {"left", "right"}
+        Where shorter texts of a batch are filled up. Vectors do not depend on it.
+    dtype : {"float32", "float16", "bfloat16"}
+        Precision of the network; vectors are float32 whatever it is.
+    device : str
+        ``"auto"`` (a GPU where there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+
+    Raises
+    ------
+    CareError
+        A value that is not one of those allowed; the message names the field.
+    """
+
+    pooling: Pooling
+    order: Order
+    width: int
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    max_tokens: int = 512
+    padding_side: Literal["left", "right"] = "right"
+    dtype: Dtype = "float32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("pooling", POOLINGS),
+            ("order", ORDERS),
+            ("padding_side", PADDING_SIDES),
+            ("dtype", DTYPES),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise CareError(f"encoder spec: {name} is {value!r}; choose one of {', '.join(allowed)}")
+        for name in ("width", "max_tokens"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise CareError(f"encoder spec: {name} is {value!r}; it must be a whole number above 0")
+        for task, template in self.prompts.items():
+            if task not in (*TASKS, "default"):
+                raise CareError(
+                    f"encoder spec: prompts has an unknown task {task!r}; "
+                    f"choose among {', '.join(TASKS)} and default"
+                )
+            if not isinstance(template, str) or template.count(PLAIN) != 1:
+                raise CareError(f"encoder spec: the prompt of {task!r} must hold {PLAIN} exactly once")
+        object.__setattr__(self, "prompts", dict(self.prompts))
+
+    def prompt(self, task: Task) -> str:
+        """Return the template of a task, with ``{text}`` where the text goes.
+
+        Raises
+        ------
+        CareError
+            ``task`` is none of ``retrieval``, ``reranking`` and ``sts``.
+        """
+        if task not in TASKS:
+            raise CareError(f"unknown prompt task {task!r}; choose one of {', '.join(TASKS)}")
+        return self.prompts.get(task, self.prompts.get("default", PLAIN))
+
+    def format(self, text: str, task: Task) -> str:
+        """Put a text into the prompt of a task: the one function that training and inference share."""
+        return self.prompt(task).replace(PLAIN, text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, as ``care.json`` holds them."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return values | {"prompts": dict(self.prompts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "encoder spec") -> EncoderSpec:
+        """Build a spec from the values of ``care.json``; ``where`` names them in error messages.
+
+        Raises
+        ------
+        CareError
+            A field is missing, unknown or not allowed.
+        """
+        known = {f.name for f in dataclasses.fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise CareError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")
+        try:
+            return cls(**values)
+        except TypeError as missing:
+            raise CareError(f"{where}: {str(missing).removeprefix('EncoderSpec.__init__() ')}") from None
+        except CareError as wrong:
+            raise CareError(str(wrong).replace("encoder spec", where, 1)) from None
+
+    @property
+    def identity(self) -> str:
+        """A hash of the fields that decide what a vector means; dtype, device and padding only round it."""
+        rounding_only = ("dtype", "device", "padding_side")
+        values = {k: v for k, v in self.to_dict().items() if k not in rounding_only}
+        return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+_RETRIEVAL = (
+    "Given a Chinese medical question, retrieve medical documents that answer the question."
+)
+_RERANKING = (
+    "Based on a Chinese medical question, evaluate and rank the medical information "
+    "that provide answers to the question."
+)
+_STS = "Retrieve semantically similar text."
+
+
+def _instruct(instruction: str) -> str:
+    return f"<instruct>{instruction}\n<query>{PLAIN}"
+
+
+# Paper, section on the model: instructions on the query side for every task, on the document side
+# for STS alone, where both sentences carry the same one.
+_CARE_PROMPTS: dict[Role, dict[str, str]] = {
+    "query": {
+        "retrieval": _instruct(_RETRIEVAL),
+        "reranking": _instruct(_RERANKING),
+        "sts": _instruct(_STS),
+    },
+    "document": {"sts": _instruct(_STS)},
+}
+
+
+def preset(name: str, role: Role, *, hidden_size: int, causal: bool, width: int | None = None) -> EncoderSpec:
+    """Return the spec of a named family of encoders, for networks that come without ``care.json``.
+
+    Parameters
+    ----------
+    name : {"care", "sentence-transformers"}
+        ``care``: first-token pooling for a query and last-token pooling with padding on the left for
+        a document, normalise then slice to 768, CARE's instructions, 512 tokens.
+        ``sentence-transformers``: mean pooling (last token for a causal network), full width, slice
+        before normalising, no prompt.
+    role : {"query", "document"}
+    hidden_size : int
+        The network's hidden size; the width is never above it.
+    causal : bool
+        Whether a token sees only those before it.
+    width : int, optional
+        Another width than the preset's.
+
+    Raises
+    ------
+    CareError
+        There is no such preset.
+    """
+    if name == "care":
+        # Pooling follows the network rather than the role: a symmetric document encoder that also
+        # encodes queries keeps its own pooling (paper, symmetric rows of the ablation).
+        return EncoderSpec(
+            pooling="last" if causal else "first",
+            order="normalize-then-slice",
+            width=width or min(768, hidden_size),
+            prompts=_CARE_PROMPTS[role],
+            padding_side="left" if causal else "right",
+        )
+    if name == "sentence-transformers":
+        return EncoderSpec(
+            pooling="last" if causal else "mean",
+            order="slice-then-normalize",
+            width=width or hidden_size,
+            padding_side="left" if causal else "right",
+        )
+    raise CareError(f"unknown preset {name!r}; choose care or sentence-transformers")

@@ -1,0 +1,76 @@
+"""JSON lines, gzip or plain: the one format in which texts enter, with errors that name file and line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from care_accel.errors import CareError
+
+
+def find_plain_or_gzip(file: Path) -> Path | None:
+    """Return ``file`` or ``file`` + ``.gz``, whichever is there; None if neither is."""
+    packed = file.with_name(file.name + ".gz")
+    return next((f for f in (file, packed) if f.is_file()), None)
+
+
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Yield each line that is not blank, with its number from 1.
+
+    Raises
+    ------
+    CareError
+        The file cannot be read, or holds something that is no UTF-8; the line is named.
+    """
+    number = 0
+    try:
+        opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+        with opened as stream:
+            for number, raw in enumerate(stream, start=1):
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if raw.strip():
+                    yield number, raw.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CareError(f"{file}, line {number}: is not UTF-8; convert the file (iconv -t UTF-8)") from None
+    except (OSError, EOFError, zlib.error) as cause:
+        raise CareError(f"{file}: cannot be read after line {number}: {cause}") from None
+
+
+def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield each row of a JSON lines file, with its line number from 1.
+
+    Raises
+    ------
+    CareError
+        A line holds no JSON object; file and line are named.
+    """
+    for number, line in read_lines(file):
+        try:
+            row = json.loads(line)
+        except ValueError as cause:
+            raise CareError(f"{file}, line {number}: no JSON: {cause}") from None
+        if not isinstance(row, dict):
+            raise CareError(f"{file}, line {number}: no JSON object but a {type(row).__name__}")
+        yield number, row
+
+
+def text_field(row: dict[str, Any], name: str, file: Path, line: int) -> str:
+    """Return a field that must be a str."""
+    value = row.get(name)
+    if not isinstance(value, str):
+        found = "is missing" if name not in row else f"is a {type(value).__name__}"
+        raise CareError(f"{file}, line {line}: {name!r} {found}; it must be a text")
+    return value
+
+
+def text_list_field(row: dict[str, Any], name: str, file: Path, line: int) -> list[str]:
+    """Return a field that must be a list of str."""
+    value = row.get(name)
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise CareError(f"{file}, line {line}: {name!r} must be a list of texts")
+    return value

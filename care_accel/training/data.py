@@ -1,0 +1,139 @@
+"""Training files to tables of texts, one table a file, prompts put in."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from care_accel.encoding import EncoderSpec
+from care_accel.errors import CareError
+from care_accel.jsonl import read_jsonl, text_field, text_list_field
+from care_accel.training.recipe import DataFile
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
+_MIN_CHARACTERS = 6  # shorter sentences ("您好。") say nothing about the rest of their text
+
+# A row is a query, its positive document, and up to `negatives` documents that do not answer it.
+Row = tuple[str, str, list[str]]
+
+
+def load_table(
+    source: DataFile, data_dir: Path, query: EncoderSpec, document: EncoderSpec, negatives: int, seed: int
+) -> Dataset:
+    """Read one training file as a table of formatted texts.
+
+    Parameters
+    ----------
+    source : DataFile
+    data_dir : Path
+        What ``source.file`` is relative to.
+    query, document : EncoderSpec
+        Their prompts are put in by the same function that inference uses.
+    negatives : int
+        Columns ``negative_1`` ... at most; a file whose rows have fewer gets fewer columns, and files
+        without negatives none.
+    seed : int
+        For the choice of positives, negatives and sentences.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``query``, ``positive``, ``negative_1`` ...
+
+    Raises
+    ------
+    CareError
+        The file is missing or a row is broken (file and line are named), or no row is usable.
+    """
+    from datasets import Dataset
+
+    file = data_dir / source.file
+    if not file.is_file():
+        raise CareError(f"{file}: no such file; check the recipe and --data-dir")
+    rows = list(_READERS[source.kind](file, source, random.Random(seed)))
+    if not rows:
+        raise CareError(f"{file}: no row can be used as {source.kind}")
+    # A trainer's batch needs the same columns in every row: rows without a negative borrow the positive
+    # of another row, which is one more in-batch negative and nothing else.
+    columns = min(negatives, max(len(row[2]) for row in rows))
+    filler = random.Random(seed)
+    table: dict[str, list[str]] = {name: [] for name in _columns(columns)}
+    for text, positive, hard in rows:
+        chosen = hard[:columns]
+        while len(chosen) < columns:
+            chosen.append(filler.choice(rows)[1])
+        table["query"].append(query.format(text, source.task))
+        for name, value in zip(_columns(columns)[1:], [positive, *chosen], strict=True):
+            table[name].append(document.format(value, source.task))
+    return Dataset.from_dict(table)
+
+
+def read_texts(file: Path) -> Iterator[str]:
+    """Yield every text of a training file, whatever its kind: what a tokenizer is trained on."""
+    for _, row in read_jsonl(file):
+        for value in row.values():
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, list):
+                yield from (item for item in value if isinstance(item, str))
+
+
+def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
+    """Split a text into one sentence and the rest; None if it has fewer than two sentences.
+
+    This is the inverse cloze task of Lee et al. (2019): the sentence asks, the rest answers.
+    """
+    sentences = [s.strip() for s in _SENTENCE.findall(text)]
+    candidates = [i for i, s in enumerate(sentences) if len(s) >= _MIN_CHARACTERS]
+    if len(candidates) < 2:
+        return None
+    chosen = rng.choice(candidates)
+    return sentences[chosen], "".join(s for i, s in enumerate(sentences) if i != chosen)
+
+
+def _columns(negatives: int) -> list[str]:
+    return ["query", "positive", *(f"negative_{i + 1}" for i in range(negatives))]
+
+
+def _triplets(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    for line, row in read_jsonl(file):
+        positives = text_list_field(row, "pos", file, line)
+        hard = list(dict.fromkeys(text_list_field(row, "neg", file, line))) if "neg" in row else []
+        rng.shuffle(hard)
+        for name in source.query_fields:
+            if name == "query" or row.get(name):
+                query = text_field(row, name, file, line)
+                yield from ((query, positive, hard) for positive in dict.fromkeys(positives))
+
+
+def _pairs(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    rows = []
+    for line, row in read_jsonl(file):
+        score = row.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise CareError(f"{file}, line {line}: 'score' must be a number")
+        texts = text_field(row, "sentence1", file, line), text_field(row, "sentence2", file, line)
+        rows.append((*texts, score))
+    highest = max((score for *_, score in rows), default=0)
+    for first, second, score in rows:
+        if score == highest:
+            # Either sentence may ask: both directions teach both encoders the same words.
+            yield first, second, []
+            yield second, first, []
+
+
+def _texts(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    for line, row in read_jsonl(file):
+        if split := split_text(text_field(row, "text", file, line), rng):
+            yield (*split, [])
+
+
+_READERS: dict[str, Any] = {"triplets": _triplets, "pairs": _pairs, "texts": _texts}
+
+

@@ -1,0 +1,126 @@
+"""New networks and their tokenizer: where training starts when there is nothing to start from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.encoding import ROLES, DualEncoder, EncoderSpec
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.sources import Source, Sources
+from care_accel.errors import CareError
+from care_accel.training.data import read_texts
+from care_accel.training.recipe import NewEncoder, Recipe, Start
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+
+
+def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
+    """Return the dual encoder that the first stage starts from; new ones are written to ``folder``.
+
+    Raises
+    ------
+    CareError
+        A file of the tokenizer's texts is missing, or a network cannot be built as the recipe says.
+    """
+    start = recipe.start
+    if start.model is not None:
+        return DualEncoder.from_pretrained(start.model)
+    assert start.tokenizer is not None  # the recipe's check
+    files = [data_dir / name for name in start.tokenizer.files]
+    texts = (text for file in files for text in read_texts(file))
+    tokenizer = train_tokenizer(texts, start.tokenizer.vocab_size, start.tokenizer.alphabet)
+    return _write_new(start, tokenizer, recipe, folder)
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> PreTrainedTokenizerFast:
+    """Train byte pairs over the characters of some texts.
+
+    Full-width and upper-case letters are folded; merges never cross punctuation, digits or white space,
+    so that a frequent phrase does not swallow the words around it.
+
+    Parameters
+    ----------
+    texts : iterable of str
+    vocab_size : int
+    alphabet : int
+        Characters kept, the most frequent first.
+
+    Returns
+    -------
+    transformers.PreTrainedTokenizerFast
+        With a pad and an unknown token, and nothing added around a text.
+    """
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\s+"), "removed"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.Split(Regex(r"[^\p{L}\p{N}]"), "isolated"),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        limit_alphabet=alphabet,
+        min_frequency=2,
+        special_tokens=[PAD, UNKNOWN],
+        max_token_length=4,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN)
+
+
+def new_network(encoder: NewEncoder, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """Build a network with random weights, its vocabulary that of the tokenizer.
+
+    Raises
+    ------
+    CareError
+        The fields do not make a configuration of that ``model_type``.
+    """
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    values = dict(encoder.network)
+    model_type = values.pop("model_type", None)
+    if model_type not in CONFIG_MAPPING:
+        raise CareError(f"network: model_type {model_type!r} is unknown; gte and qwen3 are the paper's")
+    try:
+        config = CONFIG_MAPPING[model_type](
+            **values, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
+        )
+        return AutoModel.from_config(config)
+    except Exception as cause:  # configurations are validated by several libraries
+        raise CareError(f"network {model_type}: cannot be built: {' '.join(str(cause).split())[:300]}") from None
+
+
+def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder: Path) -> DualEncoder:
+    import torch
+
+    torch.manual_seed(recipe.seed)
+    encoders = {"query": start.query, "document": start.document}
+    specs: dict[str, EncoderSpec] = {}
+    for role in ROLES:
+        encoder = encoders[role]
+        assert encoder is not None
+        network = new_network(encoder, tokenizer)
+        network.save_pretrained(folder / role)
+        tokenizer.save_pretrained(folder / role)
+        causal = Checkpoint(folder / role).causal
+        specs[role] = EncoderSpec(
+            pooling=encoder.pooling,
+            order=start.order,
+            width=start.width or network.config.hidden_size,
+            max_tokens=start.max_tokens,
+            padding_side="left" if causal else "right",
+        )
+    found = {role: Source(Checkpoint(folder / role), specs[role]) for role in ROLES}
+    return DualEncoder(Sources(recipe.name, found["query"], found["document"]))

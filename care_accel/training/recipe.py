@@ -1,0 +1,251 @@
+"""A training run as a YAML file says it, checked field by field before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from care_accel.encoding import Task
+from care_accel.errors import CareError
+from care_accel.kernels import Order, Pooling
+
+T = TypeVar("T")
+FieldKind = Literal["triplets", "pairs", "texts"]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One training file below the data folder.
+
+    Parameters
+    ----------
+    file : str
+        Path relative to the data folder; JSON lines, gzip or plain.
+    kind : {"triplets", "pairs", "texts"}
+        ``triplets``: {"query", "pos": [...], "neg": [...]}. ``pairs``: {"sentence1", "sentence2",
+        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, of which one
+        sentence is the query and the rest the document.
+    query_fields : list of str
+        Fields of a triplet that each make a query with the same documents.
+    task : {"retrieval", "reranking", "sts"}
+        Chooses the prompts.
+    """
+
+    file: str
+    kind: FieldKind = "triplets"
+    query_fields: list[str] = field(default_factory=lambda: ["query"])
+    task: Task = "retrieval"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what is trained, on what, and how long.
+
+    Defaults are the paper's for Stage II (section on training): InfoNCE, temperature 0.02, 7 negatives,
+    learning rate 1e-4, warm-up 0.05, weight decay 0.05, bfloat16, one epoch.
+
+    Parameters
+    ----------
+    name : str
+        Folder of the stage's model below the output.
+    method : {"joint"}
+        ``joint``: both encoders are trained by InfoNCE (the paper's Stage II).
+    data : list of DataFile
+        Every batch comes from a single file.
+    temperature : float
+    negatives : int
+        Hard negatives a query, where a file has them.
+    epochs, batch_size, learning_rate, warmup_ratio, weight_decay
+        As usual; a batch is counted in queries, over one process.
+    max_query_tokens, max_document_tokens : int
+        Longer inputs are cut in training; the model itself keeps its own limit.
+    bf16 : bool
+        Automatic mixed precision.
+    save_steps : int
+        A run that was stopped goes on at the last multiple.
+    """
+
+    name: str
+    data: list[DataFile]
+    method: Literal["joint"] = "joint"
+    temperature: float = 0.02
+    negatives: int = 7
+    epochs: float = 1.0
+    batch_size: int = 128
+    learning_rate: float = 1e-4
+    warmup_ratio: float = 0.05
+    weight_decay: float = 0.05
+    max_query_tokens: int = 512
+    max_document_tokens: int = 512
+    bf16: bool = True
+    save_steps: int = 200
+
+
+@dataclass(frozen=True)
+class NewEncoder:
+    """An encoder made from nothing: a transformers configuration and how it is pooled.
+
+    Parameters
+    ----------
+    network : dict
+        ``model_type`` and any fields of its transformers configuration; the vocabulary follows the
+        tokenizer.
+    pooling : {"first", "last", "mean"}
+    """
+
+    network: dict[str, Any]
+    pooling: Pooling = "mean"
+
+
+@dataclass(frozen=True)
+class NewTokenizer:
+    """A tokenizer trained on the texts of some files (byte pairs over characters).
+
+    Parameters
+    ----------
+    vocab_size : int
+    alphabet : int
+        The most frequent characters that are kept; others become the unknown token.
+    files : list of str
+        Paths relative to the data folder; every text in them is used.
+    """
+
+    vocab_size: int
+    files: list[str]
+    alphabet: int = 4000
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where training begins: a dual encoder that exists, or new networks.
+
+    Parameters
+    ----------
+    model : str, optional
+        Anything that `DualEncoder.from_pretrained` takes; the other fields are left out then.
+    tokenizer, query, document, width, order, max_tokens
+        New networks with random weights.
+    """
+
+    model: str | None = None
+    tokenizer: NewTokenizer | None = None
+    query: NewEncoder | None = None
+    document: NewEncoder | None = None
+    width: int | None = None
+    order: Order = "normalize-then-slice"
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run: a start and stages that follow one another.
+
+    Parameters
+    ----------
+    name : str
+        Of the resulting model.
+    start : Start
+    stages : list of Stage
+    seed : int
+    save_dtype : {"float32", "float16", "bfloat16"}
+        Of the weights on disk.
+    """
+
+    name: str
+    start: Start
+    stages: list[Stage]
+    seed: int = 0
+    save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+def load_recipe(file: str | Path) -> Recipe:
+    """Read and check a recipe.
+
+    Raises
+    ------
+    CareError
+        The file is missing or no YAML, a field is unknown, missing or of another type; the message
+        names the place, such as ``stages[0].data[2].kind``.
+    """
+    import yaml
+
+    file = Path(file)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise CareError(f"{file}: cannot be read: {cause.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+        raise CareError(f"{file}: no YAML: {' '.join(str(cause).split())}") from None
+    recipe = _build(Recipe, values, str(file))
+    _check(recipe, file)
+    return recipe
+
+
+def _check(recipe: Recipe, file: Path) -> None:
+    start = recipe.start
+    if not recipe.stages:
+        raise CareError(f"{file}: stages is empty; name at least one")
+    if start.model is None and not (start.tokenizer and start.query and start.document):
+        raise CareError(f"{file}: start needs a model, or a tokenizer, a query and a document encoder")
+    names = [stage.name for stage in recipe.stages]
+    if len(set(names)) < len(names):
+        raise CareError(f"{file}: two stages have the same name")
+    for stage in recipe.stages:
+        if not stage.data:
+            raise CareError(f"{file}: stage {stage.name!r} has no data")
+        for name in ("temperature", "epochs", "batch_size", "learning_rate", "max_query_tokens"):
+            if getattr(stage, name) <= 0:
+                raise CareError(f"{file}: stage {stage.name!r}: {name} must be above 0")
+
+
+def _build(kind: type[T], values: Any, where: str) -> T:
+    """Build a dataclass from nested plain values, following its annotations."""
+    if not isinstance(values, Mapping):
+        raise CareError(f"{where}: must be a mapping of fields")
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(kind)
+    for name in values:
+        if name not in fields:
+            raise CareError(f"{where}: unknown field {name!r}; known are {', '.join(fields)}")
+    built = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
+    for name, spec in fields.items():
+        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+        if required and name not in built:
+            raise CareError(f"{where}: field {name!r} is missing")
+    return kind(**built)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        if value is None:
+            return None
+        return _convert(next(a for a in arguments if a is not type(None)), value, where)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value, where)  # type: ignore[arg-type]
+    if origin is list:
+        if not isinstance(value, list):
+            raise CareError(f"{where}: must be a list")
+        return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is Literal:
+        if value not in arguments:
+            raise CareError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise CareError(f"{where}: must be a mapping")
+        return dict(value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        # YAML reads 1e-4 as text: its numbers need a point.
+        note = "; write 1.0e-4 for 1e-4" if hint is float and isinstance(value, str) else ""
+        raise CareError(f"{where}: {value!r} is no {hint.__name__}{note}")
+    return value
+
+

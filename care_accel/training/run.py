@@ -1,0 +1,142 @@
+"""A whole recipe: the stages one after another, each a dual encoder on disk, resumable."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from care_accel.encoding import ROLES, DualEncoder
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.sources import MANIFEST, Source, Sources
+from care_accel.errors import CareError
+from care_accel.training.joint import train_joint
+from care_accel.training.networks import initial_model
+from care_accel.training.recipe import Recipe, load_recipe
+
+log = logging.getLogger(__name__)
+
+RECORD = "training.json"
+_PACKAGES = ("care-accel", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate")
+_METHODS = {"joint": train_joint}
+
+
+def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | None = None) -> DualEncoder:
+    """Run a recipe and return the last stage's model.
+
+    A stage that was finished by the same recipe on the same data is not run again, and one that was
+    stopped goes on at its last checkpoint. Each stage's folder below ``output`` is a dual encoder that
+    `DualEncoder.from_pretrained` loads, with a record of the recipe, data hashes and versions beside it.
+
+    Parameters
+    ----------
+    recipe_file : str or Path
+    data_dir : str or Path
+        What the recipe's files are relative to.
+    output : str or Path, optional
+        ``runs/<name of the recipe>`` by default.
+
+    Raises
+    ------
+    CareError
+        The recipe, the data folder or a file in it is not as it must be; found before training starts.
+    """
+    recipe = load_recipe(recipe_file)
+    data_dir, output = Path(data_dir), Path(output or Path("runs") / recipe.name)
+    hashes = _hash_data(recipe, data_dir)
+    model: DualEncoder | None = None
+    for position, stage in enumerate(recipe.stages):
+        folder, work = output / stage.name, output / f".{stage.name}-work"
+        record = _record(recipe, position, hashes)
+        if _finished(folder, record):
+            log.info("stage %s: finished before, kept", stage.name)
+            model = DualEncoder.from_pretrained(folder)
+            continue
+        _forget_other_run(work, record)
+        if model is None:
+            model = initial_model(recipe, data_dir, work / "initial")
+        log.info("stage %s: %s", stage.name, stage.method)
+        started = time.monotonic()
+        trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
+        model = _store(trained, folder, recipe, work)
+        record["seconds"] = round(time.monotonic() - started, 1)
+        _write_json(folder / RECORD, record)
+        shutil.copy(work / "trainer_state.json", folder / "trainer_state.json")
+        shutil.rmtree(work)
+    assert model is not None  # the recipe's check: at least one stage
+    return model
+
+
+def _store(trained: DualEncoder, folder: Path, recipe: Recipe, work: Path) -> DualEncoder:
+    """Write a stage's model with the weights in the recipe's precision."""
+    found = {}
+    for role in ROLES:
+        checkpoint, place = trained.source(role).checkpoint, work / "final" / role
+        checkpoint.load_network(recipe.save_dtype).save_pretrained(place)
+        checkpoint.load_tokenizer().save_pretrained(place)
+        found[role] = Source(Checkpoint(place), trained.spec(role))
+    DualEncoder(Sources(recipe.name, found["query"], found["document"])).save_pretrained(folder, name=recipe.name)
+    return DualEncoder.from_pretrained(folder)
+
+
+def _hash_data(recipe: Recipe, data_dir: Path) -> dict[str, str]:
+    """Hash every file that the recipe names; a missing one is said before anything is trained."""
+    if not data_dir.is_dir():
+        raise CareError(f"{data_dir}: no such folder; give the one that the recipe's files are in")
+    names = {source.file for stage in recipe.stages for source in stage.data}
+    if recipe.start.tokenizer:
+        names |= set(recipe.start.tokenizer.files)
+    for name in sorted(names):
+        if not (data_dir / name).is_file():
+            raise CareError(f"{data_dir / name}: no such file; check the recipe and --data-dir")
+    return {name: hashlib.sha256((data_dir / name).read_bytes()).hexdigest() for name in sorted(names)}
+
+
+def _record(recipe: Recipe, position: int, hashes: dict[str, str]) -> dict[str, Any]:
+    """What a stage's model depends on: the recipe up to it, the data, and the versions."""
+    values = dataclasses.asdict(recipe)
+    values["stages"] = values["stages"][: position + 1]
+    return {"recipe": values, "data": hashes, "versions": {name: version(name) for name in _PACKAGES}}
+
+
+def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(one.get(key) == other.get(key) for key in ("recipe", "data"))
+
+
+def _finished(folder: Path, record: dict[str, Any]) -> bool:
+    if not (folder / MANIFEST).is_file():
+        return False
+    file = folder / RECORD
+    if not file.is_file() or not _same_run(json.loads(file.read_text(encoding="utf-8")), record):
+        raise CareError(
+            f"{folder} holds a model of another recipe or other data; choose another --output or remove it"
+        )
+    return True
+
+
+def _forget_other_run(work: Path, record: dict[str, Any]) -> None:
+    """Keep checkpoints of the same run only: those of a changed recipe would be continued silently."""
+    file = work / RECORD
+    if work.is_dir():
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if _same_run(kept, record):
+            return
+        log.warning("%s holds checkpoints of another recipe; starting anew", work)
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    _write_json(file, record)
+
+
+def _write_json(file: Path, values: dict[str, Any]) -> None:
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)
+
+
