@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from care_accel.errors import CareError
+from care_accel.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -191,19 +192,6 @@ class Checkpoint:
             return PeftModel.from_pretrained(network, self.folder).merge_and_unload()
         except Exception as cause:
             raise CareError(f"{self.folder}: the adapter does not fit: {_one_line(cause)}") from cause
-
-
-def read_json(file: Path, why: str) -> dict[str, Any]:
-    """Read a JSON object from a file, or say in one line what is wrong with it."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CareError(f"{file}: no such file; {why}") from None
-    except (OSError, ValueError) as cause:
-        raise CareError(f"{file}: cannot be read as JSON: {_one_line(cause)}") from None
-    if not isinstance(values, dict):
-        raise CareError(f"{file}: holds no JSON object")
-    return values
 
 
 def _gte_values(values: dict[str, Any]) -> dict[str, Any]:

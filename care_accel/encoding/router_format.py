@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from care_accel.encoding.checkpoint import Checkpoint, read_json
+from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.spec import PLAIN, ROLES, EncoderSpec, Order, Pooling, Role
 from care_accel.errors import CareError
+from care_accel.files import read_json
 
 if TYPE_CHECKING:
     from care_accel.encoding.dual import DualEncoder

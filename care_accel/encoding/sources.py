@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from care_accel.encoding.checkpoint import Checkpoint, read_json
+from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.router_format import read_router_format
 from care_accel.encoding.spec import EncoderSpec, Role, preset
 from care_accel.errors import CareError
+from care_accel.files import read_json
 
 MANIFEST = "care.json"
 MANIFEST_FORMAT = 1

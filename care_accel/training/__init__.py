@@ -1,6 +1,23 @@
 """Training of dual encoders, from a recipe file (needs the extra ``train``)."""
 
-from care_accel.training.recipe import Recipe, load_recipe
-from care_accel.training.run import train
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from care_accel.training.recipe import Recipe, load_recipe
+    from care_accel.training.run import train
+
+# Loaded when first used: the command line must not wait for torch to say what it can do.
+_HOME_OF = {
+    "Recipe": "care_accel.training.recipe",
+    "load_recipe": "care_accel.training.recipe",
+    "train": "care_accel.training.run",
+}
 
 __all__ = ["Recipe", "load_recipe", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'care_accel.training' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

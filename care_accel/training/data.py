@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding import EncoderSpec
 from care_accel.errors import CareError
-from care_accel.jsonl import read_jsonl, text_field, text_list_field
+from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.training.recipe import DataFile
 
 if TYPE_CHECKING:

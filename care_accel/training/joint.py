@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import nn
+from sentence_transformers.base.modules import Module
 
 from care_accel.encoding import ROLES, DualEncoder, Role
 from care_accel.encoding.checkpoint import Checkpoint
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _LIBRARY_POOLINGS = {"first": "cls", "last": "lasttoken", "mean": "mean"}
 
 
-class Slice(nn.Module):
+class Slice(Module):
     """Keeps the leading values of a vector, in training as in inference.
 
     The library's ``truncate_dim`` is not applied while training.
@@ -31,14 +31,20 @@ class Slice(nn.Module):
     width : int
     """
 
+    config_keys: ClassVar[list[str]] = ["width"]
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
 
-    def forward(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
         """Slice ``sentence_embedding``, ``[batch, hidden]`` to ``[batch, width]``."""
         features["sentence_embedding"] = features["sentence_embedding"][:, : self.width]
         return features
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the width: a checkpoint that resumes a run is a whole sentence-transformers model."""
+        self.save_config(output_path)
 
 
 def inner_products(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
@@ -70,10 +76,16 @@ def trainable(model: DualEncoder, limits: dict[Role, int]) -> SentenceTransforme
     from sentence_transformers.base.modules import Normalize, Router, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
+    # On a CPU in bfloat16 the plain attention trains faster than the fused one (0.9 against 1.2 s a step).
+    network_options = {} if torch.cuda.is_available() else {"attn_implementation": "eager"}
     routes = {}
     for role in ROLES:
         spec, checkpoint = model.spec(role), model.source(role).checkpoint
-        transformer = Transformer(str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limits[role]))
+        transformer = Transformer(
+            str(checkpoint.folder),
+            max_seq_length=min(spec.max_tokens, limits[role]),
+            model_kwargs=network_options,
+        )
         transformer.tokenizer.padding_side = spec.padding_side
         pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
         cut: list[Any] = [Normalize(), Slice(spec.width)]

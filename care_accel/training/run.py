@@ -6,17 +6,18 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from care_accel import __version__
 from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
+from care_accel.files import write_json
 from care_accel.training.joint import train_joint
 from care_accel.training.networks import initial_model
 from care_accel.training.recipe import Recipe, load_recipe
@@ -24,7 +25,7 @@ from care_accel.training.recipe import Recipe, load_recipe
 log = logging.getLogger(__name__)
 
 RECORD = "training.json"
-_PACKAGES = ("care-accel", "torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate")
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate")
 _METHODS = {"joint": train_joint}
 
 
@@ -67,7 +68,7 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
         trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
         model = _store(trained, folder, recipe, work)
         record["seconds"] = round(time.monotonic() - started, 1)
-        _write_json(folder / RECORD, record)
+        write_json(folder / RECORD, record)
         shutil.copy(work / "trainer_state.json", folder / "trainer_state.json")
         shutil.rmtree(work)
     assert model is not None  # the recipe's check: at least one stage
@@ -103,7 +104,8 @@ def _record(recipe: Recipe, position: int, hashes: dict[str, str]) -> dict[str, 
     """What a stage's model depends on: the recipe up to it, the data, and the versions."""
     values = dataclasses.asdict(recipe)
     values["stages"] = values["stages"][: position + 1]
-    return {"recipe": values, "data": hashes, "versions": {name: version(name) for name in _PACKAGES}}
+    versions = {"care-accel": __version__} | {name: version(name) for name in _PACKAGES}
+    return {"recipe": values, "data": hashes, "versions": versions}
 
 
 def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
@@ -131,12 +133,4 @@ def _forget_other_run(work: Path, record: dict[str, Any]) -> None:
         log.warning("%s holds checkpoints of another recipe; starting anew", work)
         shutil.rmtree(work)
     work.mkdir(parents=True)
-    _write_json(file, record)
-
-
-def _write_json(file: Path, values: dict[str, Any]) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
-
-
+    write_json(file, record)

@@ -1,9 +1,10 @@
-"""JSON lines, gzip or plain: the one format in which texts enter, with errors that name file and line."""
+"""JSON and JSON lines: read with errors that name file and line, written whole or not at all."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -74,3 +75,23 @@ def text_list_field(row: dict[str, Any], name: str, file: Path, line: int) -> li
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise CareError(f"{file}, line {line}: {name!r} must be a list of texts")
     return value
+
+
+def read_json(file: Path, why: str) -> dict[str, Any]:
+    """Read a JSON object from a file, or say in one line what is wrong with it."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CareError(f"{file}: no such file; {why}") from None
+    except (OSError, ValueError) as cause:
+        raise CareError(f"{file}: cannot be read as JSON: {' '.join(str(cause).split())}") from None
+    if not isinstance(values, dict):
+        raise CareError(f"{file}: holds no JSON object")
+    return values
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON under a temporary name and rename it, so that nobody ever reads half of it."""
+    temporary = file.with_name(file.name + ".tmp")
+    temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, file)

@@ -1,0 +1,62 @@
+# Every verb makes the same .venv first: all extras but tensorrt, installed editable with the extension in
+# place. It is made anew only when something that it depends on has changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+NATIVE := $(shell find csrc -type f)
+DATA ?= ../shared/data
+
+export CARE_DATA := $(DATA)
+
+.PHONY: help eval test lint format bench serve clean
+
+help:
+	@echo "make eval    evaluate the embedded model on the embedded benchmark"
+	@echo "make test    run the tests"
+	@echo "make lint    check style and types"
+	@echo "make format  put style right"
+	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
+	@echo "make serve   start the inference server (not there yet)"
+	@echo "make clean   remove everything that make made"
+
+eval: $(READY)
+	$(BIN)/python -m care_accel.eval
+
+test: $(READY)
+	$(BIN)/python -m pytest -n auto
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+SIZE ?= default
+bench: $(READY)
+	$(BIN)/python -m pytest bench --benchmark-only --bench-size $(SIZE)
+
+serve:
+	@echo "make serve: the model repository is not there yet; see the table in README.md" >&2; exit 1
+
+$(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "needs Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "needs the system package python3-venv" >&2; exit 1; }
+	@command -v g++ >/dev/null || { echo "needs the system package g++" >&2; exit 1; }
+	@test -f "$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" \
+	  || { echo "needs the system package python3-dev" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+	  -e '.[eval,train,server,bench,dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	find care_accel tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,27 @@
+"""``care-accel <verb>``: every verb is a function of the package."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from care_accel import __version__
+from care_accel.errors import exit_code
+from care_accel.eval import command as eval_command
+from care_accel.training import command as train_command
+
+_VERBS = {
+    "eval": (eval_command, "score a dual encoder on CMedTEB, a data folder or the embedded demo"),
+    "train": (train_command, "train a dual encoder from a recipe"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code."""
+    parser = argparse.ArgumentParser(prog="care-accel", description="Asymmetric Chinese medical retrieval.")
+    parser.add_argument("--version", action="version", version=f"care-accel {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for name, (command, text) in _VERBS.items():
+        command.add_arguments(verbs.add_parser(name, help=text, description=text))
+    options = parser.parse_args(arguments)
+    return exit_code(lambda: _VERBS[options.verb][0].run(options))

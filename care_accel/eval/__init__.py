@@ -1,0 +1,25 @@
+"""Evaluation on CMedTEB and on folders of one's own; all metrics are mteb's (needs the extra ``eval``)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from care_accel.eval.glue import MtebModel
+    from care_accel.eval.run import evaluate
+    from care_accel.eval.tasks import cmedteb, folder_tasks
+
+# mteb takes seconds to import: a mistake on the command line is said before that.
+_HOME_OF = {
+    "MtebModel": "care_accel.eval.glue",
+    "cmedteb": "care_accel.eval.tasks",
+    "evaluate": "care_accel.eval.run",
+    "folder_tasks": "care_accel.eval.tasks",
+}
+
+__all__ = ["MtebModel", "cmedteb", "evaluate", "folder_tasks"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'care_accel.eval' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

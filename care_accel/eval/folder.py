@@ -1,0 +1,218 @@
+"""A data folder: which sets it holds, and their rows, every mistake named by file and line.
+
+Layout, each file gzip or plain::
+
+    retrieval/<name>/corpus.jsonl      {"_id", "title", "text"}
+    retrieval/<name>/queries.jsonl     {"_id", "text"}
+    retrieval/<name>/qrels/<split>.tsv query-id, corpus-id, score (a whole number)
+    reranking/<name>/<split>.jsonl     {"query", "positive": [...], "negative": [...]}
+    sts/<name>/<split>.jsonl           {"sentence1", "sentence2", "score"}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from care_accel.errors import CareError
+from care_accel.files import find_plain_or_gzip, read_jsonl, read_lines, text_field, text_list_field
+
+Kind = Literal["retrieval", "reranking", "sts"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass
+class Ranking:
+    """Queries, documents, and which of these answer which of those.
+
+    Attributes
+    ----------
+    queries : dict of str to str
+    documents : dict of str to (title, text)
+    relevant : dict of query to dict of document to grade
+    candidates : dict of query to list of documents, or None
+        What a reranking set lets a query choose from; None means every document.
+    """
+
+    queries: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, tuple[str, str]] = field(default_factory=dict)
+    relevant: dict[str, dict[str, int]] = field(default_factory=dict)
+    candidates: dict[str, list[str]] | None = None
+
+
+@dataclass
+class Pairs:
+    """Sentence pairs and how alike people found them."""
+
+    first: list[str] = field(default_factory=list)
+    second: list[str] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One set of a data folder, not read yet.
+
+    Attributes
+    ----------
+    kind : {"retrieval", "reranking", "sts"}
+    folder : Path
+    """
+
+    kind: Kind
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """``retrieval/cmedir``: the path below the data folder."""
+        return f"{self.kind}/{self.folder.name}"
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits that have labels."""
+        folder, suffix = (self.folder / "qrels", ".tsv") if self.kind == "retrieval" else (self.folder, ".jsonl")
+        names = (file.name.removesuffix(".gz") for file in folder.glob("*"))
+        return sorted({name.removesuffix(suffix) for name in names if name.endswith(suffix)})
+
+    def files(self, split: str) -> list[Path]:
+        """Return the files of a split.
+
+        Raises
+        ------
+        CareError
+            One is missing; it is named.
+        """
+        wanted = [self.folder / f"{split}.jsonl"]
+        if self.kind == "retrieval":
+            names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+            wanted = [self.folder / name for name in names]
+        found = []
+        for file in wanted:
+            path = find_plain_or_gzip(file)
+            if path is None:
+                known = f"; splits here: {', '.join(self.splits)}" if self.splits else ""
+                raise CareError(f"{file}: no such file, nor with .gz{known}")
+            found.append(path)
+        return found
+
+    def digest(self, split: str) -> str:
+        """Return a hash of a split's files: results of other data are never taken for its own."""
+        total = hashlib.sha256()
+        for file in self.files(split):
+            total.update(hashlib.sha256(file.read_bytes()).digest())
+        return total.hexdigest()
+
+    def read(self, split: str) -> Ranking | Pairs:
+        """Read a split.
+
+        Raises
+        ------
+        CareError
+            A file is missing or a row is broken; file and line are named.
+        """
+        return _READERS[self.kind](*self.files(split))
+
+
+def find_sets(data_dir: Path) -> list[DataSet]:
+    """Return the sets of a data folder, by kind and name.
+
+    Raises
+    ------
+    CareError
+        The folder is missing, or holds no set.
+    """
+    if not data_dir.is_dir():
+        raise CareError(f"{data_dir}: no such folder; --data-dir names one with retrieval/, reranking/ or sts/")
+    found = [
+        DataSet(kind, folder) for kind in KINDS for folder in sorted((data_dir / kind).glob("*")) if folder.is_dir()
+    ]
+    if not found:
+        raise CareError(f"{data_dir}: holds no set; put them below retrieval/, reranking/ or sts/")
+    return found
+
+
+def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
+    data = Ranking()
+    for line, row in read_jsonl(corpus):
+        key = _new_id(row, data.documents, corpus, line)
+        title = text_field(row, "title", corpus, line) if row.get("title") is not None else ""
+        data.documents[key] = title, text_field(row, "text", corpus, line)
+    asked: dict[str, str] = {}
+    for line, row in read_jsonl(queries):
+        asked[_new_id(row, asked, queries, line)] = text_field(row, "text", queries, line)
+    for line, text in read_lines(qrels):
+        values = text.rstrip("\r\n").split("\t")
+        if line == 1 and values[-1] == "score":
+            continue
+        query, document, grade = _judgement(values, qrels, line)
+        if query not in asked:
+            raise CareError(f"{qrels}, line {line}: query {query!r} is not in {queries.name}")
+        if document not in data.documents:
+            raise CareError(f"{qrels}, line {line}: document {document!r} is not in {corpus.name}")
+        if data.relevant.setdefault(query, {}).setdefault(document, grade) != grade:
+            raise CareError(f"{qrels}, line {line}: query {query!r} and document {document!r} had another score before")
+    if not data.relevant:
+        raise CareError(f"{qrels}: holds no judgement")
+    data.queries = {query: text for query, text in asked.items() if query in data.relevant}
+    return data
+
+
+def _judgement(values: list[str], file: Path, line: int) -> tuple[str, str, int]:
+    if len(values) != 3:
+        raise CareError(
+            f"{file}, line {line}: {len(values)} columns; it must be query-id, corpus-id and score between tabs"
+        )
+    try:
+        return values[0], values[1], int(values[2])
+    except ValueError:
+        raise CareError(f"{file}, line {line}: score {values[2]!r} is no whole number") from None
+
+
+def _new_id(row: dict[str, object], known: dict, file: Path, line: int) -> str:  # type: ignore[type-arg]
+    key = text_field(row, "_id", file, line)
+    if key in known:
+        raise CareError(f"{file}, line {line}: _id {key!r} was there before")
+    return key
+
+
+def _read_reranking(file: Path) -> Ranking:
+    data = Ranking(candidates={})
+    assert data.candidates is not None
+    ids: dict[str, str] = {}
+    for line, row in read_jsonl(file):
+        query = f"q{line}"
+        data.queries[query] = text_field(row, "query", file, line)
+        grades: dict[str, int] = {}
+        for name, grade in (("positive", 1), ("negative", 0)):
+            for text in text_list_field(row, name, file, line):
+                # One text is one document, however often it is a candidate; a positive stays one.
+                document = ids.setdefault(text, f"d{len(ids)}")
+                data.documents[document] = "", text
+                grades.setdefault(document, grade)
+        if 1 not in grades.values():
+            raise CareError(f"{file}, line {line}: 'positive' is empty; such a query measures nothing")
+        data.relevant[query] = grades
+        data.candidates[query] = list(grades)
+    if not data.queries:
+        raise CareError(f"{file}: holds no row")
+    return data
+
+
+def _read_sts(file: Path) -> Pairs:
+    data = Pairs()
+    for line, row in read_jsonl(file):
+        score = row.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise CareError(f"{file}, line {line}: 'score' must be a finite number")
+        data.first.append(text_field(row, "sentence1", file, line))
+        data.second.append(text_field(row, "sentence2", file, line))
+        data.scores.append(float(score))
+    if len(set(data.scores)) < 2:
+        raise CareError(f"{file}: a correlation needs at least two different scores, found {len(set(data.scores))}")
+    return data
+
+
+_READERS = {"retrieval": _read_retrieval, "reranking": _read_reranking, "sts": _read_sts}

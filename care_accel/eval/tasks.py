@@ -1,0 +1,254 @@
+"""Sets of texts as mteb tasks: those of a data folder, and the five of CMedTEB."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+from datasets import Dataset
+from mteb.abstasks import AbsTask, AbsTaskRetrieval, AbsTaskSTS
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.benchmarks import Benchmark
+from mteb.types import PromptType
+
+from care_accel.errors import CareError
+from care_accel.eval.folder import DataSet, Kind, Pairs, Ranking, find_sets
+
+# Paper, table of tasks: Reranking and the two public tasks are measured by mean average precision,
+# CMedTEB-STS by Pearson. Other STS sets are graded by rank, so by Spearman.
+_MAIN_SCORES: dict[Kind, str] = {"retrieval": "ndcg_at_10", "reranking": "map_at_1000", "sts": "spearman"}
+_TYPES: dict[Kind, str] = {"retrieval": "Retrieval", "reranking": "Reranking", "sts": "STS"}
+
+PUBLIC_TASKS = ("CMedQAv1-reranking", "CMedQAv2-reranking")
+NEW_TASKS: dict[Kind, str] = {
+    "retrieval": "CMedTEB-Retrieval",
+    "reranking": "CMedTEB-Reranking",
+    "sts": "CMedTEB-STS",
+}
+_CMEDTEB_FOLDER = "cmedteb"
+
+
+class RankingTask(AbsTaskRetrieval):
+    """A retrieval or reranking set read from files."""
+
+    source: DataSet
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        """Read the set; does nothing when it was read before."""
+        if self.data_loaded:
+            return
+        splits = {}
+        for split in self.eval_splits:
+            data = self.source.read(split)
+            assert isinstance(data, Ranking)
+            documents = data.documents.items()
+            splits[split] = {
+                "corpus": Dataset.from_dict(
+                    {
+                        "id": [key for key, _ in documents],
+                        "title": [title for _, (title, _) in documents],
+                        "text": [text for _, (_, text) in documents],
+                    }
+                ),
+                "queries": Dataset.from_dict({"id": list(data.queries), "text": list(data.queries.values())}),
+                "relevant_docs": data.relevant,
+                "top_ranked": data.candidates,
+            }
+        self.dataset = {"default": splits}  # type: ignore[assignment]
+        self.data_loaded = True
+
+
+class PairTask(AbsTaskSTS):
+    """An STS set read from files: sentence1 is the query, sentence2 the document."""
+
+    source: DataSet
+    input1_prompt_type = PromptType.query
+    input2_prompt_type = PromptType.document
+
+    def load_data(self, num_proc: int | None = None, **_: Any) -> None:
+        """Read the set; does nothing when it was read before."""
+        if self.data_loaded:
+            return
+        splits, scores = {}, [0.0]
+        for split in self.eval_splits:
+            data = self.source.read(split)
+            assert isinstance(data, Pairs)
+            columns = {"sentence1": data.first, "sentence2": data.second, "score": data.scores}
+            splits[split] = Dataset.from_dict(columns)
+            scores += data.scores
+        # A correlation is the same on any scale; the bounds only have to hold the scores.
+        self.min_score, self.max_score = min(scores), max(scores)  # type: ignore[assignment]
+        self.dataset = {"default": splits}  # type: ignore[assignment]
+        self.data_loaded = True
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A set that is not run, and why."""
+
+    task: str
+    reason: str
+
+
+def folder_tasks(
+    data_dir: str | Path, split: str = "test", patterns: Sequence[str] = ()
+) -> tuple[list[AbsTask], list[Skipped]]:
+    """Return the sets of a data folder as mteb tasks, named by their paths (``retrieval/cmedir``).
+
+    Parameters
+    ----------
+    data_dir : str or Path
+        See `care_accel.eval.folder` for the layout.
+    split : str
+    patterns : sequence of str
+        Names, or shell patterns such as ``sts/*``; none means every set.
+
+    Returns
+    -------
+    tasks : list of mteb.AbsTask
+    skipped : list of Skipped
+        Reranking and STS sets that do not have the split.
+
+    Raises
+    ------
+    CareError
+        The folder holds no set, a pattern matches none, a retrieval set lacks a file of the split, or
+        nothing is left to run.
+    """
+    found = find_sets(Path(data_dir))
+    chosen = set(select([s.name for s in found], patterns))
+    tasks: list[AbsTask] = []
+    skipped = []
+    for source in found:
+        if source.name not in chosen:
+            continue
+        if source.kind != "retrieval" and split not in source.splits:
+            known = ", ".join(source.splits) or "none"
+            skipped.append(Skipped(source.name, f"has no split {split!r} (has {known})"))
+        else:
+            tasks.append(_task(source, source.name, split, _MAIN_SCORES[source.kind]))
+    if not tasks:
+        raise CareError(f"{data_dir}: nothing to run: " + "; ".join(f"{s.task} {s.reason}" for s in skipped))
+    return tasks, skipped
+
+
+def cmedteb(source: str | Path, split: str = "test") -> Benchmark:
+    """Return CMedTEB, the five tasks of the paper, as one mteb benchmark.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder, or the hub name of a data set, that holds ``retrieval/cmedteb``, ``reranking/cmedteb``
+        and ``sts/cmedteb`` in the layout of `care_accel.eval.folder`. The two public tasks are mteb's own.
+    split : str
+        Of the three new tasks.
+
+    Raises
+    ------
+    CareError
+        The folder is missing and no data set of that name can be had, or a file of it is missing.
+    """
+    return Benchmark(name="CMedTEB", tasks=cmedteb_tasks(source, split), description=_CMEDTEB_DESCRIPTION)
+
+
+def cmedteb_tasks(source: str | Path, split: str = "test", patterns: Sequence[str] = ()) -> list[AbsTask]:
+    """Return the tasks of CMedTEB that match; see `cmedteb`."""
+    names = select([*NEW_TASKS.values(), *PUBLIC_TASKS], patterns)
+    tasks: list[AbsTask] = []
+    for kind, name in NEW_TASKS.items():
+        if name in names:
+            score = "pearson" if kind == "sts" else _MAIN_SCORES[kind]
+            place = _data_folder(source) / kind / _CMEDTEB_FOLDER
+            tasks.append(_task(DataSet(kind, place), name, split, score))
+    tasks += [mteb.get_task(name) for name in PUBLIC_TASKS if name in names]
+    return tasks
+
+
+def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
+    """Return the names that match any pattern; all of them when there is no pattern.
+
+    Raises
+    ------
+    CareError
+        A pattern matches no name.
+    """
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            raise CareError(f"--tasks: {pattern!r} matches none of {', '.join(names)}")
+    return [n for n in names if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns)]
+
+
+def load(task: AbsTask, limit: int | None = None) -> None:
+    """Load a task's data now, and keep its first queries or pairs only.
+
+    Parameters
+    ----------
+    task : mteb.AbsTask
+    limit : int, optional
+        Queries of a ranking task, pairs of an STS task; documents are all kept.
+
+    Raises
+    ------
+    CareError
+        The data cannot be read or downloaded.
+    """
+    try:
+        task.load_data()
+        if isinstance(task, AbsTaskRetrieval):
+            task.convert_v1_dataset_format_to_v2(num_proc=None)
+    except CareError:
+        raise
+    except Exception as cause:  # the hub's, datasets' and the network's own errors
+        raise CareError(f"{task.metadata.name}: cannot be loaded: {' '.join(str(cause).split())[:300]}") from cause
+    if limit is None or task.dataset is None:
+        return
+    for subset in task.dataset.values():
+        for split, data in subset.items():
+            if isinstance(task, AbsTaskRetrieval):
+                queries = data["queries"].select(range(min(limit, len(data["queries"]))))
+                kept = set(queries["id"])
+                data["queries"] = queries
+                data["relevant_docs"] = {q: d for q, d in data["relevant_docs"].items() if q in kept}
+            else:
+                subset[split] = data.select(range(min(limit, len(data))))
+
+
+def _task(source: DataSet, name: str, split: str, main_score: str) -> AbsTask:
+    metadata = TaskMetadata(
+        name=name,
+        description=f"{source.folder.name}, {source.kind}, read from files",
+        # mteb wants a path and a revision; the revision is what the files hold.
+        dataset={"path": str(source.folder), "revision": source.digest(split)},
+        type=_TYPES[source.kind],
+        category="t2t",
+        modalities=["text"],
+        eval_splits=[split],
+        eval_langs=["cmn-Hans"],
+        main_score=main_score,
+        domains=["Medical"],
+    )
+    base = PairTask if source.kind == "sts" else RankingTask
+    # mteb reads the metadata from the class, so every set is a class of its own.
+    return type(base.__name__, (base,), {"metadata": metadata, "source": source})()
+
+
+def _data_folder(source: str | Path) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), repo_type="dataset"))
+    except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
+        reason = " ".join(str(cause).split())[:200]
+        raise CareError(f"{source}: no such folder, and the hub gave no data set of that name ({reason})") from None
+
+
+_CMEDTEB_DESCRIPTION = (
+    "Chinese medical text embedding: retrieval, reranking and synonym-sensitive similarity with labels "
+    "agreed on by three LLMs, and two public reranking sets of patients' questions (arXiv 2604.10937)."
+)

@@ -1,0 +1,29 @@
+"""The command line of the training: ``care-accel train``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from care_accel.errors import CareError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the training to a parser."""
+    parser.add_argument("recipe", type=Path, help="a YAML file; see care_accel/training/recipes")
+    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="what its files are relative to")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/<name of the recipe>")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train as the options say; a run that was stopped goes on where it was."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        from care_accel.training.run import train
+
+        model = train(options.recipe, options.data_dir, options.output)
+    except ImportError as missing:
+        raise CareError(f"{missing.name} is not installed: pip install 'care-accel[train]'") from None
+    print(f"trained {model!r}; evaluate it with: python -m care_accel.eval --model {model.source('query').checkpoint.folder.parent}")
