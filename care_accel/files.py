@@ -29,8 +29,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
-        with opened as stream:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
             for number, raw in enumerate(stream, start=1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")

@@ -51,7 +51,9 @@ class Retriever:
 
     def __init__(self, model: DualEncoder, index: ExactIndex, documents: Sequence[Any] | None = None) -> None:
         if index.width != model.width:
-            raise CareError(f"the index holds vectors of width {index.width}, {model.name} makes {model.width}")
+            raise CareError(
+                f"the index holds vectors of width {index.width}, {model.name} makes {model.width}"
+            )
         revision = model.revision("document")
         if index.encoder_revision is not None and index.encoder_revision != revision:
             raise CareError(
@@ -59,7 +61,9 @@ class Retriever:
                 "encode the documents anew with this model, or load the model that made the index"
             )
         if documents is not None and len(documents) != len(index):
-            raise CareError(f"{len(documents)} documents for an index of {len(index)} vectors; they must be as many")
+            raise CareError(
+                f"{len(documents)} documents for an index of {len(index)} vectors; they must be as many"
+            )
         self.model = model
         self.index = index
         self.documents = documents
@@ -79,8 +83,8 @@ class Retriever:
         index.add(model.encode_document(documents, **options))
         return cls(model, index, documents)
 
-    @overload
-    def search(self, queries: str, k: int = 10) -> list[Hit]: ...
+    @overload  # a str is a sequence of str as well, which the checker cannot tell apart
+    def search(self, queries: str, k: int = 10) -> list[Hit]: ...  # type: ignore[overload-overlap]
 
     @overload
     def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]: ...
@@ -102,7 +106,11 @@ class Retriever:
             return self.search([queries], k)[0]
         scores, ids = self.index.search(self.model.encode_query(queries), k=k)
         return [
-            [Hit(int(i), float(s), self._document(int(i))) for i, s in zip(row, values, strict=True) if i >= 0]
+            [
+                Hit(int(i), float(s), self._document(int(i)))
+                for i, s in zip(row, values, strict=True)
+                if i >= 0
+            ]
             for row, values in zip(ids, scores, strict=True)
         ]
 

@@ -8,7 +8,6 @@ class.
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,7 +140,9 @@ class Checkpoint:
             raise CareError(f"{folder}: the tokenizer cannot be read: {_one_line(cause)}") from cause
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token_id is None:
-                raise CareError(f"{folder}: the tokenizer has no pad token; name one in tokenizer_config.json")
+                raise CareError(
+                    f"{folder}: the tokenizer has no pad token; name one in tokenizer_config.json"
+                )
             tokenizer.pad_token = tokenizer.eos_token
         rows = int(self.config.vocab_size)
         if (highest := max(tokenizer.get_vocab().values())) >= rows:

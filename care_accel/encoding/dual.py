@@ -98,7 +98,9 @@ class DualEncoder:
         changes = {"width": width, "max_tokens": max_tokens, "dtype": dtype, "device": device}
         return cls(sources.find(model, query, document, preset, revision, changes))
 
-    def encode_query(self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any) -> NDArray[np.float32]:
+    def encode_query(
+        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
+    ) -> NDArray[np.float32]:
         """Encode queries; see `Encoder.encode` for the options (batch_size, token_budget, show_progress).
 
         Returns

@@ -119,7 +119,11 @@ class Encoder:
         """
         if isinstance(texts, str):
             return self.encode(
-                [texts], task=task, batch_size=batch_size, token_budget=token_budget, show_progress=show_progress
+                [texts],
+                task=task,
+                batch_size=batch_size,
+                token_budget=token_budget,
+                show_progress=show_progress,
             )[0]
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             if size < 1:
@@ -151,7 +155,9 @@ class Encoder:
             formatted, truncation=True, max_length=limit, return_attention_mask=False, verbose=False
         )
         ids: list[list[int]] = encoded["input_ids"]
-        self.counts.truncated += sum(self._was_cut(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit)
+        self.counts.truncated += sum(
+            self._was_cut(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit
+        )
         for i, row in enumerate(ids):
             if not row:
                 self.counts.without_tokens += 1
@@ -205,5 +211,3 @@ def _progress(show: bool) -> Progress:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)
-
-

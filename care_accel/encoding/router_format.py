@@ -72,7 +72,7 @@ def read_router_format(folder: Path) -> dict[Role, Route]:
     modules = [(_kind(m["type"]), folder / m["path"]) for m in _read_list(folder / "modules.json")]
     prompts = settings.get("prompts") or {}
     if modules[0][0] != "Router":
-        routes = {role: modules for role in ROLES}
+        routes = dict.fromkeys(ROLES, modules)
     else:
         router = read_json(modules[0][1] / "router_config.json", "a Router needs it")
         structure, types = router["structure"], router["types"]
@@ -135,9 +135,13 @@ def _route(modules: list[tuple[str, Path]], settings: dict[str, Any], prompt: st
     kinds = [kind for kind, _ in modules]
     where = modules[0][1]
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
-        raise CareError(f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are known")
+        raise CareError(
+            f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are known"
+        )
     if "Normalize" not in kinds and settings.get("similarity_fn_name") not in (None, "cosine"):
-        raise CareError(f"{where}: vectors are not normalised and the score is no cosine; that is not known here")
+        raise CareError(
+            f"{where}: vectors are not normalised and the score is no cosine; that is not known here"
+        )
     truncate_dim = settings.get("truncate_dim")
     # That library cuts last: after Normalize if there is one.
     cut_last = "Normalize" in kinds and truncate_dim is not None

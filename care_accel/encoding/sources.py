@@ -85,7 +85,10 @@ def find(
             raise CareError("give one model or query= and document=, not both")
         if query is None or document is None:
             raise CareError("give both query= and document= (the same folder twice for a symmetric model)")
-        folders: dict[Role, Path] = {"query": _folder(query, revision), "document": _folder(document, revision)}
+        folders: dict[Role, Path] = {
+            "query": _folder(query, revision),
+            "document": _folder(document, revision),
+        }
         title = f"{folders['query'].name}+{folders['document'].name}"
         return _from_folders(title, folders, preset_name or "sentence-transformers", changes)
     folder = _folder(name if name is not None else DEFAULT, revision)
@@ -128,7 +131,9 @@ def _from_manifest(folder: Path, changes: Mapping[str, Any]) -> Sources:
     file = folder / MANIFEST
     manifest = read_json(file, "")
     if manifest.get("format") != MANIFEST_FORMAT:
-        raise CareError(f"{file}: format {manifest.get('format')!r} is unknown; this release reads {MANIFEST_FORMAT}")
+        raise CareError(
+            f"{file}: format {manifest.get('format')!r} is unknown; this release reads {MANIFEST_FORMAT}"
+        )
     sources: dict[str, Source] = {}
     for role in _FOLDERS:
         entry = manifest.get(role)
@@ -161,7 +166,9 @@ def _folder(name: str | Path, revision: str | None) -> Path:
     if str(name) == DEFAULT:
         return EMBEDDED / DEFAULT
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name) or name.startswith("."):
-        raise CareError(f"{name}: no such folder, and no hub name (owner/name); the embedded model is {DEFAULT}")
+        raise CareError(
+            f"{name}: no such folder, and no hub name (owner/name); the embedded model is {DEFAULT}"
+        )
     from huggingface_hub import snapshot_download
 
     try:

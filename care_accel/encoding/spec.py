@@ -134,9 +134,7 @@ class EncoderSpec:
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-_RETRIEVAL = (
-    "Given a Chinese medical question, retrieve medical documents that answer the question."
-)
+_RETRIEVAL = "Given a Chinese medical question, retrieve medical documents that answer the question."
 _RERANKING = (
     "Based on a Chinese medical question, evaluate and rank the medical information "
     "that provide answers to the question."

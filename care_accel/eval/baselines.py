@@ -74,7 +74,12 @@ class BM25Model:
 
     def manifest(self) -> dict[str, Any]:
         """Return what a reader needs to repeat the scores."""
-        return {"tokens": "characters, 1- and 2-grams, NFKC, lower case", "k1": 1.2, "b": 0.75, "idf": "lucene"}
+        return {
+            "tokens": "characters, 1- and 2-grams, NFKC, lower case",
+            "k1": 1.2,
+            "b": 0.75,
+            "idf": "lucene",
+        }
 
     def index(self, corpus: Any, **_: Any) -> None:
         """Index the documents of a task."""

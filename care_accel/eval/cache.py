@@ -42,7 +42,9 @@ class EmbeddingCache:
                 "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
             )
         except (OSError, sqlite3.DatabaseError) as cause:
-            raise CareError(f"{self.file}: cannot be used as a cache of vectors ({cause}); remove it") from None
+            raise CareError(
+                f"{self.file}: cannot be used as a cache of vectors ({cause}); remove it"
+            ) from None
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Return the vectors that are there, float32 ``[width]`` each."""
@@ -50,7 +52,9 @@ class EmbeddingCache:
         for start in range(0, len(keys), _KEYS_AT_A_TIME):
             some = keys[start : start + _KEYS_AT_A_TIME]
             marks = ",".join("?" * len(some))
-            rows = self._connection.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", list(some))
+            rows = self._connection.execute(
+                f"SELECT key, vector FROM vectors WHERE key IN ({marks})", list(some)
+            )
             found.update({key: np.frombuffer(vector, dtype="<f4") for key, vector in rows})
         return found
 

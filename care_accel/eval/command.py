@@ -41,9 +41,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the evaluation to a parser."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", help=f"{DEFAULT} (embedded, the default), a folder, or a hub name")
-    model.add_argument("--query-model", metavar="DIR", help="two encoders instead of --model: the query encoder")
+    model.add_argument(
+        "--query-model", metavar="DIR", help="two encoders instead of --model: the query encoder"
+    )
     model.add_argument("--document-model", metavar="DIR", help="... and the document encoder")
-    model.add_argument("--preset", help="what folders without care.json follow: care or sentence-transformers")
+    model.add_argument(
+        "--preset", help="what folders without care.json follow: care or sentence-transformers"
+    )
     model.add_argument(
         "--baseline",
         nargs="+",
@@ -55,27 +59,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="a folder with retrieval/*, reranking/*, sts/* instead of the demo"
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder with retrieval/*, reranking/*, sts/* instead of the demo",
     )
     source.add_argument(
-        "--cmedteb", metavar="SOURCE", help="CMedTEB: a folder or hub name with the three sets that are not in mteb"
+        "--cmedteb",
+        metavar="SOURCE",
+        help="CMedTEB: a folder or hub name with the three sets that are not in mteb",
     )
     data.add_argument("--split", default="test", help="default: %(default)s")
-    data.add_argument("--tasks", nargs="+", default=[], metavar="NAME", help="names or patterns such as 'sts/*'")
-    data.add_argument("--limit", type=_positive, metavar="N", help="the first N queries or pairs; all documents")
+    data.add_argument(
+        "--tasks", nargs="+", default=[], metavar="NAME", help="names or patterns such as 'sts/*'"
+    )
+    data.add_argument(
+        "--limit", type=_positive, metavar="N", help="the first N queries or pairs; all documents"
+    )
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; default: %(default)s")
     running.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default: %(default)s")
-    running.add_argument("--output", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s")
+    running.add_argument(
+        "--output", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s"
+    )
     running.add_argument("--overwrite", action="store_true", help="run finished tasks and encode texts again")
 
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate as the options say, and print the table."""
     from care_accel.encoding import DualEncoder
+    from care_accel.encoding.runtimes.pytorch import resolve_device
 
     if (options.query_model or options.document_model) and options.model:
         raise CareError("give --model, or --query-model and --document-model, not both")
+    options.device = resolve_device(options.device)
     model = DualEncoder.from_pretrained(
         options.model,
         query=options.query_model,
@@ -96,9 +113,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _evaluate(
-    options: argparse.Namespace, model: DualEncoder, tasks: list[AbsTask], skipped: list[Skipped], folder: Path
+    options: argparse.Namespace,
+    model: DualEncoder,
+    tasks: list[AbsTask],
+    skipped: list[Skipped],
+    folder: Path,
 ) -> None:
-    from care_accel.encoding.runtimes.pytorch import resolve_device
     from care_accel.eval.baselines import BM25Model, untrained
     from care_accel.eval.cache import EmbeddingCache
     from care_accel.eval.glue import MtebModel
@@ -127,7 +147,7 @@ def _evaluate(
             skipped=skipped,
             limit=options.limit,
             overwrite=options.overwrite,
-            device=resolve_device(options.device),
+            device=options.device,
             progress=_say,
         )
         summaries.append(summary)

@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from care_accel.errors import CareError
 from care_accel.files import find_plain_or_gzip, read_jsonl, read_lines, text_field, text_list_field
@@ -73,7 +74,9 @@ class DataSet:
     @property
     def splits(self) -> list[str]:
         """The splits that have labels."""
-        folder, suffix = (self.folder / "qrels", ".tsv") if self.kind == "retrieval" else (self.folder, ".jsonl")
+        folder, suffix = (
+            (self.folder / "qrels", ".tsv") if self.kind == "retrieval" else (self.folder, ".jsonl")
+        )
         names = (file.name.removesuffix(".gz") for file in folder.glob("*"))
         return sorted({name.removesuffix(suffix) for name in names if name.endswith(suffix)})
 
@@ -113,7 +116,10 @@ class DataSet:
         CareError
             A file is missing or a row is broken; file and line are named.
         """
-        return _READERS[self.kind](*self.files(split))
+        if self.kind == "retrieval":
+            return _read_retrieval(*self.files(split))
+        (file,) = self.files(split)
+        return _read_reranking(file) if self.kind == "reranking" else _read_sts(file)
 
 
 def find_sets(data_dir: Path) -> list[DataSet]:
@@ -125,9 +131,14 @@ def find_sets(data_dir: Path) -> list[DataSet]:
         The folder is missing, or holds no set.
     """
     if not data_dir.is_dir():
-        raise CareError(f"{data_dir}: no such folder; --data-dir names one with retrieval/, reranking/ or sts/")
+        raise CareError(
+            f"{data_dir}: no such folder; --data-dir names one with retrieval/, reranking/ or sts/"
+        )
     found = [
-        DataSet(kind, folder) for kind in KINDS for folder in sorted((data_dir / kind).glob("*")) if folder.is_dir()
+        DataSet(kind, folder)
+        for kind in KINDS
+        for folder in sorted((data_dir / kind).glob("*"))
+        if folder.is_dir()
     ]
     if not found:
         raise CareError(f"{data_dir}: holds no set; put them below retrieval/, reranking/ or sts/")
@@ -153,7 +164,9 @@ def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
         if document not in data.documents:
             raise CareError(f"{qrels}, line {line}: document {document!r} is not in {corpus.name}")
         if data.relevant.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise CareError(f"{qrels}, line {line}: query {query!r} and document {document!r} had another score before")
+            raise CareError(
+                f"{qrels}, line {line}: query {query!r} and document {document!r} had another score before"
+            )
     if not data.relevant:
         raise CareError(f"{qrels}: holds no judgement")
     data.queries = {query: text for query, text in asked.items() if query in data.relevant}
@@ -171,7 +184,7 @@ def _judgement(values: list[str], file: Path, line: int) -> tuple[str, str, int]
         raise CareError(f"{file}, line {line}: score {values[2]!r} is no whole number") from None
 
 
-def _new_id(row: dict[str, object], known: dict, file: Path, line: int) -> str:  # type: ignore[type-arg]
+def _new_id(row: dict[str, Any], known: Container[str], file: Path, line: int) -> str:
     key = text_field(row, "_id", file, line)
     if key in known:
         raise CareError(f"{file}, line {line}: _id {key!r} was there before")
@@ -211,8 +224,7 @@ def _read_sts(file: Path) -> Pairs:
         data.second.append(text_field(row, "sentence2", file, line))
         data.scores.append(float(score))
     if len(set(data.scores)) < 2:
-        raise CareError(f"{file}: a correlation needs at least two different scores, found {len(set(data.scores))}")
+        raise CareError(
+            f"{file}: a correlation needs at least two different scores, found {len(set(data.scores))}"
+        )
     return data
-
-
-_READERS = {"retrieval": _read_retrieval, "reranking": _read_reranking, "sts": _read_sts}

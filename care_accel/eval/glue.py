@@ -137,7 +137,9 @@ class MtebModel:
     def index(self, corpus: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any = None, **_: Any) -> None:
         """Encode and index the documents of a task."""
         self._ids = list(corpus["id"])
-        self._vectors = self._encode(document_texts(corpus), "document", _prompt_task(task_metadata), _size(encode_kwargs))
+        self._vectors = self._encode(
+            document_texts(corpus), "document", _prompt_task(task_metadata), _size(encode_kwargs)
+        )
         self._index = self._index_of(self._vectors)
 
     def search(
@@ -154,7 +156,9 @@ class MtebModel:
         if self._index is None:
             raise CareError("search before index: mteb indexes a task's documents first")
         ids = list(queries["id"])
-        vectors = self._encode(list(queries["text"]), "query", _prompt_task(task_metadata), _size(encode_kwargs))
+        vectors = self._encode(
+            list(queries["text"]), "query", _prompt_task(task_metadata), _size(encode_kwargs)
+        )
         with self._timed("search"):
             if top_ranked is not None:
                 return self._rerank(ids, vectors, top_ranked)
@@ -169,7 +173,9 @@ class MtebModel:
         results: Results = {}
         for query, vector in zip(ids, vectors, strict=True):
             own = candidates[query]
-            scores, found = self._index_of(self._vectors[[position[key] for key in own]]).search(vector, k=len(own))
+            scores, found = self._index_of(self._vectors[[position[key] for key in own]]).search(
+                vector, k=len(own)
+            )
             results[query] = {own[i]: float(s) for i, s in zip(found, scores, strict=True)}
         return results
 
@@ -194,7 +200,10 @@ class MtebModel:
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         # Alike lengths share a chunk, so that the batches in it are padded little.
         order = sorted(missing, key=lambda key: -len(missing[key]))
-        with self._timed(f"encode_{role}"), _bar(self._show_progress and bool(order), len(order), f"{role}s") as move:
+        with (
+            self._timed(f"encode_{role}"),
+            _bar(self._show_progress and bool(order), len(order), f"{role}s") as move,
+        ):
             for start in range(0, len(order), _CHUNK):
                 chunk = order[start : start + _CHUNK]
                 vectors = self.model.encoder(role).encode(
@@ -219,7 +228,10 @@ class MtebModel:
 def document_texts(corpus: Any) -> list[str]:
     """Return what is encoded of each document of mteb's corpus: title and text, joined as mteb joins them."""
     titles = corpus["title"] if "title" in corpus.column_names else [""] * len(corpus)
-    return [f"{title} {text}".strip() if title else text for title, text in zip(titles, corpus["text"], strict=True)]
+    return [
+        f"{title} {text}".strip() if title else text
+        for title, text in zip(titles, corpus["text"], strict=True)
+    ]
 
 
 def _prompt_task(metadata: TaskMetadata) -> Task:

@@ -155,7 +155,7 @@ def _run(model: Any, task: AbsTask, file: Path, limit: int | None) -> dict[str, 
 
 def _size(task: AbsTask, split: str) -> int:
     """Queries or pairs that were measured."""
-    data: Any = task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]  # type: ignore[index]
+    data: Any = task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]
     return len(data["queries"]) if isinstance(data, dict) else len(data)
 
 

@@ -36,6 +36,7 @@ class RankingTask(AbsTaskRetrieval):
     """A retrieval or reranking set read from files."""
 
     source: DataSet
+    data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
         """Read the set; does nothing when it was read before."""
@@ -58,7 +59,7 @@ class RankingTask(AbsTaskRetrieval):
                 "relevant_docs": data.relevant,
                 "top_ranked": data.candidates,
             }
-        self.dataset = {"default": splits}  # type: ignore[assignment]
+        self.dataset = {"default": splits}
         self.data_loaded = True
 
 
@@ -66,6 +67,7 @@ class PairTask(AbsTaskSTS):
     """An STS set read from files: sentence1 is the query, sentence2 the document."""
 
     source: DataSet
+    data_loaded: bool = False
     input1_prompt_type = PromptType.query
     input2_prompt_type = PromptType.document
 
@@ -81,8 +83,8 @@ class PairTask(AbsTaskSTS):
             splits[split] = Dataset.from_dict(columns)
             scores += data.scores
         # A correlation is the same on any scale; the bounds only have to hold the scores.
-        self.min_score, self.max_score = min(scores), max(scores)  # type: ignore[assignment]
-        self.dataset = {"default": splits}  # type: ignore[assignment]
+        self.min_score, self.max_score = min(scores), max(scores)
+        self.dataset = {"default": splits}
         self.data_loaded = True
 
 
@@ -203,7 +205,9 @@ def load(task: AbsTask, limit: int | None = None) -> None:
     except CareError:
         raise
     except Exception as cause:  # the hub's, datasets' and the network's own errors
-        raise CareError(f"{task.metadata.name}: cannot be loaded: {' '.join(str(cause).split())[:300]}") from cause
+        raise CareError(
+            f"{task.metadata.name}: cannot be loaded: {' '.join(str(cause).split())[:300]}"
+        ) from cause
     if limit is None or task.dataset is None:
         return
     for subset in task.dataset.values():
@@ -245,7 +249,9 @@ def _data_folder(source: str | Path) -> Path:
         return Path(snapshot_download(str(source), repo_type="dataset"))
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
-        raise CareError(f"{source}: no such folder, and the hub gave no data set of that name ({reason})") from None
+        raise CareError(
+            f"{source}: no such folder, and the hub gave no data set of that name ({reason})"
+        ) from None
 
 
 _CMEDTEB_DESCRIPTION = (

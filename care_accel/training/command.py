@@ -12,7 +12,9 @@ from care_accel.errors import CareError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the training to a parser."""
     parser.add_argument("recipe", type=Path, help="a YAML file; see care_accel/training/recipes")
-    parser.add_argument("--data-dir", type=Path, required=True, metavar="DIR", help="what its files are relative to")
+    parser.add_argument(
+        "--data-dir", type=Path, required=True, metavar="DIR", help="what its files are relative to"
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/<name of the recipe>")
 
 
@@ -26,4 +28,6 @@ def run(options: argparse.Namespace) -> None:
         model = train(options.recipe, options.data_dir, options.output)
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[train]'") from None
-    print(f"trained {model!r}; evaluate it with: python -m care_accel.eval --model {model.source('query').checkpoint.folder.parent}")
+    print(
+        f"trained {model!r}; evaluate it with: python -m care_accel.eval --model {model.source('query').checkpoint.folder.parent}"
+    )

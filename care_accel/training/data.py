@@ -135,5 +135,3 @@ def _texts(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
 
 
 _READERS: dict[str, Any] = {"triplets": _triplets, "pairs": _pairs, "texts": _texts}
-
-

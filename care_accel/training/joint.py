@@ -89,7 +89,11 @@ def trainable(model: DualEncoder, limits: dict[Role, int]) -> SentenceTransforme
         transformer.tokenizer.padding_side = spec.padding_side
         pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
         cut: list[Any] = [Normalize(), Slice(spec.width)]
-        routes[role] = [transformer, pooling, *(cut if spec.order == "normalize-then-slice" else reversed(cut))]
+        routes[role] = [
+            transformer,
+            pooling,
+            *(cut if spec.order == "normalize-then-slice" else reversed(cut)),
+        ]
     router = Router.for_query_document(routes["query"], routes["document"])
     return SentenceTransformer(modules=[router], similarity_fn_name="dot")
 
@@ -124,9 +128,7 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
         for source in stage.data
     }
     columns = {name for table in tables.values() for name in table.column_names}
-    library_model = trainable(
-        model, {"query": stage.max_query_tokens, "document": stage.max_document_tokens}
-    )
+    library_model = trainable(model, {"query": stage.max_query_tokens, "document": stage.max_document_tokens})
     gpu = torch.cuda.is_available()
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(work / "checkpoints"),
@@ -156,7 +158,9 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
         loss=info_nce(library_model, stage.temperature),
     )
     checkpoints = work / "checkpoints"
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None)
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
+    )
     trainer.state.save_to_json(str(work / "trainer_state.json"))
     return _collect(library_model, model, work)
 

@@ -99,7 +99,9 @@ def new_network(encoder: NewEncoder, tokenizer: PreTrainedTokenizerFast) -> PreT
         )
         return AutoModel.from_config(config)
     except Exception as cause:  # configurations are validated by several libraries
-        raise CareError(f"network {model_type}: cannot be built: {' '.join(str(cause).split())[:300]}") from None
+        raise CareError(
+            f"network {model_type}: cannot be built: {' '.join(str(cause).split())[:300]}"
+        ) from None
 
 
 def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, folder: Path) -> DualEncoder:

@@ -247,5 +247,3 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         note = "; write 1.0e-4 for 1e-4" if hint is float and isinstance(value, str) else ""
         raise CareError(f"{where}: {value!r} is no {hint.__name__}{note}")
     return value
-
-

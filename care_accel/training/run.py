@@ -83,7 +83,9 @@ def _store(trained: DualEncoder, folder: Path, recipe: Recipe, work: Path) -> Du
         checkpoint.load_network(recipe.save_dtype).save_pretrained(place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
-    DualEncoder(Sources(recipe.name, found["query"], found["document"])).save_pretrained(folder, name=recipe.name)
+    DualEncoder(Sources(recipe.name, found["query"], found["document"])).save_pretrained(
+        folder, name=recipe.name
+    )
     return DualEncoder.from_pretrained(folder)
 
 

@@ -27,7 +27,11 @@ CARE_INLINE double combine(const double (&a)[kLanes]) {
 
 CARE_INLINE double score(const float* document, const float* query, std::size_t width) {
     double a[kLanes] = {};
-    for (std::size_t j = 0; j < width; ++j) a[j % kLanes] += double{document[j]} * double{query[j]};
+    const std::size_t whole = width / kLanes * kLanes;
+    for (std::size_t j = 0; j < whole; j += kLanes) {
+        for (std::size_t i = 0; i < kLanes; ++i) a[i] += double{document[j + i]} * double{query[j + i]};
+    }
+    for (std::size_t j = whole; j < width; ++j) a[j - whole] += double{document[j]} * double{query[j]};
     return combine(a);
 }
 

@@ -1,0 +1,67 @@
+"""Tiny real networks: the paper's two architectures with random weights and a small tokenizer of their own."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+TEXTS = [
+    "高血压患者应低盐饮食，遵医嘱服用降压药，定期测量血压。",
+    "糖尿病患者要控制主食，监测血糖，适量运动。",
+    "感冒发热怎么办？多饮水休息，必要时用退热药。",
+    "胃炎患者饮食清淡，避免辛辣刺激。骨折后应固定并尽快就医拍片。",
+    "头痛头疼肚子痛咳嗽三天，血糖高吃什么？",
+]
+
+
+@pytest.fixture(scope="session")
+def make_encoder() -> Callable[..., Path]:
+    """Return a function that writes a network with random weights, and a tokenizer, to a folder."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModel
+
+    from care_accel.training.networks import train_tokenizer
+
+    sizes = {"gte": 32, "qwen3": 48}
+
+    def make(folder: Path, model_type: str, seed: int = 0, **config: object) -> Path:
+        tokenizer = train_tokenizer(TEXTS, vocab_size=160, alphabet=140)
+        hidden = config.pop("hidden_size", sizes[model_type])
+        values = {
+            "vocab_size": len(tokenizer),
+            "hidden_size": hidden,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 2 * hidden,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        if model_type == "qwen3":
+            values |= {"num_key_value_heads": 2, "head_dim": hidden // 4}
+        torch.manual_seed(seed)
+        AutoModel.from_config(CONFIG_MAPPING[model_type](**values | config)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(make_encoder, tmp_path_factory) -> Path:
+    """Return a folder with ``query_encoder`` (gte, hidden 32) and ``document_encoder`` (qwen3, hidden 48)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_encoder(folder / "query_encoder", "gte", seed=1)
+    make_encoder(folder / "document_encoder", "qwen3", seed=2)
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_folders):
+    """Return the dual encoder of `tiny_folders` in CARE's way, cut to width 24."""
+    from care_accel import DualEncoder
+
+    return DualEncoder.from_pretrained(
+        query=tiny_folders / "query_encoder",
+        document=tiny_folders / "document_encoder",
+        preset="care",
+        width=24,
+    )

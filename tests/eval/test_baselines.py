@@ -1,0 +1,34 @@
+import mteb
+import numpy as np
+import pytest
+
+from care_accel.eval.baselines import BM25Model, untrained
+from care_accel.eval.tasks import folder_tasks
+
+
+def test_bm25_finds_what_shares_words(data_dir):
+    tasks, _ = folder_tasks(data_dir, patterns=["re*"])
+    found = mteb.evaluate(BM25Model(), tasks, cache=None, co2_tracker=False, show_progress_bar=False)
+    scores = {r.task_name: r.scores["test"][0]["main_score"] for r in found.task_results}
+    assert scores["retrieval/tiny"] > 0.9
+    assert scores["reranking/tiny"] == 1.0
+
+
+def test_bm25_runs_no_pairs(data_dir):
+    tasks, _ = folder_tasks(data_dir)
+    assert [BM25Model().supports(task) for task in tasks] == [True, True, False]
+
+
+def test_the_untrained_twin_has_the_same_shape_and_other_weights(tiny_model, tmp_path):
+    twin = untrained(tiny_model, tmp_path / "one")
+    assert twin.name == f"{tiny_model.name}-untrained"
+    assert twin.spec("query") == tiny_model.spec("query")
+    ours, theirs = (m.encoder("document").runtime.network for m in (tiny_model, twin))
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
+    assert twin.encode_query("头痛") != pytest.approx(tiny_model.encode_query("头痛"), abs=1e-3)
+
+
+def test_the_untrained_twin_is_the_same_on_every_run(tiny_model, tmp_path):
+    one, two = (untrained(tiny_model, tmp_path / name) for name in ("one", "two"))
+    assert one.revision("query") == two.revision("query")
+    np.testing.assert_array_equal(one.encode_document("头痛"), two.encode_document("头痛"))

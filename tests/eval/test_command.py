@@ -1,0 +1,106 @@
+import json
+
+import pytest
+
+from care_accel.eval.command import main
+
+
+@pytest.fixture
+def folders(tiny_folders):
+    return [
+        "--query-model", str(tiny_folders / "query_encoder"),
+        "--document-model", str(tiny_folders / "document_encoder"),
+        "--preset", "care",
+    ]  # fmt: skip
+
+
+def test_a_folder_is_evaluated_beside_both_baselines(folders, data_dir, tmp_path, capsys):
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--baseline", "bm25", "untrained"]) == 0
+    table = capsys.readouterr().out
+    for word in (
+        "retrieval/tiny",
+        "reranking/tiny",
+        "sts/tiny",
+        "bm25",
+        "query_encoder+document_encoder-untrained",
+    ):
+        assert word in table
+    summaries = {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/summary.json")}
+    assert set(summaries) == {
+        "bm25",
+        "query_encoder+document_encoder",
+        "query_encoder+document_encoder-untrained",
+    }
+    assert set(summaries["bm25"]["tasks"]) == {"retrieval/tiny", "reranking/tiny"}
+
+
+def test_a_second_run_encodes_nothing_and_says_the_same(folders, data_dir, tmp_path, capsys):
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    first = capsys.readouterr()
+    assert main(arguments) == 0
+    second = capsys.readouterr()
+    assert second.out == first.out
+    assert second.err.count("finished before") == 3
+
+
+def test_overwrite_runs_and_encodes_again(folders, data_dir, tmp_path):
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
+    for extra in ([], ["--overwrite"]):
+        assert main(arguments + extra) == 0
+        summary = json.loads(next((tmp_path / "out").glob("*/summary.json")).read_text())
+        assert summary["tasks"]["sts/tiny"]["texts"]["encoded"] > 0
+
+
+def test_tasks_and_limit_choose(folders, data_dir, tmp_path):
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
+    assert main([*arguments, "--tasks", "retrieval/*", "--limit", "2"]) == 0
+    summary = json.loads(next((tmp_path / "out").glob("*/summary.json")).read_text())
+    assert list(summary["tasks"]) == ["retrieval/tiny"]
+    assert summary["tasks"]["retrieval/tiny"]["size"] == 2
+    assert summary["manifest"]["limit"] == 2
+
+
+def fails_in_one_line(arguments, capsys):
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    return error
+
+
+def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_path, capsys):
+    (data_dir / "sts/tiny/test.jsonl").write_text('{"sentence1": "a"}\n')
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
+    assert "sts/tiny/test.jsonl, line 1: " in fails_in_one_line(arguments, capsys)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data-dir", "nowhere"], "nowhere: no such folder"),
+        (["--model", "nowhere/at/all"], "nowhere/at/all: no such folder"),
+        (["--query-model", "a"], "give both"),
+        (["--model", "a", "--query-model", "b"], "not both"),
+        (["--tasks", "nothing"], "'nothing' matches none of"),
+        (["--split", "dev"], "dev"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
+    assert words in fails_in_one_line([*arguments, "--output", str(tmp_path / "out")], capsys)
+
+
+def test_an_output_that_cannot_be_made_is_one_line(folders, data_dir, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "file" / "out")]
+    assert "cannot be made" in fails_in_one_line(arguments, capsys)
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--batch-size", "x"], ["--baseline", "tfidf"]])
+def test_options_that_make_no_sense_are_refused(arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2

@@ -1,0 +1,127 @@
+import json
+
+import mteb
+import pytest
+
+from care_accel.eval.baselines import BM25Model
+from care_accel.eval.run import evaluate
+from care_accel.eval.tasks import Skipped, folder_tasks
+
+
+@pytest.fixture
+def tasks(data_dir):
+    return folder_tasks(data_dir)[0]
+
+
+def test_the_summary_says_what_was_measured_and_how(tiny_model, tasks, tmp_path):
+    skipped = [Skipped("sts/other", "has no split 'test' (has train)")]
+    returned = evaluate(tiny_model.as_mteb(batch_size=7), tasks, tmp_path, skipped=skipped, device="cpu")
+    folder = tmp_path / tiny_model.name
+    written = json.loads((folder / "summary.json").read_text())
+    assert written == returned
+    assert list(written["tasks"]) == ["retrieval/tiny", "reranking/tiny", "sts/tiny"]
+    scores = [entry["main_score"] for entry in written["tasks"].values()]
+    assert written["average"] == pytest.approx(sum(scores) / 3)
+    assert all(-1 <= score <= 1 for score in scores)
+    assert written["tasks"]["retrieval/tiny"]["main_metric"] == "ndcg_at_10"
+    assert written["tasks"]["sts/tiny"]["size"] == 4
+    assert written["skipped"] == [{"task": "sts/other", "reason": "has no split 'test' (has train)"}]
+    manifest = written["manifest"]
+    assert manifest["batch_size"] == 7
+    assert manifest["document"]["revision"] == tiny_model.revision("document")
+    assert manifest["query"]["spec"]["order"] == "normalize-then-slice"
+    assert manifest["versions"]["mteb"]
+    assert {"seed", "device", "limit", "score"} <= manifest.keys()
+
+
+def test_a_task_has_mteb_s_own_result_file(tiny_model, tasks, tmp_path):
+    summary = evaluate(tiny_model.as_mteb(), tasks, tmp_path)
+    for name, entry in summary["tasks"].items():
+        file = tmp_path / tiny_model.name / f"{name.replace('/', '__')}.json"
+        result = mteb.TaskResult.from_disk(file)
+        assert result.task_name == name
+        assert result.scores["test"][0]["main_score"] == pytest.approx(entry["main_score"], abs=1e-6)
+
+
+def test_scores_are_those_of_mteb_evaluate(tiny_model, data_dir, tasks, tmp_path):
+    ours = evaluate(tiny_model.as_mteb(), tasks, tmp_path)["tasks"]
+    fresh = folder_tasks(data_dir)[0]
+    theirs = mteb.evaluate(
+        tiny_model.as_mteb(), fresh, cache=None, co2_tracker=False, show_progress_bar=False
+    )
+    for result in theirs.task_results:
+        assert ours[result.task_name]["main_score"] == result.scores["test"][0]["main_score"]
+
+
+class Counting(BM25Model):
+    """Counts how often documents are indexed."""
+
+    runs = 0
+
+    def index(self, corpus, **options):
+        type(self).runs += 1
+        super().index(corpus, **options)
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    monkeypatch.setattr(Counting, "runs", 0)
+    return Counting
+
+
+def test_a_finished_task_is_not_run_again(counting, tasks, tmp_path):
+    first = evaluate(counting(), tasks, tmp_path)
+    assert evaluate(counting(), tasks, tmp_path) == first
+    assert counting.runs == 2
+    evaluate(counting(), tasks, tmp_path, overwrite=True)
+    assert counting.runs == 4
+
+
+def test_other_data_another_limit_or_another_model_is_run_again(counting, data_dir, tasks, tmp_path):
+    evaluate(counting(), tasks[:1], tmp_path)
+    evaluate(counting(), tasks[:1], tmp_path, limit=2)
+    assert counting.runs == 2
+    queries = data_dir / "retrieval/tiny/queries.jsonl"
+    queries.write_text(queries.read_text().replace("感冒", "流感"))
+    evaluate(counting(), folder_tasks(data_dir)[0][:1], tmp_path)
+    assert counting.runs == 3
+
+
+def test_a_run_that_was_killed_goes_on_at_the_task_where_it_was(counting, tasks, tmp_path):
+    class Killed(counting):
+        def index(self, corpus, **options):
+            if self.runs == 1:
+                raise KeyboardInterrupt
+            super().index(corpus, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Killed(), tasks, tmp_path)
+    assert list(json.loads((tmp_path / "bm25/summary.json").read_text())["tasks"]) == ["retrieval/tiny"]
+    lines = []
+    summary = evaluate(counting(), tasks, tmp_path, progress=lines.append)
+    assert list(summary["tasks"]) == ["retrieval/tiny", "reranking/tiny"]
+    assert counting.runs == 1
+    assert "finished before" in lines[0]
+    assert "finished before" not in lines[1]
+
+
+def test_tasks_finished_earlier_are_kept_when_others_are_asked_for(counting, tasks, tmp_path):
+    evaluate(counting(), tasks[:1], tmp_path)
+    evaluate(counting(), tasks[1:2], tmp_path)
+    evaluate(counting(), tasks[:2], tmp_path)
+    assert counting.runs == 2
+
+
+def test_a_damaged_record_of_finished_tasks_only_costs_time(counting, tasks, tmp_path):
+    first = evaluate(counting(), tasks[:1], tmp_path)
+    (tmp_path / "bm25/finished.json").write_text("{half")
+    again = evaluate(counting(), tasks[:1], tmp_path)
+    assert again["average"] == first["average"]
+    assert counting.runs == 2
+
+
+def test_a_name_with_a_slash_is_one_folder(counting, tasks, tmp_path):
+    model = counting()
+    model.name = "owner/model"
+    evaluate(model, tasks[:1], tmp_path)
+    assert (tmp_path / "owner__model/summary.json").is_file()

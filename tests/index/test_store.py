@@ -1,0 +1,125 @@
+import json
+import stat
+
+import numpy as np
+import pytest
+
+from care_accel import CareError, ExactIndex
+
+
+@pytest.fixture
+def index():
+    index = ExactIndex(5, encoder_revision="sha256:abc")
+    index.add(np.random.default_rng(0).standard_normal((30, 5)).astype(np.float32))
+    return index
+
+
+@pytest.fixture
+def saved(index, tmp_path):
+    index.save(tmp_path / "index")
+    return tmp_path / "index"
+
+
+def test_a_saved_index_comes_back_as_it_was(index, saved):
+    loaded = ExactIndex.load(saved)
+    assert (loaded.width, len(loaded), loaded.encoder_revision) == (5, 30, "sha256:abc")
+    np.testing.assert_array_equal(loaded.vectors, index.vectors)
+    query = np.ones(5, np.float32)
+    for ours, theirs in zip(loaded.search(query), index.search(query), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_loaded_index_is_mapped_and_copied_only_when_it_grows(index, saved):
+    loaded = ExactIndex.load(saved)
+    assert isinstance(loaded._stored, np.memmap)
+    loaded.add(index.vectors[:2])
+    assert len(loaded) == 32
+    np.testing.assert_array_equal(loaded.vectors[30:], index.vectors[:2])
+    assert len(ExactIndex.load(saved)) == 30
+
+
+def test_an_empty_index_can_be_saved(tmp_path):
+    ExactIndex(7).save(tmp_path / "index")
+    loaded = ExactIndex.load(tmp_path / "index")
+    assert (len(loaded), loaded.width, loaded.encoder_revision) == (0, 7, None)
+
+
+def test_only_the_owner_can_read_the_files(saved):
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in saved.iterdir()} == {0o600}
+
+
+def test_an_index_is_replaced_and_leaves_nothing_beside_it(index, saved):
+    index.add(index.vectors[:1])
+    index.save(saved)
+    assert len(ExactIndex.load(saved)) == 31
+    assert [p.name for p in saved.parent.iterdir()] == ["index"]
+
+
+def test_an_index_can_be_saved_over_the_one_that_it_was_loaded_from(index, saved):
+    loaded = ExactIndex.load(saved)
+    loaded.save(saved)
+    np.testing.assert_array_equal(ExactIndex.load(saved).vectors, index.vectors)
+    np.testing.assert_array_equal(loaded.vectors, index.vectors)
+
+
+def test_an_interrupted_save_leaves_the_old_index_whole(index, saved, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("care_accel.index.store.np.save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        index.save(saved)
+    assert len(ExactIndex.load(saved)) == 30
+    assert [p.name for p in saved.parent.iterdir()] == ["index"]
+
+
+def test_anything_else_in_the_way_is_refused(index, tmp_path):
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("do not lose me")
+    (tmp_path / "file").write_text("nor me")
+    for name in ("letters", "file"):
+        with pytest.raises(CareError, match=f"{name} exists and holds no index.json"):
+            index.save(tmp_path / name)
+    assert (tmp_path / "letters" / "dear.txt").read_text() == "do not lose me"
+
+
+def test_an_empty_folder_may_become_an_index(index, tmp_path):
+    (tmp_path / "new").mkdir()
+    index.save(tmp_path / "new")
+    assert len(ExactIndex.load(tmp_path / "new")) == 30
+
+
+def change(saved, **values):
+    file = saved / "index.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def shorten(saved):
+    file = saved / "vectors.npy"
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def pickle_vectors(saved):
+    np.save(saved / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    change(saved, bytes=(saved / "vectors.npy").stat().st_size)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda s: (s / "index.json").unlink(), "index.json: no such file"),
+        (lambda s: (s / "index.json").write_text("{"), "index.json: cannot be read as JSON"),
+        (lambda s: change(s, format=99), "format 99 is unknown"),
+        (lambda s: change(s, width=6), r"its manifest says float32 \[30, 6\]"),
+        (lambda s: change(s, count=29), r"its manifest says float32 \[29, 5\]"),
+        (lambda s: (s / "vectors.npy").unlink(), "vectors.npy: is missing"),
+        (shorten, "vectors.npy: has 7.. bytes, its manifest says"),
+        (pickle_vectors, "vectors.npy: cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_whole_index_is_refused_in_one_line(saved, damage, words):
+    damage(saved)
+    with pytest.raises(CareError, match=words) as error:
+        ExactIndex.load(saved)
+    assert "\n" not in str(error.value)

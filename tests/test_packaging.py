@@ -1,0 +1,100 @@
+"""What is shipped: an sdist that builds, and a wheel that works away from the checkout."""
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments, cwd):
+    done = subprocess.run(arguments, cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{arguments}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sdist")
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--sdist",
+        "--no-isolation",
+        "--outdir",
+        str(place),
+        str(ROOT),
+        cwd=place,
+    )
+    (file,) = place.glob("*.tar.gz")
+    return file
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist, tmp_path_factory):
+    place = tmp_path_factory.mktemp("wheel")
+    command = (
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(place),
+        str(sdist),
+    )
+    run(sys.executable, *command, cwd=place)
+    (file,) = place.glob("*.whl")
+    return file
+
+
+def test_the_sdist_holds_all_that_a_build_needs_and_no_leftovers(sdist):
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
+    assert {"CMakeLists.txt", "setup.py", "pyproject.toml", "LICENSE", "README.md"} <= names
+    assert any(name.startswith("csrc/include/care/") for name in names)
+    assert not [name for name in names if name.endswith((".so", ".o")) or "__pycache__" in name]
+
+
+def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        shipped = sum(entry.file_size for entry in archive.infolist() if "care-mini" in entry.filename)
+    assert sum(name.startswith("care_accel/_native.") and name.endswith(".so") for name in names) == 1
+    for name in ("_native.pyi", "py.typed", "assets/care-mini/care.json", "training/recipes/care-mini.yaml"):
+        assert f"care_accel/{name}" in names
+    assert any(name.startswith("care_accel/assets/care-demo/retrieval/") for name in names)
+    assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/"))]
+    assert shipped <= 10e6
+
+
+def test_the_wheel_works_away_from_the_checkout(wheel, tmp_path):
+    place = tmp_path / "site"
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(place),
+        str(wheel),
+        cwd=tmp_path,
+    )
+    code = (
+        f"import sys; sys.path.insert(0, {str(place)!r})\n"
+        "import care_accel; from care_accel import DualEncoder, Retriever\n"
+        "texts = ['高血压患者应低盐饮食', '骨折后应固定']\n"
+        "hits = Retriever.from_documents(DualEncoder.from_pretrained('care-mini'), texts).search('骨折', k=1)\n"
+        "print(care_accel.__file__, hits[0].document)\n"
+    )
+    file, found = run(sys.executable, "-c", code, cwd=tmp_path).split()
+    assert Path(file).is_relative_to(place)
+    assert found == "骨折后应固定"
