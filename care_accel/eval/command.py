@@ -184,7 +184,7 @@ def _quieten() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
-    for name in ("mteb", "datasets", "sentence_transformers", "bm25s"):
+    for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class BM25Index:
             import bm25s
         except ImportError:
             raise CareError("BM25 needs the package bm25s: pip install 'care-accel[eval]'") from None
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
         self._size = len(documents)
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
         tokens = [character_grams(text) for text in documents]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
 _MIN_CHARACTERS = 6  # shorter sentences ("您好。") say nothing about the rest of their text
+_LONGEST_SPAN = 24  # characters: about the longest question that is typed
+# How often a sentence stays in its document: shared words count too, not topics alone.
+_KEPT = 0.25
 
 # A row is a query, its positive document, and up to `negatives` documents that do not answer it.
 Row = tuple[str, str, list[str]]
@@ -85,16 +88,24 @@ def read_texts(file: Path) -> Iterator[str]:
 
 
 def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
-    """Split a text into one sentence and the rest; None if it has fewer than two sentences.
+    """Make a query and its document from one text; None if it is too short.
 
-    This is the inverse cloze task of Lee et al. (2019): the sentence asks, the rest answers.
+    Of several sentences one asks and the others answer, the inverse cloze task of Lee et al. (2019), which
+    also leaves some sentences in their documents. A single sentence is asked for by a span of it, the
+    cropping of Contriever (Izacard et al., 2022).
     """
     sentences = [s.strip() for s in _SENTENCE.findall(text)]
     candidates = [i for i, s in enumerate(sentences) if len(s) >= _MIN_CHARACTERS]
-    if len(candidates) < 2:
+    if len(candidates) >= 2:
+        chosen = rng.choice(candidates)
+        if rng.random() < _KEPT:
+            return sentences[chosen], text
+        return sentences[chosen], "".join(s for i, s in enumerate(sentences) if i != chosen)
+    if len(text) < 2 * _MIN_CHARACTERS:
         return None
-    chosen = rng.choice(candidates)
-    return sentences[chosen], "".join(s for i, s in enumerate(sentences) if i != chosen)
+    length = rng.randint(_MIN_CHARACTERS, min(_LONGEST_SPAN, len(text) // 2))
+    start = rng.randint(0, len(text) - length)
+    return text[start : start + length], text
 
 
 def _columns(negatives: int) -> list[str]:

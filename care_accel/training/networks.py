@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PAD, UNKNOWN = "[PAD]", "[UNK]"
+_OUTPUT_PROJECTIONS = ("o_proj.weight", "o_proj.bias", "down_proj.weight", "down_proj.bias")
 
 
 def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
@@ -108,12 +109,15 @@ def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
     import torch
 
     torch.manual_seed(recipe.seed)
+    assert start.query is not None  # the recipe's check
+    assert start.document is not None
     encoders = {"query": start.query, "document": start.document}
+    networks = {role: new_network(encoders[role], tokenizer) for role in ROLES}
+    if start.bag_of_words:
+        _begin_as_bag_of_words(networks["query"], networks["document"])
     specs: dict[str, EncoderSpec] = {}
     for role in ROLES:
-        encoder = encoders[role]
-        assert encoder is not None
-        network = new_network(encoder, tokenizer)
+        encoder, network = encoders[role], networks[role]
         network.save_pretrained(folder / role)
         tokenizer.save_pretrained(folder / role)
         causal = Checkpoint(folder / role).causal
@@ -126,3 +130,21 @@ def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
         )
     found = {role: Source(Checkpoint(folder / role), specs[role]) for role in ROLES}
     return DualEncoder(Sources(recipe.name, found["query"], found["document"]))
+
+
+def _begin_as_bag_of_words(query: PreTrainedModel, document: PreTrainedModel) -> None:
+    """Give both networks the same token vectors, and layers that hand them on unchanged.
+
+    A layer adds what its output projections make of a text; with those at zero, a network's hidden
+    states are its normalised token vectors, and the gradient still reaches the projections.
+    """
+    import torch
+
+    theirs, ours = query.get_input_embeddings().weight, document.get_input_embeddings().weight
+    common = min(theirs.shape[1], ours.shape[1])
+    with torch.no_grad():
+        ours[:, :common] = theirs[:, :common]
+        for network in (query, document):
+            for name, weights in network.named_parameters():
+                if name.endswith(_OUTPUT_PROJECTIONS):
+                    weights.zero_()

@@ -28,8 +28,8 @@ class DataFile:
         Path relative to the data folder; JSON lines, gzip or plain.
     kind : {"triplets", "pairs", "texts"}
         ``triplets``: {"query", "pos": [...], "neg": [...]}. ``pairs``: {"sentence1", "sentence2",
-        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, of which one
-        sentence is the query and the rest the document.
+        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, of which a
+        part is the query and the text, with or without that part, the document.
     query_fields : list of str
         Fields of a triplet that each make a query with the same documents.
     task : {"retrieval", "reranking", "sts"}
@@ -130,6 +130,10 @@ class Start:
         Anything that `DualEncoder.from_pretrained` takes; the other fields are left out then.
     tokenizer, query, document, width, order, max_tokens
         New networks with random weights.
+    bag_of_words : bool
+        Whether both networks begin as the same bag of words: with the same vectors for the same tokens,
+        and with layers that add nothing to them yet. They begin in one space, where a shared word already
+        is a likeness, instead of having to find it.
     """
 
     model: str | None = None
@@ -139,6 +143,7 @@ class Start:
     width: int | None = None
     order: Order = "normalize-then-slice"
     max_tokens: int = 512
+    bag_of_words: bool = True
 
 
 @dataclass(frozen=True)
