@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -21,12 +20,8 @@ FORMAT = 1
 
 def save(folder: Path, vectors: NDArray[np.float32], encoder_revision: str | None) -> None:
     """Write a folder beside the target and rename it into place; see `ExactIndex.save`."""
-    if (
-        folder.exists()
-        and not (folder / MANIFEST).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
+    folder = folder.resolve()  # a link stays one, and what it points to is replaced
+    _refuse_other_things(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         built = Path(temporary) / "index"
@@ -43,10 +38,32 @@ def save(folder: Path, vectors: NDArray[np.float32], encoder_revision: str | Non
         }
         with os.fdopen(_create(built / MANIFEST), "w", encoding="utf-8") as stream:
             stream.write(json.dumps(manifest, indent=2) + "\n")
+        _put_in_place(built, folder, old=Path(temporary) / "old")
+
+
+def _refuse_other_things(folder: Path) -> None:
+    """Refuse whatever would be lost if an index took its place: a file, or a folder with anything else in it."""
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
+    names = {entry.name for entry in folder.iterdir()}
+    if names and MANIFEST not in names:
+        raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
+    if others := sorted(names - {MANIFEST, VECTORS}):
+        raise CareError(f"{folder} holds {others[0]}, which is no part of an index; choose another folder")
+
+
+def _put_in_place(built: Path, folder: Path, old: Path) -> None:
+    """Rename ``built`` to ``folder``; what was there comes back if that fails."""
+    try:
         if folder.exists():
-            os.replace(folder, Path(temporary) / "old")
+            os.replace(folder, old)
         os.replace(built, folder)
-        shutil.rmtree(Path(temporary) / "old", ignore_errors=True)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
 
 
 def load(folder: Path) -> tuple[NDArray[np.float32], str | None]:
@@ -79,6 +96,8 @@ def load(folder: Path) -> tuple[NDArray[np.float32], str | None]:
             f"{file}: holds {vectors.dtype} {list(vectors.shape)}, its manifest says float32 "
             f"[{manifest.get('count')}, {manifest.get('width')}]; save the index anew"
         )
+    if not vectors.flags.c_contiguous:
+        raise CareError(f"{file}: is in column order; save the index anew")
     return vectors, manifest.get("encoder_revision")
 
 

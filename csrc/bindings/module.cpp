@@ -1,8 +1,10 @@
 // care_accel._native: shapes are checked, the interpreter is let go, and the framework-free code is called.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <stdexcept>
+#include <string>
 
 #include "care/scan.hpp"
 
@@ -18,7 +20,8 @@ care::Matrix matrix(const Floats& array, const char* name) {
     return {array.data(), static_cast<std::size_t>(array.shape(0)), static_cast<std::size_t>(array.shape(1))};
 }
 
-py::tuple scan(const Floats& documents, const Floats& queries, std::size_t k, std::size_t threads) {
+py::tuple scan(const Floats& documents, const Floats& queries, std::size_t k, std::size_t threads,
+               const std::string& instruction_set) {
     const care::Matrix d = matrix(documents, "documents"), q = matrix(queries, "queries");
     if (d.width != q.width) throw std::invalid_argument("documents and queries differ in width");
     if (d.width == 0) throw std::invalid_argument("width must be above 0");
@@ -28,7 +31,7 @@ py::tuple scan(const Floats& documents, const Floats& queries, std::size_t k, st
     std::int64_t* id_data = ids.mutable_data();
     {
         py::gil_scoped_release release;
-        care::scan(d, q, k, threads, score_data, id_data);
+        care::scan(d, q, k, threads, score_data, id_data, instruction_set);
     }
     return py::make_tuple(scores, ids);
 }
@@ -38,6 +41,7 @@ py::tuple scan(const Floats& documents, const Floats& queries, std::size_t k, st
 PYBIND11_MODULE(_native, module) {
     module.doc() = "The native part of care_accel.";
     module.def("scan", &scan, py::arg("documents").noconvert(), py::arg("queries").noconvert(), py::kw_only(),
-               py::arg("k"), py::arg("threads"),
+               py::arg("k"), py::arg("threads"), py::arg("instruction_set") = "",
                "Return (scores, ids) of the k best documents of each query; see csrc/include/care/scan.hpp.");
+    module.def("instruction_sets", &care::instruction_sets, "Return what this processor can run, the fastest first.");
 }

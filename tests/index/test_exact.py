@@ -1,4 +1,7 @@
+import ctypes
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -7,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from care_accel import CareError, ExactIndex
+from care_accel import CareError, ExactIndex, _native
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
 
@@ -83,6 +86,78 @@ def test_the_result_does_not_depend_on_threads_or_batch(rows):
         np.testing.assert_array_equal(other[1], ids)
     for row, query in enumerate(queries):
         np.testing.assert_array_equal(index_of(vectors).search(query, k=25)[1], ids[row])
+
+
+def cancelling_vectors(rows, width, seed):
+    """Vectors whose sum is 0 but for rounding, so that it shows the order of additions, even in float32.
+
+    Each value comes with its opposite, somewhere in the vector; the magnitudes are far apart.
+    """
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((rows, width // 2)) * 10.0 ** rng.integers(-12, 12, (rows, width // 2))
+    rest = np.ones((rows, width % 2))
+    return rng.permuted(np.concatenate([half, -half, rest], axis=1).astype(np.float32), axis=1)
+
+
+@pytest.mark.parametrize("instruction_set", _native.instruction_sets())
+@pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 100, 768])
+def test_every_instruction_set_adds_in_the_order_of_the_definition(instruction_set, width):
+    # The numbers of rows and queries are no multiples of what the kernels score together.
+    vectors = cancelling_vectors(43, width, seed=width)
+    queries = np.random.default_rng(0).choice([-1.0, 1.0], (13, 1)).astype(np.float32) * np.ones(
+        (13, width), np.float32
+    )
+    scores, ids = _native.scan(vectors, queries, k=43, threads=2, instruction_set=instruction_set)
+    for row, query in enumerate(queries):
+        best, order = defined_hits(vectors, query, 43)
+        np.testing.assert_array_equal(ids[row], order)
+        np.testing.assert_array_equal(scores[row], best)
+
+
+def test_an_instruction_set_that_is_not_there_is_refused():
+    vectors = random_vectors(2, 3)
+    with pytest.raises(ValueError, match="no kernel for the instruction set 'abacus'"):
+        _native.scan(vectors, vectors, k=1, threads=1, instruction_set="abacus")
+
+
+def test_the_callers_rounding_mode_changes_no_score():
+    vectors, query = random_vectors(50, 768), random_vectors(1, 768, seed=1)[0]
+    index = index_of(vectors)
+    expected = index.search(query, k=50)[0]
+    libm = ctypes.CDLL("libm.so.6")
+    before = libm.fegetround()
+    libm.fesetround(0x800)  # upwards, on x86
+    try:
+        found = index.search(query, k=50)[0]
+    finally:
+        libm.fesetround(before)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_more_queries_than_one_pass_takes_are_all_answered():
+    vectors, queries = random_vectors(300, 5), random_vectors(150, 5, seed=1)
+    together = index_of(vectors).search(queries, k=4)[1]
+    alone = [index_of(vectors).search(query, k=4)[1] for query in queries]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_a_search_that_memory_cannot_hold_is_an_exception_and_no_crash():
+    program = """
+import resource
+import numpy as np
+from care_accel import ExactIndex
+index = ExactIndex(1, threads=2)
+index.add(np.zeros((3_000_000, 1), np.float32))
+index.search(np.zeros(1, np.float32))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, -1))
+try:
+    index.search(np.zeros(1, np.float32), k=3_000_000)
+except MemoryError:
+    print("MemoryError")
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "MemoryError\n"), ran.stderr
 
 
 def test_equal_scores_come_by_smaller_id():

@@ -1,4 +1,5 @@
 import json
+import os
 import stat
 
 import numpy as np
@@ -74,6 +75,36 @@ def test_an_interrupted_save_leaves_the_old_index_whole(index, saved, monkeypatc
     assert [p.name for p in saved.parent.iterdir()] == ["index"]
 
 
+def test_a_save_that_cannot_take_its_place_brings_the_old_index_back(index, saved, monkeypatch):
+    rename = os.replace
+
+    def refuse_the_new(source, target):
+        if target == saved and source.name != "old":
+            raise OSError("no space left")
+        rename(source, target)
+
+    monkeypatch.setattr("care_accel.index.store.os.replace", refuse_the_new)
+    with pytest.raises(OSError, match="no space left"):
+        index.save(saved)
+    assert len(ExactIndex.load(saved)) == 30
+    assert [p.name for p in saved.parent.iterdir()] == ["index"]
+
+
+def test_a_folder_with_more_than_an_index_in_it_is_refused(index, saved):
+    (saved / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(CareError, match="which is no part of an index"):
+        index.save(saved)
+    assert (saved / "thesis.txt").read_text() == "do not lose me"
+
+
+def test_a_link_to_an_index_stays_one(index, saved, tmp_path):
+    (tmp_path / "link").symlink_to(saved)
+    index.add(index.vectors[:1])
+    index.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len(ExactIndex.load(saved)) == 31
+
+
 def test_anything_else_in_the_way_is_refused(index, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("do not lose me")
@@ -105,6 +136,11 @@ def pickle_vectors(saved):
     change(saved, bytes=(saved / "vectors.npy").stat().st_size)
 
 
+def turn_columns_first(saved):
+    np.save(saved / "vectors.npy", np.asfortranarray(np.load(saved / "vectors.npy")))
+    change(saved, bytes=(saved / "vectors.npy").stat().st_size)
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
@@ -116,6 +152,7 @@ def pickle_vectors(saved):
         (lambda s: (s / "vectors.npy").unlink(), "vectors.npy: is missing"),
         (shorten, "vectors.npy: has 7.. bytes, its manifest says"),
         (pickle_vectors, "vectors.npy: cannot be read"),
+        (turn_columns_first, "vectors.npy: is in column order"),
     ],
 )
 def test_a_folder_that_is_no_whole_index_is_refused_in_one_line(saved, damage, words):

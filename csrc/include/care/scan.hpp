@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
+#include <vector>
 
 namespace care {
 
@@ -13,9 +15,13 @@ struct Matrix {
 };
 
 // Writes the k best hits of query q to scores[q * k ...] and ids[q * k ...], best first (see score.hpp for
-// the score, topk.hpp for the order). Places that are left get -infinity and -1. `threads` changes the
-// time, never the result.
+// the score, topk.hpp for the order). Places that are left get -infinity and -1. `threads` and
+// `instruction_set` (one of instruction_sets(); empty for the fastest) change the time, never the result.
+// Throws std::invalid_argument for an instruction set that is not there, and std::bad_alloc.
 void scan(const Matrix& documents, const Matrix& queries, std::size_t k, std::size_t threads, float* scores,
-          std::int64_t* ids);
+          std::int64_t* ids, std::string_view instruction_set = {});
+
+// What this processor can run, the fastest first.
+std::vector<std::string_view> instruction_sets();
 
 }  // namespace care

@@ -41,7 +41,8 @@ public:
     // The hits, best first.
     std::vector<Hit> sorted() const {
         std::vector<Hit> hits = heap_;
-        std::sort(hits.begin(), hits.end(), better);
+        // Not std::sort: that may leave the array if a damaged file brings NaN.
+        std::sort_heap(hits.begin(), hits.end(), better);
         return hits;
     }
 

@@ -1,0 +1,39 @@
+// Running one piece of work on several threads.
+#pragma once
+
+#include <cstddef>
+#include <exception>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+namespace care {
+
+// Calls work(0), ..., work(count - 1) at once, the first on this thread, and throws what one of them threw.
+//
+// The workers must share their work by claiming it: where the system refuses a thread, fewer of them run.
+template <typename Work>
+void run_workers(std::size_t count, const Work& work) {
+    std::vector<std::exception_ptr> failures(count);
+    const auto run = [&](std::size_t worker) noexcept {
+        try {
+            work(worker);
+        } catch (...) {
+            failures[worker] = std::current_exception();
+        }
+    };
+    {
+        std::vector<std::jthread> threads;
+        threads.reserve(count - 1);
+        try {
+            while (threads.size() + 1 < count) threads.emplace_back(run, threads.size() + 1);
+        } catch (const std::system_error&) {
+        }
+        run(0);
+    }
+    for (const std::exception_ptr& failure : failures) {
+        if (failure) std::rethrow_exception(failure);
+    }
+}
+
+}  // namespace care
