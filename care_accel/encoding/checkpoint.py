@@ -8,6 +8,7 @@ class.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,8 @@ class Checkpoint:
                 f"{self.network_folder}: no *.safetensors file; only this format is read, "
                 "convert others with transformers' save_pretrained"
             )
+        if self.base is not None and not (self.folder / "adapter_model.safetensors").is_file():
+            raise CareError(f"{self.folder}: no adapter_model.safetensors; save the adapter in this format")
         if not (self._tokenizer_folder / "tokenizer_config.json").is_file():
             raise CareError(f"{self.folder}: no tokenizer_config.json; save the tokenizer beside the network")
 
@@ -79,22 +82,30 @@ class Checkpoint:
         from transformers import CONFIG_MAPPING
         from transformers import __version__ as release
 
+        file = self.network_folder / "config.json"
         values = dict(self.config_values)
         values.pop("auto_map", None)
-        if values.get("model_type") == "new":
-            values = _gte_values(values)
-        model_type = values.get("model_type")
-        if model_type not in CONFIG_MAPPING:
-            raise CareError(
-                f"{self.network_folder / 'config.json'}: transformers {release} has no network "
-                f"{model_type!r}; install a release that has it"
-            )
-        return CONFIG_MAPPING[model_type].from_dict(values)
+        try:
+            if values.get("model_type") == "new":
+                values = _gte_values(values)
+            model_type = str(values.get("model_type"))
+            if model_type in CONFIG_MAPPING:
+                return CONFIG_MAPPING[model_type].from_dict(values)
+        except Exception as cause:  # configurations are validated by several libraries
+            raise CareError(f"{file}: no configuration of a network: {_one_line(cause)}") from cause
+        raise CareError(
+            f"{file}: transformers {release} has no network {model_type!r}; install a release that has it"
+        )
 
     @property
     def hidden_size(self) -> int:
         """Width of the hidden states."""
-        return int(self.config_values["hidden_size"])
+        size = self.config_values.get("hidden_size")
+        if not isinstance(size, int):
+            raise CareError(
+                f"{self.network_folder / 'config.json'}: hidden_size is {size!r}; it must be a whole number"
+            )
+        return size
 
     @property
     def causal(self) -> bool:
@@ -135,7 +146,9 @@ class Checkpoint:
 
         folder = self._tokenizer_folder
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, config=self.config, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(
+                folder, config=self.config, trust_remote_code=False, truncation_side="right"
+            )
         except Exception as cause:  # the library raises many kinds, down to bare Exception
             raise CareError(f"{folder}: the tokenizer cannot be read: {_one_line(cause)}") from cause
         if tokenizer.pad_token_id is None:
@@ -190,7 +203,10 @@ class Checkpoint:
         except ImportError:
             raise CareError(f"{self.folder} is a LoRA adapter: pip install 'care-accel[train]'") from None
         try:
-            return PeftModel.from_pretrained(network, self.folder).merge_and_unload()
+            with warnings.catch_warnings():
+                # peft only warns of weights that are missing, and leaves random ones in their place.
+                warnings.filterwarnings("error", message="Found missing adapter keys")
+                return PeftModel.from_pretrained(network, self.folder).merge_and_unload()
         except Exception as cause:
             raise CareError(f"{self.folder}: the adapter does not fit: {_one_line(cause)}") from cause
 
@@ -217,7 +233,7 @@ def _rope_parameters(values: dict[str, Any]) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind != "ntk":
-        raise CareError(f"config.json: rope_scaling of type {kind!r} is unknown for a gte network; ntk is")
+        raise CareError(f"rope_scaling of type {kind!r} is unknown for a gte network; ntk is")
     factor = float(scaling["factor"])
     head = int(values["hidden_size"]) // int(values["num_attention_heads"])
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head)}

@@ -140,7 +140,7 @@ class DualEncoder:
         checkpoint, recorded = source.checkpoint, source.recorded
         if recorded is not None and recorded != checkpoint.fingerprint:
             raise CareError(
-                f"{checkpoint.folder}: not the files that {MANIFEST} recorded ({recorded[:19]}..., found "
+                f"{checkpoint.folder}: not the files that {MANIFEST} recorded ({str(recorded)[:19]}..., found "
                 f"{checkpoint.fingerprint[:19]}...); restore them, or save the model anew"
             )
         tokenizer = checkpoint.load_tokenizer()
@@ -185,7 +185,8 @@ class DualEncoder:
             The folder exists and is no dual encoder.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+        if foreign and not (folder / MANIFEST).is_file():
             raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:

@@ -73,9 +73,18 @@ class Encoder:
     ----------
     counts : EncodeCounts
         Totals since construction, truncations among them.
+
+    Raises
+    ------
+    CareError
+        ``max_tokens`` leaves no room for the tokens that the tokenizer adds to every text.
     """
 
     def __init__(self, spec: EncoderSpec, tokenizer: PreTrainedTokenizerFast, runtime: Runtime) -> None:
+        if spec.max_tokens < (added := tokenizer.num_special_tokens_to_add()):
+            raise CareError(
+                f"encoder spec: max_tokens is {spec.max_tokens}, but the tokenizer adds {added} tokens to a text"
+            )
         self.spec = spec
         self.tokenizer = tokenizer
         self.runtime = runtime

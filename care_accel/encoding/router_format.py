@@ -54,7 +54,7 @@ class Route:
             order=self.order,
             width=min(self.truncate_dim or checkpoint.hidden_size, checkpoint.hidden_size),
             prompts={"default": self.prompt + PLAIN} if self.prompt else {},
-            max_tokens=min(int(n) for n in limits if n and n < _UNBOUNDED),
+            max_tokens=min((int(n) for n in limits if n and n < _UNBOUNDED), default=_UNBOUNDED),
             padding_side="left" if checkpoint.causal else "right",
         )
 
@@ -68,6 +68,16 @@ def read_router_format(folder: Path) -> dict[Role, Route]:
         A file is missing or broken, or a module is there that a vector would depend on and that is
         not Transformer, Pooling or Normalize.
     """
+    try:
+        return _read_routes(folder)
+    except (KeyError, IndexError, TypeError, AttributeError) as cause:
+        raise CareError(
+            f"{folder}: modules.json or router_config.json is not as sentence-transformers writes it "
+            f"({type(cause).__name__}: {cause})"
+        ) from cause
+
+
+def _read_routes(folder: Path) -> dict[Role, Route]:
     settings = _read_optional(folder / "config_sentence_transformers.json")
     modules = [(_kind(m["type"]), folder / m["path"]) for m in _read_list(folder / "modules.json")]
     prompts = settings.get("prompts") or {}

@@ -153,7 +153,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if not adapter.is_file() or (folder / "config.json").is_file():
         return Checkpoint(folder)
     base = read_json(adapter, "").get("base_model_name_or_path")
-    if not base:
+    if not isinstance(base, str) or not base:
         raise CareError(f"{adapter}: base_model_name_or_path is empty; it must name the base network")
     beside = folder / base
     return Checkpoint(folder, base=beside if beside.is_dir() else _folder(base, None))

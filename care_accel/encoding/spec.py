@@ -76,6 +76,10 @@ class EncoderSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise CareError(f"encoder spec: {name} is {value!r}; it must be a whole number above 0")
+        if not isinstance(self.device, str):
+            raise CareError(f"encoder spec: device is {self.device!r}; it must be a text such as 'cpu'")
+        if not isinstance(self.prompts, Mapping):
+            raise CareError("encoder spec: prompts must map tasks to templates")
         for task, template in self.prompts.items():
             if task not in (*TASKS, "default"):
                 raise CareError(
@@ -116,6 +120,8 @@ class EncoderSpec:
         CareError
             A field is missing, unknown or not allowed.
         """
+        if not isinstance(values, Mapping):
+            raise CareError(f"{where}: the spec must be an object, not a {type(values).__name__}")
         known = {f.name for f in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - known):
             raise CareError(f"{where}: unknown field {unknown[0]!r}; known are {', '.join(sorted(known))}")

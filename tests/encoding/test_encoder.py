@@ -1,0 +1,127 @@
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from care_accel import CareError
+from care_accel.encoding import Encoder, EncoderSpec
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+
+TEXTS = [
+    "头痛",
+    "高血压患者应低盐饮食，遵医嘱服用降压药",
+    "",
+    "Ａ型😀血\u200b压é",
+    "咳嗽三天" * 9,
+    "血糖高吃什么？",
+]
+
+
+def encoder_of(folder, **fields):
+    values = {"pooling": "mean", "order": "normalize-then-slice", "width": 20} | fields
+    spec = EncoderSpec(**values)
+    checkpoint = Checkpoint(folder)
+    return Encoder(
+        spec, checkpoint.load_tokenizer(), PyTorchRuntime(checkpoint.load_network("float32"), spec)
+    )
+
+
+def reference(encoder, text):
+    """One text alone, without padding: forward, pool, normalise at full width, slice, in float64 at the end."""
+    spec, tokenizer, network = encoder.spec, encoder.tokenizer, encoder.runtime.network
+    ids = tokenizer(text)["input_ids"][: spec.max_tokens] or [tokenizer.pad_token_id]
+    with torch.no_grad():
+        hidden = network(input_ids=torch.tensor([ids])).last_hidden_state[0].double().numpy()
+    pooled = {"first": hidden[0], "last": hidden[-1], "mean": hidden.mean(axis=0)}[spec.pooling]
+    if spec.order == "slice-then-normalize":
+        pooled = pooled[: spec.width]
+    # qwen3 gives its pad token, all that an empty text has, a vector of zeros: it stays one.
+    return (pooled / (np.linalg.norm(pooled) or 1.0))[: spec.width]
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("order", ["normalize-then-slice", "slice-then-normalize"])
+@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
+@pytest.mark.parametrize("role", ["query_encoder", "document_encoder"])
+def test_vectors_equal_a_plain_reference_alone_and_in_any_batch(
+    tiny_folders, role, pooling, order, padding_side
+):
+    encoder = encoder_of(tiny_folders / role, pooling=pooling, order=order, padding_side=padding_side)
+    expected = np.stack([reference(encoder, text) for text in TEXTS])
+    together = encoder.encode(TEXTS)
+    assert together.dtype == np.float32
+    np.testing.assert_allclose(together, expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(TEXTS, batch_size=2, token_budget=40), expected, atol=1e-5)
+    np.testing.assert_allclose(np.stack([encoder.encode(text) for text in TEXTS]), expected, atol=1e-5)
+
+
+def test_the_order_of_the_texts_is_kept_over_windows(tiny_folders, monkeypatch):
+    monkeypatch.setattr("care_accel.encoding.encoder._WINDOW", 4)
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    found = encoder.encode(TEXTS * 2, batch_size=3)
+    np.testing.assert_allclose(found[: len(TEXTS)], found[len(TEXTS) :], atol=1e-5)
+    np.testing.assert_allclose(found[4], encoder.encode(TEXTS[4]), atol=1e-5)
+
+
+def test_a_str_gives_one_vector_and_a_list_a_row_each(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    assert encoder.encode("头痛").shape == (20,)
+    assert encoder.encode(["头痛"]).shape == (1, 20)
+    assert encoder.encode([]).shape == (0, 20)
+
+
+def test_the_prompt_of_the_task_is_put_in(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder", prompts={"sts": "感冒{text}"})
+    np.testing.assert_allclose(encoder.encode("头痛", task="sts"), encoder.encode("感冒头痛"), atol=1e-6)
+    with pytest.raises(CareError, match="unknown prompt task"):
+        encoder.encode("头痛", task="dance")
+
+
+def test_a_text_without_tokens_is_the_pad_token_and_is_counted(tiny_folders):
+    encoder = encoder_of(tiny_folders / "document_encoder")
+    found = encoder.encode(["", " "])
+    assert np.isfinite(found).all()
+    assert encoder.counts.without_tokens == 2
+    np.testing.assert_allclose(found[0], reference(encoder, ""), atol=1e-5)
+
+
+def test_long_texts_are_cut_counted_and_reported_once(tiny_folders, caplog):
+    encoder = encoder_of(tiny_folders / "query_encoder", max_tokens=5)
+    with caplog.at_level(logging.WARNING):
+        cut = encoder.encode(["头痛", "咳嗽三天" * 40, "感冒发热" * 40])
+        encoder.encode("咳嗽三天" * 40)
+    assert encoder.counts.truncated == 3
+    assert sum("were cut" in record.message for record in caplog.records) == 1
+    np.testing.assert_allclose(cut[1], reference(encoder, "咳嗽三天" * 40), atol=1e-5)
+
+
+def test_a_text_of_just_the_limit_is_not_counted_as_cut(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    length = len(encoder.tokenize(["咳嗽三天血糖"])[0])
+    exact = Encoder(dataclasses.replace(encoder.spec, max_tokens=length), encoder.tokenizer, encoder.runtime)
+    exact.encode("咳嗽三天血糖")
+    assert exact.counts.truncated == 0
+
+
+def test_lone_surrogates_become_replacement_characters_and_are_counted(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    found = encoder.encode(["头\ud83d痛", "\udc00\ud800"])
+    assert encoder.counts.replaced_surrogates == 3
+    np.testing.assert_allclose(found[0], encoder.encode("头\ufffd痛"), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("texts", "options", "words"),
+    [
+        (["a", 3], {}, "text 1 is a int"),
+        ([None], {}, "text 0 is a NoneType"),
+        (["a"], {"batch_size": 0}, "batch_size is 0"),
+        (["a"], {"token_budget": 0}, "token_budget is 0"),
+    ],
+)
+def test_what_is_no_text_or_no_size_is_refused(tiny_folders, texts, options, words):
+    with pytest.raises(CareError, match=words):
+        encoder_of(tiny_folders / "query_encoder").encode(texts, **options)

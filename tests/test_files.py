@@ -1,0 +1,69 @@
+import gzip
+import json
+
+import pytest
+
+from care_accel import CareError
+from care_accel.files import (
+    find_plain_or_gzip,
+    read_json,
+    read_jsonl,
+    read_lines,
+    text_field,
+    text_list_field,
+    write_json,
+)
+
+
+def test_lines_are_numbered_as_an_editor_does_blank_ones_left_out(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"\xef\xbb\xbfone\r\n\n  \ntwo")
+    assert [(n, line.strip()) for n, line in read_lines(file)] == [(1, "one"), (4, "two")]
+
+
+def test_gzip_is_read_as_plain(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress('{"a": "好"}\n'.encode()))
+    assert list(read_jsonl(tmp_path / "a.gz")) == [(1, {"a": "好"})]
+    assert find_plain_or_gzip(tmp_path / "a") == tmp_path / "a.gz"
+    assert find_plain_or_gzip(tmp_path / "b") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a", b'{"a": 1}\n{', "line 2: no JSON"),
+        ("a", b"[1]\n", "line 1: no JSON object but a list"),
+        ("a", '{"a": 1}\n{"a": "好"}'.encode("gb18030"), "line 2: is not UTF-8; convert"),
+        ("a.gz", b"not gzip at all", "cannot be read after line 0"),
+        ("a.gz", gzip.compress(b'{"a": 1}\n' * 5000)[:-30], "cannot be read after line"),
+    ],
+)
+def test_what_is_broken_is_named_by_file_and_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CareError, match=words) as error:
+        list(read_jsonl(tmp_path / name))
+    assert str(error.value).startswith(str(tmp_path / name))
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(CareError, match="cannot be read"):
+        list(read_lines(tmp_path / "nothing"))
+    with pytest.raises(CareError, match="no such file; an index has one"):
+        read_json(tmp_path / "nothing", "an index has one")
+
+
+@pytest.mark.parametrize("row", [{}, {"a": 1}, {"a": None}])
+def test_a_field_that_is_no_text_is_refused(tmp_path, row):
+    with pytest.raises(CareError, match="line 7: 'a'"):
+        text_field(row, "a", tmp_path, 7)
+    with pytest.raises(CareError, match="line 7: 'a' must be a list of texts"):
+        text_list_field(row | {"a": ["x", 1]}, "a", tmp_path, 7)
+
+
+def test_what_cannot_be_written_leaves_the_old_file_whole(tmp_path):
+    write_json(tmp_path / "a.json", {"好": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"bad": object()})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"好": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+import care_accel
+from care_accel import CareError
+from care_accel.training import load_recipe
+
+SHIPPED = Path(care_accel.__file__).parent / "training" / "recipes" / "care-mini.yaml"
+
+
+def test_the_shipped_recipe_trains_on_sets_alone_whose_licence_allows_it():
+    recipe = load_recipe(SHIPPED)
+    files = {source.file for stage in recipe.stages for source in stage.data} | set(
+        recipe.start.tokenizer.files
+    )
+    allowed = ("train/permissive/", "unlabelled/", "sts/chip-sts/train")
+    assert all(file.startswith(allowed) for file in files)
+
+
+def test_what_is_left_out_is_the_paper_s_second_stage(values, write_recipe):
+    values["stages"] = [{"name": "joint", "data": [{"file": "a"}]}]
+    stage = load_recipe(write_recipe(values)).stages[0]
+    assert (stage.temperature, stage.negatives, stage.epochs, stage.learning_rate) == (0.02, 7, 1.0, 1e-4)
+    assert (stage.warmup_ratio, stage.weight_decay, stage.bf16) == (0.05, 0.05, True)
+
+
+def set_at(values, path, value):
+    *way, last = path
+    for step in way:
+        values = values[step]
+    values[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("colour",), "red", "unknown field 'colour'"),
+        (
+            ("stages", 0, "data", 2, "kind"),
+            "poems",
+            r"stages\[0\]: data\[2\]: kind: 'poems' is not one of triplets",
+        ),
+        (("stages", 0, "learning_rate"), "1e-4", "write 1.0e-4"),
+        (("stages", 0, "batch_size"), 2.5, "batch_size: 2.5 is no int"),
+        (("stages", 0, "epochs"), 0, "epochs must be above 0"),
+        (("stages",), [], "stages is empty"),
+        (("stages", 0, "data"), [], "has no data"),
+        (("start", "query"), None, "start needs a model"),
+        (("seed",), True, "seed: True is no int"),
+        (("stages",), "joint", "must be a list"),
+        (("start",), 3, "must be a mapping"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named_by_its_place(values, write_recipe, path, value, words):
+    set_at(values, path, value)
+    with pytest.raises(CareError, match=words) as error:
+        load_recipe(write_recipe(values))
+    assert "recipe.yaml" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_field_and_two_stages_of_one_name_are_refused(values, write_recipe):
+    values["stages"].append(values["stages"][0])
+    with pytest.raises(CareError, match="two stages have the same name"):
+        load_recipe(write_recipe(values))
+    del values["name"]
+    with pytest.raises(CareError, match="field 'name' is missing"):
+        load_recipe(write_recipe(values))
+
+
+@pytest.mark.parametrize("content", ["a: [", "\tx"])
+def test_what_is_no_yaml_is_one_line(tmp_path, content):
+    (tmp_path / "r.yaml").write_text(content)
+    with pytest.raises(CareError, match="no YAML") as error:
+        load_recipe(tmp_path / "r.yaml")
+    assert "\n" not in str(error.value)

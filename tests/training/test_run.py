@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from care_accel import CareError, DualEncoder
+from care_accel.training import load_recipe, train
+from care_accel.training.networks import initial_model
+
+
+def hits(model, data_dir):
+    """How many questions of the training data find their own answer first."""
+    rows = [json.loads(line) for line in (data_dir / "triplets.jsonl").read_text().splitlines()]
+    scores = (
+        model.encode_query([r["query"] for r in rows]) @ model.encode_document([r["pos"][0] for r in rows]).T
+    )
+    return int((scores.argmax(axis=1) == np.arange(len(rows))).sum())
+
+
+def test_a_recipe_trains_a_model_that_finds_its_answers(values, write_recipe, data_dir, tmp_path):
+    file = write_recipe(values)
+    before = hits(initial_model(load_recipe(file), data_dir, tmp_path / "initial"), data_dir)
+    model = train(file, data_dir, tmp_path / "run")
+    assert hits(model, data_dir) > max(before, 5)
+    again = DualEncoder.from_pretrained(tmp_path / "run" / "joint")
+    assert again.revision("query") == model.revision("query")
+    assert again.spec("document").max_tokens == 64  # the shorter limit of training stays in training
+    record = json.loads((tmp_path / "run/joint/training.json").read_text())
+    assert record["recipe"]["name"] == "tiny"
+    assert set(record["data"]) == {"triplets.jsonl", "pairs.jsonl", "texts.jsonl"}
+    assert record["versions"]["torch"]
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["joint"]
+
+
+def test_a_finished_stage_is_kept_and_one_of_another_recipe_refused(
+    values, write_recipe, data_dir, tmp_path, monkeypatch
+):
+    values["stages"][0]["epochs"] = 1.0
+    file = write_recipe(values)
+    model = train(file, data_dir, tmp_path / "run")
+    monkeypatch.setattr("care_accel.training.run._METHODS", {})
+    assert train(file, data_dir, tmp_path / "run").revision("query") == model.revision("query")
+    values["seed"] = 1
+    with pytest.raises(CareError, match="holds a model of another recipe"):
+        train(write_recipe(values), data_dir, tmp_path / "run")
+
+
+def test_a_run_that_was_stopped_ends_as_an_unbroken_one(
+    values, write_recipe, data_dir, tmp_path, monkeypatch
+):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    values["stages"][0]["epochs"] = 2.0
+    file = write_recipe(values)
+    unbroken = train(file, data_dir, tmp_path / "unbroken")
+    steps, training_step = [], SentenceTransformerTrainer.training_step
+
+    def stopped(trainer, *arguments, **options):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 8:
+            raise KeyboardInterrupt
+        return training_step(trainer, *arguments, **options)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(file, data_dir, tmp_path / "run")
+    before = len(steps)
+    resumed = train(file, data_dir, tmp_path / "run")
+    assert steps[before] == 5  # the last multiple of save_steps
+    for role in ("query", "document"):
+        ours, theirs = (
+            load_file(m.source(role).checkpoint.folder / "model.safetensors") for m in (resumed, unbroken)
+        )
+        for name, weights in theirs.items():
+            np.testing.assert_allclose(ours[name], weights, atol=1e-5, err_msg=name)
+
+
+def test_weights_are_saved_in_the_precision_of_the_recipe(values, write_recipe, data_dir, tmp_path):
+    values["save_dtype"] = "float16"
+    values["stages"][0]["epochs"] = 1.0
+    model = train(write_recipe(values), data_dir, tmp_path / "run")
+    weights = load_file(model.source("query").checkpoint.folder / "model.safetensors")
+    assert {w.dtype for w in weights.values()} == {np.dtype(np.float16)}
+    assert model.encode_query("头痛").dtype == np.float32
+
+
+def test_a_missing_file_is_said_before_anything_is_trained(values, write_recipe, data_dir, tmp_path):
+    (data_dir / "pairs.jsonl").unlink()
+    with pytest.raises(CareError, match=r"pairs\.jsonl: no such file"):
+        train(write_recipe(values), data_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
