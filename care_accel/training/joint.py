@@ -16,7 +16,7 @@ from care_accel.training.recipe import Stage
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 _LIBRARY_POOLINGS = {"first": "cls", "last": "lasttoken", "mean": "mean"}
 
@@ -58,7 +58,7 @@ def info_nce(model: SentenceTransformer, temperature: float) -> MultipleNegative
     For query i: -log( exp(q_i.d_i / t) / sum_j exp(q_i.d_j / t) ), j over all positives and negatives
     of the batch (paper, section on training). Vectors come as the model makes them: no cosine.
     """
-    from sentence_transformers.losses import MultipleNegativesRankingLoss
+    from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     return MultipleNegativesRankingLoss(model, scale=1.0 / temperature, similarity_fct=inner_products)
 
