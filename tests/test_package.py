@@ -2,7 +2,7 @@
 
 import ast
 import importlib
-import re
+import itertools
 import subprocess
 import sys
 import tomllib
@@ -10,6 +10,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 import care_accel
 
@@ -111,15 +112,11 @@ MODULES = {
 
 
 def dependencies():
+    """Return the direct ones, whatever the extra, that this Python is asked for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = list(project["dependencies"])
-    lines += [
-        line
-        for extra, some in project["optional-dependencies"].items()
-        if extra != "tensorrt"
-        for line in some
-    ]
-    return sorted({re.split(r"[\[<>=~! ]", line)[0].lower() for line in lines})
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name != "tensorrt"}
+    found = [Requirement(line) for line in (*project["dependencies"], *itertools.chain(*extras.values()))]
+    return sorted({one.name.lower() for one in found if one.marker is None or one.marker.evaluate()})
 
 
 @pytest.mark.parametrize("name", dependencies())
