@@ -9,6 +9,8 @@ NATIVE := $(shell find csrc -type f)
 DATA ?= ../shared/data
 
 export CARE_DATA := $(DATA)
+# A developer's compiler may complain; a user's, newer than any we know, may not stop a build.
+export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
 .PHONY: help eval test lint format bench serve clean
 

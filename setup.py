@@ -1,6 +1,7 @@
 """Builds the native part with CMake; everything else is said in pyproject.toml."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DCARE_CUDA={os.environ.get('CARE_CUDA', 'OFF')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         subprocess.run(configure, check=True)
         subprocess.run([CMAKE, "--build", str(work)], check=True)

@@ -23,6 +23,8 @@ class ExactIndex:
     (``csrc/include/care/score.hpp``): the same whatever the batch, the threads or the processor. Scores are
     compared in float64 and returned as float32.
 
+    Threads may search one index together, but not while one adds to it.
+
     Parameters
     ----------
     width : int
