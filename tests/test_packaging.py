@@ -1,5 +1,6 @@
 """What is shipped: an sdist that builds, and a wheel that works away from the checkout."""
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,9 @@ def run(*arguments, cwd):
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory):
     place = tmp_path_factory.mktemp("sdist")
+    # From a copy: the build writes into its tree, and tests run side by side.
+    tree = place / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(".*", "__pycache__", "results", "runs"))
     run(
         sys.executable,
         "-m",
@@ -28,7 +32,7 @@ def sdist(tmp_path_factory):
         "--no-isolation",
         "--outdir",
         str(place),
-        str(ROOT),
+        str(tree),
         cwd=place,
     )
     (file,) = place.glob("*.tar.gz")
