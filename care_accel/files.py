@@ -1,12 +1,14 @@
-"""JSON and JSON lines: read with errors that name file and line, written whole or not at all."""
+"""JSON, JSON lines and whole folders: read with errors that name file and line, written whole or not at all."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import os
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,3 +96,58 @@ def write_json(file: Path, values: Any) -> None:
     temporary = file.with_name(file.name + ".tmp")
     temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, file)
+
+
+@contextmanager
+def replaced_folder(folder: Path, manifest: str, parts: Collection[str] = ()) -> Iterator[Path]:
+    """Give a new folder to write into; it takes the place of ``folder`` once all is written.
+
+    Only its owner can read it. What was in that place stays whole if the writing is interrupted.
+
+    Parameters
+    ----------
+    folder : Path
+    manifest : str
+        The file that tells that a folder is of this kind.
+    parts : collection of str
+        What else such a folder may hold.
+
+    Raises
+    ------
+    CareError
+        Something else would be lost: ``folder`` is a file, or a folder without a manifest or with more in it.
+    """
+    folder = folder.resolve()  # a link stays one, and what it points to is replaced
+    if folder.exists():
+        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
+        if names and manifest not in names:
+            raise CareError(f"{folder} exists and holds no {manifest}; choose another folder")
+        if others := sorted(names - {manifest, *parts}):
+            raise CareError(
+                f"{folder} holds {others[0]}, which does not belong to what is saved there; choose another folder"
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        built, old = Path(temporary) / "new", Path(temporary) / "old"
+        built.mkdir(mode=0o700)
+        yield built
+        try:
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(built, folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
+            raise
+
+
+def check_format(manifest: dict[str, Any], file: Path, known: int) -> None:
+    """Refuse what another release wrote.
+
+    Raises
+    ------
+    CareError
+        The manifest's ``format`` is not the one that this release reads.
+    """
+    if manifest.get("format") != known:
+        raise CareError(f"{file}: format {manifest.get('format')!r} is unknown; this release reads {known}")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.errors import CareError
-from care_accel.files import read_json
+from care_accel.files import check_format, read_json, replaced_folder
 
 MANIFEST = "index.json"
 VECTORS = "vectors.npy"
@@ -19,13 +18,8 @@ FORMAT = 1
 
 
 def save(folder: Path, vectors: NDArray[np.float32], encoder_revision: str | None) -> None:
-    """Write a folder beside the target and rename it into place; see `ExactIndex.save`."""
-    folder = folder.resolve()  # a link stays one, and what it points to is replaced
-    _refuse_other_things(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        built = Path(temporary) / "index"
-        built.mkdir(mode=0o700)
+    """Write a folder with the vectors; see `ExactIndex.save`."""
+    with replaced_folder(folder, MANIFEST, [VECTORS]) as built:
         with os.fdopen(_create(built / VECTORS), "wb") as stream:
             np.save(stream, vectors, allow_pickle=False)
         manifest = {
@@ -38,32 +32,6 @@ def save(folder: Path, vectors: NDArray[np.float32], encoder_revision: str | Non
         }
         with os.fdopen(_create(built / MANIFEST), "w", encoding="utf-8") as stream:
             stream.write(json.dumps(manifest, indent=2) + "\n")
-        _put_in_place(built, folder, old=Path(temporary) / "old")
-
-
-def _refuse_other_things(folder: Path) -> None:
-    """Refuse whatever would be lost if an index took its place: a file, or a folder with anything else in it."""
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
-    names = {entry.name for entry in folder.iterdir()}
-    if names and MANIFEST not in names:
-        raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
-    if others := sorted(names - {MANIFEST, VECTORS}):
-        raise CareError(f"{folder} holds {others[0]}, which is no part of an index; choose another folder")
-
-
-def _put_in_place(built: Path, folder: Path, old: Path) -> None:
-    """Rename ``built`` to ``folder``; what was there comes back if that fails."""
-    try:
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(built, folder)
-    except BaseException:
-        if old.exists() and not folder.exists():
-            os.replace(old, folder)
-        raise
 
 
 def load(folder: Path) -> tuple[NDArray[np.float32], str | None]:
@@ -76,10 +44,7 @@ def load(folder: Path) -> tuple[NDArray[np.float32], str | None]:
     encoder_revision : str or None
     """
     manifest = read_json(folder / MANIFEST, "a saved index has one")
-    if manifest.get("format") != FORMAT:
-        raise CareError(
-            f"{folder / MANIFEST}: format {manifest.get('format')!r} is unknown; this release reads {FORMAT}"
-        )
+    check_format(manifest, folder / MANIFEST, FORMAT)
     file = folder / VECTORS
     size = file.stat().st_size if file.is_file() else None
     if size is None or size != manifest.get("bytes"):
