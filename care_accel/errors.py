@@ -13,6 +13,18 @@ class CareError(ValueError):
     """
 
 
+def require_count(name: str, value: object) -> None:
+    """Refuse what is no whole number above 0; numpy's integers are numbers as well.
+
+    Raises
+    ------
+    CareError
+        With the name and the value.
+    """
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+        raise CareError(f"{name} is {value!r}; it must be a whole number above 0")
+
+
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command line's work and return its exit code.
 

@@ -1,14 +1,25 @@
-"""Query text to hits: a dual encoder and an index."""
+"""Query text to hits: a dual encoder and an index, and the documents' words beside them if wanted."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 from care_accel.encoding import DualEncoder
-from care_accel.errors import CareError
-from care_accel.index import ExactIndex
+from care_accel.errors import CareError, require_count
+from care_accel.files import check_format, read_json, read_lines, replaced_folder, write_json
+from care_accel.index import BM25Index, ExactIndex
+from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
+
+MANIFEST = "retriever.json"
+FORMAT = 1
+_VECTORS, _WORDS, _DOCUMENTS = "vectors", "words", "documents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,8 @@ class Hit:
     id : int
         Its position in the index.
     score : float
-        Inner product of the query's vector and the document's.
+        Inner product of the query's vector and the document's; with a lexical index the sum of
+        1 / (60 + rank) over the two rankings.
     document : object
         What the retriever was given for it, None if it was given nothing.
     """
@@ -41,15 +53,25 @@ class Retriever:
         Vectors of the same model's document encoder.
     documents : sequence, optional
         One object a vector, handed out with the hits: texts, rows, anything.
+    lexical : BM25Index, optional
+        The same documents by their words. Both rankings, the first 100 of each, are then fused by
+        reciprocal rank (Cormack et al., SIGIR 2009).
 
     Raises
     ------
     CareError
         The index has another width, was made by another document encoder, or does not have as many
-        vectors as there are documents.
+        vectors as there are documents, here or in the lexical index.
     """
 
-    def __init__(self, model: DualEncoder, index: ExactIndex, documents: Sequence[Any] | None = None) -> None:
+    def __init__(
+        self,
+        model: DualEncoder,
+        index: ExactIndex,
+        documents: Sequence[Any] | None = None,
+        *,
+        lexical: BM25Index | None = None,
+    ) -> None:
         if index.width != model.width:
             raise CareError(
                 f"the index holds vectors of width {index.width}, {model.name} makes {model.width}"
@@ -64,24 +86,69 @@ class Retriever:
             raise CareError(
                 f"{len(documents)} documents for an index of {len(index)} vectors; they must be as many"
             )
+        if lexical is not None and len(lexical) != len(index):
+            raise CareError(
+                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; they must be as many"
+            )
         self.model = model
         self.index = index
         self.documents = documents
+        self.lexical = lexical
 
     @classmethod
-    def from_documents(cls, model: DualEncoder, documents: Sequence[str], **options: Any) -> Retriever:
+    def from_documents(
+        cls, model: DualEncoder, documents: Sequence[str], *, lexical: bool = False, **options: Any
+    ) -> Retriever:
         """Encode and index some texts.
 
         Parameters
         ----------
         model : DualEncoder
         documents : sequence of str
+        lexical : bool
+            Index the words as well.
         **options
             Of `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
         index = ExactIndex(model.width, encoder_revision=model.revision("document"))
         index.add(model.encode_document(documents, **options))
-        return cls(model, index, documents)
+        return cls(model, index, documents, lexical=BM25Index(documents) if lexical else None)
+
+    def save(self, folder: str | Path) -> None:
+        """Write vectors, words and documents as one folder that only its owner can read.
+
+        Raises
+        ------
+        CareError
+            The folder exists and holds something else, or a document is no JSON value.
+        """
+        with replaced_folder(Path(folder), MANIFEST, [_VECTORS, _WORDS, _DOCUMENTS]) as built:
+            self.index.save(built / _VECTORS)
+            if self.lexical is not None:
+                self.lexical.save(built / _WORDS)
+            if self.documents is not None:
+                _write_documents(built / _DOCUMENTS, self.documents)
+            parts = {_WORDS: self.lexical is not None, _DOCUMENTS: self.documents is not None}
+            write_json(built / MANIFEST, {"format": FORMAT, "parts": parts})
+
+    @classmethod
+    def load(cls, folder: str | Path, model: DualEncoder) -> Retriever:
+        """Open a saved retriever with the model that made it.
+
+        Raises
+        ------
+        CareError
+            The folder holds no retriever, or one that is not whole, or one of another document encoder.
+        """
+        folder = Path(folder)
+        manifest = read_json(folder / MANIFEST, "a saved retriever has one")
+        check_format(manifest, folder / MANIFEST, FORMAT)
+        parts = manifest["parts"]
+        documents = (
+            [json.loads(line) for _, line in read_lines(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
+        )
+        lexical = BM25Index.load(folder / _WORDS) if parts[_WORDS] else None
+        return cls(model, ExactIndex.load(folder / _VECTORS), documents, lexical=lexical)
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
     def search(self, queries: str, k: int = 10) -> list[Hit]: ...  # type: ignore[overload-overlap]
@@ -104,7 +171,7 @@ class Retriever:
         """
         if isinstance(queries, str):
             return self.search([queries], k)[0]
-        scores, ids = self.index.search(self.model.encode_query(queries), k=k)
+        scores, ids = self._search(queries, k)
         return [
             [
                 Hit(int(i), float(s), self._document(int(i)))
@@ -114,5 +181,26 @@ class Retriever:
             for row, values in zip(ids, scores, strict=True)
         ]
 
+    def _search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        vectors = self.model.encode_query(queries)
+        if self.lexical is None:
+            return self.index.search(vectors, k=k)
+        require_count("k", k)
+        depth = max(k, DEPTH)
+        rankings = [self.index.search(vectors, k=depth)[1], self.lexical.search(queries, k=depth)[1]]
+        return reciprocal_rank_fusion(rankings, k)
+
     def _document(self, position: int) -> Any:
         return None if self.documents is None else self.documents[position]
+
+
+def _write_documents(file: Path, documents: Sequence[Any]) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        for position, document in enumerate(documents):
+            try:
+                stream.write(json.dumps(document) + "\n")
+            except (TypeError, ValueError) as cause:
+                raise CareError(
+                    f"document {position} cannot be saved: {cause}; save texts or JSON values, or a "
+                    "retriever without documents"
+                ) from None

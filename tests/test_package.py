@@ -24,7 +24,7 @@ ARROWS = {
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "errors"},
     "index": {"files", "errors", "_native"},
-    "retriever": {"encoding", "index", "errors"},
+    "retriever": {"encoding", "index", "files", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "cli": {"eval", "training", "errors"},

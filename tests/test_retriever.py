@@ -1,7 +1,10 @@
+import stat
+
 import numpy as np
 import pytest
 
 from care_accel import CareError, DualEncoder, ExactIndex, Hit, Retriever
+from care_accel.index import BM25Index
 
 DOCUMENTS = ["高血压患者应低盐饮食", "糖尿病要控制主食", "感冒多饮水休息", "骨折后应固定"]
 
@@ -64,3 +67,58 @@ def test_another_width_or_number_of_documents_is_refused(tiny_model, retriever):
         Retriever(tiny_model, ExactIndex(5))
     with pytest.raises(CareError, match="3 documents for an index of 4 vectors"):
         Retriever(tiny_model, retriever.index, documents=DOCUMENTS[:3])
+
+
+@pytest.fixture
+def hybrid(tiny_model):
+    return Retriever.from_documents(tiny_model, DOCUMENTS, lexical=True)
+
+
+def test_with_words_the_two_rankings_are_fused_by_reciprocal_rank(hybrid, retriever):
+    query = "骨折后应固定吗"
+    vectors = [hit.id for hit in retriever.search(query, k=4)]
+    words = [i for i in hybrid.lexical.search([query], k=4)[1][0] if i >= 0]
+    assert 0 < len(words) < len(vectors)
+    sums = {i: sum(1 / (61 + r.index(i)) for r in (vectors, words) if i in r) for i in vectors}
+    hits = hybrid.search(query, k=4)
+    assert [hit.id for hit in hits] == sorted(sums, key=lambda i: (-sums[i], i))
+    assert [hit.score for hit in hits] == pytest.approx([sums[hit.id] for hit in hits])
+    assert [hit.id for hit in hybrid.search(query, k=2)] == [hit.id for hit in hits[:2]]
+
+
+def test_a_query_that_shares_no_word_is_answered_by_vectors_alone(hybrid, retriever):
+    assert [h.id for h in hybrid.search("xyz")] == [h.id for h in retriever.search("xyz")]
+
+
+def test_words_of_another_number_of_documents_are_refused(tiny_model, retriever):
+    with pytest.raises(CareError, match="lexical index of 2 documents beside 4 vectors"):
+        Retriever(tiny_model, retriever.index, lexical=BM25Index(DOCUMENTS[:2]))
+
+
+@pytest.mark.parametrize("k", [0, -1, 1.5, True, None])
+def test_k_must_be_a_number_above_0(hybrid, retriever, k):
+    for one in (hybrid, retriever):
+        with pytest.raises(CareError, match="k is"):
+            one.search("感冒", k=k)
+
+
+@pytest.mark.parametrize("lexical", [False, True])
+@pytest.mark.parametrize("documents", [None, DOCUMENTS, [{"id": 1, "text": "\ud800 感冒"}, None, [1.5], "x"]])
+def test_a_saved_retriever_answers_the_same(tiny_model, tmp_path, lexical, documents):
+    index = Retriever.from_documents(tiny_model, DOCUMENTS).index
+    words = BM25Index(DOCUMENTS) if lexical else None
+    retriever = Retriever(tiny_model, index, documents, lexical=words)
+    retriever.save(tmp_path / "saved")
+    loaded = Retriever.load(tmp_path / "saved", tiny_model)
+    assert loaded.search("感冒多饮水") == retriever.search("感冒多饮水")
+    assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o700
+    loaded.save(tmp_path / "saved")
+    assert loaded.search("感冒多饮水") == retriever.search("感冒多饮水")
+
+
+def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path):
+    with pytest.raises(CareError, match="document 1 cannot be saved"):
+        Retriever(tiny_model, retriever.index, ["a", object(), "c", "d"]).save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(CareError, match="a saved retriever has one"):
+        Retriever.load(tmp_path, tiny_model)

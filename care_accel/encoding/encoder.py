@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.spec import EncoderSpec, Task
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -135,8 +135,7 @@ class Encoder:
                 show_progress=show_progress,
             )[0]
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
-            if size < 1:
-                raise CareError(f"{name} is {size}; it must be at least 1")
+            require_count(name, size)
         self.spec.prompt(task)
         texts = _checked(texts)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)

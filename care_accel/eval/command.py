@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="evaluated beside the model: words alone, or the same networks with random weights "
         "(always shown when no model is named)",
     )
+    model.add_argument(
+        "--hybrid",
+        action="store_true",
+        help="evaluated beside the model: its ranking fused with BM25's by reciprocal rank",
+    )
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
     source.add_argument(
@@ -122,6 +127,7 @@ def _evaluate(
     from care_accel.eval.baselines import BM25Model, untrained
     from care_accel.eval.cache import EmbeddingCache
     from care_accel.eval.glue import MtebModel
+    from care_accel.eval.hybrid import HybridModel
     from care_accel.eval.report import print_report
     from care_accel.eval.run import evaluate
 
@@ -136,6 +142,8 @@ def _evaluate(
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())
         for m in dual_encoders
     ]
+    if options.hybrid:
+        models.insert(1, HybridModel(models[0], BM25Model()))
     if "bm25" in options.baseline:
         models.append(BM25Model())
     summaries = []

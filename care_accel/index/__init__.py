@@ -1,5 +1,6 @@
 """Vectors, or words, to hits."""
 
+from care_accel.index.bm25 import BM25Index
 from care_accel.index.exact import ExactIndex
 
-__all__ = ["ExactIndex"]
+__all__ = ["BM25Index", "ExactIndex"]

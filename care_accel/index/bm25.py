@@ -6,11 +6,19 @@ import logging
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
+from care_accel.files import check_format, read_json, replaced_folder, write_json
+
+MANIFEST = "words.json"
+FORMAT = 1
+# Where bm25s puts its files.
+_WORDS = "bm25s"
 
 _SPACE = re.compile(r"\s+")
 
@@ -36,13 +44,8 @@ class BM25Index:
     """
 
     def __init__(self, documents: Sequence[str], *, k1: float = 1.2, b: float = 0.75) -> None:
-        try:
-            import bm25s
-        except ImportError:
-            raise CareError("BM25 needs the package bm25s: pip install 'care-accel[eval]'") from None
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
         self._size = len(documents)
-        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        self._index = _library().BM25(k1=k1, b=b, method="lucene")
         tokens = [character_grams(text) for text in documents]
         self._vocabulary = {gram for row in tokens for gram in row}
         if self._vocabulary:
@@ -72,7 +75,13 @@ class BM25Index:
             float32 ``[n, k]``, descending; ``-inf`` where fewer than k documents share a word.
         ids : numpy.ndarray
             int64 ``[n, k]``, ascending among equal scores; -1 beside ``-inf``.
+
+        Raises
+        ------
+        CareError
+            k is below 1.
         """
+        require_count("k", k)
         best = np.full((len(queries), k), -np.inf, dtype=np.float32)
         ids = np.full((len(queries), k), -1, dtype=np.int64)
         for row, query in enumerate(queries):
@@ -82,3 +91,49 @@ class BM25Index:
             best[row, : len(order)] = scores[order]
             ids[row, : len(order)] = order
         return best, ids
+
+    def save(self, folder: str | Path) -> None:
+        """Write the index as one folder; see `ExactIndex.save`.
+
+        Raises
+        ------
+        CareError
+            The folder exists and holds something else.
+        """
+        with replaced_folder(Path(folder), MANIFEST, [_WORDS]) as built:
+            if self._vocabulary:
+                self._index.save(built / _WORDS, show_progress=False)
+            files = {file.name: file.stat().st_size for file in (built / _WORDS).glob("*")}
+            write_json(built / MANIFEST, {"format": FORMAT, "count": self._size, "bytes": files})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> BM25Index:
+        """Open a saved index.
+
+        Raises
+        ------
+        CareError
+            The folder holds no such index, or one that is not whole.
+        """
+        file = Path(folder) / MANIFEST
+        manifest = read_json(file, "a saved index of words has one")
+        check_format(manifest, file, FORMAT)
+        index = cls([])
+        index._size = manifest["count"]
+        for name, size in manifest["bytes"].items():
+            part = Path(folder) / _WORDS / name
+            if not part.is_file() or part.stat().st_size != size:
+                raise CareError(f"{part}: is missing or has not the {size} bytes of its manifest; save anew")
+        if manifest["bytes"]:
+            index._index = _library().BM25.load(Path(folder) / _WORDS, show_progress=False)
+            index._vocabulary = set(index._index.vocab_dict)
+        return index
+
+
+def _library() -> Any:
+    try:
+        import bm25s
+    except ImportError:
+        raise CareError("BM25 needs the package bm25s: pip install 'care-accel[eval]'") from None
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # importing it sets DEBUG
+    return bm25s

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel import _native
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
 from care_accel.index import store
 
 _FIRST_CAPACITY = 1024
@@ -51,18 +51,17 @@ class ExactIndex:
         threads: int | None = None,
         encoder_revision: str | None = None,
     ) -> None:
-        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise CareError(f"width is {width!r}; it must be a whole number above 0")
+        require_count("width", width)
         if device != "cpu":
             raise CareError(
                 f"device {device!r}: the scan runs on the CPU only in this release; use device='cpu'"
             )
-        if threads is not None and threads < 1:
-            raise CareError(f"threads is {threads}; it must be at least 1")
-        self.width = width
+        if threads is not None:
+            require_count("threads", threads)
+        self.width = int(width)
         self.encoder_revision = encoder_revision
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._stored: NDArray[np.float32] = np.empty((0, width), dtype=np.float32)
+        self._threads = int(threads) if threads else len(os.sched_getaffinity(0))
+        self._stored: NDArray[np.float32] = np.empty((0, self.width), dtype=np.float32)
         self._count = 0
 
     def __len__(self) -> int:
@@ -115,8 +114,7 @@ class ExactIndex:
         CareError
             Another shape or dtype, a value that is not finite, or k below 1.
         """
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise CareError(f"k is {k!r}; it must be a whole number above 0")
+        require_count("k", k)
         array = np.asarray(queries)
         rows = self._checked(array[np.newaxis] if array.ndim == 1 else array, "queries")
         scores, ids = _native.scan(self.vectors, rows, k=int(k), threads=self._threads)

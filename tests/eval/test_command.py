@@ -35,6 +35,17 @@ def test_a_folder_is_evaluated_beside_both_baselines(folders, data_dir, tmp_path
     assert set(summaries["bm25"]["tasks"]) == {"retrieval/tiny", "reranking/tiny"}
 
 
+def test_hybrid_is_written_beside_the_model_and_encodes_nothing_again(folders, data_dir, tmp_path):
+    arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out"), "--hybrid"]
+    assert main(arguments) == 0
+    name = "query_encoder+document_encoder"
+    summaries = {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/summary.json")}
+    assert set(summaries) == {name, f"{name}-hybrid"}
+    hybrid = summaries[f"{name}-hybrid"]
+    assert set(hybrid["tasks"]) == {"retrieval/tiny", "reranking/tiny"}
+    assert all(task["texts"]["encoded"] == 0 for task in hybrid["tasks"].values())
+
+
 def test_a_second_run_encodes_nothing_and_says_the_same(folders, data_dir, tmp_path, capsys):
     arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
     assert main(arguments) == 0

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from care_accel import CareError
 from care_accel.index.bm25 import BM25Index, character_grams
 
 DOCUMENTS = ["高血压要低盐饮食", "低血压要注意休息", "糖尿病控制主食", "", "高血压高血压"]
@@ -57,3 +58,28 @@ def test_an_index_without_words_finds_nothing(documents):
     index = BM25Index(documents)
     assert len(index) == len(documents)
     assert list(index.search(["头痛"], k=2)[1][0]) == [-1, -1]
+
+
+@pytest.mark.parametrize("documents", [DOCUMENTS, [], ["", " "]])
+def test_a_saved_index_finds_the_same(documents, tmp_path):
+    index = BM25Index(documents)
+    index.save(tmp_path / "words")
+    loaded = BM25Index.load(tmp_path / "words")
+    assert len(loaded) == len(documents)
+    for ours, theirs in zip(loaded.search(["高血压", "xyz"]), index.search(["高血压", "xyz"]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_saved_index_that_is_not_whole_is_refused(tmp_path):
+    BM25Index(DOCUMENTS).save(tmp_path / "words")
+    file = next((tmp_path / "words" / "bm25s").glob("data*"))
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(CareError, match=f"{file.name}: is missing or has not the"):
+        BM25Index.load(tmp_path / "words")
+    with pytest.raises(CareError, match="no such file; a saved index of words has one"):
+        BM25Index.load(tmp_path)
+
+
+def test_k_below_1_is_refused():
+    with pytest.raises(CareError, match="k is 0"):
+        BM25Index(DOCUMENTS).search(["高血压"], k=0)

@@ -92,7 +92,7 @@ def test_a_save_that_cannot_take_its_place_brings_the_old_index_back(index, save
 
 def test_a_folder_with_more_than_an_index_in_it_is_refused(index, saved):
     (saved / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(CareError, match="thesis.txt, which does not belong"):
+    with pytest.raises(CareError, match=r"thesis\.txt, which does not belong"):
         index.save(saved)
     assert (saved / "thesis.txt").read_text() == "do not lose me"
 
