@@ -208,6 +208,9 @@ def _check(recipe: Recipe, file: Path) -> None:
                 raise CareError(f"{file}: stage {stage.name!r}: {name} must be above 0")
 
 
+_PLAIN_WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
+
+
 def _build(kind: type[T], values: Any, where: str) -> T:
     """Build a dataclass from nested plain values, following its annotations."""
     if not isinstance(values, Mapping):
@@ -250,5 +253,5 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         # YAML reads 1e-4 as text: its numbers need a point.
         note = "; write 1.0e-4 for 1e-4" if hint is float and isinstance(value, str) else ""
-        raise CareError(f"{where}: {value!r} is no {hint.__name__}{note}")
+        raise CareError(f"{where}: {value!r} is no {_PLAIN_WORDS.get(hint, hint.__name__)}{note}")
     return value
