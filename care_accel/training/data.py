@@ -70,7 +70,7 @@ def load_table(
     for text, positive, hard in rows:
         chosen = hard[:columns]
         while len(chosen) < columns:
-            chosen.append(filler.choice(rows)[1])
+            chosen.append(_other_document(rows, positive, filler))
         table["query"].append(query.format(text, source.task))
         for name, value in zip(_columns(columns)[1:], [positive, *chosen], strict=True):
             table[name].append(document.format(value, source.task))
@@ -106,6 +106,14 @@ def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
     length = rng.randint(_MIN_CHARACTERS, min(_LONGEST_SPAN, len(text) // 2))
     start = rng.randint(0, len(text) - length)
     return text[start : start + length], text
+
+
+def _other_document(rows: list[Row], positive: str, rng: random.Random) -> str:
+    """Return the positive of another row; a table that has one document only gives that one."""
+    for _ in range(20):
+        if (found := rng.choice(rows)[1]) != positive:
+            break
+    return found
 
 
 def _columns(negatives: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -119,13 +120,12 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
     """
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
-    from transformers.trainer_utils import get_last_checkpoint
 
     tables = {
-        source.file: load_table(
+        f"{position} {source.file}": load_table(
             source, data_dir, model.spec("query"), model.spec("document"), stage.negatives, seed
         )
-        for source in stage.data
+        for position, source in enumerate(stage.data)
     }
     columns = {name for table in tables.values() for name in table.column_names}
     library_model = trainable(model, {"query": stage.max_query_tokens, "document": stage.max_document_tokens})
@@ -157,12 +157,18 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
         train_dataset=tables,
         loss=info_nce(library_model, stage.temperature),
     )
-    checkpoints = work / "checkpoints"
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(str(checkpoints)) if checkpoints.is_dir() else None
-    )
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work / "checkpoints"))
     trainer.state.save_to_json(str(work / "trainer_state.json"))
     return _collect(library_model, model, work)
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint, and remove those that were being written when a run was stopped."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.rpartition("-")[2])):
+        if (checkpoint / "trainer_state.json").is_file():  # written last
+            return str(checkpoint)
+        shutil.rmtree(checkpoint)
+    return None
 
 
 def _collect(library_model: SentenceTransformer, model: DualEncoder, work: Path) -> DualEncoder:

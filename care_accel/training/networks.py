@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.encoding import ROLES, DualEncoder, EncoderSpec
 from care_accel.encoding.checkpoint import Checkpoint
-from care_accel.encoding.sources import Source, Sources
+from care_accel.encoding.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
 from care_accel.training.data import read_texts
 from care_accel.training.recipe import NewEncoder, Recipe, Start
@@ -21,7 +23,10 @@ _OUTPUT_PROJECTIONS = ("o_proj.weight", "o_proj.bias", "down_proj.weight", "down
 
 
 def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
-    """Return the dual encoder that the first stage starts from; new ones are written to ``folder``.
+    """Return the dual encoder that the first stage starts from.
+
+    A new one is written to ``folder`` and read from there ever after: a run that is resumed goes on with the
+    very tokenizer and networks that it began with.
 
     Raises
     ------
@@ -31,11 +36,14 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     start = recipe.start
     if start.model is not None:
         return DualEncoder.from_pretrained(start.model)
-    assert start.tokenizer is not None  # the recipe's check
-    files = [data_dir / name for name in start.tokenizer.files]
-    texts = (text for file in files for text in read_texts(file))
-    tokenizer = train_tokenizer(texts, start.tokenizer.vocab_size, start.tokenizer.alphabet)
-    return _write_new(start, tokenizer, recipe, folder)
+    if not (folder / MANIFEST).is_file():
+        assert start.tokenizer is not None  # the recipe's check
+        files = [data_dir / name for name in start.tokenizer.files]
+        texts = (text for file in files for text in read_texts(file))
+        tokenizer = train_tokenizer(texts, start.tokenizer.vocab_size, start.tokenizer.alphabet)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            _write_new(start, tokenizer, recipe, Path(temporary)).save_pretrained(folder, name=recipe.name)
+    return DualEncoder.from_pretrained(folder)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> PreTrainedTokenizerFast:
@@ -59,6 +67,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    texts = list(texts)
     tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -68,9 +77,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
             pre_tokenizers.Split(Regex(r"[^\p{L}\p{N}]"), "isolated"),
         ]
     )
+    # Chosen here, since the library breaks ties among rare characters differently in every process.
+    counts = Counter(c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace())
+    kept = sorted(counts, key=lambda c: (-counts[c], c))[:alphabet]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        limit_alphabet=alphabet,
+        initial_alphabet=kept,
+        limit_alphabet=len(kept),
         min_frequency=2,
         special_tokens=[PAD, UNKNOWN],
         max_token_length=4,

@@ -6,8 +6,10 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from care_accel.errors import CareError
 from care_accel.files import write_json
 from care_accel.training.joint import train_joint
 from care_accel.training.networks import initial_model
-from care_accel.training.recipe import Recipe, load_recipe
+from care_accel.training.recipe import Recipe, Stage, load_recipe
 
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,11 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
     recipe = load_recipe(recipe_file)
     data_dir, output = Path(data_dir), Path(output or Path("runs") / recipe.name)
     hashes = _hash_data(recipe, data_dir)
+    revisions = _start_revisions(recipe)
     model: DualEncoder | None = None
     for position, stage in enumerate(recipe.stages):
         folder, work = output / stage.name, output / f".{stage.name}-work"
-        record = _record(recipe, position, hashes)
+        record = _record(recipe, position, hashes, revisions)
         if _finished(folder, record):
             log.info("stage %s: finished before, kept", stage.name)
             model = DualEncoder.from_pretrained(folder)
@@ -66,52 +69,71 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
         log.info("stage %s: %s", stage.name, stage.method)
         started = time.monotonic()
         trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
-        model = _store(trained, folder, recipe, work)
         record["seconds"] = round(time.monotonic() - started, 1)
-        write_json(folder / RECORD, record)
-        shutil.copy(work / "trainer_state.json", folder / "trainer_state.json")
+        _store(trained, recipe, work, record)
+        # All at once: a stage's folder that is there is finished.
+        os.replace(work / "model", folder)
         shutil.rmtree(work)
+        model = DualEncoder.from_pretrained(folder)
     assert model is not None  # the recipe's check: at least one stage
     return model
 
 
-def _store(trained: DualEncoder, folder: Path, recipe: Recipe, work: Path) -> DualEncoder:
-    """Write a stage's model with the weights in the recipe's precision."""
+def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, Any]) -> None:
+    """Write a stage's model with the weights in the recipe's precision, and its record, to ``work/model``."""
     found = {}
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
         checkpoint.load_network(recipe.save_dtype).save_pretrained(place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
-    DualEncoder(Sources(recipe.name, found["query"], found["document"])).save_pretrained(
-        folder, name=recipe.name
-    )
-    return DualEncoder.from_pretrained(folder)
+    model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))
+    shutil.rmtree(work / "model", ignore_errors=True)
+    model.save_pretrained(work / "model", name=recipe.name)
+    write_json(work / "model" / RECORD, record)
+    shutil.copy(work / "trainer_state.json", work / "model" / "trainer_state.json")
 
 
 def _hash_data(recipe: Recipe, data_dir: Path) -> dict[str, str]:
     """Hash every file that the recipe names; a missing one is said before anything is trained."""
     if not data_dir.is_dir():
         raise CareError(f"{data_dir}: no such folder; give the one that the recipe's files are in")
-    names = {source.file for stage in recipe.stages for source in stage.data}
-    if recipe.start.tokenizer:
-        names |= set(recipe.start.tokenizer.files)
+    names = _data_files(recipe, recipe.stages)
     for name in sorted(names):
         if not (data_dir / name).is_file():
             raise CareError(f"{data_dir / name}: no such file; check the recipe and --data-dir")
     return {name: hashlib.sha256((data_dir / name).read_bytes()).hexdigest() for name in sorted(names)}
 
 
-def _record(recipe: Recipe, position: int, hashes: dict[str, str]) -> dict[str, Any]:
-    """What a stage's model depends on: the recipe up to it, the data, and the versions."""
+def _data_files(recipe: Recipe, stages: Sequence[Stage]) -> set[str]:
+    start = recipe.start.tokenizer.files if recipe.start.tokenizer else []
+    return {*start, *(source.file for stage in stages for source in stage.data)}
+
+
+def _start_revisions(recipe: Recipe) -> dict[str, str]:
+    if recipe.start.model is None:
+        return {}
+    model = DualEncoder.from_pretrained(recipe.start.model)
+    return {role: model.revision(role) for role in ROLES}
+
+
+def _record(
+    recipe: Recipe, position: int, hashes: dict[str, str], revisions: dict[str, str]
+) -> dict[str, Any]:
+    """What a stage's model depends on: the recipe and the data up to it, the model it starts from, versions."""
     values = dataclasses.asdict(recipe)
     values["stages"] = values["stages"][: position + 1]
-    versions = {"care-accel": __version__} | {name: version(name) for name in _PACKAGES}
-    return {"recipe": values, "data": hashes, "versions": versions}
+    needed = _data_files(recipe, recipe.stages[: position + 1])
+    return {
+        "recipe": values,
+        "data": {name: digest for name, digest in hashes.items() if name in needed},
+        "start": revisions,
+        "versions": {"care-accel": __version__} | {name: version(name) for name in _PACKAGES},
+    }
 
 
 def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one.get(key) == other.get(key) for key in ("recipe", "data"))
+    return all(one.get(key) == other.get(key) for key in ("recipe", "data", "start"))
 
 
 def _finished(folder: Path, record: dict[str, Any]) -> bool:

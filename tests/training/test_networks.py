@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from transformers import AutoTokenizer
@@ -52,3 +55,20 @@ def test_the_same_seed_gives_the_same_networks(values, write_recipe, data_dir, t
     one, two = (initial_model(recipe, data_dir, tmp_path / name) for name in ("one", "two"))
     assert one.revision("query") == two.revision("query")
     assert one.revision("document") == two.revision("document")
+
+
+def test_every_process_trains_the_same_tokenizer_ties_among_rare_characters_included():
+    code = (
+        "from care_accel.training.networks import train_tokenizer\n"
+        "texts = [''.join(chr(0x4e00 + i) for i in range(start, start + 60)) for start in (0, 30, 300)]\n"
+        "vocabulary = train_tokenizer(texts, vocab_size=100, alphabet=50).get_vocab()\n"
+        "print(sorted(vocabulary.items()))\n"
+    )
+    command = [sys.executable, "-c", code]
+    found = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
+    assert len(found) == 1
+
+
+def test_the_most_frequent_characters_are_kept(tmp_path):
+    vocabulary = train_tokenizer(["甲乙丙 甲乙 甲", "丁"], vocab_size=50, alphabet=3).get_vocab()
+    assert {token for token in vocabulary if len(token) == 1} == {"甲", "乙", "丁"}

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -90,3 +91,70 @@ def test_a_missing_file_is_said_before_anything_is_trained(values, write_recipe,
     with pytest.raises(CareError, match=r"pairs\.jsonl: no such file"):
         train(write_recipe(values), data_dir, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    values, write_recipe, data_dir, tmp_path, monkeypatch
+):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    training_step, steps = SentenceTransformerTrainer.training_step, []
+
+    def stopped(trainer, *arguments, **options):
+        steps.append(trainer.state.global_step)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        return training_step(trainer, *arguments, **options)
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "training_step", stopped)
+    file = write_recipe(values)
+    with pytest.raises(KeyboardInterrupt):
+        train(file, data_dir, tmp_path / "run")
+    half = tmp_path / "run/.joint-work/checkpoints/checkpoint-9"
+    half.mkdir()
+    (half / "optimizer.pt").write_bytes(b"half")
+    train(file, data_dir, tmp_path / "run")
+    assert steps[7] == 5
+
+
+def test_a_stage_may_be_added_to_a_finished_run(values, write_recipe, data_dir, tmp_path):
+    (stage,) = values["stages"]
+    stage |= {"epochs": 1.0, "data": [{"file": "pairs.jsonl", "kind": "pairs"}]}
+    first = train(write_recipe(values), data_dir, tmp_path / "run")
+    values["stages"].append(stage | {"name": "more", "data": [{"file": "triplets.jsonl"}]})
+    second = train(write_recipe(values), data_dir, tmp_path / "run")
+    assert DualEncoder.from_pretrained(tmp_path / "run/joint").revision("query") == first.revision("query")
+    assert second.revision("query") != first.revision("query")
+    record = json.loads((tmp_path / "run/joint/training.json").read_text())
+    assert set(record["data"]) == {"triplets.jsonl", "pairs.jsonl"}  # the tokenizer's and its own
+
+
+def test_another_model_under_the_same_name_is_another_start(values, write_recipe, data_dir, tmp_path):
+    values["stages"][0]["epochs"] = 1.0
+    train(write_recipe(values), data_dir, tmp_path / "first")
+    start = tmp_path / "start"
+    shutil.copytree(tmp_path / "first/joint", start)
+    values["start"] = {"model": str(start)}
+    train(write_recipe(values), data_dir, tmp_path / "run")
+    DualEncoder.from_pretrained(start, max_tokens=7).save_pretrained(start)
+    with pytest.raises(CareError, match="holds a model of another recipe"):
+        train(write_recipe(values), data_dir, tmp_path / "run")
+
+
+def test_one_file_may_be_read_in_two_ways(values, write_recipe, data_dir, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    seen = {}
+
+    def stop(trainer, *_, **__):
+        seen.update({name: len(table) for name, table in trainer.train_dataset.items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", stop)
+    values["stages"][0]["data"] = [
+        {"file": "triplets.jsonl"},
+        {"file": "triplets.jsonl", "query_fields": ["query", "query"]},
+    ]
+    with pytest.raises(KeyboardInterrupt):
+        train(write_recipe(values), data_dir, tmp_path / "run")
+    assert sorted(seen.values()) == [8, 16]
