@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator
@@ -13,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from care_accel.errors import CareError
+
+log = logging.getLogger(__name__)
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_plain_or_gzip(file: Path) -> Path | None:
@@ -67,7 +73,7 @@ def text_field(row: dict[str, Any], name: str, file: Path, line: int) -> str:
     if not isinstance(value, str):
         found = "is missing" if name not in row else f"is a {type(value).__name__}"
         raise CareError(f"{file}, line {line}: {name!r} {found}; it must be a text")
-    return value
+    return _whole_characters(value, file, line)
 
 
 def text_list_field(row: dict[str, Any], name: str, file: Path, line: int) -> list[str]:
@@ -75,7 +81,19 @@ def text_list_field(row: dict[str, Any], name: str, file: Path, line: int) -> li
     value = row.get(name)
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise CareError(f"{file}, line {line}: {name!r} must be a list of texts")
-    return value
+    return [_whole_characters(v, file, line) for v in value]
+
+
+def replace_lone_surrogates(text: str) -> tuple[str, int]:
+    """Put U+FFFD for each half of a surrogate pair, which broken JSON and old files contain; return how many."""
+    return _LONE_SURROGATE.subn("\ufffd", text)
+
+
+def _whole_characters(text: str, file: Path, line: int) -> str:
+    clean, replaced = replace_lone_surrogates(text)
+    if replaced:
+        log.warning("%s, line %d: %d lone surrogates were replaced by U+FFFD", file, line, replaced)
+    return clean
 
 
 def read_json(file: Path, why: str) -> dict[str, Any]:
@@ -93,7 +111,7 @@ def read_json(file: Path, why: str) -> dict[str, Any]:
 
 def write_json(file: Path, values: Any) -> None:
     """Write JSON under a temporary name and rename it, so that nobody ever reads half of it."""
-    temporary = file.with_name(file.name + ".tmp")
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, file)
 

@@ -67,3 +67,12 @@ def test_what_cannot_be_written_leaves_the_old_file_whole(tmp_path):
         write_json(tmp_path / "a.json", {"bad": object()})
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"好": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_half_a_surrogate_pair_in_a_field_is_replaced_and_said(tmp_path, caplog):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": "\\ud83d头痛", "pos": ["a", "\\ud800\\ud800"]}\n')
+    ((line, row),) = read_jsonl(file)
+    assert text_field(row, "text", file, line) == "\ufffd头痛"
+    assert text_list_field(row, "pos", file, line) == ["a", "\ufffd\ufffd"]
+    assert "a.jsonl, line 1: 2 lone surrogates" in caplog.text

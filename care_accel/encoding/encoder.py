@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.spec import EncoderSpec, Task
 from care_accel.errors import CareError, require_count
+from care_accel.files import replace_lone_surrogates
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +24,6 @@ log = logging.getLogger(__name__)
 
 # Texts tokenised and sorted by length at a time: enough to fill batches with equals, and little memory.
 _WINDOW = 16_384
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
@@ -177,8 +176,8 @@ class Encoder:
         return bool(encoded.encodings[row].overflowing)  # type: ignore[attr-defined]
 
     def _sanitize(self, text: str) -> str:
-        # Tokenizers refuse half of a surrogate pair, which broken JSON and old files do contain.
-        clean, replaced = _LONE_SURROGATE.subn("\ufffd", text)
+        # Tokenizers refuse half of a surrogate pair.
+        clean, replaced = replace_lone_surrogates(text)
         self.counts.replaced_surrogates += replaced
         return clean
 

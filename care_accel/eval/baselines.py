@@ -37,8 +37,11 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
     from transformers import AutoModel
 
     torch.manual_seed(SEED)
-    sources = {}
+    sources: dict[str, Source] = {}
     for role in ROLES:
+        if model.symmetric and sources:  # one network for both roles, as the model has
+            sources[role] = Source(sources["query"].checkpoint, model.spec(role))
+            break
         checkpoint = model.source(role).checkpoint
         network = AutoModel.from_config(checkpoint.config, dtype=torch.float32)
         network.save_pretrained(folder / role)

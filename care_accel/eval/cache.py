@@ -6,11 +6,13 @@ import hashlib
 import os
 import sqlite3
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel import __version__
 from care_accel.encoding import DualEncoder, Role, Task
 from care_accel.errors import CareError
 
@@ -24,6 +26,8 @@ class EmbeddingCache:
     ----------
     file : str or Path
         Made if it is missing, with mode 0600.
+    anew : bool
+        Hand out only what was put in by this object, and replace the rest as it comes.
 
     Raises
     ------
@@ -31,8 +35,9 @@ class EmbeddingCache:
         The file cannot be opened or is no such cache.
     """
 
-    def __init__(self, file: str | Path) -> None:
+    def __init__(self, file: str | Path, *, anew: bool = False) -> None:
         self.file = Path(file)
+        self._own: set[bytes] | None = set() if anew else None
         self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
             # Made by hand: SQLite would make it readable to everybody whom the umask lets.
@@ -48,6 +53,8 @@ class EmbeddingCache:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Return the vectors that are there, float32 ``[width]`` each."""
+        if self._own is not None:
+            keys = [key for key in keys if key in self._own]
         found = {}
         for start in range(0, len(keys), _KEYS_AT_A_TIME):
             some = keys[start : start + _KEYS_AT_A_TIME]
@@ -63,6 +70,8 @@ class EmbeddingCache:
         rows = [(key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
+        if self._own is not None:
+            self._own.update(keys)
 
     def close(self) -> None:
         """Close the file."""
@@ -73,10 +82,11 @@ def vector_keys(model: DualEncoder, role: Role, task: Task, texts: Sequence[str]
     """Return the cache's key of each text: everything that decides its vector.
 
     That is the encoder's revision (weights, tokenizer, pooling, order, width, length), role, prompt,
-    dtype, and the text.
+    dtype, the releases of what computes it, and the text.
     """
     spec = model.spec(role)
-    context = "\0".join((model.revision(role), role, spec.prompt(task), spec.dtype))
+    releases = [__version__, *map(version, ("transformers", "tokenizers"))]
+    context = "\0".join((model.revision(role), role, spec.prompt(task), spec.dtype, *releases))
     start = hashlib.sha256(context.encode("utf-8", "surrogatepass"))
     keys = []
     for text in texts:

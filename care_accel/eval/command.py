@@ -110,8 +110,7 @@ def run(options: argparse.Namespace) -> None:
     # Everything is read before anything is encoded: a broken row is said at once.
     from care_accel.eval.tasks import load
 
-    for task in tasks:
-        load(task, options.limit)
+    tasks = [load(task, options.limit) for task in tasks]
     _make_output(options.output)
     with tempfile.TemporaryDirectory() as folder:
         _evaluate(options, model, tasks, skipped, Path(folder))
@@ -135,9 +134,7 @@ def _evaluate(
     dual_encoders = [model]
     if unnamed or "untrained" in options.baseline:
         dual_encoders.append(untrained(model, folder))
-    if options.overwrite:
-        (options.output / CACHE).unlink(missing_ok=True)
-    cache = EmbeddingCache(options.output / CACHE)
+    cache = EmbeddingCache(options.output / CACHE, anew=options.overwrite)
     models: list[Any] = [
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())
         for m in dual_encoders

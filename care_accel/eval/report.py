@@ -38,14 +38,17 @@ _PUBLISHED = {
 def published_scores(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the paper's scores, in percent by model and task, for the very tasks of a summary.
 
-    A task is the same if its name, its test split and its number of queries or pairs are the paper's.
+    A task is the same if its name, its test split and its number of queries or pairs are the paper's, all of
+    them without a limit.
 
     Parameters
     ----------
     summary : dict
         As `care_accel.eval.evaluate` returns it.
     """
-    same = {}
+    same: dict[str, int] = {}
+    if summary["manifest"]["limit"] is not None:
+        return {}
     for position, (name, size) in enumerate(_PUBLISHED_TASKS):
         entry = summary["tasks"].get(name)
         if entry and entry["size"] == size and entry["split"] == "test":

@@ -16,18 +16,19 @@ from typing import Any, Protocol
 
 import mteb
 from mteb.abstasks import AbsTask
-from mteb.results import TaskResult
 
 from care_accel import __version__
 from care_accel.eval.baselines import SEED
 from care_accel.eval.tasks import Skipped, load
-from care_accel.files import write_json
+from care_accel.files import read_json, write_json
 
 log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
 # Every task that was ever finished here, whatever was asked for: what makes a run resumable.
 FINISHED = "finished.json"
+# Releases of these may change a score.
+_DECIDING = ("mteb", "transformers", "tokenizers", "bm25s")
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "bm25s", "datasets")
 
 
@@ -66,7 +67,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Run tasks and write one mteb result a task and ``summary.json`` below ``output/<model>/``.
 
-    A task that the same model finished before on the same data is not run again.
+    These are of the latest run. ``finished.json`` beside them holds every task that was ever finished, so that
+    none is run again by the same model and releases on the same data.
 
     Parameters
     ----------
@@ -76,7 +78,7 @@ def evaluate(
     skipped : sequence of Skipped
         Recorded in the summary.
     limit : int, optional
-        Only the first queries or pairs of each task.
+        Only the first queries or pairs of each task; the tasks themselves keep all.
     overwrite : bool
         Run finished tasks again.
     device : str
@@ -88,7 +90,8 @@ def evaluate(
     -------
     dict
         The summary: ``model``, ``tasks`` by name with ``main_metric`` and ``main_score`` (a fraction of
-        1), ``average`` over them, ``skipped``, ``manifest``.
+        1), ``average`` over them, ``skipped``, ``manifest``. The manifest's ``kept`` holds those of earlier
+        runs whose scores were taken over and that were made otherwise.
 
     Raises
     ------
@@ -98,45 +101,59 @@ def evaluate(
     folder = Path(output) / _file_name(model.name)
     folder.mkdir(parents=True, exist_ok=True)
     finished = _read_finished(folder)
+    manifest = _manifest(model, device, limit)
+    _warn_of_another_model(folder, manifest)
     summary: dict[str, Any] = {
         "model": model.name,
         "tasks": {},
         "average": None,
         "skipped": [vars(s) for s in skipped],
-        "manifest": _manifest(model, device, limit),
+        "manifest": manifest | {"seconds": {}, "data": {}, "kept": {}},
     }
-    for task in tasks:
-        name = task.metadata.name
-        if not model.supports(task):
+    for whole in tasks:
+        name = whole.metadata.name
+        if not model.supports(whole):
             summary["skipped"].append({"task": name, "reason": f"{model.name} gives pairs no score"})
             continue
-        key = _task_key(model, task, limit)
-        file = folder / f"{_file_name(name)}.json"
-        kept = not overwrite and finished.get(name, {}).get("key") == key and file.is_file()
+        task = load(whole, limit)
+        key = _task_key(model, task)
+        kept = not overwrite and key in finished
         if not kept:
-            finished[name] = _run(model, task, file, limit) | {"key": key}
+            finished[key] = {"task": name, **_run(model, task), "manifest": manifest}
             write_json(folder / FINISHED, finished)
-        summary["tasks"][name] = {k: v for k, v in finished[name].items() if k != "key"}
-        scores = [entry["main_score"] for entry in summary["tasks"].values()]
-        summary["average"] = sum(scores) / len(scores)
+        _add(summary, name, task, finished[key])
+        # Written from what is kept, so that a task's file and the summary beside it are of one run.
+        write_json(folder / f"{_file_name(name)}.json", finished[key]["result"])
         write_json(folder / SUMMARY, summary)
         if progress:
-            entry = finished[name]
+            entry = summary["tasks"][name]
             how = "finished before" if kept else f"{entry['seconds']['total']:.1f} s"
             progress(f"{model.name}: {name} {entry['main_metric']} {entry['main_score']:.4f} ({how})")
     write_json(folder / SUMMARY, summary)
     return summary
 
 
-def _run(model: Any, task: AbsTask, file: Path, limit: int | None) -> dict[str, Any]:
+def _add(summary: dict[str, Any], name: str, task: AbsTask, entry: dict[str, Any]) -> None:
+    """Add a finished task to a summary."""
+    summary["tasks"][name] = {k: v for k, v in entry.items() if k not in ("task", "result", "manifest")}
+    scores = [one["main_score"] for one in summary["tasks"].values()]
+    summary["average"] = sum(scores) / len(scores)
+    manifest = summary["manifest"]
+    manifest["data"][name] = task.metadata.dataset.get("revision")
+    for phase, seconds in entry["seconds"].items():
+        manifest["seconds"][phase] = round(manifest["seconds"].get(phase, 0.0) + seconds, 3)
+    # A score that was kept was made by the run that made it.
+    if any(manifest[field] != value for field, value in entry["manifest"].items()):
+        manifest["kept"][name] = entry["manifest"]
+
+
+def _run(model: Any, task: AbsTask) -> dict[str, Any]:
     started, seconds = time.monotonic(), dict(model.seconds)
     encoded, cached = model.encoded, model.cached
-    load(task, limit)
     found = mteb.evaluate(
         model, task, cache=None, overwrite_strategy="always", co2_tracker=False, show_progress_bar=False
     )
     result = found.task_results[0]
-    _write_result(result, file)
     split, subsets = next(iter(result.scores.items()))
     metric = task.metadata.main_score
     return {
@@ -150,6 +167,7 @@ def _run(model: Any, task: AbsTask, file: Path, limit: int | None) -> dict[str, 
             **{phase: round(s - seconds.get(phase, 0.0), 3) for phase, s in model.seconds.items()},
         },
         "texts": {"encoded": model.encoded - encoded, "cached": model.cached - cached},
+        "result": json.loads(result.model_dump_json()),
     }
 
 
@@ -159,16 +177,16 @@ def _size(task: AbsTask, split: str) -> int:
     return len(data["queries"]) if isinstance(data, dict) else len(data)
 
 
-def _task_key(model: Evaluated, task: AbsTask, limit: int | None) -> str:
+def _task_key(model: Evaluated, task: AbsTask) -> str:
     """Hash everything that decides a score."""
     parts = (
         model.key,
         task.metadata.name,
         task.metadata.main_score,
         str(task.metadata.dataset.get("revision")),
-        ",".join(task.eval_splits),
-        str(limit),
-        version("mteb"),
+        *(f"{split} {_size(task, split)}" for split in task.eval_splits),
+        *(f"{name} {_version(name)}" for name in _DECIDING),
+        __version__,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -204,10 +222,18 @@ def _read_finished(folder: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _write_result(result: TaskResult, file: Path) -> None:
-    temporary = file.with_name(file.name + ".tmp")
-    result.to_disk(temporary)
-    os.replace(temporary, file)
+def _warn_of_another_model(folder: Path, manifest: dict[str, Any]) -> None:
+    file = folder / SUMMARY
+    if not file.is_file():
+        return
+    before = read_json(file, "").get("manifest", {})
+    if any(
+        before.get(role, {}).get("revision") != manifest.get(role, {}).get("revision")
+        for role in ("query", "document")
+    ):
+        log.warning(
+            "%s: replaces the summary of another model of this name; use another output to keep both", file
+        )
 
 
 def _file_name(name: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,19 +185,25 @@ def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [n for n in names if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns)]
 
 
-def load(task: AbsTask, limit: int | None = None) -> None:
-    """Load a task's data now, and keep its first queries or pairs only.
+def load(task: AbsTask, limit: int | None = None) -> AbsTask:
+    """Load a task's data now.
 
     Parameters
     ----------
     task : mteb.AbsTask
+        Keeps all its data.
     limit : int, optional
         Queries of a ranking task, pairs of an STS task; documents are all kept.
+
+    Returns
+    -------
+    mteb.AbsTask
+        The task, or with a limit a copy that has its first queries or pairs only.
 
     Raises
     ------
     CareError
-        The data cannot be read or downloaded.
+        The data cannot be read or downloaded, or what is left of an STS set has no correlation.
     """
     try:
         task.load_data()
@@ -208,17 +215,37 @@ def load(task: AbsTask, limit: int | None = None) -> None:
         raise CareError(
             f"{task.metadata.name}: cannot be loaded: {' '.join(str(cause).split())[:300]}"
         ) from cause
-    if limit is None or task.dataset is None:
-        return
-    for subset in task.dataset.values():
-        for split, data in subset.items():
-            if isinstance(task, AbsTaskRetrieval):
-                queries = data["queries"].select(range(min(limit, len(data["queries"]))))
-                kept = set(queries["id"])
-                data["queries"] = queries
-                data["relevant_docs"] = {q: d for q, d in data["relevant_docs"].items() if q in kept}
-            else:
-                subset[split] = data.select(range(min(limit, len(data))))
+    if limit is not None and task.dataset is not None:
+        task = copy.copy(task)
+        cut = _cut_ranking if isinstance(task, AbsTaskRetrieval) else _cut_pairs
+        task.dataset = _by_split(task, lambda data: cut(data, limit))
+    if isinstance(task, PairTask):
+        _by_split(task, lambda data: _check_pairs(data, task.metadata.name))
+    return task
+
+
+def _by_split(task: AbsTask, change: Callable[[Any], Any]) -> dict[str, Any]:
+    """Apply a function to each split of each subset."""
+    dataset: Any = task.dataset
+    return {name: {s: change(data) for s, data in subset.items()} for name, subset in dataset.items()}
+
+
+def _cut_ranking(data: Any, limit: int) -> dict[str, Any]:
+    queries = data["queries"].select(range(min(limit, len(data["queries"]))))
+    kept = set(queries["id"])
+    relevant = {q: d for q, d in data["relevant_docs"].items() if q in kept}
+    return {**data, "queries": queries, "relevant_docs": relevant}
+
+
+def _cut_pairs(data: Any, limit: int) -> Any:
+    return data.select(range(min(limit, len(data))))
+
+
+def _check_pairs(data: Any, name: str) -> None:
+    if len(set(data["score"])) < 2:
+        raise CareError(
+            f"{name}: {len(data)} pairs with one score have no correlation; use more pairs or a larger limit"
+        )
 
 
 def _task(source: DataSet, name: str, split: str, main_score: str) -> AbsTask:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 # Of Cormack, Clarke and Buettcher (SIGIR 2009): how little a first place counts more than a second.
 CONSTANT = 60
-# Places of each ranking that are looked at; a fixed number, so that the order does not depend on k.
+# Places of each ranking that are looked at, and k where that is more: up to it the order does not depend on k.
 DEPTH = 100
 
 

@@ -2,6 +2,7 @@ import mteb
 import numpy as np
 import pytest
 
+from care_accel import DualEncoder
 from care_accel.eval.baselines import BM25Model, untrained
 from care_accel.eval.tasks import folder_tasks
 
@@ -32,3 +33,12 @@ def test_the_untrained_twin_is_the_same_on_every_run(tiny_model, tmp_path):
     one, two = (untrained(tiny_model, tmp_path / name) for name in ("one", "two"))
     assert one.revision("query") == two.revision("query")
     np.testing.assert_array_equal(one.encode_document("头痛"), two.encode_document("头痛"))
+
+
+def test_the_twin_of_a_symmetric_model_is_symmetric(tiny_folders, tmp_path):
+    folder = tiny_folders / "query_encoder"
+    model = DualEncoder.from_pretrained(query=folder, document=folder)
+    assert model.symmetric
+    twin = untrained(model, tmp_path)
+    assert twin.symmetric
+    np.testing.assert_array_equal(twin.encode_query("头痛"), twin.encode_document("头痛"))

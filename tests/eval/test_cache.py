@@ -54,3 +54,15 @@ def test_a_key_follows_everything_that_decides_a_vector(tiny_model, tiny_folders
 
 def test_texts_with_lone_surrogates_have_keys(tiny_model):
     assert len(vector_keys(tiny_model, "query", "retrieval", ["\ud800"])[0]) == 32
+
+
+def test_anew_hands_out_its_own_vectors_only_and_keeps_those_of_others(tmp_path):
+    vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
+    EmbeddingCache(tmp_path / "c").put([b"a", b"b"], vectors)
+    anew = EmbeddingCache(tmp_path / "c", anew=True)
+    assert anew.get([b"a", b"b"]) == {}
+    anew.put([b"a"], vectors[1:])
+    assert set(anew.get([b"a", b"b"])) == {b"a"}
+    found = EmbeddingCache(tmp_path / "c").get([b"a", b"b"])
+    np.testing.assert_array_equal(found[b"a"], vectors[1])
+    np.testing.assert_array_equal(found[b"b"], vectors[1])

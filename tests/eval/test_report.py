@@ -11,7 +11,14 @@ def summary(model, tasks):
         for name, (score, split, size) in tasks.items()
     }
     scores = [e["main_score"] for e in entries.values()]
-    return {"model": model, "tasks": entries, "average": sum(scores) / len(scores), "skipped": []}
+    average = sum(scores) / len(scores)
+    return {
+        "model": model,
+        "tasks": entries,
+        "average": average,
+        "skipped": [],
+        "manifest": {"limit": None},
+    }
 
 
 def printed(summaries):
@@ -55,3 +62,10 @@ def test_skipped_sets_are_named_once():
     for s in (one, two):
         s["skipped"] = [{"task": "sts/b", "reason": "has no split 'dev' (has train)"}]
     assert printed([one, two]).count("not run: sts/b: has no split 'dev' (has train)") == 1
+
+
+def test_a_cut_set_is_not_the_same_task():
+    whole = summary("care", {"CMedTEB-Retrieval": (0.5, "test", 734)})
+    assert published_scores(whole)
+    whole["manifest"]["limit"] = 734
+    assert published_scores(whole) == {}

@@ -3,6 +3,7 @@ import json
 import mteb
 import pytest
 
+from care_accel import DualEncoder
 from care_accel.eval.baselines import BM25Model
 from care_accel.eval.run import evaluate
 from care_accel.eval.tasks import Skipped, folder_tasks
@@ -32,6 +33,9 @@ def test_the_summary_says_what_was_measured_and_how(tiny_model, tasks, tmp_path)
     assert manifest["query"]["spec"]["order"] == "normalize-then-slice"
     assert manifest["versions"]["mteb"]
     assert {"seed", "device", "limit", "score"} <= manifest.keys()
+    assert manifest["seconds"]["encode_query"] > 0
+    assert manifest["data"].keys() == written["tasks"].keys()
+    assert manifest["kept"] == {}
 
 
 def test_a_task_has_mteb_s_own_result_file(tiny_model, tasks, tmp_path):
@@ -125,3 +129,46 @@ def test_a_name_with_a_slash_is_one_folder(counting, tasks, tmp_path):
     model.name = "owner/model"
     evaluate(model, tasks[:1], tmp_path)
     assert (tmp_path / "owner__model/summary.json").is_file()
+
+
+def test_a_limited_run_leaves_the_full_one_finished(tiny_model, tasks, tmp_path):
+    full = evaluate(tiny_model.as_mteb(), tasks, tmp_path)
+    limited = evaluate(tiny_model.as_mteb(), tasks, tmp_path, limit=2)
+    assert [entry["size"] for entry in limited["tasks"].values()] == [2, 2, 2]
+    said = []
+    again = evaluate(tiny_model.as_mteb(), tasks, tmp_path, progress=said.append)
+    assert again["tasks"] == full["tasks"]
+    assert all("finished before" in line for line in said)
+    file = tmp_path / tiny_model.name / "retrieval__tiny.json"
+    score = mteb.TaskResult.from_disk(file).scores["test"][0]["main_score"]
+    assert score == pytest.approx(full["tasks"]["retrieval/tiny"]["main_score"], abs=1e-6)
+
+
+def test_a_score_that_is_kept_keeps_the_manifest_of_the_run_that_made_it(tiny_model, tasks, tmp_path):
+    evaluate(tiny_model.as_mteb(batch_size=7), tasks[:1], tmp_path, device="cpu")
+    manifest = evaluate(tiny_model.as_mteb(batch_size=3), tasks, tmp_path, device="cuda")["manifest"]
+    assert (manifest["batch_size"], manifest["device"]) == (3, "cuda")
+    assert list(manifest["kept"]) == ["retrieval/tiny"]
+    kept = manifest["kept"]["retrieval/tiny"]
+    assert (kept["batch_size"], kept["device"]) == (7, "cpu")
+
+
+def test_another_release_runs_again(tiny_model, tasks, tmp_path, monkeypatch):
+    evaluate(tiny_model.as_mteb(), tasks[:1], tmp_path)
+    monkeypatch.setattr("care_accel.eval.run.__version__", "0.0.0")
+    said = []
+    evaluate(tiny_model.as_mteb(), tasks[:1], tmp_path, progress=said.append)
+    assert "finished before" not in said[0]
+
+
+def test_another_model_of_the_same_name_is_said(tiny_folders, tiny_model, tasks, tmp_path, caplog):
+    evaluate(tiny_model.as_mteb(), tasks[:1], tmp_path)
+    assert caplog.text == ""
+    other = DualEncoder.from_pretrained(
+        query=tiny_folders / "query_encoder",
+        document=tiny_folders / "document_encoder",
+        preset="care",
+        width=8,
+    )
+    evaluate(other.as_mteb(), tasks[:1], tmp_path)
+    assert "replaces the summary of another model of this name" in caplog.text

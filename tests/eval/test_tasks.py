@@ -55,15 +55,22 @@ def test_patterns_choose_and_one_that_matches_nothing_is_refused():
 
 
 def test_a_limit_keeps_the_first_queries_or_pairs_and_every_document(data_dir):
-    tasks, _ = folder_tasks(data_dir)
-    for task in tasks:
-        load(task, limit=2)
+    whole, _ = folder_tasks(data_dir)
+    tasks = [load(task, limit=2) for task in whole]
     ranking, reranking, pairs = (task.dataset["default"]["test"] for task in tasks)
     assert list(ranking["queries"]["id"]) == ["q0", "q1"]
     assert set(ranking["relevant_docs"]) == {"q0", "q1"}
     assert len(ranking["corpus"]) == 5
     assert len(reranking["queries"]) == 2
     assert len(pairs) == 2
+    assert len(whole[0].dataset["default"]["test"]["queries"]) == 3
+    assert len(whole[2].dataset["default"]["test"]) == 4
+
+
+def test_pairs_with_a_single_score_are_refused_before_anything_is_encoded(data_dir):
+    tasks, _ = folder_tasks(data_dir, patterns=["sts/*"])
+    with pytest.raises(CareError, match="sts/tiny: 1 pairs with one score have no correlation"):
+        load(tasks[0], limit=1)
 
 
 def cmedteb_folder(data_dir):
