@@ -117,10 +117,12 @@ def write_json(file: Path, values: Any) -> None:
 
 
 @contextmanager
-def replaced_folder(folder: Path, manifest: str, parts: Collection[str] = ()) -> Iterator[Path]:
+def replaced_folder(
+    folder: Path, manifest: str, parts: Collection[str] = (), *, private: bool = True
+) -> Iterator[Path]:
     """Give a new folder to write into; it takes the place of ``folder`` once all is written.
 
-    Only its owner can read it. What was in that place stays whole if the writing is interrupted.
+    What was in that place stays whole if the writing is interrupted.
 
     Parameters
     ----------
@@ -129,6 +131,8 @@ def replaced_folder(folder: Path, manifest: str, parts: Collection[str] = ()) ->
         The file that tells that a folder is of this kind.
     parts : collection of str
         What else such a folder may hold.
+    private : bool
+        Whether only its owner may read it.
 
     Raises
     ------
@@ -147,7 +151,7 @@ def replaced_folder(folder: Path, manifest: str, parts: Collection[str] = ()) ->
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         built, old = Path(temporary) / "new", Path(temporary) / "old"
-        built.mkdir(mode=0o700)
+        built.mkdir(mode=0o700 if private else 0o777)
         yield built
         try:
             if folder.exists():

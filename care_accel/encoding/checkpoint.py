@@ -118,6 +118,19 @@ class Checkpoint:
             and name not in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
         )
 
+    @property
+    def rotary(self) -> bool:
+        """Whether positions are relative (rotary), so that padding on the left moves nothing."""
+        return getattr(self.config, "rope_parameters", None) is not None
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Tokens that the network has positions for; None if its configuration sets no limit."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        # RoBERTa and its kin count positions from behind the pad token's.
+        offset = self.config.pad_token_id + 1 if "roberta" in self.config.model_type else 0
+        return positions - offset if positions else None
+
     @cached_property
     def fingerprint(self) -> str:
         """``sha256:`` over every file that decides a vector: weights, configuration, tokenizer, adapter."""

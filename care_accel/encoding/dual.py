@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
-import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
+from care_accel.files import replaced_folder, write_json
 
 if TYPE_CHECKING:
     from care_accel.eval.glue import MtebModel
@@ -43,6 +42,7 @@ class DualEncoder:
     def __init__(self, found: Sources) -> None:
         self._sources = found
         self._encoders: dict[Role, Encoder] = {}
+        self._loading = threading.Lock()
         self.name = found.name
         self.width = found.query.spec.width
         self.symmetric = found.query.checkpoint == found.document.checkpoint
@@ -131,9 +131,10 @@ class DualEncoder:
         CareError
             The weights are not those that the manifest recorded, or cannot be loaded.
         """
-        if role not in self._encoders:
-            self._encoders[role] = self._load(role)
-        return self._encoders[role]
+        with self._loading:  # threads that ask first together load once
+            if role not in self._encoders:
+                self._encoders[role] = self._load(role)
+            return self._encoders[role]
 
     def _load(self, role: Role) -> Encoder:
         source = self.source(role)
@@ -166,7 +167,9 @@ class DualEncoder:
         with its vectors.
         """
         source = self.source(role)
-        both = f"{source.checkpoint.fingerprint} {source.spec.identity}"
+        # What a manifest recorded is checked when the encoder is loaded: a service that never loads the
+        # document encoder does not read gigabytes to name it.
+        both = f"{source.recorded or source.checkpoint.fingerprint} {source.spec.identity}"
         return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None) -> None:
@@ -175,25 +178,22 @@ class DualEncoder:
         Parameters
         ----------
         folder : str or Path
-            Replaced whole if it holds a dual encoder already; anything else there is refused.
+            Replaced whole if it holds a dual encoder and nothing else; anything else there is refused.
         name : str, optional
             Recorded in the manifest; the folder's name by default.
 
         Raises
         ------
         CareError
-            The folder exists and is no dual encoder.
+            The folder exists and holds something else.
         """
         folder = Path(folder)
-        foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
-        if foreign and not (folder / MANIFEST).is_file():
-            raise CareError(f"{folder} exists and holds no {MANIFEST}; choose another folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-            built = Path(temporary) / "model"
+        places: dict[Role, str] = {
+            role: "query_encoder" if self.symmetric else f"{role}_encoder" for role in ROLES
+        }
+        with replaced_folder(folder, MANIFEST, [f"{role}_encoder" for role in ROLES], private=False) as built:
             manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "name": name or folder.resolve().name}
-            for role in ROLES:
-                place = "query_encoder" if self.symmetric else f"{role}_encoder"
+            for role, place in places.items():
                 if not (built / place).exists():
                     self._write_encoder(role, built / place)
                 manifest[role] = {
@@ -201,11 +201,7 @@ class DualEncoder:
                     "spec": self.spec(role).to_dict() | {"device": "auto"},
                     "revision": sources.open_checkpoint(built / place).fingerprint,
                 }
-            text = json.dumps(manifest, ensure_ascii=False, indent=2) + "\n"
-            (built / MANIFEST).write_text(text, encoding="utf-8")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(built, folder)
+            write_json(built / MANIFEST, manifest)
 
     def _write_encoder(self, role: Role, place: Path) -> None:
         checkpoint = self.source(role).checkpoint

@@ -148,13 +148,15 @@ def _route(modules: list[tuple[str, Path]], settings: dict[str, Any], prompt: st
         raise CareError(
             f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are known"
         )
-    if "Normalize" not in kinds and settings.get("similarity_fn_name") not in (None, "cosine"):
+    score = settings.get("similarity_fn_name") or "cosine"
+    if score != "cosine" and not (score == "dot" and "Normalize" in kinds):
         raise CareError(
-            f"{where}: vectors are not normalised and the score is no cosine; that is not known here"
+            f"{where}: the score {score!r} of {'' if 'Normalize' in kinds else 'un'}normalised vectors is not known "
+            "here; a cosine, or a dot product of normalised vectors, is"
         )
     truncate_dim = settings.get("truncate_dim")
-    # That library cuts last: after Normalize if there is one.
-    cut_last = "Normalize" in kinds and truncate_dim is not None
+    # That library cuts last, after Normalize if there is one; but its cosine normalises once more.
+    cut_last = score == "dot" and truncate_dim is not None
     transformer = _read_optional(where / "sentence_bert_config.json")
     return Route(
         folder=where,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.router_format import read_router_format
 from care_accel.encoding.spec import EncoderSpec, Role, preset
 from care_accel.errors import CareError
-from care_accel.files import read_json
+from care_accel.files import check_format, read_json
 
 MANIFEST = "care.json"
 MANIFEST_FORMAT = 1
@@ -51,6 +51,17 @@ class Source:
             raise CareError(
                 f"{self.checkpoint.network_folder}: width {self.spec.width} is more than the network's "
                 f"hidden size {hidden}"
+            )
+        limit = self.checkpoint.max_tokens
+        if limit is not None and self.spec.max_tokens > limit:
+            raise CareError(
+                f"{self.checkpoint.network_folder}: max_tokens {self.spec.max_tokens} is more than the {limit} "
+                "positions of the network"
+            )
+        if self.spec.padding_side == "left" and not self.checkpoint.rotary:
+            raise CareError(
+                f"{self.checkpoint.network_folder}: padding on the left would move the positions of this network, "
+                "which are absolute; use padding_side='right'"
             )
 
 
@@ -90,7 +101,7 @@ def find(
             "document": _folder(document, revision),
         }
         title = f"{folders['query'].name}+{folders['document'].name}"
-        return _from_folders(title, folders, preset_name or "sentence-transformers", changes)
+        return _from_two(title, folders, preset_name, changes)
     folder = _folder(name if name is not None else DEFAULT, revision)
     title = Path(str(name or DEFAULT)).name or folder.resolve().name
     if (folder / MANIFEST).is_file():
@@ -98,42 +109,63 @@ def find(
         return _from_manifest(folder, changes)
     if (folder / "modules.json").is_file():
         _no_preset(preset_name, folder / "modules.json")
-        parts = read_router_format(folder)
-        sources = {
-            role: Source(Checkpoint(part.folder), _changed(part.spec(Checkpoint(part.folder)), changes))
-            for role, part in parts.items()
-        }
+        sources = _from_router(folder, changes)
         return Sources(title, sources["query"], sources["document"])
     found = {role: _first_folder(folder, names) for role, names in _FOLDERS.items()}
     if found["query"] and found["document"]:
         folders = {role: path for role, path in found.items() if path}
-        return _from_folders(title, folders, preset_name or "care", changes)
+        sources = _from_preset(folders, preset_name or "care", changes)
+        return Sources(title, sources["query"], sources["document"])
     raise CareError(
         f"{folder}: neither {MANIFEST} nor modules.json nor the folders query_encoder and document_encoder; "
         "for two separate folders give query= and document="
     )
 
 
-def _from_folders(
-    title: str, folders: Mapping[Role, Path], preset_name: str, changes: Mapping[str, Any]
+def _from_two(
+    title: str, folders: Mapping[Role, Path], preset_name: str | None, changes: Mapping[str, Any]
 ) -> Sources:
+    """Let each folder say what its encoder is; a preset speaks for those that do not, or instead of them."""
+    sources: dict[Role, Source] = {}
+    for role, folder in folders.items():
+        if (folder / MANIFEST).is_file():
+            _no_preset(preset_name, folder / MANIFEST)
+            both = _from_manifest(folder, changes)
+            sources[role] = both.query if role == "query" else both.document
+        elif preset_name is None and (folder / "modules.json").is_file():
+            sources[role] = _from_router(folder, changes)[role]
+    plain = {role: folder for role, folder in folders.items() if role not in sources}
+    if plain:
+        widths = [source.spec.width for source in sources.values()]
+        sources |= _from_preset(plain, preset_name or "sentence-transformers", changes, widths)
+    return Sources(title, sources["query"], sources["document"])
+
+
+def _from_router(folder: Path, changes: Mapping[str, Any]) -> dict[Role, Source]:
+    return {
+        role: Source(Checkpoint(part.folder), _changed(part.spec(Checkpoint(part.folder)), changes))
+        for role, part in read_router_format(folder).items()
+    }
+
+
+def _from_preset(
+    folders: Mapping[Role, Path], preset_name: str, changes: Mapping[str, Any], widths: Sequence[int] = ()
+) -> dict[Role, Source]:
     checkpoints = {role: open_checkpoint(folder) for role, folder in folders.items()}
     # Presets name a width that both networks must be able to give: the narrower one decides.
-    widest = min(c.hidden_size for c in checkpoints.values())
-    sources = {}
+    widest = min([c.hidden_size for c in checkpoints.values()] + [*widths])
+    sources: dict[Role, Source] = {}
     for role, checkpoint in checkpoints.items():
         spec = preset(preset_name, role, hidden_size=widest, causal=checkpoint.causal)
-        sources[role] = Source(checkpoint, _changed(spec, changes))
-    return Sources(title, sources["query"], sources["document"])
+        fitting = min(spec.max_tokens, checkpoint.max_tokens or spec.max_tokens)
+        sources[role] = Source(checkpoint, _changed(spec, {"max_tokens": fitting}, changes))
+    return sources
 
 
 def _from_manifest(folder: Path, changes: Mapping[str, Any]) -> Sources:
     file = folder / MANIFEST
     manifest = read_json(file, "")
-    if manifest.get("format") != MANIFEST_FORMAT:
-        raise CareError(
-            f"{file}: format {manifest.get('format')!r} is unknown; this release reads {MANIFEST_FORMAT}"
-        )
+    check_format(manifest, file, MANIFEST_FORMAT)
     sources: dict[str, Source] = {}
     for role in _FOLDERS:
         entry = manifest.get(role)
@@ -161,10 +193,10 @@ def open_checkpoint(folder: Path) -> Checkpoint:
 
 def _folder(name: str | Path, revision: str | None) -> Path:
     """Return a local folder for the embedded default, a path, or a hub name (downloaded, pinned)."""
+    if name == DEFAULT:  # a folder of that name is ./care-mini
+        return EMBEDDED / DEFAULT
     if Path(name).is_dir():
         return Path(name)
-    if str(name) == DEFAULT:
-        return EMBEDDED / DEFAULT
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name) or name.startswith("."):
         raise CareError(
             f"{name}: no such folder, and no hub name (owner/name); the embedded model is {DEFAULT}"
@@ -189,5 +221,7 @@ def _no_preset(preset_name: str | None, file: Path) -> None:
         raise CareError(f"{file} already says what the encoders are; leave preset={preset_name!r} out")
 
 
-def _changed(spec: EncoderSpec, changes: Mapping[str, Any]) -> EncoderSpec:
-    return dataclasses.replace(spec, **{k: v for k, v in changes.items() if v is not None})
+def _changed(spec: EncoderSpec, *changes: Mapping[str, Any]) -> EncoderSpec:
+    for some in changes:
+        spec = dataclasses.replace(spec, **{k: v for k, v in some.items() if v is not None})
+    return spec

@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -80,3 +83,28 @@ def test_half_precision_gives_float32_vectors_close_by(tiny_folders):
     )
     assert half.dtype == np.float32
     np.testing.assert_allclose(half, full, atol=0.05)
+
+
+def test_threads_that_ask_first_together_load_the_network_once(tiny_model, monkeypatch):
+    loads, load = [], type(tiny_model)._load
+
+    def slowly(model, role):
+        loads.append(role)
+        time.sleep(0.05)
+        return load(model, role)
+
+    monkeypatch.setattr(type(tiny_model), "_load", slowly)
+    with ThreadPoolExecutor(8) as pool:
+        vectors = list(pool.map(tiny_model.encode_query, ["头痛"] * 8))
+    assert loads == ["query"]
+    for vector in vectors:
+        np.testing.assert_array_equal(vector, vectors[0])
+
+
+def test_a_model_with_a_manifest_names_its_revisions_without_reading_weights(
+    tiny_model, tmp_path, monkeypatch
+):
+    tiny_model.save_pretrained(tmp_path / "saved")
+    expected = tiny_model.revision("document")
+    monkeypatch.setattr("care_accel.encoding.checkpoint.hashlib", None)
+    assert DualEncoder.from_pretrained(tmp_path / "saved").revision("document") == expected

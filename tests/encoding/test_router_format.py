@@ -45,3 +45,43 @@ def test_a_folder_with_a_broken_list_of_modules_is_one_line(tmp_path):
     with pytest.raises(CareError) as error:
         DualEncoder.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("width", [None, 12])
+@pytest.mark.parametrize("normalised", [True, False])
+@pytest.mark.parametrize("score", ["cosine", None])
+def test_inner_products_are_the_library_s_cosines(make_encoder, tmp_path, width, normalised, score):
+    folder = make_encoder(tmp_path / "one", "gte", seed=5)
+    library = SentenceTransformer(
+        modules=modules(folder, "cls", normalised), truncate_dim=width, similarity_fn_name=score
+    )
+    library.save_pretrained(str(tmp_path / "plain"))
+    model = DualEncoder.from_pretrained(tmp_path / "plain")
+    ours = model.encode_query(TEXTS) @ model.encode_document(TEXTS).T
+    vectors = library.encode(TEXTS)
+    np.testing.assert_allclose(ours, library.similarity(vectors, vectors), atol=1e-5)
+
+
+@pytest.mark.parametrize(("score", "normalised"), [("dot", False), ("euclidean", True), ("manhattan", True)])
+def test_a_score_that_is_no_inner_product_of_normalised_vectors_is_refused(
+    make_encoder, tmp_path, score, normalised
+):
+    folder = make_encoder(tmp_path / "one", "gte", seed=5)
+    library = SentenceTransformer(modules=modules(folder, "mean", normalised), similarity_fn_name=score)
+    library.save_pretrained(str(tmp_path / "plain"))
+    with pytest.raises(CareError, match=f"the score '{score}'"):
+        DualEncoder.from_pretrained(tmp_path / "plain")
+
+
+def test_two_folders_of_the_library_follow_their_own_files_unless_a_preset_is_given(make_encoder, tmp_path):
+    folder = make_encoder(tmp_path / "one", "gte", seed=5)
+    library = SentenceTransformer(modules=modules(folder, "cls"), prompts={"query": "问："})
+    library.save_pretrained(str(tmp_path / "plain"))
+    two = {"query": tmp_path / "plain", "document": tmp_path / "plain"}
+    model = DualEncoder.from_pretrained(**two)
+    assert (model.symmetric, model.spec("query").pooling) == (True, "first")
+    np.testing.assert_allclose(model.encode_document(TEXTS), library.encode_document(TEXTS), atol=1e-5)
+    np.testing.assert_allclose(model.encode_query(TEXTS), library.encode_query(TEXTS), atol=1e-5)
+    assert DualEncoder.from_pretrained(**two, preset="sentence-transformers").spec("query").pooling == "mean"
+    mixed = DualEncoder.from_pretrained(query=tmp_path / "plain", document=folder)
+    assert [mixed.spec(role).pooling for role in ("query", "document")] == ["first", "mean"]

@@ -138,3 +138,56 @@ def test_files_other_than_the_manifest_recorded_are_refused_when_loaded(saved):
     with pytest.raises(CareError, match=r"not the files that care\.json recorded"):
         model.encode_query("头痛")
     assert model.encode_document("头痛").shape == (24,)
+
+
+def test_two_folders_may_be_whole_dual_encoders_of_which_each_gives_its_part(saved):
+    whole = DualEncoder.from_pretrained(saved)
+    parts = DualEncoder.from_pretrained(query=saved, document=saved)
+    assert [parts.revision(r) for r in ("query", "document")] == [
+        whole.revision(r) for r in ("query", "document")
+    ]
+    with pytest.raises(CareError, match="already says what the encoders are"):
+        DualEncoder.from_pretrained(query=saved, document=saved, preset="care")
+
+
+def test_a_folder_does_not_take_the_embedded_model_s_name(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    DualEncoder.from_pretrained(saved).save_pretrained("care-mini")
+    assert DualEncoder.from_pretrained().width == DualEncoder.from_pretrained("care-mini").width == 192
+    assert DualEncoder.from_pretrained("./care-mini").width == 24
+
+
+def bert(folder, tiny_folders, **config):
+    """Write a network with absolute positions, 20 of them, beside the tiny tokenizer."""
+    from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folders / "query_encoder")
+    roberta = config.pop("roberta", False)
+    made, network = (RobertaConfig, RobertaModel) if roberta else (BertConfig, BertModel)
+    network(
+        made(vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=0, **sizes)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("roberta", "positions"), [(False, 20), (True, 19)])
+def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path, roberta, positions):
+    folder = bert(tmp_path / "bert", tiny_folders, roberta=roberta)
+    model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")
+    assert model.spec("query").max_tokens == positions
+    assert np.isfinite(model.encode_query("高血压" * 100)).all()
+    with pytest.raises(CareError, match=f"max_tokens 64 is more than the {positions} positions"):
+        DualEncoder.from_pretrained(query=folder, document=folder, preset="care", max_tokens=64)
+
+
+def test_padding_on_the_left_is_refused_where_it_would_move_positions(tiny_folders, tmp_path):
+    folder = bert(tmp_path / "bert", tiny_folders)
+    saved = tmp_path / "saved"
+    DualEncoder.from_pretrained(query=folder, document=folder).save_pretrained(saved)
+    manifest = json.loads((saved / "care.json").read_text())
+    manifest["query"]["spec"]["padding_side"] = "left"
+    (saved / "care.json").write_text(json.dumps(manifest))
+    with pytest.raises(CareError, match="padding on the left would move the positions"):
+        DualEncoder.from_pretrained(saved)

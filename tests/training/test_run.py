@@ -136,7 +136,10 @@ def test_another_model_under_the_same_name_is_another_start(values, write_recipe
     shutil.copytree(tmp_path / "first/joint", start)
     values["start"] = {"model": str(start)}
     train(write_recipe(values), data_dir, tmp_path / "run")
-    DualEncoder.from_pretrained(start, max_tokens=7).save_pretrained(start)
+    changed = DualEncoder.from_pretrained(start, max_tokens=7)
+    changed.save_pretrained(tmp_path / "changed")
+    shutil.rmtree(start)
+    (tmp_path / "changed").rename(start)
     with pytest.raises(CareError, match="holds a model of another recipe"):
         train(write_recipe(values), data_dir, tmp_path / "run")
 
