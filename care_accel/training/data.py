@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from care_accel.encoding import EncoderSpec
+from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field
-from care_accel.training.recipe import DataFile
+from care_accel.training.recipe import DataFile, Stage
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +24,16 @@ _KEPT = 0.25
 
 # A row is a query, its positive document, and up to `negatives` documents that do not answer it.
 Row = tuple[str, str, list[str]]
+
+
+def load_tables(model: DualEncoder, stage: Stage, data_dir: Path, seed: int) -> dict[str, Dataset]:
+    """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`."""
+    specs = model.spec("query"), model.spec("document")
+    return {
+        # A file may be read in two ways: its place is part of its name.
+        f"{position} {source.file}": load_table(source, data_dir, *specs, stage.negatives, seed)
+        for position, source in enumerate(stage.data)
+    }
 
 
 def load_table(

@@ -35,8 +35,12 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     """
     start = recipe.start
     if start.model is not None:
-        return DualEncoder.from_pretrained(start.model)
-    if not (folder / MANIFEST).is_file():
+        model = DualEncoder.from_pretrained(start.model)
+        if not any(model.source(role).checkpoint.base for role in ROLES):
+            return model
+        if not (folder / MANIFEST).is_file():
+            model.save_pretrained(folder)  # which merges LoRA into its base
+    elif not (folder / MANIFEST).is_file():
         assert start.tokenizer is not None  # the recipe's check
         files = [data_dir / name for name in start.tokenizer.files]
         texts = (text for file in files for text in read_texts(file))

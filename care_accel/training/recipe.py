@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from care_accel.encoding import Task
+from care_accel.encoding import Role, Task
 from care_accel.errors import CareError
 from care_accel.kernels import Order, Pooling
 
@@ -43,38 +43,70 @@ class DataFile:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adaptation of every linear layer; the paper's values (section on the model) are the defaults.
+
+    Parameters
+    ----------
+    rank : int
+    alpha : float
+    """
+
+    rank: int = 32
+    alpha: float = 64.0
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage: what is trained, on what, and how long.
 
     Defaults are the paper's for Stage II (section on training): InfoNCE, temperature 0.02, 7 negatives,
-    learning rate 1e-4, warm-up 0.05, weight decay 0.05, bfloat16, one epoch.
+    learning rate 1e-4, warm-up 0.05, weight decay 0.05, bfloat16, one epoch. Its Stage I has temperature
+    0.1 and two epochs.
 
     Parameters
     ----------
     name : str
         Folder of the stage's model below the output.
-    method : {"joint"}
-        ``joint``: both encoders are trained by InfoNCE (the paper's Stage II).
+    method : {"joint", "alignment", "contrastive"}
+        ``joint``: both encoders by InfoNCE (the paper's Stage II). ``alignment``: the query encoder, towards
+        the frozen document encoder's vector of the same text (Stage I). ``contrastive``: one encoder on both
+        sides by InfoNCE (initialisation).
     data : list of DataFile
-        Every batch comes from a single file.
+        Every batch comes from a single file. ``alignment`` uses every text in it.
+    role : {"query", "document"}
+        Which encoder ``contrastive`` trains.
     temperature : float
     negatives : int
         Hard negatives a query, where a file has them.
+    widths : list of int
+        Matryoshka: the loss is averaged over these widths; empty for the full one alone.
+    info_nce_weight, mse_weight : float
+        Of the two losses of ``alignment``.
+    lora : Lora, optional
+        Train low-rank matrices instead of the whole document encoder, or of ``role``; merged at the end.
     epochs, batch_size, learning_rate, warmup_ratio, weight_decay
         As usual; a batch is counted in queries, over one process.
     max_query_tokens, max_document_tokens : int
         Longer inputs are cut in training; the model itself keeps its own limit.
     bf16 : bool
         Automatic mixed precision.
+    gradient_checkpointing : bool
+        Compute activations twice to hold fewer.
     save_steps : int
         A run that was stopped goes on at the last multiple.
     """
 
     name: str
     data: list[DataFile]
-    method: Literal["joint"] = "joint"
+    method: Literal["joint", "alignment", "contrastive"] = "joint"
+    role: Role = "query"
     temperature: float = 0.02
     negatives: int = 7
+    widths: list[int] = field(default_factory=list)
+    info_nce_weight: float = 1.0
+    mse_weight: float = 1.0
+    lora: Lora | None = None
     epochs: float = 1.0
     batch_size: int = 128
     learning_rate: float = 1e-4
@@ -83,6 +115,7 @@ class Stage:
     max_query_tokens: int = 512
     max_document_tokens: int = 512
     bf16: bool = True
+    gradient_checkpointing: bool = False
     save_steps: int = 200
 
 
@@ -206,6 +239,19 @@ def _check(recipe: Recipe, file: Path) -> None:
         for name in ("temperature", "epochs", "batch_size", "learning_rate", "max_query_tokens"):
             if getattr(stage, name) <= 0:
                 raise CareError(f"{file}: stage {stage.name!r}: {name} must be above 0")
+        if any(width < 1 for width in stage.widths):
+            raise CareError(f"{file}: stage {stage.name!r}: widths must be above 0")
+        weights = stage.info_nce_weight, stage.mse_weight
+        if min(weights) < 0 or max(weights) == 0:
+            raise CareError(
+                f"{file}: stage {stage.name!r}: info_nce_weight and mse_weight must not be below 0, nor both 0"
+            )
+        if stage.lora and stage.lora.rank < 1:
+            raise CareError(f"{file}: stage {stage.name!r}: the rank of lora must be above 0")
+        if stage.lora and stage.method == "alignment":
+            raise CareError(
+                f"{file}: stage {stage.name!r}: lora is for the document encoder; alignment trains the query's"
+            )
 
 
 _PLAIN_WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}

@@ -20,6 +20,8 @@ from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
 from care_accel.files import write_json
+from care_accel.training.alignment import train_alignment
+from care_accel.training.contrastive import train_contrastive
 from care_accel.training.joint import train_joint
 from care_accel.training.networks import initial_model
 from care_accel.training.recipe import Recipe, Stage, load_recipe
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 
 RECORD = "training.json"
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate")
-_METHODS = {"joint": train_joint}
+_METHODS = {"joint": train_joint, "alignment": train_alignment, "contrastive": train_contrastive}
 
 
 def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | None = None) -> DualEncoder:
@@ -70,7 +72,9 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
         started = time.monotonic()
         trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
         record["seconds"] = round(time.monotonic() - started, 1)
-        _store(trained, recipe, work, record)
+        # What another stage starts from is not rounded.
+        last = position + 1 == len(recipe.stages)
+        _store(trained, recipe, work, record, recipe.save_dtype if last else "float32")
         # All at once: a stage's folder that is there is finished.
         os.replace(work / "model", folder)
         shutil.rmtree(work)
@@ -79,12 +83,12 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
     return model
 
 
-def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, Any]) -> None:
-    """Write a stage's model with the weights in the recipe's precision, and its record, to ``work/model``."""
+def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, Any], dtype: str) -> None:
+    """Write a stage's model and its record to ``work/model``."""
     found = {}
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
-        checkpoint.load_network(recipe.save_dtype).save_pretrained(place)
+        checkpoint.load_network(dtype).save_pretrained(place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
     model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))

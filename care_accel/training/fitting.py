@@ -1,0 +1,131 @@
+"""Running one stage on sentence-transformers' trainer: resumable, and stopped when it diverges."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
+from transformers import TrainerCallback
+
+from care_accel.errors import CareError
+from care_accel.training.recipe import Stage
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformer
+
+
+_WEIGHTS = "trained.safetensors"
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """Keeps the weights that are trained, and no others, in its checkpoints: a LoRA adapter is small."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({n: p.detach().contiguous() for n, p in self._trained().items()}, folder / _WEIGHTS)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+        saved = load_file(Path(checkpoint_path) / _WEIGHTS)
+        with torch.no_grad():
+            for name, parameter in self._trained().items():
+                parameter.copy_(saved[name])
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+
+
+class _StopIfDiverged(TrainerCallback):
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        loss = (logs or {}).get("loss")
+        if loss is not None and not math.isfinite(float(loss)):
+            raise CareError(
+                f"stage {self._stage.name!r}: the loss is {loss} at step {state.global_step}; lower learning_rate "
+                f"({self._stage.learning_rate}) or raise temperature ({self._stage.temperature})"
+            )
+
+
+def fit(
+    library_model: SentenceTransformer,
+    tables: dict[str, Dataset],
+    loss: torch.nn.Module,
+    stage: Stage,
+    work: Path,
+    seed: int,
+    *,
+    routes: dict[str, str] | None = None,
+) -> None:
+    """Train a model in place; a run that was stopped goes on at its last checkpoint below ``work``.
+
+    Parameters
+    ----------
+    library_model : SentenceTransformer
+    tables : dict of str to datasets.Dataset
+        Every batch comes from one of them; each is met as often as it is long.
+    loss : torch.nn.Module
+    stage : Stage
+    work : Path
+        ``trainer_state.json`` with the losses is written there at the end.
+    seed : int
+    routes : dict, optional
+        The Router's route of each column.
+
+    Raises
+    ------
+    CareError
+        The loss is no number any more.
+    """
+    gpu = torch.cuda.is_available()
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(work / "checkpoints"),
+        num_train_epochs=stage.epochs,
+        per_device_train_batch_size=stage.batch_size,
+        learning_rate=stage.learning_rate,
+        warmup_steps=stage.warmup_ratio,
+        weight_decay=stage.weight_decay,
+        bf16=stage.bf16,
+        activation_checkpointing=stage.gradient_checkpointing,
+        use_cpu=not gpu,
+        seed=seed,
+        data_seed=seed,
+        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
+        router_mapping=routes or {},
+        save_steps=stage.save_steps,
+        save_total_limit=1,
+        logging_steps=20,
+        logging_nan_inf_filter=False,
+        report_to="none",
+        dataloader_pin_memory=gpu,
+        ddp_find_unused_parameters=False,
+    )
+    trainer = _Trainer(
+        model=library_model,
+        args=arguments,
+        train_dataset=tables,
+        loss=loss,
+        callbacks=[_StopIfDiverged(stage)],
+    )
+    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work / "checkpoints"))
+    trainer.state.save_to_json(str(work / "trainer_state.json"))
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """Return the newest checkpoint, and remove those that were being written when a run was stopped."""
+    for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.rpartition("-")[2])):
+        if (checkpoint / "trainer_state.json").is_file():  # written last
+            return str(checkpoint)
+        shutil.rmtree(checkpoint)
+    return None

@@ -1,0 +1,120 @@
+"""A dual encoder as sentence-transformers trains it, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from sentence_transformers.base.modules import Module
+
+from care_accel.encoding import ROLES, DualEncoder, Role
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.sources import Source, Sources
+from care_accel.training.recipe import Lora, Stage
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+_LIBRARY_POOLINGS = {"first": "cls", "last": "lasttoken", "mean": "mean"}
+
+
+class Slice(Module):
+    """Keeps the leading values of a vector, in training as in inference.
+
+    The library's ``truncate_dim`` is not applied while training.
+
+    Parameters
+    ----------
+    width : int
+    """
+
+    config_keys: ClassVar[list[str]] = ["width"]
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, features: dict[str, torch.Tensor], **_: Any) -> dict[str, torch.Tensor]:
+        """Slice ``sentence_embedding``, ``[batch, hidden]`` to ``[batch, width]``."""
+        features["sentence_embedding"] = features["sentence_embedding"][:, : self.width]
+        return features
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the width: a checkpoint that resumes a run is a whole sentence-transformers model."""
+        self.save_config(output_path)
+
+
+def trainable(model: DualEncoder, stage: Stage, roles: Sequence[Role] = ROLES) -> SentenceTransformer:
+    """Build a sentence-transformers model with the steps of the specs, ready to train.
+
+    Parameters
+    ----------
+    model : DualEncoder
+    stage : Stage
+        For the longest inputs, and LoRA on the document side, or on the only one.
+    roles : sequence of {"query", "document"}
+        Both make a Router; one alone encodes queries and documents.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+
+    routes = {role: _route(model, stage, role) for role in roles}
+    if stage.lora is not None:
+        _add_lora(routes[roles[-1]][0], stage.lora)
+    modules = (
+        [Router.for_query_document(routes["query"], routes["document"])]
+        if len(routes) > 1
+        else routes[roles[0]]
+    )
+    return SentenceTransformer(modules=modules, similarity_fn_name="dot")
+
+
+def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    spec, checkpoint = model.spec(role), model.source(role).checkpoint
+    # Weights that are trained are float32, whatever they are stored in; autocast makes the rest.
+    options: dict[str, Any] = {"dtype": torch.float32}
+    if not torch.cuda.is_available():
+        # In bfloat16 the plain attention trains faster there than the fused one (0.9 against 1.2 s a step).
+        options["attn_implementation"] = "eager"
+    limit = stage.max_query_tokens if role == "query" else stage.max_document_tokens
+    transformer = Transformer(
+        str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
+    )
+    transformer.tokenizer.padding_side = spec.padding_side
+    pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
+    cut: list[Any] = [Normalize(), Slice(spec.width)]
+    if spec.order == "slice-then-normalize":
+        cut.reverse()
+    return [transformer, pooling, *cut]
+
+
+def _add_lora(transformer: Any, lora: Lora) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear")
+    transformer.model = get_peft_model(transformer.model, config)
+
+
+def collect(
+    library_model: SentenceTransformer, model: DualEncoder, work: Path, roles: Sequence[Role] = ROLES
+) -> DualEncoder:
+    """Write the trained networks below ``work`` and return the dual encoder that they make.
+
+    An encoder that was not trained stays where it was; LoRA is merged into its base.
+    """
+    found = {role: model.source(role) for role in ROLES}
+    for role in roles:
+        transformer = library_model[0].sub_modules[role][0] if len(roles) > 1 else library_model[0]
+        network = transformer.model
+        if hasattr(network, "merge_and_unload"):
+            network = network.merge_and_unload()
+        network.save_pretrained(work / role)
+        # The tokenizer as it was: training must not carry its shorter limit into the model.
+        model.source(role).checkpoint.load_tokenizer().save_pretrained(work / role)
+        found[role] = Source(Checkpoint(work / role), model.spec(role))
+    return DualEncoder(Sources(model.name, found["query"], found["document"]))
