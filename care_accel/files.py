@@ -10,7 +10,7 @@ import re
 import tempfile
 import zlib
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,16 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_plain_or_gzip(file: Path) -> Path | None:
-    """Return ``file`` or ``file`` + ``.gz``, whichever is there; None if neither is."""
+    """Return ``file`` or ``file`` + ``.gz``, whichever is there; None if neither is.
+
+    Raises
+    ------
+    CareError
+        Both are there.
+    """
     packed = file.with_name(file.name + ".gz")
+    if file.is_file() and packed.is_file():
+        raise CareError(f"{file} is there with and without .gz; remove one of them")
     return next((f for f in (file, packed) if f.is_file()), None)
 
 
@@ -57,14 +65,31 @@ def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     CareError
         A line holds no JSON object; file and line are named.
     """
-    for number, line in read_lines(file):
-        try:
-            row = json.loads(line)
-        except ValueError as cause:
-            raise CareError(f"{file}, line {number}: no JSON: {cause}") from None
+    for number, row in read_json_values(file):
         if not isinstance(row, dict):
             raise CareError(f"{file}, line {number}: no JSON object but a {type(row).__name__}")
         yield number, row
+
+
+def read_json_values(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the value of each line, with its number from 1.
+
+    Raises
+    ------
+    CareError
+        A line holds no JSON; file and line are named.
+    """
+    for number, line in read_lines(file):
+        try:
+            value = json.loads(line)
+        except ValueError as cause:
+            why = (
+                f"{cause.msg} at character {cause.pos + 1}"
+                if isinstance(cause, json.JSONDecodeError)
+                else cause
+            )
+            raise CareError(f"{file}, line {number}: no JSON: {why}") from None
+        yield number, value
 
 
 def text_field(row: dict[str, Any], name: str, file: Path, line: int) -> str:
@@ -112,8 +137,30 @@ def read_json(file: Path, why: str) -> dict[str, Any]:
 def write_json(file: Path, values: Any) -> None:
     """Write JSON under a temporary name and rename it, so that nobody ever reads half of it."""
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    text = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as cause:
+        with suppress(OSError):
+            temporary.unlink()
+        raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
+
+
+def make_folder(folder: Path, name: str) -> None:
+    """Make a folder that results go to, if it is not there.
+
+    Raises
+    ------
+    CareError
+        It cannot be made or written; ``name`` is the option that named it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise CareError(f"{name} {folder}: cannot be made: {cause.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise CareError(f"{name} {folder}: cannot be written to")
 
 
 @contextmanager
@@ -148,7 +195,7 @@ def replaced_folder(
             raise CareError(
                 f"{folder} holds {others[0]}, which does not belong to what is saved there; choose another folder"
             )
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent, "the folder")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         built, old = Path(temporary) / "new", Path(temporary) / "old"
         built.mkdir(mode=0o700 if private else 0o777)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError, require_count
-from care_accel.files import check_format, read_json, read_lines, replaced_folder, write_json
+from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
 from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 
@@ -143,9 +143,11 @@ class Retriever:
         folder = Path(folder)
         manifest = read_json(folder / MANIFEST, "a saved retriever has one")
         check_format(manifest, folder / MANIFEST, FORMAT)
-        parts = manifest["parts"]
+        parts = manifest.get("parts")
+        if not isinstance(parts, dict) or not {_WORDS, _DOCUMENTS} <= parts.keys():
+            raise CareError(f"{folder / MANIFEST}: 'parts' must say whether words and documents are there")
         documents = (
-            [json.loads(line) for _, line in read_lines(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
+            [value for _, value in read_json_values(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
         )
         lexical = BM25Index.load(folder / _WORDS) if parts[_WORDS] else None
         return cls(model, ExactIndex.load(folder / _VECTORS), documents, lexical=lexical)

@@ -6,6 +6,7 @@ import pytest
 from care_accel import CareError
 from care_accel.files import (
     find_plain_or_gzip,
+    make_folder,
     read_json,
     read_jsonl,
     read_lines,
@@ -76,3 +77,21 @@ def test_half_a_surrogate_pair_in_a_field_is_replaced_and_said(tmp_path, caplog)
     assert text_field(row, "text", file, line) == "\ufffd头痛"
     assert text_list_field(row, "pos", file, line) == ["a", "\ufffd\ufffd"]
     assert "a.jsonl, line 1: 2 lone surrogates" in caplog.text
+
+
+def test_a_file_with_and_without_gz_is_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text("{}")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(CareError, match="with and without"):
+        find_plain_or_gzip(tmp_path / "a.jsonl")
+
+
+def test_where_nothing_can_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CareError, match="cannot be written"):
+        write_json(tmp_path / "file" / "a.json", {})
+    with pytest.raises(CareError, match=r"--output .* cannot be made"):
+        make_folder(tmp_path / "file" / "a", "--output")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CareError, match="cannot be written"):
+        write_json(tmp_path / "folder", {})

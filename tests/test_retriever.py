@@ -122,3 +122,19 @@ def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(CareError, match="a saved retriever has one"):
         Retriever.load(tmp_path, tiny_model)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("retriever.json", '{"format": 1}', "'parts' must say"),
+        ("retriever.json", '{"format": 2}', "format 2 is unknown"),
+        ("documents.jsonl", '"a"\n{"b"\n', "line 2: no JSON"),
+        ("documents.jsonl", '"a"\n', "1 documents for an index of 4 vectors"),
+    ],
+)
+def test_a_saved_retriever_that_is_broken_is_one_line(retriever, tiny_model, tmp_path, file, content, words):
+    retriever.save(tmp_path / "saved")
+    (tmp_path / "saved" / file).write_text(content)
+    with pytest.raises(CareError, match=words):
+        Retriever.load(tmp_path / "saved", tiny_model)

@@ -8,6 +8,8 @@ class.
 from __future__ import annotations
 
 import hashlib
+import logging
+import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,6 +26,9 @@ _HASHED = ("*.safetensors", "*.json", "*.txt", "*.model")
 # Metadata beside the weights that does not change a vector.
 _NOT_HASHED = ("README", "generation_config.json", "trainer_state.json", "care.json")
 _CHUNK = 1 << 22
+_LAYER = re.compile(r"layers?\.\d+\..*weight$")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -205,6 +210,14 @@ class Checkpoint:
             raise CareError(
                 f"{self.network_folder}: {len(absent)} weights of the network are not in its files, "
                 f"such as {absent[0]}"
+            )
+        # Heads are no part of an encoder; a layer that the configuration does not know is a mistake in it.
+        if unknown := sorted(name for name in report["unexpected_keys"] if _LAYER.search(name)):
+            log.warning(
+                "%s: %d weights such as %s belong to no layer of config.json and are not used",
+                self.network_folder,
+                len(unknown),
+                unknown[0],
             )
         if self.base is not None:
             network = self._merge_adapter(network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -145,6 +145,12 @@ class Encoder:
                 for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
                     vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
                     progress.advance(bar, len(batch))
+        finite = np.isfinite(vectors).all(axis=1)
+        if not finite.all():
+            raise CareError(
+                f"text {int(np.argmin(finite))} has a vector that is not finite; the weights are damaged, or "
+                f"{self.spec.dtype} is too narrow for this network (try dtype='float32')"
+            )
         self.counts.texts += len(texts)
         self._say_truncation()
         return vectors
@@ -205,6 +211,8 @@ class Encoder:
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+        raise CareError(f"texts are a {type(texts).__name__}; give a str or a list of str")
     texts = list(texts)
     for i, text in enumerate(texts):
         if not isinstance(text, str):

@@ -46,7 +46,9 @@ class EmbeddingCache:
             self._connection.execute(
                 "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
             )
-        except (OSError, sqlite3.DatabaseError) as cause:
+        except OSError as cause:
+            raise CareError(f"{self.file}: cannot be written: {cause.strerror}") from None
+        except sqlite3.DatabaseError as cause:
             raise CareError(
                 f"{self.file}: cannot be used as a cache of vectors ({cause}); remove it"
             ) from None

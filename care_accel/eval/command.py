@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.sources import DEFAULT, EMBEDDED
 from care_accel.errors import CareError, exit_code
+from care_accel.files import make_folder
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     from care_accel.eval.tasks import load
 
     tasks = [load(task, options.limit) for task in tasks]
-    _make_output(options.output)
+    make_folder(options.output, "--output")
     with tempfile.TemporaryDirectory() as folder:
         _evaluate(options, model, tasks, skipped, Path(folder))
 
@@ -169,13 +170,6 @@ def _tasks(options: argparse.Namespace) -> tuple[list[AbsTask], list[Skipped]]:
     if options.cmedteb is not None:
         return cmedteb_tasks(options.cmedteb, options.split, options.tasks), []
     return folder_tasks(options.data_dir or DEMO, options.split, options.tasks)
-
-
-def _make_output(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise CareError(f"--output {folder}: cannot be made: {cause.strerror}") from None
 
 
 def _say(line: str) -> None:

@@ -167,8 +167,8 @@ def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
             raise CareError(
                 f"{qrels}, line {line}: query {query!r} and document {document!r} had another score before"
             )
-    if not data.relevant:
-        raise CareError(f"{qrels}: holds no judgement")
+    if not any(grade > 0 for grades in data.relevant.values() for grade in grades.values()):
+        raise CareError(f"{qrels}: holds no judgement above 0; such a set measures nothing")
     data.queries = {query: text for query, text in asked.items() if query in data.relevant}
     return data
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -18,9 +19,10 @@ import mteb
 from mteb.abstasks import AbsTask
 
 from care_accel import __version__
+from care_accel.errors import CareError
 from care_accel.eval.baselines import SEED
 from care_accel.eval.tasks import Skipped, load
-from care_accel.files import read_json, write_json
+from care_accel.files import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +101,7 @@ def evaluate(
         A task's data cannot be read.
     """
     folder = Path(output) / _file_name(model.name)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder, "the output")
     finished = _read_finished(folder)
     manifest = _manifest(model, device, limit)
     _warn_of_another_model(folder, manifest)
@@ -155,10 +157,14 @@ def _run(model: Any, task: AbsTask) -> dict[str, Any]:
     )
     result = found.task_results[0]
     split, subsets = next(iter(result.scores.items()))
-    metric = task.metadata.main_score
+    metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
+    if not math.isfinite(score):
+        raise CareError(
+            f"{task.metadata.name}: {metric} is {score}; {model.name} gives every pair the same score"
+        )
     return {
         "main_metric": metric,
-        "main_score": float(subsets[0]["main_score"]),
+        "main_score": score,
         "split": split,
         "type": task.metadata.type,
         "size": _size(task, split),

@@ -26,6 +26,22 @@ _KEPT = 0.25
 Row = tuple[str, str, list[str]]
 
 
+def check_rows(stage: Stage, data_dir: Path) -> None:
+    """Read the files of a stage once from end to end.
+
+    Raises
+    ------
+    CareError
+        A row is broken; file and line are named.
+    """
+    for source in stage.data:
+        file = data_dir / source.file
+        whole = stage.method == "alignment"
+        rows = read_texts(file) if whole else _READERS[source.kind](file, source, random.Random(0))
+        if sum(1 for _ in rows) == 0:
+            raise CareError(f"{file}: no row can be used as {'text' if whole else source.kind}")
+
+
 def load_tables(model: DualEncoder, stage: Stage, data_dir: Path, seed: int) -> dict[str, Dataset]:
     """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`."""
     specs = model.spec("query"), model.spec("document")

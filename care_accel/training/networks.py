@@ -111,11 +111,18 @@ def new_network(encoder: NewEncoder, tokenizer: PreTrainedTokenizerFast) -> PreT
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
         raise CareError(f"network: model_type {model_type!r} is unknown; gte and qwen3 are the paper's")
+    known = CONFIG_MAPPING[model_type]()
+    if unknown := [name for name in values if not hasattr(known, name)]:
+        raise CareError(
+            f"network {model_type}: unknown field {unknown[0]!r}; transformers ignores it silently"
+        )
     try:
         config = CONFIG_MAPPING[model_type](
             **values, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
         )
-        return AutoModel.from_config(config)
+        network = AutoModel.from_config(config)
+        network.get_input_embeddings()  # not every kind reads texts
+        return network
     except Exception as cause:  # configurations are validated by several libraries
         raise CareError(
             f"network {model_type}: cannot be built: {' '.join(str(cause).split())[:300]}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -15,6 +17,16 @@ from care_accel.errors import CareError
 from care_accel.kernels import Order, Pooling
 
 T = TypeVar("T")
+_NAME = re.compile(r"[\w-][\w.-]*")
+_ABOVE_0 = (
+    "temperature",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "max_query_tokens",
+    "max_document_tokens",
+    "save_steps",
+)
 FieldKind = Literal["triplets", "pairs", "texts"]
 
 
@@ -228,21 +240,37 @@ def _check(recipe: Recipe, file: Path) -> None:
     start = recipe.start
     if not recipe.stages:
         raise CareError(f"{file}: stages is empty; name at least one")
+    if start.model is not None and (start.tokenizer or start.query or start.document):
+        raise CareError(f"{file}: start has a model and new networks; give one of them")
     if start.model is None and not (start.tokenizer and start.query and start.document):
         raise CareError(f"{file}: start needs a model, or a tokenizer, a query and a document encoder")
     names = [stage.name for stage in recipe.stages]
+    for name in (recipe.name, *names):
+        if not _NAME.fullmatch(name):
+            raise CareError(
+                f"{file}: name {name!r} becomes a folder; use letters, digits, '-', '_' and '.' behind the first"
+            )
+    if not 0 <= recipe.seed < 2**32:
+        raise CareError(f"{file}: seed is {recipe.seed}; it must be between 0 and {2**32 - 1}")
+    if start.tokenizer and not (start.tokenizer.files and start.tokenizer.alphabet > 0):
+        raise CareError(f"{file}: the tokenizer needs files and an alphabet above 0")
+    if start.tokenizer and start.tokenizer.vocab_size < start.tokenizer.alphabet:
+        raise CareError(f"{file}: the tokenizer's vocab_size must not be below its alphabet")
     if len(set(names)) < len(names):
         raise CareError(f"{file}: two stages have the same name")
     for stage in recipe.stages:
         if not stage.data:
             raise CareError(f"{file}: stage {stage.name!r} has no data")
-        for name in ("temperature", "epochs", "batch_size", "learning_rate", "max_query_tokens"):
-            if getattr(stage, name) <= 0:
-                raise CareError(f"{file}: stage {stage.name!r}: {name} must be above 0")
+        for name in _ABOVE_0:
+            if not 0 < getattr(stage, name) < math.inf:
+                raise CareError(f"{file}: stage {stage.name!r}: {name} must be a number above 0")
+        for name, most in (("warmup_ratio", 1.0), ("weight_decay", math.inf), ("negatives", math.inf)):
+            if not 0 <= getattr(stage, name) <= most:
+                raise CareError(f"{file}: stage {stage.name!r}: {name} must be from 0 to {most:g}")
         if any(width < 1 for width in stage.widths):
             raise CareError(f"{file}: stage {stage.name!r}: widths must be above 0")
         weights = stage.info_nce_weight, stage.mse_weight
-        if min(weights) < 0 or max(weights) == 0:
+        if not (min(weights) >= 0 and 0 < max(weights) < math.inf):
             raise CareError(
                 f"{file}: stage {stage.name!r}: info_nce_weight and mse_weight must not be below 0, nor both 0"
             )
@@ -252,6 +280,14 @@ def _check(recipe: Recipe, file: Path) -> None:
             raise CareError(
                 f"{file}: stage {stage.name!r}: lora is for the document encoder; alignment trains the query's"
             )
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, str)
 
 
 _PLAIN_WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
@@ -298,6 +334,6 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
         # YAML reads 1e-4 as text: its numbers need a point.
-        note = "; write 1.0e-4 for 1e-4" if hint is float and isinstance(value, str) else ""
+        note = "; write 1.0e-4 for 1e-4" if hint is float and _is_number(value) else ""
         raise CareError(f"{where}: {value!r} is no {_PLAIN_WORDS.get(hint, hint.__name__)}{note}")
     return value

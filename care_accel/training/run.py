@@ -19,9 +19,10 @@ from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
-from care_accel.files import write_json
+from care_accel.files import make_folder, write_json
 from care_accel.training.alignment import train_alignment
 from care_accel.training.contrastive import train_contrastive
+from care_accel.training.data import check_rows
 from care_accel.training.joint import train_joint
 from care_accel.training.networks import initial_model
 from care_accel.training.recipe import Recipe, Stage, load_recipe
@@ -56,6 +57,10 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
     recipe = load_recipe(recipe_file)
     data_dir, output = Path(data_dir), Path(output or Path("runs") / recipe.name)
     hashes = _hash_data(recipe, data_dir)
+    # Hours of an earlier stage are not spent before a later one's broken row is found.
+    for stage in recipe.stages:
+        check_rows(stage, data_dir)
+    make_folder(output, "--output")
     revisions = _start_revisions(recipe)
     model: DualEncoder | None = None
     for position, stage in enumerate(recipe.stages):

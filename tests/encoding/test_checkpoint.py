@@ -117,3 +117,11 @@ def test_the_fingerprint_follows_weights_configuration_and_tokenizer_only(folder
 def test_an_llm_is_causal_and_a_bert_is_not(tiny_folders):
     assert Checkpoint(tiny_folders / "document_encoder").causal
     assert not Checkpoint(tiny_folders / "query_encoder").causal
+
+
+def test_layers_that_the_configuration_does_not_know_are_said(tiny_folders, tmp_path, caplog):
+    shutil.copytree(tiny_folders / "query_encoder", tmp_path / "q")
+    config = json.loads((tmp_path / "q/config.json").read_text())
+    (tmp_path / "q/config.json").write_text(json.dumps(config | {"num_hidden_layers": 1}))
+    Checkpoint(tmp_path / "q").load_network("float32")
+    assert "belong to no layer of config.json" in caplog.text

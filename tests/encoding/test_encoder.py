@@ -125,3 +125,19 @@ def test_lone_surrogates_become_replacement_characters_and_are_counted(tiny_fold
 def test_what_is_no_text_or_no_size_is_refused(tiny_folders, texts, options, words):
     with pytest.raises(CareError, match=words):
         encoder_of(tiny_folders / "query_encoder").encode(texts, **options)
+
+
+@pytest.mark.parametrize("texts", [5, None, b"bytes", {"a": 1}])
+def test_what_is_no_list_of_texts_is_refused(tiny_model, texts):
+    with pytest.raises(CareError, match="give a str or a list of str"):
+        tiny_model.encode_query(texts)
+
+
+def test_a_vector_that_is_not_finite_is_said(tiny_model):
+    import torch
+
+    network = tiny_model.encoder("query").runtime.network
+    with torch.no_grad():
+        next(network.parameters()).fill_(float("nan"))
+    with pytest.raises(CareError, match="text 0 has a vector that is not finite"):
+        tiny_model.encode_query(["头痛"])

@@ -127,3 +127,10 @@ def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path):
 def test_a_set_is_read_gzip_or_plain(data_dir):
     assert isinstance(the_set(data_dir, "sts/tiny"), DataSet)
     assert the_set(data_dir, "sts/tiny").read("test").scores == [5.0, 1.5, 4.5, 1.0]
+
+
+def test_judgements_that_are_all_0_measure_nothing(data_dir):
+    file = data_dir / "retrieval/tiny/qrels/test.tsv"
+    file.write_text("query-id\tcorpus-id\tscore\nq0\td0\t0\n")
+    with pytest.raises(CareError, match="holds no judgement above 0"):
+        DataSet("retrieval", file.parents[1]).read("test")

@@ -2,8 +2,9 @@ import json
 
 import mteb
 import pytest
+import torch
 
-from care_accel import DualEncoder
+from care_accel import CareError, DualEncoder
 from care_accel.eval.baselines import BM25Model
 from care_accel.eval.run import evaluate
 from care_accel.eval.tasks import Skipped, folder_tasks
@@ -172,3 +173,11 @@ def test_another_model_of_the_same_name_is_said(tiny_folders, tiny_model, tasks,
     )
     evaluate(other.as_mteb(), tasks[:1], tmp_path)
     assert "replaces the summary of another model of this name" in caplog.text
+
+
+def test_a_model_that_tells_no_pair_from_another_is_said(tiny_model, tasks, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        type(tiny_model.as_mteb()), "similarity_pairwise", lambda _, a, b: torch.zeros(len(a))
+    )
+    with pytest.raises(CareError, match=r"sts/tiny: spearman is nan; .* gives every pair the same score"):
+        evaluate(tiny_model.as_mteb(), tasks[2:], tmp_path)

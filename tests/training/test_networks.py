@@ -33,6 +33,10 @@ def test_a_network_that_cannot_be_built_is_one_line():
     tokenizer = train_tokenizer(TEXTS, vocab_size=200, alphabet=100)
     with pytest.raises(CareError, match="model_type 'tomorrow' is unknown"):
         new_network(NewEncoder({"model_type": "tomorrow"}), tokenizer)
+    with pytest.raises(CareError, match="network gte: unknown field 'num_hiden_layers'"):
+        new_network(NewEncoder({"model_type": "gte", "num_hiden_layers": 1}), tokenizer)
+    with pytest.raises(CareError, match="network clip: cannot be built"):
+        new_network(NewEncoder({"model_type": "clip"}), tokenizer)
     with pytest.raises(CareError, match="network gte: cannot be built"):
         new_network(NewEncoder({"model_type": "gte", "hidden_size": "wide"}), tokenizer)
 

@@ -161,3 +161,27 @@ def test_one_file_may_be_read_in_two_ways(values, write_recipe, data_dir, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         train(write_recipe(values), data_dir, tmp_path / "run")
     assert sorted(seen.values()) == [8, 16]
+
+
+def test_a_broken_row_of_a_later_stage_is_said_before_the_first_is_trained(
+    values, write_recipe, data_dir, tmp_path
+):
+    (data_dir / "bad.jsonl").write_text('{"query": "头痛", "pos": ["a"]}\n{"query": "头痛", "pos": "x"}\n')
+    values["stages"].append(values["stages"][0] | {"name": "second", "data": [{"file": "bad.jsonl"}]})
+    with pytest.raises(CareError, match=r"bad\.jsonl, line 2: 'pos' must be a list of texts"):
+        train(write_recipe(values), data_dir, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_made_is_one_line(values, write_recipe, data_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CareError, match=r"--output .*file: cannot be made"):
+        train(write_recipe(values), data_dir, tmp_path / "file")
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_change(
+    values, write_recipe, data_dir, tmp_path
+):
+    values["stages"][0] |= {"learning_rate": 1e30, "epochs": 20.0}
+    with pytest.raises(CareError, match=r"stage 'joint': the loss is .* lower learning_rate"):
+        train(write_recipe(values), data_dir, tmp_path / "run")

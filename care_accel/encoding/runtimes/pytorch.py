@@ -59,4 +59,8 @@ def resolve_device(device: str) -> str:
         raise CareError(f"unknown device {device!r}; choose auto, cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
         raise CareError(f"device {device!r}: this machine shows PyTorch no GPU; use device='cpu'")
+    try:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):  # each kind of device has its own
+        raise CareError(f"device {device!r} does not work here; use device='cpu'") from None
     return device
