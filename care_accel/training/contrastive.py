@@ -18,7 +18,7 @@ def train_contrastive(model: DualEncoder, stage: Stage, data_dir: Path, work: Pa
     It encodes queries and documents, each with the prompts of their role. See `train_joint` for the
     parameters.
     """
-    tables = load_tables(model, stage, data_dir, seed)
+    tables = load_tables(model, stage, data_dir, work, seed)
     library_model = trainable(model, stage, [stage.role])
     loss = InfoNCE(library_model, stage.temperature, stage.widths)
     fit(library_model, tables, loss, stage, work, seed)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field
+from care_accel.training.mining import mine_negatives
 from care_accel.training.recipe import DataFile, Stage
 
 if TYPE_CHECKING:
@@ -42,18 +44,35 @@ def check_rows(stage: Stage, data_dir: Path) -> None:
             raise CareError(f"{file}: no row can be used as {'text' if whole else source.kind}")
 
 
-def load_tables(model: DualEncoder, stage: Stage, data_dir: Path, seed: int) -> dict[str, Dataset]:
-    """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`."""
+def load_tables(
+    model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int
+) -> dict[str, Dataset]:
+    """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`.
+
+    Negatives that are mined are kept below ``work``.
+    """
     specs = model.spec("query"), model.spec("document")
-    return {
+    tables = {}
+    for position, source in enumerate(stage.data):
+        mine = None
+        if stage.mining is not None and source.kind == "triplets":
+            kept = work / f"mined-{position}.jsonl"
+            mine = partial(mine_negatives, model=model, source=source, mining=stage.mining, kept=kept)
         # A file may be read in two ways: its place is part of its name.
-        f"{position} {source.file}": load_table(source, data_dir, *specs, stage.negatives, seed)
-        for position, source in enumerate(stage.data)
-    }
+        name = f"{position} {source.file}"
+        tables[name] = load_table(source, data_dir, *specs, stage.negatives, seed, mine=mine)
+    return tables
 
 
 def load_table(
-    source: DataFile, data_dir: Path, query: EncoderSpec, document: EncoderSpec, negatives: int, seed: int
+    source: DataFile,
+    data_dir: Path,
+    query: EncoderSpec,
+    document: EncoderSpec,
+    negatives: int,
+    seed: int,
+    *,
+    mine: Callable[[list[Row]], list[Row]] | None = None,
 ) -> Dataset:
     """Read one training file as a table of formatted texts.
 
@@ -69,6 +88,8 @@ def load_table(
         without negatives none.
     seed : int
         For the choice of positives, negatives and sentences.
+    mine : callable, optional
+        Adds negatives to the rows.
 
     Returns
     -------
@@ -88,6 +109,8 @@ def load_table(
     rows = list(_READERS[source.kind](file, source, random.Random(seed)))
     if not rows:
         raise CareError(f"{file}: no row can be used as {source.kind}")
+    if mine is not None:
+        rows = mine(rows)
     # A trainer's batch needs the same columns in every row: rows without a negative borrow the positive
     # of another row, which is one more in-batch negative and nothing else.
     columns = min(negatives, max(len(row[2]) for row in rows))

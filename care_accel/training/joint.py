@@ -25,7 +25,7 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
         Checkpoints and networks of this stage.
     seed : int
     """
-    tables = load_tables(model, stage, data_dir, seed)
+    tables = load_tables(model, stage, data_dir, work, seed)
     library_model = trainable(model, stage)
     columns = {name for table in tables.values() for name in table.column_names}
     routes = {name: "query" if name == "query" else "document" for name in columns}

@@ -34,8 +34,8 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
         A file of the tokenizer's texts is missing, or a network cannot be built as the recipe says.
     """
     start = recipe.start
-    if start.model is not None:
-        model = DualEncoder.from_pretrained(start.model)
+    model = given_model(start)
+    if model is not None:
         if not any(model.source(role).checkpoint.base for role in ROLES):
             return model
         if not (folder / MANIFEST).is_file():
@@ -48,6 +48,15 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
         with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
             _write_new(start, tokenizer, recipe, Path(temporary)).save_pretrained(folder, name=recipe.name)
     return DualEncoder.from_pretrained(folder)
+
+
+def given_model(start: Start) -> DualEncoder | None:
+    """Return the model that a recipe starts from, None if it makes new networks."""
+    if start.model is None and start.query_model is None:
+        return None
+    return DualEncoder.from_pretrained(
+        start.model, query=start.query_model, document=start.document_model, preset=start.preset
+    )
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> PreTrainedTokenizerFast:

@@ -69,6 +69,26 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Mining:
+    """Hard negatives from the model that a stage starts with, and from BM25.
+
+    Parameters
+    ----------
+    depth : int
+        Documents of each ranking that are looked at.
+    margin : float
+        How far below its query's positive a negative must score, relative to it: above, it may be an
+        answer that nobody labelled.
+    count : int
+        Negatives kept a query, the hardest.
+    """
+
+    depth: int = 50
+    margin: float = 0.05
+    count: int = 16
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage: what is trained, on what, and how long.
 
@@ -91,6 +111,8 @@ class Stage:
     temperature : float
     negatives : int
         Hard negatives a query, where a file has them.
+    mining : Mining, optional
+        Mine negatives for files of triplets before training, behind those that they have.
     widths : list of int
         Matryoshka: the loss is averaged over these widths; empty for the full one alone.
     info_nce_weight, mse_weight : float
@@ -115,6 +137,7 @@ class Stage:
     role: Role = "query"
     temperature: float = 0.02
     negatives: int = 7
+    mining: Mining | None = None
     widths: list[int] = field(default_factory=list)
     info_nce_weight: float = 1.0
     mse_weight: float = 1.0
@@ -173,6 +196,8 @@ class Start:
     ----------
     model : str, optional
         Anything that `DualEncoder.from_pretrained` takes; the other fields are left out then.
+    query_model, document_model, preset : str, optional
+        Two encoders instead, as `DualEncoder.from_pretrained` takes them.
     tokenizer, query, document, width, order, max_tokens
         New networks with random weights.
     bag_of_words : bool
@@ -182,6 +207,9 @@ class Start:
     """
 
     model: str | None = None
+    query_model: str | None = None
+    document_model: str | None = None
+    preset: str | None = None
     tokenizer: NewTokenizer | None = None
     query: NewEncoder | None = None
     document: NewEncoder | None = None
@@ -240,10 +268,19 @@ def _check(recipe: Recipe, file: Path) -> None:
     start = recipe.start
     if not recipe.stages:
         raise CareError(f"{file}: stages is empty; name at least one")
-    if start.model is not None and (start.tokenizer or start.query or start.document):
-        raise CareError(f"{file}: start has a model and new networks; give one of them")
-    if start.model is None and not (start.tokenizer and start.query and start.document):
-        raise CareError(f"{file}: start needs a model, or a tokenizer, a query and a document encoder")
+    found = {
+        "a model": start.model is not None,
+        "a query_model and a document_model": bool(start.query_model or start.document_model),
+        "new networks": bool(start.tokenizer or start.query or start.document),
+    }
+    if len(both := [name for name, there in found.items() if there]) > 1:
+        raise CareError(f"{file}: start has {' and '.join(both)}; give one of them")
+    if bool(start.query_model) != bool(start.document_model):
+        raise CareError(f"{file}: start needs both query_model and document_model")
+    if not (start.model or start.query_model) and not (start.tokenizer and start.query and start.document):
+        raise CareError(
+            f"{file}: start needs a model, or query_model and document_model, or a tokenizer, a query and a document encoder"
+        )
     names = [stage.name for stage in recipe.stages]
     for name in (recipe.name, *names):
         if not _NAME.fullmatch(name):
@@ -273,6 +310,12 @@ def _check(recipe: Recipe, file: Path) -> None:
         if not (min(weights) >= 0 and 0 < max(weights) < math.inf):
             raise CareError(
                 f"{file}: stage {stage.name!r}: info_nce_weight and mse_weight must not be below 0, nor both 0"
+            )
+        if stage.mining and (
+            stage.mining.depth < 1 or stage.mining.count < 1 or not stage.mining.margin >= 0
+        ):
+            raise CareError(
+                f"{file}: stage {stage.name!r}: mining needs a depth and a count above 0 and a margin not below 0"
             )
         if stage.lora and stage.lora.rank < 1:
             raise CareError(f"{file}: stage {stage.name!r}: the rank of lora must be above 0")

@@ -24,7 +24,7 @@ from care_accel.training.alignment import train_alignment
 from care_accel.training.contrastive import train_contrastive
 from care_accel.training.data import check_rows
 from care_accel.training.joint import train_joint
-from care_accel.training.networks import initial_model
+from care_accel.training.networks import given_model, initial_model
 from care_accel.training.recipe import Recipe, Stage, load_recipe
 
 log = logging.getLogger(__name__)
@@ -120,10 +120,8 @@ def _data_files(recipe: Recipe, stages: Sequence[Stage]) -> set[str]:
 
 
 def _start_revisions(recipe: Recipe) -> dict[str, str]:
-    if recipe.start.model is None:
-        return {}
-    model = DualEncoder.from_pretrained(recipe.start.model)
-    return {role: model.revision(role) for role in ROLES}
+    model = given_model(recipe.start)
+    return {} if model is None else {role: model.revision(role) for role in ROLES}
 
 
 def _record(

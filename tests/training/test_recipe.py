@@ -1,12 +1,15 @@
+import gzip
 from pathlib import Path
 
 import pytest
+import yaml
 
 import care_accel
 from care_accel import CareError
-from care_accel.training import load_recipe
+from care_accel.training import load_recipe, train
 
-SHIPPED = Path(care_accel.__file__).parent / "training" / "recipes" / "care-mini.yaml"
+RECIPES = Path(care_accel.__file__).parent / "training" / "recipes"
+SHIPPED = RECIPES / "care-mini.yaml"
 
 
 def test_the_shipped_recipe_trains_on_sets_alone_whose_licence_allows_it():
@@ -52,6 +55,7 @@ def set_at(values, path, value):
         (("stages", 0, "negatives"), -1, "negatives must be from 0"),
         (("stages", 0, "mse_weight"), -1.0, "must not be below 0"),
         (("stages", 0, "widths"), [0], "widths must be above 0"),
+        (("stages", 0, "mining"), {"depth": 0}, "mining needs a depth"),
         (("stages", 0, "lora"), {"rank": 0}, "the rank of lora must be above 0"),
         (("stages", 0, "name"), "", "becomes a folder"),
         (("stages", 0, "name"), "../../evil", "becomes a folder"),
@@ -91,3 +95,24 @@ def test_what_is_no_yaml_is_one_line(tmp_path, content):
     with pytest.raises(CareError, match="no YAML") as error:
         load_recipe(tmp_path / "r.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_the_recipe_at_full_size_runs_with_tiny_networks_of_its_architectures(
+    tiny_folders, data_dir, write_recipe, tmp_path
+):
+    values = yaml.safe_load((RECIPES / "care-0.3b-4b.yaml").read_text(encoding="utf-8"))
+    for name in ("triplets", "texts"):
+        text = (data_dir / f"{name}.jsonl").read_bytes()
+        (data_dir / f"{name}.jsonl.gz").write_bytes(gzip.compress(text))
+    values["start"] |= {
+        "query_model": str(tiny_folders / "query_encoder"),
+        "document_model": str(tiny_folders / "document_encoder"),
+    }
+    for stage in values["stages"]:
+        stage |= {"batch_size": 4, "epochs": 1, "bf16": False}
+        if "widths" in stage:
+            stage["widths"] = [8, 16, 32]
+    model = train(write_recipe(values), data_dir, tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run").iterdir()} == {s["name"] for s in values["stages"]}
+    assert model.spec("document").pooling == "last"
+    assert model.encode_query("头痛").shape == (32,)
