@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,17 @@ class DualEncoder:
         # document encoder does not read gigabytes to name it.
         both = f"{source.recorded or source.checkpoint.fingerprint} {source.spec.identity}"
         return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+
+    def twin(self, role: Role = "document") -> DualEncoder:
+        """Return the symmetric twin: the network of one role on both sides, each with its own prompts.
+
+        What a small query encoder gives up, and wins, is measured against the document encoder's twin.
+        """
+        kept = self.source(role)
+        sides = {
+            side: replace(kept, spec=replace(kept.spec, prompts=self.spec(side).prompts)) for side in ROLES
+        }
+        return DualEncoder(Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]))
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None) -> None:
         """Write the dual encoder as one folder: two encoder folders and ``care.json``.

@@ -53,9 +53,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         nargs="+",
         default=[],
-        choices=("bm25", "untrained"),
-        help="evaluated beside the model: words alone, or the same networks with random weights "
-        "(always shown when no model is named)",
+        choices=("bm25", "untrained", "twin"),
+        help="evaluated beside the model: words alone; the same networks with random weights (always shown "
+        "when no model is named); the document encoder on both sides",
     )
     model.add_argument(
         "--hybrid",
@@ -135,6 +135,8 @@ def _evaluate(
     dual_encoders = [model]
     if unnamed or "untrained" in options.baseline:
         dual_encoders.append(untrained(model, folder))
+    if "twin" in options.baseline:
+        dual_encoders.append(model.twin())
     cache = EmbeddingCache(options.output / CACHE, anew=options.overwrite)
     models: list[Any] = [
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())

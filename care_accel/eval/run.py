@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import mteb
+import numpy as np
 from mteb.abstasks import AbsTask
 
 from care_accel import __version__
 from care_accel.errors import CareError
 from care_accel.eval.baselines import SEED
 from care_accel.eval.tasks import Skipped, load
+from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 from care_accel.files import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -92,7 +95,7 @@ def evaluate(
     -------
     dict
         The summary: ``model``, ``tasks`` by name with ``main_metric`` and ``main_score`` (a fraction of
-        1), ``average`` over them, ``skipped``, ``manifest``. The manifest's ``kept`` holds those of earlier
+        1) and its 95 % bootstrap ``interval``, ``average`` over them, ``skipped``, ``manifest``. The manifest's ``kept`` holds those of earlier
         runs whose scores were taken over and that were made otherwise.
 
     Raises
@@ -152,12 +155,22 @@ def _add(summary: dict[str, Any], name: str, task: AbsTask, entry: dict[str, Any
 def _run(model: Any, task: AbsTask) -> dict[str, Any]:
     started, seconds = time.monotonic(), dict(model.seconds)
     encoded, cached = model.encoded, model.cached
-    found = mteb.evaluate(
-        model, task, cache=None, overwrite_strategy="always", co2_tracker=False, show_progress_bar=False
-    )
-    result = found.task_results[0]
-    split, subsets = next(iter(result.scores.items()))
-    metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
+    with tempfile.TemporaryDirectory() as folder:
+        predictions = Path(folder) / task.prediction_file_name
+        predictions.parent.mkdir(parents=True, exist_ok=True)  # a name such as retrieval/cmedir is a path
+        found = mteb.evaluate(
+            model,
+            task,
+            cache=None,
+            overwrite_strategy="always",
+            co2_tracker=False,
+            show_progress_bar=False,
+            prediction_folder=folder,
+        )
+        result = found.task_results[0]
+        split, subsets = next(iter(result.scores.items()))
+        metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
+        interval = _interval(task, split, read_json(predictions, "")) if math.isfinite(score) else None
     if not math.isfinite(score):
         raise CareError(
             f"{task.metadata.name}: {metric} is {score}; {model.name} gives every pair the same score"
@@ -165,6 +178,7 @@ def _run(model: Any, task: AbsTask) -> dict[str, Any]:
     return {
         "main_metric": metric,
         "main_score": score,
+        "interval": interval and [round(bound, 5) for bound in interval],
         "split": split,
         "type": task.metadata.type,
         "size": _size(task, split),
@@ -177,9 +191,25 @@ def _run(model: Any, task: AbsTask) -> dict[str, Any]:
     }
 
 
+def _interval(task: AbsTask, split: str, predictions: dict[str, Any]) -> tuple[float, float]:
+    """Return the bootstrap interval of the main score, over queries or pairs."""
+    found, data, metric = predictions["default"][split], _data(task, split), task.metadata.main_score
+    if isinstance(data, dict):
+        scores = query_scores(metric, data["relevant_docs"], found)
+        return interval_of_mean(np.array(list(scores.values())))
+    return interval_of_correlation(
+        np.array(data["score"]), np.array(found["similarity_scores"]), ranks=metric == "spearman"
+    )
+
+
+def _data(task: AbsTask, split: str) -> Any:
+    assert task.dataset is not None  # read by now
+    return task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]
+
+
 def _size(task: AbsTask, split: str) -> int:
     """Queries or pairs that were measured."""
-    data: Any = task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]
+    data = _data(task, split)
     return len(data["queries"]) if isinstance(data, dict) else len(data)
 
 

@@ -16,6 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir", type=Path, required=True, metavar="DIR", help="what its files are relative to"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: runs/<name of the recipe>")
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write the losses for TensorBoard too, to OUTPUT/tensorboard",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
         from care_accel.training.run import train
 
         transformers_logging.disable_progress_bar()  # a bar for every file that is written; the trainer's stays
-        model = train(options.recipe, options.data_dir, options.output)
+        model = train(options.recipe, options.data_dir, options.output, tensorboard=options.tensorboard)
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[train]'") from None
     print(

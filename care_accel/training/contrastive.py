@@ -20,6 +20,6 @@ def train_contrastive(model: DualEncoder, stage: Stage, data_dir: Path, work: Pa
     """
     tables = load_tables(model, stage, data_dir, work, seed)
     library_model = trainable(model, stage, [stage.role])
-    loss = InfoNCE(library_model, stage.temperature, stage.widths)
+    loss = InfoNCE(library_model, stage.temperature, stage.widths, stage.mini_batch_size)
     fit(library_model, tables, loss, stage, work, seed)
     return collect(library_model, model, work, [stage.role])

@@ -13,6 +13,7 @@ from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.training.mining import mine_negatives
+from care_accel.training.processes import one_after_the_first
 from care_accel.training.recipe import DataFile, Stage
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_rows(stage: Stage, data_dir: Path) -> None:
     """
     for source in stage.data:
         file = data_dir / source.file
-        whole = stage.method == "alignment"
+        whole = stage.method in ("alignment", "language")
         rows = read_texts(file) if whole else _READERS[source.kind](file, source, random.Random(0))
         if sum(1 for _ in rows) == 0:
             raise CareError(f"{file}: no row can be used as {'text' if whole else source.kind}")
@@ -53,14 +54,15 @@ def load_tables(
     """
     specs = model.spec("query"), model.spec("document")
     tables = {}
-    for position, source in enumerate(stage.data):
-        mine = None
-        if stage.mining is not None and source.kind == "triplets":
-            kept = work / f"mined-{position}.jsonl"
-            mine = partial(mine_negatives, model=model, source=source, mining=stage.mining, kept=kept)
-        # A file may be read in two ways: its place is part of its name.
-        name = f"{position} {source.file}"
-        tables[name] = load_table(source, data_dir, *specs, stage.negatives, seed, mine=mine)
+    with one_after_the_first():
+        for position, source in enumerate(stage.data):
+            mine = None
+            if stage.mining is not None and source.kind == "triplets":
+                kept = work / f"mined-{position}.jsonl"
+                mine = partial(mine_negatives, model=model, source=source, mining=stage.mining, kept=kept)
+            # A file may be read in two ways: its place is part of its name.
+            name = f"{position} {source.file}"
+            tables[name] = load_table(source, data_dir, *specs, stage.negatives, seed, mine=mine)
     return tables
 
 
@@ -136,6 +138,11 @@ def read_texts(file: Path) -> Iterator[str]:
                 yield from (item for item in value if isinstance(item, str))
 
 
+def split_sentences(text: str) -> list[str]:
+    """Cut a text behind its full stops, question and exclamation marks, semicolons and line ends."""
+    return [sentence.strip() for sentence in _SENTENCE.findall(text)]
+
+
 def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
     """Make a query and its document from one text; None if it is too short.
 
@@ -143,7 +150,7 @@ def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
     also leaves some sentences in their documents. A single sentence is asked for by a span of it, the
     cropping of Contriever (Izacard et al., 2022).
     """
-    sentences = [s.strip() for s in _SENTENCE.findall(text)]
+    sentences = split_sentences(text)
     candidates = [i for i, s in enumerate(sentences) if len(s) >= _MIN_CHARACTERS]
     if len(candidates) >= 2:
         chosen = rng.choice(candidates)

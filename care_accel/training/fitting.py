@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.base.sampler import BatchSamplers, MultiDatasetBatchSamplers
-from transformers import TrainerCallback
+from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
+from transformers import PrinterCallback, TrainerCallback
 
 from care_accel.errors import CareError
+from care_accel.training.batches import BatchesOfOneLength
+from care_accel.training.processes import one_after_the_first, processes
+from care_accel.training.progress import ShowProgress, plot_losses
 from care_accel.training.recipe import Stage
 
 if TYPE_CHECKING:
@@ -22,6 +26,9 @@ if TYPE_CHECKING:
 
 
 _WEIGHTS = "trained.safetensors"
+STATE, PLOT = "trainer_state.json", "loss.png"
+# Where the trainer's integration writes to, if it is asked for: its own variable.
+TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 
 class _Trainer(SentenceTransformerTrainer):
@@ -77,7 +84,7 @@ def fit(
     loss : torch.nn.Module
     stage : Stage
     work : Path
-        ``trainer_state.json`` with the losses is written there at the end.
+        ``trainer_state.json`` with the losses and their plot, ``loss.png``, are written there at the end.
     seed : int
     routes : dict, optional
         The Router's route of each column.
@@ -88,10 +95,15 @@ def fit(
         The loss is no number any more.
     """
     gpu = torch.cuda.is_available()
+    # All processes share a batch: it has one table's columns, and InfoNCE gathers parts of one size.
+    count = processes().num_processes
+    tensorboard = TENSORBOARD in os.environ
     arguments = SentenceTransformerTrainingArguments(
         output_dir=str(work / "checkpoints"),
         num_train_epochs=stage.epochs,
-        per_device_train_batch_size=stage.batch_size,
+        per_device_train_batch_size=stage.batch_size * count,
+        accelerator_config={"split_batches": count > 1},
+        dataloader_drop_last=count > 1,
         learning_rate=stage.learning_rate,
         warmup_steps=stage.warmup_ratio,
         weight_decay=stage.weight_decay,
@@ -100,26 +112,36 @@ def fit(
         use_cpu=not gpu,
         seed=seed,
         data_seed=seed,
-        batch_sampler=BatchSamplers.NO_DUPLICATES,
+        batch_sampler=BatchesOfOneLength,
         multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
         router_mapping=routes or {},
         save_steps=stage.save_steps,
         save_total_limit=1,
         logging_steps=20,
         logging_nan_inf_filter=False,
-        report_to="none",
+        report_to=["tensorboard"] if tensorboard else [],
+        disable_tqdm=True,
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
     )
+    shown = ShowProgress(stage.name)
     trainer = _Trainer(
         model=library_model,
         args=arguments,
         train_dataset=tables,
         loss=loss,
-        callbacks=[_StopIfDiverged(stage)],
+        callbacks=[_StopIfDiverged(stage), shown],
     )
-    trainer.train(resume_from_checkpoint=_last_whole_checkpoint(work / "checkpoints"))
-    trainer.state.save_to_json(str(work / "trainer_state.json"))
+    with one_after_the_first():
+        checkpoint = _last_whole_checkpoint(work / "checkpoints")
+    trainer.remove_callback(PrinterCallback)
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    finally:
+        shown.stop()
+    if trainer.is_world_process_zero():
+        trainer.state.save_to_json(str(work / STATE))
+        plot_losses(trainer.state.log_history, stage.name, work / PLOT)
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

@@ -29,6 +29,6 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
     library_model = trainable(model, stage)
     columns = {name for table in tables.values() for name in table.column_names}
     routes = {name: "query" if name == "query" else "document" for name in columns}
-    loss = InfoNCE(library_model, stage.temperature, stage.widths)
+    loss = InfoNCE(library_model, stage.temperature, stage.widths, stage.mini_batch_size)
     fit(library_model, tables, loss, stage, work, seed, routes=routes)
     return collect(library_model, model, work)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def inner_products(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tens
     return queries @ documents.T
 
 
-class InfoNCE(MultipleNegativesRankingLoss):
+class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
     """InfoNCE in one direction, queries to all documents of the batch, of every process.
 
     For query i: -log( exp(q_i.d_i / t) / sum_j exp(q_i.d_j / t) ), j over all positives and negatives. No
@@ -33,9 +34,18 @@ class InfoNCE(MultipleNegativesRankingLoss):
     widths : sequence of int
         Matryoshka: the loss is the mean over these leading widths, which are not normalised again
         (paper, initialisation of the document encoder). Empty for the full width alone.
+    mini_batch_size : int, optional
+        Texts of a batch that are in memory at once: gradients are cached at the vectors and every text is
+        encoded twice (GradCache; Gao et al., 2021). The loss is the same.
     """
 
-    def __init__(self, model: SentenceTransformer, temperature: float, widths: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        temperature: float,
+        widths: Sequence[int] = (),
+        mini_batch_size: int | None = None,
+    ) -> None:
         super().__init__(
             model,
             scale=1.0 / temperature,
@@ -43,9 +53,31 @@ class InfoNCE(MultipleNegativesRankingLoss):
             gather_across_devices=int(os.environ.get("WORLD_SIZE", "1")) > 1,
         )
         self.widths = tuple(widths)
+        self.mini_batch_size = mini_batch_size or 0
+        self.uses_gradient_cache = mini_batch_size is not None
+
+    def forward(self, sentence_features: Features, labels: torch.Tensor) -> torch.Tensor:
+        """Return the loss of a batch: queries, positives, negatives, each tokenized."""
+        if self.uses_gradient_cache:
+            return self.forward_cached(sentence_features, labels)
+        return super().forward(sentence_features, labels)
+
+    def calculate_loss(
+        self,
+        reps: list[list[torch.Tensor]],
+        labels: torch.Tensor | None = None,
+        *,
+        with_backward: bool = False,
+    ) -> torch.Tensor:
+        """Return the loss of vectors that were made mini-batch by mini-batch; see `CachedLossMixin`."""
+        loss = self.compute_loss_from_embeddings([torch.cat(column) for column in reps], labels)
+        if with_backward:
+            loss.backward()
+            loss = loss.detach()
+        return loss
 
     def compute_loss_from_embeddings(
-        self, embeddings: list[torch.Tensor], labels: torch.Tensor
+        self, embeddings: list[torch.Tensor], labels: torch.Tensor | None
     ) -> torch.Tensor:
         """Return the loss of vectors, each ``[batch, width]``: queries, positives, negatives."""
         one_width = super().compute_loss_from_embeddings
@@ -89,3 +121,52 @@ class Alignment(torch.nn.Module):
         if mse_weight:
             loss = loss + mse_weight * (ours.float() - theirs).square().sum(dim=1).mean()
         return loss
+
+
+class LanguageModel(torch.nn.Module):
+    """Cross entropy of tokens that an encoder must tell from their context.
+
+    A causal network predicts every next token; another one predicts tokens that were replaced by the
+    tokenizer's mask. Tokens are scored by inner product with the input embeddings: there is no head to throw
+    away.
+
+    Parameters
+    ----------
+    model : SentenceTransformer
+        Its first module is trained.
+    causal : bool
+    mask_ratio : float
+        Share of the tokens that is masked where the network is not causal.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, causal: bool, mask_ratio: float) -> None:
+        super().__init__()
+        self.model = model
+        self.causal = causal
+        self.mask_ratio = mask_ratio
+
+    def forward(self, sentence_features: Features, labels: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the loss of a batch of tokenized texts."""
+        (features,) = sentence_features
+        tokens, real = features["input_ids"], features["attention_mask"].bool()
+        if self.causal:
+            aims = real[:, 1:] & real[:, :-1]
+            return self._cross_entropy(features, tokens[:, 1:], aims)
+        masked = real & (torch.rand(tokens.shape, device=tokens.device) < self.mask_ratio)
+        masked[0, int(real[0].int().argmax())] |= not masked.any()  # of one token at least
+        mask = self._transformer.tokenizer.mask_token_id
+        return self._cross_entropy(features | {"input_ids": tokens.masked_fill(masked, mask)}, tokens, masked)
+
+    def _cross_entropy(
+        self, features: dict[str, torch.Tensor], tokens: torch.Tensor, aims: torch.Tensor
+    ) -> torch.Tensor:
+        states = self.model(features)["token_embeddings"]
+        vectors = self._transformer.model.get_input_embeddings().weight
+        found = states[:, : tokens.shape[1]][aims]
+        logits = found @ vectors.to(found.dtype).T
+        return torch.nn.functional.cross_entropy(logits.float(), tokens[aims])
+
+    @property
+    def _transformer(self) -> Any:
+        model: Any = getattr(self.model, "module", self.model)  # as DistributedDataParallel wraps it
+        return model[0]

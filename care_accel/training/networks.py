@@ -18,7 +18,7 @@ from care_accel.training.recipe import NewEncoder, Recipe, Start
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-PAD, UNKNOWN = "[PAD]", "[UNK]"
+PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
 _OUTPUT_PROJECTIONS = ("o_proj.weight", "o_proj.bias", "down_proj.weight", "down_proj.bias")
 
 
@@ -75,7 +75,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
     Returns
     -------
     transformers.PreTrainedTokenizerFast
-        With a pad and an unknown token, and nothing added around a text.
+        With a pad, an unknown and a mask token, and nothing added around a text.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -98,12 +98,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
         initial_alphabet=kept,
         limit_alphabet=len(kept),
         min_frequency=2,
-        special_tokens=[PAD, UNKNOWN],
+        special_tokens=[PAD, UNKNOWN, MASK],
         max_token_length=4,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, unk_token=UNKNOWN, mask_token=MASK
+    )
 
 
 def new_network(encoder: NewEncoder, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:

@@ -42,6 +42,8 @@ class DataFile:
         ``triplets``: {"query", "pos": [...], "neg": [...]}. ``pairs``: {"sentence1", "sentence2",
         "score"}, of which those with the highest score are positives. ``texts``: {"text"}, of which a
         part is the query and the text, with or without that part, the document.
+    sentences : bool
+        Let ``alignment`` use every sentence of a text beside the text itself.
     query_fields : list of str
         Fields of a triplet that each make a query with the same documents.
     task : {"retrieval", "reranking", "sts"}
@@ -50,6 +52,7 @@ class DataFile:
 
     file: str
     kind: FieldKind = "triplets"
+    sentences: bool = False
     query_fields: list[str] = field(default_factory=lambda: ["query"])
     task: Task = "retrieval"
 
@@ -100,14 +103,18 @@ class Stage:
     ----------
     name : str
         Folder of the stage's model below the output.
-    method : {"joint", "alignment", "contrastive"}
-        ``joint``: both encoders by InfoNCE (the paper's Stage II). ``alignment``: the query encoder, towards
-        the frozen document encoder's vector of the same text (Stage I). ``contrastive``: one encoder on both
-        sides by InfoNCE (initialisation).
+    method : {"joint", "alignment", "contrastive", "language"}
+        ``joint``: both encoders by InfoNCE (the paper's Stage II). ``alignment``: one encoder,
+        towards the frozen document encoder's vector of the same text (Stage I), or towards a teacher's. ``contrastive``: one encoder on both
+        sides by InfoNCE (initialisation). ``language``: one encoder predicts tokens, the next ones if it is
+        causal, else masked ones (initialisation of a new network).
     data : list of DataFile
         Every batch comes from a single file. ``alignment`` uses every text in it.
     role : {"query", "document"}
-        Which encoder ``contrastive`` trains.
+        Which encoder every method but ``joint`` trains.
+    teacher : str, optional
+        Whose vectors ``alignment`` aims at, if not the document encoder's: ``universal-sentence-encoder``
+        (Yang et al., 2020; cut to the model's width) or anything that `DualEncoder.from_pretrained` takes.
     temperature : float
     negatives : int
         Hard negatives a query, where a file has them.
@@ -117,6 +124,10 @@ class Stage:
         Matryoshka: the loss is averaged over these widths; empty for the full one alone.
     info_nce_weight, mse_weight : float
         Of the two losses of ``alignment``.
+    mask_ratio : float
+        Share of the tokens that ``language`` masks.
+    mini_batch_size : int, optional
+        Texts of a batch that are in memory at once, for InfoNCE over batches larger than it.
     lora : Lora, optional
         Train low-rank matrices instead of the whole document encoder, or of ``role``; merged at the end.
     epochs, batch_size, learning_rate, warmup_ratio, weight_decay
@@ -133,14 +144,17 @@ class Stage:
 
     name: str
     data: list[DataFile]
-    method: Literal["joint", "alignment", "contrastive"] = "joint"
+    method: Literal["joint", "alignment", "contrastive", "language"] = "joint"
     role: Role = "query"
+    teacher: str | None = None
     temperature: float = 0.02
     negatives: int = 7
     mining: Mining | None = None
     widths: list[int] = field(default_factory=list)
     info_nce_weight: float = 1.0
     mse_weight: float = 1.0
+    mask_ratio: float = 0.3
+    mini_batch_size: int | None = None
     lora: Lora | None = None
     epochs: float = 1.0
     batch_size: int = 128
@@ -304,6 +318,10 @@ def _check(recipe: Recipe, file: Path) -> None:
         for name, most in (("warmup_ratio", 1.0), ("weight_decay", math.inf), ("negatives", math.inf)):
             if not 0 <= getattr(stage, name) <= most:
                 raise CareError(f"{file}: stage {stage.name!r}: {name} must be from 0 to {most:g}")
+        if not 0 < stage.mask_ratio < 1:
+            raise CareError(f"{file}: stage {stage.name!r}: mask_ratio must be between 0 and 1")
+        if stage.mini_batch_size is not None and stage.mini_batch_size < 1:
+            raise CareError(f"{file}: stage {stage.name!r}: mini_batch_size must be above 0")
         if any(width < 1 for width in stage.widths):
             raise CareError(f"{file}: stage {stage.name!r}: widths must be above 0")
         weights = stage.info_nce_weight, stage.mse_weight
@@ -319,10 +337,12 @@ def _check(recipe: Recipe, file: Path) -> None:
             )
         if stage.lora and stage.lora.rank < 1:
             raise CareError(f"{file}: stage {stage.name!r}: the rank of lora must be above 0")
-        if stage.lora and stage.method == "alignment":
+        if stage.method == "alignment" and stage.role == "document" and stage.teacher is None:
             raise CareError(
-                f"{file}: stage {stage.name!r}: lora is for the document encoder; alignment trains the query's"
+                f"{file}: stage {stage.name!r}: alignment aims at the document encoder; name a teacher to train it"
             )
+        if stage.teacher is not None and stage.method != "alignment":
+            raise CareError(f"{file}: stage {stage.name!r}: a teacher is for alignment, not {stage.method}")
 
 
 def _is_number(value: Any) -> bool:

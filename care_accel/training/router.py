@@ -12,6 +12,7 @@ from sentence_transformers.base.modules import Module
 from care_accel.encoding import ROLES, DualEncoder, Role
 from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.sources import Source, Sources
+from care_accel.training.processes import one_after_the_first, processes
 from care_accel.training.recipe import Lora, Stage
 
 if TYPE_CHECKING:
@@ -108,13 +109,21 @@ def collect(
     An encoder that was not trained stays where it was; LoRA is merged into its base.
     """
     found = {role: model.source(role) for role in ROLES}
-    for role in roles:
-        transformer = library_model[0].sub_modules[role][0] if len(roles) > 1 else library_model[0]
-        network = transformer.model
-        if hasattr(network, "merge_and_unload"):
-            network = network.merge_and_unload()
-        network.save_pretrained(work / role)
-        # The tokenizer as it was: training must not carry its shorter limit into the model.
-        model.source(role).checkpoint.load_tokenizer().save_pretrained(work / role)
-        found[role] = Source(Checkpoint(work / role), model.spec(role))
+    with one_after_the_first():
+        for role in roles:
+            if processes().is_main_process:
+                _write(library_model, model, role, work / role, alone=len(roles) == 1)
+            found[role] = Source(Checkpoint(work / role), model.spec(role))
     return DualEncoder(Sources(model.name, found["query"], found["document"]))
+
+
+def _write(
+    library_model: SentenceTransformer, model: DualEncoder, role: Role, folder: Path, *, alone: bool
+) -> None:
+    transformer = library_model[0] if alone else library_model[0].sub_modules[role][0]
+    network = transformer.model
+    if hasattr(network, "merge_and_unload"):
+        network = network.merge_and_unload()
+    network.save_pretrained(folder)
+    # The tokenizer as it was: training must not carry its shorter limit into the model.
+    model.source(role).checkpoint.load_tokenizer().save_pretrained(folder)

@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,18 +24,32 @@ from care_accel.files import make_folder, write_json
 from care_accel.training.alignment import train_alignment
 from care_accel.training.contrastive import train_contrastive
 from care_accel.training.data import check_rows
+from care_accel.training.fitting import PLOT, STATE, TENSORBOARD
 from care_accel.training.joint import train_joint
+from care_accel.training.language import train_language
 from care_accel.training.networks import given_model, initial_model
+from care_accel.training.processes import one_after_the_first, processes
 from care_accel.training.recipe import Recipe, Stage, load_recipe
 
 log = logging.getLogger(__name__)
 
 RECORD = "training.json"
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "tokenizers", "datasets", "accelerate")
-_METHODS = {"joint": train_joint, "alignment": train_alignment, "contrastive": train_contrastive}
+_METHODS = {
+    "joint": train_joint,
+    "alignment": train_alignment,
+    "contrastive": train_contrastive,
+    "language": train_language,
+}
 
 
-def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | None = None) -> DualEncoder:
+def train(
+    recipe_file: str | Path,
+    data_dir: str | Path,
+    output: str | Path | None = None,
+    *,
+    tensorboard: bool = False,
+) -> DualEncoder:
     """Run a recipe and return the last stage's model.
 
     A stage that was finished by the same recipe on the same data is not run again, and one that was
@@ -48,6 +63,8 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
         What the recipe's files are relative to.
     output : str or Path, optional
         ``runs/<name of the recipe>`` by default.
+    tensorboard : bool
+        Write TensorBoard's events to ``output/tensorboard/<stage>`` as well.
 
     Raises
     ------
@@ -68,24 +85,58 @@ def train(recipe_file: str | Path, data_dir: str | Path, output: str | Path | No
         record = _record(recipe, position, hashes, revisions)
         if _finished(folder, record):
             log.info("stage %s: finished before, kept", stage.name)
-            model = DualEncoder.from_pretrained(folder)
-            continue
-        _forget_other_run(work, record)
-        if model is None:
-            model = initial_model(recipe, data_dir, work / "initial")
-        log.info("stage %s: %s", stage.name, stage.method)
-        started = time.monotonic()
-        trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
-        record["seconds"] = round(time.monotonic() - started, 1)
-        # What another stage starts from is not rounded.
-        last = position + 1 == len(recipe.stages)
-        _store(trained, recipe, work, record, recipe.save_dtype if last else "float32")
-        # All at once: a stage's folder that is there is finished.
-        os.replace(work / "model", folder)
-        shutil.rmtree(work)
+        else:
+            with _events(output / "tensorboard" / stage.name if tensorboard else None):
+                _train_stage(recipe, position, model, data_dir, work, folder, record)
         model = DualEncoder.from_pretrained(folder)
     assert model is not None  # the recipe's check: at least one stage
     return model
+
+
+@contextmanager
+def _events(folder: Path | None) -> Iterator[None]:
+    """Ask the trainer's TensorBoard integration, in its own way, to write to a folder."""
+    if folder is None:
+        yield
+        return
+    before = os.environ.get(TENSORBOARD)
+    os.environ[TENSORBOARD] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[TENSORBOARD]
+        else:
+            os.environ[TENSORBOARD] = before
+
+
+def _train_stage(
+    recipe: Recipe,
+    position: int,
+    model: DualEncoder | None,
+    data_dir: Path,
+    work: Path,
+    folder: Path,
+    record: dict[str, Any],
+) -> None:
+    """Train one stage below ``work`` and move its model to ``folder``, all at once."""
+    stage = recipe.stages[position]
+    # What the first process writes, the others find and leave alone.
+    with one_after_the_first():
+        _forget_other_run(work, record)
+        if model is None:
+            model = initial_model(recipe, data_dir, work / "initial")
+    log.info("stage %s: %s", stage.name, stage.method)
+    started = time.monotonic()
+    trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
+    record["seconds"] = round(time.monotonic() - started, 1)
+    if processes().is_main_process:
+        # What another stage starts from is not rounded.
+        last = position + 1 == len(recipe.stages)
+        _store(trained, recipe, work, record, recipe.save_dtype if last else "float32")
+        os.replace(work / "model", folder)  # a stage's folder that is there is finished
+        shutil.rmtree(work)
+    processes().wait_for_everyone()
 
 
 def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, Any], dtype: str) -> None:
@@ -100,7 +151,9 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
     shutil.rmtree(work / "model", ignore_errors=True)
     model.save_pretrained(work / "model", name=recipe.name)
     write_json(work / "model" / RECORD, record)
-    shutil.copy(work / "trainer_state.json", work / "model" / "trainer_state.json")
+    for name in (STATE, PLOT):
+        if (work / name).is_file():
+            shutil.copy(work / name, work / "model" / name)
 
 
 def _hash_data(recipe: Recipe, data_dir: Path) -> dict[str, str]:

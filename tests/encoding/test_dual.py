@@ -50,6 +50,21 @@ def test_a_folder_that_holds_something_else_is_not_replaced(tiny_model, tmp_path
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 
 
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_the_twin_has_one_network_and_the_prompts_of_both_roles(tiny_model, role):
+    twin = tiny_model.twin(role)
+    assert twin.symmetric
+    assert not tiny_model.symmetric
+    assert twin.name == f"{tiny_model.name}-{role}-twin"
+    assert twin.encoder("query").runtime.network is twin.encoder("document").runtime.network
+    for side in ("query", "document"):
+        assert twin.spec(side).prompts == tiny_model.spec(side).prompts
+        assert twin.spec(side).pooling == tiny_model.spec(role).pooling
+    encode = {"query": twin.encode_query, "document": twin.encode_document}[role]
+    same = {"query": tiny_model.encode_query, "document": tiny_model.encode_document}[role]
+    np.testing.assert_array_equal(encode(TEXTS), same(TEXTS))
+
+
 def test_a_symmetric_model_has_one_network_and_is_saved_once(tiny_folders, tmp_path):
     folder = tiny_folders / "query_encoder"
     model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")

@@ -14,9 +14,9 @@ def folders(tiny_folders):
     ]  # fmt: skip
 
 
-def test_a_folder_is_evaluated_beside_both_baselines(folders, data_dir, tmp_path, capsys):
+def test_a_folder_is_evaluated_beside_all_baselines(folders, data_dir, tmp_path, capsys):
     arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "out")]
-    assert main([*arguments, "--baseline", "bm25", "untrained"]) == 0
+    assert main([*arguments, "--baseline", "bm25", "untrained", "twin"]) == 0
     table = capsys.readouterr().out
     for word in (
         "retrieval/tiny",
@@ -24,6 +24,7 @@ def test_a_folder_is_evaluated_beside_both_baselines(folders, data_dir, tmp_path
         "sts/tiny",
         "bm25",
         "query_encoder+document_encoder-untrained",
+        "query_encoder+document_encoder-document-twin",
     ):
         assert word in table
     summaries = {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/summary.json")}
@@ -31,6 +32,7 @@ def test_a_folder_is_evaluated_beside_both_baselines(folders, data_dir, tmp_path
         "bm25",
         "query_encoder+document_encoder",
         "query_encoder+document_encoder-untrained",
+        "query_encoder+document_encoder-document-twin",
     }
     assert set(summaries["bm25"]["tasks"]) == {"retrieval/tiny", "reranking/tiny"}
 

@@ -27,6 +27,8 @@ def test_the_summary_says_what_was_measured_and_how(tiny_model, tasks, tmp_path)
     assert all(-1 <= score <= 1 for score in scores)
     assert written["tasks"]["retrieval/tiny"]["main_metric"] == "ndcg_at_10"
     assert written["tasks"]["sts/tiny"]["size"] == 4
+    for entry in written["tasks"].values():
+        assert entry["interval"][0] <= entry["main_score"] <= entry["interval"][1]
     assert written["skipped"] == [{"task": "sts/other", "reason": "has no split 'test' (has train)"}]
     manifest = written["manifest"]
     assert manifest["batch_size"] == 7

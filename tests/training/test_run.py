@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 
 import numpy as np
@@ -32,6 +33,16 @@ def test_a_recipe_trains_a_model_that_finds_its_answers(values, write_recipe, da
     assert set(record["data"]) == {"triplets.jsonl", "pairs.jsonl", "texts.jsonl"}
     assert record["versions"]["torch"]
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["joint"]
+    assert (tmp_path / "run/joint/loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_tensorboard_gets_the_losses_if_asked(values, write_recipe, data_dir, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(write_recipe(values), data_dir, tmp_path / "run", tensorboard=True)
+    events = EventAccumulator(str(tmp_path / "run/tensorboard/joint")).Reload()
+    assert "train/loss" in events.Tags()["scalars"]
+    assert "TENSORBOARD_LOGGING_DIR" not in os.environ
 
 
 def test_a_finished_stage_is_kept_and_one_of_another_recipe_refused(

@@ -1,0 +1,86 @@
+"""Two gloo processes train as one does: these tests start real ones."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from care_accel import DualEncoder
+
+_GRADIENT = """
+import json, os, sys
+import torch
+from care_accel.training.losses import InfoNCE
+
+vectors = torch.load(sys.argv[1])
+rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+if count > 1:
+    torch.distributed.init_process_group("gloo")
+linear = torch.nn.Linear(6, 5, bias=False)
+with torch.no_grad():
+    linear.weight.copy_(vectors["weight"])
+model = torch.nn.parallel.DistributedDataParallel(linear) if count > 1 else linear
+share = [vectors[name].chunk(count)[rank] for name in ("query", "positive", "negative")]
+embeddings = [torch.nn.functional.normalize(model(part), dim=1) for part in share]
+loss = InfoNCE(torch.nn.Module(), temperature=0.1).compute_loss_from_embeddings(embeddings, None)
+loss.backward()
+if rank == 0:
+    torch.save({"gradient": linear.weight.grad, "loss": loss.detach()}, sys.argv[2])
+if count > 1:
+    torch.distributed.destroy_process_group()
+"""
+
+
+def start(*arguments, processes):
+    """Run Python in some processes, as torchrun starts them, and return what they wrote."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_two_processes_have_the_gradient_of_one_with_the_joined_batch(tmp_path):
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    vectors = {name: torch.randn(8, 6, generator=generator) for name in ("query", "positive", "negative")}
+    torch.save(vectors | {"weight": torch.randn(5, 6, generator=generator)}, tmp_path / "vectors.pt")
+    (tmp_path / "gradient.py").write_text(_GRADIENT)
+    found = {}
+    for processes in (1, 2):
+        file = tmp_path / f"{processes}.pt"
+        start(tmp_path / "gradient.py", tmp_path / "vectors.pt", file, processes=processes)
+        found[processes] = torch.load(file)
+    assert found[1]["gradient"].abs().max() > 0.01
+    torch.testing.assert_close(found[2]["gradient"], found[1]["gradient"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["joint", "alignment"])
+def test_torchrun_trains_the_model_that_one_process_trains_with_the_joined_batch(
+    method, values, write_recipe, data_dir, tmp_path
+):
+    values["start"]["query"]["network"].update(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    # Files of which whole batches are made, without a text twice: several processes leave the others out.
+    data = [{"file": "triplets.jsonl"}, {"file": "texts.jsonl", "kind": "texts"}]
+    values["stages"][0].update(method=method, epochs=2.0, negatives=0, data=data)
+    models = {}
+    for processes in (1, 2):
+        values["stages"][0]["batch_size"] = 4 // processes
+        run = tmp_path / str(processes)
+        recipe = write_recipe(values)
+        start(
+            "-m", "care_accel", "train", recipe, "--data-dir", data_dir, "--output", run, processes=processes
+        )
+        assert [f.name for f in run.iterdir()] == ["joint"]
+        models[processes] = DualEncoder.from_pretrained(run / "joint")
+    steps = [
+        json.loads((tmp_path / str(p) / "joint" / "trainer_state.json").read_text())["global_step"]
+        for p in (1, 2)
+    ]
+    assert steps[0] == steps[1] > 4
+    texts = ["高血压怎么治", "失眠怎么调理", "骨折"]
+    one, two = (models[p].encode_query(texts) for p in (1, 2))
+    np.testing.assert_allclose(two, one, atol=1e-4)
