@@ -31,8 +31,8 @@ class Hit:
     id : int
         Its position in the index.
     score : float
-        Inner product of the query's vector and the document's; with a lexical index the sum of
-        1 / (60 + rank) over the two rankings.
+        Inner product of the query's vector and the document's; with a lexical index
+        1 / (5 + rank among the vectors) + 2 / (5 + rank among the words).
     document : object
         What the retriever was given for it, None if it was given nothing.
     """

@@ -79,7 +79,10 @@ def test_with_words_the_two_rankings_are_fused_by_reciprocal_rank(hybrid, retrie
     vectors = [hit.id for hit in retriever.search(query, k=4)]
     words = [i for i in hybrid.lexical.search([query], k=4)[1][0] if i >= 0]
     assert 0 < len(words) < len(vectors)
-    sums = {i: sum(1 / (61 + r.index(i)) for r in (vectors, words) if i in r) for i in vectors}
+    sums = {
+        i: sum(weight / (6 + r.index(i)) for weight, r in ((1, vectors), (2, words)) if i in r)
+        for i in vectors
+    }
     hits = hybrid.search(query, k=4)
     assert [hit.id for hit in hits] == sorted(sums, key=lambda i: (-sums[i], i))
     assert [hit.score for hit in hits] == pytest.approx([sums[hit.id] for hit in hits])

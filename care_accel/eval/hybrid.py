@@ -10,7 +10,7 @@ from mteb.models.model_meta import ModelMeta
 
 from care_accel.eval.baselines import BM25Model
 from care_accel.eval.glue import MtebModel, Results
-from care_accel.index.fusion import CONSTANT, DEPTH, reciprocal_rank_fusion
+from care_accel.index.fusion import CONSTANT, DEPTH, LEXICAL_WEIGHT, reciprocal_rank_fusion
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
@@ -51,7 +51,7 @@ class HybridModel:
     def key(self) -> str:
         """A hash of all that decides the scores."""
         parts = [part.key for part in self._parts]
-        return hashlib.sha256(f"{parts} {CONSTANT} {DEPTH}".encode()).hexdigest()
+        return hashlib.sha256(f"{parts} {CONSTANT} {LEXICAL_WEIGHT} {DEPTH}".encode()).hexdigest()
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
@@ -67,7 +67,7 @@ class HybridModel:
     def manifest(self) -> dict[str, Any]:
         """Return what a reader needs to repeat the scores."""
         dense, lexical = self._parts
-        fusion = {"constant": CONSTANT, "depth": DEPTH}
+        fusion = {"constant": CONSTANT, "lexical weight": LEXICAL_WEIGHT, "depth": DEPTH}
         return {**dense.manifest(), "lexical": lexical.manifest(), "reciprocal rank fusion": fusion}
 
     def index(self, corpus: Any, **context: Any) -> None:

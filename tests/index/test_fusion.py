@@ -13,14 +13,14 @@ def padded(ranking, depth=14):
     return np.array([ranking + [-1] * (depth - len(ranking))], dtype=np.int64)
 
 
-@given(rankings, st.integers(1, 40))
-def test_the_order_is_that_of_the_sum_written_out_in_fractions(found, k):
-    sums = {}
-    for ranking in found:
+@given(rankings, st.integers(1, 40), st.sampled_from([(1, 2, 1), (1, 1, 1), (3, 1, 2)]))
+def test_the_order_is_that_of_the_sum_written_out_in_fractions(found, k, weights):
+    weights, sums = weights[: len(found)], {}
+    for weight, ranking in zip(weights, found, strict=True):
         for rank, document in enumerate(ranking, start=1):
-            sums[document] = sums.get(document, 0) + Fraction(1, 60 + rank)
+            sums[document] = sums.get(document, 0) + Fraction(weight, 5 + rank)
     expected = sorted(sums, key=lambda d: (-sums[d], d))[:k]
-    scores, ids = reciprocal_rank_fusion([padded(r) for r in found], k)
+    scores, ids = reciprocal_rank_fusion([padded(r) for r in found], k, weights)
     assert list(ids[0][: len(expected)]) == expected
     np.testing.assert_allclose(scores[0][: len(expected)], [float(sums[d]) for d in expected], rtol=1e-6)
     assert (ids[0][len(expected) :] == -1).all()
@@ -30,6 +30,8 @@ def test_the_order_is_that_of_the_sum_written_out_in_fractions(found, k):
 
 def test_what_both_rank_well_is_above_what_one_ranks_first():
     _, ids = reciprocal_rank_fusion([padded([1, 2, 3]), padded([4, 2, 5])], k=3)
+    assert list(ids[0]) == [2, 4, 5]
+    _, ids = reciprocal_rank_fusion([padded([1, 2, 3]), padded([4, 2, 5])], k=3, weights=(1, 1))
     assert list(ids[0]) == [2, 1, 4]
 
 
