@@ -25,7 +25,7 @@ def recipe():
 
 
 def test_every_run_of_the_paper_is_there_and_a_recipe_that_can_be_read(ablation, recipe, tmp_path):
-    from care_accel.training.recipe import load_recipe
+    from care_accel.training import load_recipe
 
     runs = ablation.variants(recipe, SECONDS)
     assert {"full", *runs} == set(ablation.PUBLISHED)

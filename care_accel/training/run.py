@@ -29,7 +29,8 @@ from care_accel.training.joint import train_joint
 from care_accel.training.language import train_language
 from care_accel.training.networks import given_model, initial_model
 from care_accel.training.processes import one_after_the_first, processes
-from care_accel.training.recipe import Recipe, Stage, load_recipe
+from care_accel.training.recipe import Recipe, Stage
+from care_accel.training.recipe_file import load_recipe
 
 log = logging.getLogger(__name__)
 
