@@ -1,19 +1,52 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def scan(
-    documents: NDArray[np.float32],
-    queries: NDArray[np.float32],
+BLOCK: int
+MOST_WIDTH: int
+
+def block_bytes(width: int) -> int:
+    """Return the bytes of a block of ``BLOCK`` coded vectors."""
+
+def norms(width: int) -> int:
+    """Return how many error norms a vector has: one for each prefix and one for all of it."""
+
+def encode(
+    vectors: NDArray[np.float32],
     *,
+    first: int,
+    mean: NDArray[np.float32],
+    exponent: int,
+    threads: int,
+    bytes: NDArray[np.uint8],
+    norms: NDArray[np.float32],
+) -> None:
+    """Write the codes of ``vectors`` as rows ``first`` and after.
+
+    ``bytes`` is ``[blocks, block_bytes(width)]``; ``norms`` is ``[2 + norms(width), blocks * BLOCK]``: scales,
+    lengths and error norms. All arrays are C-contiguous; ``TypeError`` otherwise.
+    """
+
+def search(
+    vectors: NDArray[np.float32],
+    *,
+    bytes: NDArray[np.uint8],
+    norms: NDArray[np.float32],
+    mean: NDArray[np.float32],
+    exponent: int,
+    queries: NDArray[np.float32],
     k: int,
     threads: int,
+    allowed: NDArray[np.uint16] | None = None,
     instruction_set: str = "",
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Return (scores, ids), ``[n, k]`` each, of the k best documents of each query.
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return scores and ids, ``[n, k]`` each, and how many vectors were scored exactly, ``[n]``.
 
-    Both inputs are C-contiguous, ``[rows, width]``; ``TypeError`` otherwise. ``instruction_set`` forces one
-    of `instruction_sets`: the result is the same for each.
+    Queries may be narrower than the vectors: that many first values are compared. ``allowed`` has one bit a
+    vector. ``instruction_set`` forces one of `instruction_sets`: the result is the same for each.
     """
+
+def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the nearest float32 of each score ``[n, k]``; infinity beyond float32."""
 
 def instruction_sets() -> list[str]:
     """Return what the scan can use on this processor, the fastest first."""

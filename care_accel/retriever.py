@@ -110,7 +110,11 @@ class Retriever:
         **options
             Of `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
-        index = ExactIndex(model.width, encoder_revision=model.revision("document"))
+        index = ExactIndex(
+            model.width,
+            encoder_revision=model.revision("document"),
+            order=model.spec("document").order,
+        )
         index.add(model.encode_document(documents, **options))
         return cls(model, index, documents, lexical=BM25Index(documents) if lexical else None)
 

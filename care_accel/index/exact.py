@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,17 +12,35 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel import _native
 from care_accel.errors import CareError, require_count
 from care_accel.index import store
+from care_accel.index.codes import Codes
 
 _FIRST_CAPACITY = 1024
 
 
+class SearchStats(NamedTuple):
+    """What a search has done.
+
+    Attributes
+    ----------
+    rescored : numpy.ndarray
+        int64 ``[n]``: how many vectors were scored exactly for each query; one such number for one query. It may
+        differ a little from run to run where threads race; hits do not.
+    """
+
+    rescored: NDArray[np.int64]
+
+
 class ExactIndex:
-    """Finds the documents with the largest inner products, all of them compared.
+    """Finds the documents with the largest inner products, provably all of them.
 
     The order is total: higher score first, among equal scores the smaller id. A score is the inner product
     of two float32 vectors, its products exact and added in float64 in a fixed order
     (``csrc/include/care/score.hpp``): the same whatever the batch, the threads or the processor. Scores are
     compared in float64 and returned as float32.
+
+    A search reads the vectors' one-byte codes and scores exactly what they cannot rule out
+    (``csrc/include/care/codes.hpp``). An index takes 5 bytes a value and 12 to 28 bytes a vector; `load` can leave
+    the vectors themselves on disk.
 
     Threads may search one index together, but not while one adds to it.
 
@@ -36,11 +55,13 @@ class ExactIndex:
     encoder_revision : str, optional
         `DualEncoder.revision` of the document encoder whose vectors these are. It is saved along, and a
         `Retriever` refuses a model of another one.
+    order : {"normalize-then-slice", "slice-then-normalize"}
+        How the encoder makes narrower vectors (`EncoderSpec.order`). Only the first kind can be searched by a prefix.
 
     Raises
     ------
     CareError
-        A width or a number of threads below 1, or a device that is not there.
+        A width that is not 1 to 65,536, threads below 1, or a device or order that is not there.
     """
 
     def __init__(
@@ -50,8 +71,13 @@ class ExactIndex:
         device: str = "cpu",
         threads: int | None = None,
         encoder_revision: str | None = None,
+        order: str = store.ORDERS[0],
     ) -> None:
         require_count("width", width)
+        if width > _native.MOST_WIDTH:
+            raise CareError(f"width is {width}; at most {_native.MOST_WIDTH:,}")
+        if order not in store.ORDERS:
+            raise CareError(f"order is {order!r}; it must be one of {', '.join(store.ORDERS)}")
         if device != "cpu":
             raise CareError(
                 f"device {device!r}: the scan runs on the CPU only in this release; use device='cpu'"
@@ -60,9 +86,11 @@ class ExactIndex:
             require_count("threads", threads)
         self.width = int(width)
         self.encoder_revision = encoder_revision
+        self.order = order
         self._threads = int(threads) if threads else len(os.sched_getaffinity(0))
         self._stored: NDArray[np.float32] = np.empty((0, self.width), dtype=np.float32)
         self._count = 0
+        self._codes = Codes(self.width)
 
     def __len__(self) -> int:
         return self._count
@@ -91,16 +119,61 @@ class ExactIndex:
         rows = self._checked(vectors, "vectors")
         self._reserve(self._count + len(rows))
         self._stored[self._count : self._count + len(rows)] = rows
+        self._codes.update(self._stored[: self._count + len(rows)], self._threads)
         self._count += len(rows)
 
-    def search(self, queries: ArrayLike, k: int = 10) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = ...,
+        *,
+        width: int | None = ...,
+        subset: ArrayLike | None = ...,
+        threads: int | None = ...,
+        return_stats: Literal[False] = ...,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
+
+    @overload
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = ...,
+        *,
+        width: int | None = ...,
+        subset: ArrayLike | None = ...,
+        threads: int | None = ...,
+        return_stats: Literal[True],
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]: ...
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        width: int | None = None,
+        subset: ArrayLike | None = None,
+        threads: int | None = None,
+        return_stats: bool = False,
+    ) -> (
+        tuple[NDArray[np.float32], NDArray[np.int64]]
+        | tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]
+    ):
         """Return the k best documents of each query.
 
         Parameters
         ----------
         queries : array_like
-            ``[n, width]`` or one query ``[width]``, float32 or float16.
+            ``[n, self.width]`` or one query ``[self.width]``, float32 or float16; with ``width`` they may be as
+            narrow as that.
         k : int
+        width : int, optional
+            Compare this many first values only (Matryoshka).
+        subset : array_like, optional
+            What may be found: a mask, bool ``[len(self)]``, or ids in any order.
+        threads : int, optional
+            The index's own number by default.
+        return_stats : bool
 
         Returns
         -------
@@ -108,17 +181,81 @@ class ExactIndex:
             float32 ``[n, k]`` (``[k]`` for one query), descending; ``-inf`` where fewer than k vectors are.
         ids : numpy.ndarray
             int64 of the same shape, ascending among equal scores; -1 beside ``-inf``.
+        stats : SearchStats
+            If ``return_stats``.
 
         Raises
         ------
         CareError
-            Another shape or dtype, a value that is not finite, or k below 1.
+            Another shape or dtype, a value that is not finite, k below 1, a score beyond float32, a width of an
+            index whose narrower vectors are normalised anew, or an id that is not there.
         """
-        require_count("k", k)
         array = np.asarray(queries)
-        rows = self._checked(array[np.newaxis] if array.ndim == 1 else array, "queries")
-        scores, ids = _native.scan(self.vectors, rows, k=int(k), threads=self._threads)
-        return (scores[0], ids[0]) if array.ndim == 1 else (scores, ids)
+        rows = array[np.newaxis] if array.ndim == 1 else array
+        exact, ids, rescored = self.search_in_float64(rows, k, width=width, subset=subset, threads=threads)
+        scores = to_float32(exact, ids)
+        if array.ndim == 1:
+            scores, ids, rescored = scores[0], ids[0], rescored[0]
+        return (scores, ids, SearchStats(rescored)) if return_stats else (scores, ids)
+
+    def search_in_float64(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        width: int | None = None,
+        subset: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return the scores that decide, float64 ``[n, k]``, ids, and how many were rescored; see `search`."""
+        require_count("k", k)
+        if threads is not None:
+            require_count("threads", threads)
+        return _native.search(
+            self.vectors,
+            **self._codes.arguments(),
+            queries=self._prefix(queries, width),
+            k=int(k),
+            threads=int(threads or self._threads),
+            allowed=None if subset is None else self._allowed(subset),
+        )
+
+    def _prefix(self, queries: ArrayLike, width: int | None) -> NDArray[np.float32]:
+        if width is None or width == self.width:
+            return self._checked(queries, "queries")
+        require_count("width", width)
+        if width > self.width:
+            raise CareError(f"width is {width}; the index has {self.width}")
+        if self.order != "normalize-then-slice":
+            raise CareError(
+                f"width is {width}, but this index's encoder normalises after it slices, so that a prefix is no "
+                f"narrower vector; encode the documents at width {width} and index them"
+            )
+        array = np.asarray(queries)
+        if array.ndim == 2 and array.shape[1] == self.width:
+            array = array[:, :width]
+        return _checked_rows(array, width, "queries")
+
+    def _allowed(self, subset: ArrayLike) -> NDArray[np.uint16]:
+        """Return one bit a vector, sixteen in each."""
+        chosen = np.asarray(subset)
+        mask = np.zeros(-(-self._count // _native.BLOCK) * _native.BLOCK, dtype=bool)
+        if chosen.dtype == bool:
+            if chosen.shape != (self._count,):
+                raise CareError(f"subset is a mask of shape {list(chosen.shape)}; it must be [{self._count}]")
+            mask[: self._count] = chosen
+        elif chosen.size:
+            if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+                raise CareError(
+                    f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or whole numbers [n]"
+                )
+            wrong = (chosen < 0) | (chosen >= self._count)
+            if wrong.any():
+                raise CareError(
+                    f"subset holds id {chosen[np.argmax(wrong)]}; the index has {self._count} vectors"
+                )
+            mask[chosen] = True
+        return np.packbits(mask, bitorder="little").view("<u2").astype(np.uint16, copy=False)
 
     def save(self, folder: str | Path) -> None:
         """Write the index as one folder that only its owner can read.
@@ -131,35 +268,48 @@ class ExactIndex:
         CareError
             The folder exists and holds no index.
         """
-        store.save(Path(folder), self.vectors, self.encoder_revision)
+        store.save(Path(folder), store.Stored(self.vectors, self._codes, self.order, self.encoder_revision))
 
     @classmethod
-    def load(cls, folder: str | Path, *, threads: int | None = None) -> ExactIndex:
-        """Open a saved index; its vectors are mapped into memory and read when they are first needed.
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        resident: Literal["codes", "all"] | None = None,
+        verify: bool = True,
+    ) -> ExactIndex:
+        """Open a saved index.
+
+        Parameters
+        ----------
+        folder : str or Path
+        threads : int, optional
+        resident : {"codes", "all"}, optional
+            What is read into memory. The rest is mapped, and the system keeps of it what fits. With ``"codes"`` a
+            search reads from disk only what it scores exactly: an index at a quarter of its memory.
+        verify : bool
+            Compare checksums, which reads every file once.
 
         Raises
         ------
         CareError
             The folder holds no index, or one that is not whole.
         """
-        vectors, revision = store.load(Path(folder))
-        index = cls(vectors.shape[1], threads=threads, encoder_revision=revision)
-        index._stored, index._count = vectors, len(vectors)
+        if resident not in (None, "codes", "all"):
+            raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
+        found = store.load(Path(folder), resident=resident, verify=verify)
+        index = cls(
+            found.vectors.shape[1],
+            threads=threads,
+            encoder_revision=found.encoder_revision,
+            order=found.order,
+        )
+        index._stored, index._count, index._codes = found.vectors, len(found.vectors), found.codes
         return index
 
     def _checked(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
-        array = np.asarray(values)
-        if array.ndim != 2 or array.shape[1] != self.width:
-            raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {self.width}]")
-        if array.dtype not in (np.float32, np.float16):
-            raise CareError(
-                f"{name} are {array.dtype}; they must be float32 or float16, so that nothing is rounded unsaid"
-            )
-        rows = np.ascontiguousarray(array, dtype=np.float32)
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            raise CareError(f"{name}: row {int(np.argmin(finite))} holds a value that is not finite")
-        return rows
+        return _checked_rows(np.asarray(values), self.width, name)
 
     def _reserve(self, count: int) -> None:
         if count <= len(self._stored) and self._stored.flags.writeable:
@@ -171,3 +321,36 @@ class ExactIndex:
 
     def __repr__(self) -> str:
         return f"<ExactIndex of {self._count} vectors, width {self.width}>"
+
+
+def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return scores as they are handed out.
+
+    Raises
+    ------
+    CareError
+        A score is beyond float32.
+    """
+    rounded = _native.as_float32(scores)
+    beyond = np.isinf(rounded) & (ids >= 0)
+    if beyond.any():
+        row, place = np.argwhere(beyond)[0]
+        raise CareError(
+            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, beyond float32; "
+            "scale the vectors or the queries down"
+        )
+    return rounded
+
+
+def _checked_rows(array: NDArray[np.generic], width: int, name: str) -> NDArray[np.float32]:
+    if array.ndim != 2 or array.shape[1] != width:
+        raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {width}]")
+    if array.dtype not in (np.float32, np.float16):
+        raise CareError(
+            f"{name} are {array.dtype}; they must be float32 or float16, so that nothing is rounded unsaid"
+        )
+    rows = np.ascontiguousarray(array, dtype=np.float32)
+    finite = np.isfinite(rows).all(axis=1)
+    if not finite.all():
+        raise CareError(f"{name}: row {int(np.argmin(finite))} holds a value that is not finite")
+    return rows

@@ -1,69 +1,140 @@
-"""An index on disk: a folder with ``vectors.npy`` and a manifest that says what belongs to it."""
+"""An index on disk: a folder with vectors, their codes, and a manifest that says what belongs to it."""
 
 from __future__ import annotations
 
 import json
 import os
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel import _native
 from care_accel.errors import CareError
 from care_accel.files import check_format, read_json, replaced_folder
+from care_accel.index.codes import Codes
 
 MANIFEST = "index.json"
-VECTORS = "vectors.npy"
-FORMAT = 1
+VECTORS, CODES, NORMS, MEAN = "vectors.npy", "codes.npy", "norms.npy", "mean.npy"
+FILES = (VECTORS, CODES, NORMS, MEAN)
+FORMAT = 2
+ORDERS = ("normalize-then-slice", "slice-then-normalize")
+_PIECE = 2**22
 
 
-def save(folder: Path, vectors: NDArray[np.float32], encoder_revision: str | None) -> None:
-    """Write a folder with the vectors; see `ExactIndex.save`."""
-    with replaced_folder(folder, MANIFEST, [VECTORS]) as built:
-        with os.fdopen(_create(built / VECTORS), "wb") as stream:
-            np.save(stream, vectors, allow_pickle=False)
+@dataclass(frozen=True)
+class Stored:
+    """What an index has on disk."""
+
+    vectors: NDArray[np.float32]
+    codes: Codes
+    order: str
+    encoder_revision: str | None
+
+
+def save(folder: Path, index: Stored) -> None:
+    """Write a folder; see `ExactIndex.save`."""
+    codes = index.codes
+    arrays: dict[str, NDArray[Any]] = {
+        VECTORS: index.vectors,
+        CODES: codes.bytes[: codes.blocks],
+        NORMS: codes.norms[:, : codes.blocks * _native.BLOCK],
+        MEAN: codes.mean,
+    }
+    with replaced_folder(folder, MANIFEST, FILES) as built:
+        for name, array in arrays.items():
+            with os.fdopen(_create(built / name), "wb") as stream:
+                np.save(stream, array, allow_pickle=False)
         manifest = {
             "format": FORMAT,
-            "count": len(vectors),
-            "width": vectors.shape[1],
+            "count": len(index.vectors),
+            "width": index.vectors.shape[1],
             "dtype": "float32",
-            "encoder_revision": encoder_revision,
-            "bytes": (built / VECTORS).stat().st_size,
+            "order": index.order,
+            "exponent": codes.exponent,
+            "encoder_revision": index.encoder_revision,
+            "files": {
+                name: {"bytes": (built / name).stat().st_size, "crc32": _checksum(built / name)}
+                for name in FILES
+            },
         }
         with os.fdopen(_create(built / MANIFEST), "w", encoding="utf-8") as stream:
             stream.write(json.dumps(manifest, indent=2) + "\n")
 
 
-def load(folder: Path) -> tuple[NDArray[np.float32], str | None]:
-    """Map a saved index; see `ExactIndex.load`.
+def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> Stored:
+    """Open a saved index; see `ExactIndex.load`. What is mapped is read-only."""
+    file = folder / MANIFEST
+    manifest = read_json(file, "a saved index has one")
+    check_format(manifest, file, FORMAT)
+    count, width = (_number(manifest, name, file) for name in ("count", "width"))
+    exponent = _number(manifest, "exponent", file, least=-150, most=128)
+    if not 1 <= width <= _native.MOST_WIDTH:
+        raise CareError(f"{file}: width {width} cannot be; save the index anew")
+    if manifest.get("order") not in ORDERS:
+        raise CareError(f"{file}: order {manifest.get('order')!r} is unknown; save the index anew")
+    blocks = -(-count // _native.BLOCK)
+    shapes: dict[str, tuple[Any, list[int]]] = {
+        VECTORS: (np.float32, [count, width]),
+        CODES: (np.uint8, [blocks, _native.block_bytes(width)]),
+        NORMS: (np.float32, [2 + _native.norms(width), blocks * _native.BLOCK]),
+        MEAN: (np.float32, [width]),
+    }
+    arrays = {}
+    for name, (dtype, shape) in shapes.items():
+        _check_file(folder / name, manifest.get("files"), verify=verify)
+        mapped = count > 0 and resident != "all" and not (resident == "codes" and name != VECTORS)
+        arrays[name] = _open(folder / name, dtype, shape, mapped=mapped)
+    codes = Codes.of(count, arrays[CODES], arrays[NORMS], arrays[MEAN], exponent)
+    return Stored(arrays[VECTORS], codes, manifest["order"], manifest.get("encoder_revision"))
 
-    Returns
-    -------
-    vectors : numpy.ndarray
-        float32 ``[count, width]``, read-only.
-    encoder_revision : str or None
-    """
-    manifest = read_json(folder / MANIFEST, "a saved index has one")
-    check_format(manifest, folder / MANIFEST, FORMAT)
-    file = folder / VECTORS
-    size = file.stat().st_size if file.is_file() else None
-    if size is None or size != manifest.get("bytes"):
-        found = (
-            "is missing" if size is None else f"has {size} bytes, its manifest says {manifest.get('bytes')}"
-        )
-        raise CareError(f"{file}: {found}; save the index anew")
-    try:
-        vectors = np.load(file, mmap_mode="r" if manifest.get("count") else None, allow_pickle=False)
-    except (OSError, ValueError) as cause:
-        raise CareError(f"{file}: cannot be read: {cause}") from None
-    if vectors.dtype != np.float32 or list(vectors.shape) != [manifest.get("count"), manifest.get("width")]:
+
+def _number(manifest: dict[str, Any], name: str, file: Path, least: int = 0, most: int = 2**48) -> int:
+    value = manifest.get(name)
+    if type(value) is not int or not least <= value <= most:
+        raise CareError(f"{file}: {name!r} is {value!r}; save the index anew")
+    return value
+
+
+def _check_file(file: Path, files: Any, *, verify: bool) -> None:
+    expected = files.get(file.name) if isinstance(files, dict) else None
+    if not isinstance(expected, dict):
+        raise CareError(f"{file.with_name(MANIFEST)}: says nothing of {file.name}; save the index anew")
+    if not file.is_file():
+        raise CareError(f"{file}: is missing; save the index anew")
+    size = file.stat().st_size
+    if size != expected.get("bytes"):
         raise CareError(
-            f"{file}: holds {vectors.dtype} {list(vectors.shape)}, its manifest says float32 "
-            f"[{manifest.get('count')}, {manifest.get('width')}]; save the index anew"
+            f"{file}: has {size} bytes, its manifest says {expected.get('bytes')}; save the index anew"
         )
-    if not vectors.flags.c_contiguous:
+    if verify and _checksum(file) != expected.get("crc32"):
+        raise CareError(f"{file}: its checksum is not that of its manifest; save the index anew")
+
+
+def _open(file: Path, dtype: Any, shape: list[int], *, mapped: bool) -> NDArray[Any]:
+    try:
+        array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as cause:
+        raise CareError(f"{file}: cannot be read: {cause}") from None
+    if array.dtype != dtype or list(array.shape) != shape:
+        raise CareError(
+            f"{file}: holds {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {shape}; "
+            "save the index anew"
+        )
+    if not array.flags.c_contiguous:
         raise CareError(f"{file}: is in column order; save the index anew")
-    return vectors, manifest.get("encoder_revision")
+    return array
+
+
+def _checksum(file: Path) -> int:
+    value = 0
+    with file.open("rb") as stream:
+        while piece := stream.read(_PIECE):
+            value = zlib.crc32(piece, value)
+    return value
 
 
 def _create(file: Path) -> int:

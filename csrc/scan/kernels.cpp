@@ -1,20 +1,26 @@
-#include "kernels.hpp"
-
 #include <stdexcept>
 #include <string>
 
+#include "kernel.hpp"
+
 namespace care {
+
+extern const Kernel kernel_portable;
+#ifdef CARE_X86
+extern const Kernel kernel_avx2, kernel_avxvnni, kernel_avx512vnni;
+#endif
+
 namespace {
 
 std::vector<Kernel> find_kernels() {
     std::vector<Kernel> found;
 #ifdef CARE_X86
-    if (__builtin_cpu_supports("avx512f")) found.push_back({"avx512", tile_scores_avx512});
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-        found.push_back({"avx2", tile_scores_avx2});
-    }
+    if (__builtin_cpu_supports("avx512vnni")) found.push_back(kernel_avx512vnni);
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(kernel_avxvnni);
+    if (avx2) found.push_back(kernel_avx2);
 #endif
-    found.push_back({"portable", tile_scores_portable});
+    found.push_back(kernel_portable);
     return found;
 }
 

@@ -2,104 +2,347 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cfenv>
+#include <cmath>
 #include <limits>
+#include <numeric>
+#include <optional>
 
+#include "arithmetic.hpp"
+#include "candidates.hpp"
 #include "care/score.hpp"
-#include "care/topk.hpp"
-#include "kernels.hpp"
+#include "kernel.hpp"
 #include "workers.hpp"
 
 namespace care {
 namespace {
 
-// A tile of rows stays in the second-level cache while the queries of a pass go over it.
-constexpr std::size_t kTileBytes = 128 * 1024;
-constexpr std::size_t kMostTileRows = 256;
-constexpr std::size_t kPassQueries = 64;
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// Queries that go over the vectors together, and the vectors that they share in the second-level cache.
+constexpr std::size_t kPassQueries = 128;
+constexpr std::size_t kTileBytes = 96 * 1024;
+// Up to this many queries memory is the limit: both terms cost nothing, and longer tiles are read faster.
+constexpr std::size_t kFewQueries = 4;
+constexpr std::size_t kFewQueriesTileBytes = 384 * 1024;
 // Bounds what a pass collects, 256 MiB, when k is large.
 constexpr std::size_t kPassHits = 16 * 1024 * 1024;
-// With fewer products than this a thread takes longer to start than to do its share.
-constexpr std::size_t kProductsPerThread = 1024 * 1024;
+// With fewer bytes of codes times queries than this a thread takes longer to start than to do its share.
+constexpr std::size_t kBytesPerThread = 512 * 1024;
+// Codes do not pay for a query when more than every sixteenth vector has to be scored exactly.
+constexpr std::size_t kHopelessShare = 16;
+constexpr std::size_t kHopelessFloor = 512;
+// Beyond these units a query in the units of its index would leave float32.
+constexpr int kFloatExponent = 100;
 
-// Rounding to nearest, denormals kept: in this thread and those it starts, whatever the caller has set.
-class DefaultArithmetic {
-public:
-    DefaultArithmetic() {
-        std::fegetenv(&callers_);
-        std::fesetenv(FE_DFL_ENV);
+// What is the same for all passes.
+struct Index {
+    const Matrix& vectors;
+    const Codes& codes;
+    const Search& how;
+    const Kernel& kernel;
+    std::size_t searched;
+
+    const float* errors() const { return codes.errors[norm_of_prefix(searched, vectors.width)]; }
+
+    Tile tile(std::size_t block, std::size_t count) const {
+        const std::size_t row = block * kBlock, stride = block_bytes(vectors.width);
+        return {count,
+                codes.bytes + block * stride,
+                stride,
+                codes.scales + row,
+                codes.lengths + row,
+                errors() + row,
+                vectors.data + row * vectors.width,
+                std::min(count * kBlock, vectors.rows - row),
+                vectors.width};
     }
-    ~DefaultArithmetic() { std::fesetenv(&callers_); }
-    DefaultArithmetic(const DefaultArithmetic&) = delete;
-    DefaultArithmetic& operator=(const DefaultArithmetic&) = delete;
 
-private:
-    std::fenv_t callers_;
+    std::uint16_t allowed(std::size_t block) const {
+        const std::size_t rows = vectors.rows - block * kBlock;
+        const std::uint32_t there = rows < kBlock ? (1u << rows) - 1 : 0xffff;
+        return static_cast<std::uint16_t>(how.allowed ? there & how.allowed[block] : there);
+    }
 };
 
-std::vector<double> widen(const Matrix& queries, std::size_t stride) {
-    std::vector<double> widened(queries.rows * stride);
-    for (std::size_t q = 0; q < queries.rows; ++q) {
-        std::copy_n(queries.data + q * queries.width, queries.width, widened.data() + q * stride);
+// A few queries, ready for the kernels.
+class Pass {
+public:
+    Pass(const Index& index, const float* const* queries, std::size_t count)
+        : searched_(index.searched),
+          row_bytes_(groups(searched_) * kGroup),
+          stride_((searched_ + kLanes - 1) / kLanes * kLanes),
+          first_(count * row_bytes_),
+          second_(count * row_bytes_),
+          bounds_(count),
+          codes_(count),
+          doubles_(count * stride_) {
+        for (std::size_t q = 0; q < count; ++q) {
+            codes_[q] = encode_query(queries[q], searched_, index.codes, index.kernel.limit,
+                                     first_.data() + q * row_bytes_, second_.data() + q * row_bytes_);
+            bounds_[q] = codes_[q].bound;
+            std::copy_n(queries[q], searched_, doubles_.data() + q * stride_);
+        }
     }
-    return widened;
-}
 
-void write(const std::vector<Hit>& hits, std::size_t k, float* scores, std::int64_t* ids) {
+    // For the float filter: codes give way to float32 products, whose error is that of their additions.
+    void use_floats() {
+        floats_.resize(count() * searched_);
+        float_rounding_.resize(count());
+        // Additions one after another in four lanes or more, and a few to join them, each of which errs by 2^-24 of
+        // the sum of |q d| at most; and what rounding the query to float32 in these units loses.
+        const double share = static_cast<double>(searched_ / 4 + 32) * 0x1p-24;
+        for (std::size_t q = 0; q < count(); ++q) {
+            for (std::size_t j = 0; j < searched_; ++j) {
+                floats_[q * searched_ + j] = static_cast<float>(doubles_[q * stride_ + j] * codes_[q].unit);
+            }
+            float_rounding_[q] = rounded_up(share * codes_[q].bound.query_length);
+            codes_[q].mean_score = 0;
+            codes_[q].slack += share * codes_[q].mean_product;
+        }
+    }
+
+    std::size_t count() const { return bounds_.size(); }
+    const QueryCode& code(std::size_t query) const { return codes_[query]; }
+    const double* doubles(std::size_t query) const { return doubles_.data() + query * stride_; }
+    Queries queries() const {
+        return {count(),        searched_,      first_.data(),          second_.data(),
+                bounds_.data(), floats_.data(), float_rounding_.data()};
+    }
+
+private:
+    std::size_t searched_, row_bytes_, stride_;
+    std::vector<std::int8_t> first_, second_;
+    std::vector<Bound> bounds_;
+    std::vector<QueryCode> codes_;
+    std::vector<double> doubles_;
+    std::vector<float> floats_, float_rounding_;
+};
+
+// How a pass filters: everything that both ways have in common is below.
+struct Way {
+    Filter* filter;
+    Bounds* bounds;
+    bool may_give_up;
+};
+
+// The tiles of an index in an order in which the first few are spread over all of it, so that thresholds rise at
+// once however the vectors are sorted.
+class Tiles {
+public:
+    Tiles(std::size_t blocks, std::size_t tile_blocks)
+        : blocks_(blocks), size_(tile_blocks), count_((blocks + size_ - 1) / size_) {
+        step_ = std::max<std::size_t>(1, static_cast<std::size_t>(static_cast<double>(count_) * 0.618));
+        while (std::gcd(step_, count_) > 1) ++step_;
+    }
+
+    struct Range {
+        std::size_t begin, end;
+    };
+    std::optional<Range> claim() {
+        const std::size_t place = next_.fetch_add(1, std::memory_order_relaxed);
+        if (place >= count_) return std::nullopt;
+        const std::size_t begin = place * step_ % count_ * size_;
+        return Range{begin, std::min(blocks_, begin + size_)};
+    }
+
+private:
+    std::size_t blocks_, size_, count_, step_;
+    std::atomic<std::size_t> next_{0};
+};
+
+// One pass over the vectors.
+class Scan {
+    // What candidates are scored with.
+    auto scorer(std::size_t query) const {
+        return [this, query](std::int64_t id) {
+            const std::size_t row = static_cast<std::size_t>(id);
+            return index_.kernel.score(index_.vectors.data + row * index_.vectors.width, pass_.doubles(query),
+                                       index_.searched);
+        };
+    }
+
+    // Makes what one worker knows of a query known to all.
+    auto raiser(std::size_t query) {
+        return [this, query](const TopK& best) {
+            std::atomic<float>& shared = thresholds_[query];
+            float now = shared.load(std::memory_order_relaxed);
+            if (!best.full()) return now;
+            const float wanted = threshold(pass_.code(query), best.last().score);
+            while (now < wanted && !shared.compare_exchange_weak(now, wanted, std::memory_order_relaxed)) {
+            }
+            return std::max(now, wanted);
+        };
+    }
+
+public:
+    Scan(const Index& index, const Pass& pass, const Way& way)
+        : index_(index), pass_(pass), way_(way), thresholds_(pass.count()), hopeless_(pass.count()) {
+        for (auto& value : thresholds_) value.store(-kInfinity, std::memory_order_relaxed);
+    }
+
+    void run(std::size_t workers, std::size_t tile_blocks) {
+        found_.resize(workers);
+        Tiles tiles(blocks(index_.vectors.rows), tile_blocks);
+        run_workers(workers, [&](std::size_t worker) {
+            std::vector<Candidates>& found = found_[worker];
+            found.assign(pass_.count(), Candidates(index_.how.k));
+            std::vector<float> thresholds(pass_.count());
+            std::vector<std::uint16_t> masks(pass_.count() * tile_blocks);
+            std::size_t seen = 0;
+            while (const auto range = tiles.claim()) {
+                if (!take_thresholds(thresholds)) return;
+                for_each_run(*range, [&](std::size_t begin, std::size_t end) {
+                    filter(begin, end, thresholds, masks, found);
+                    seen += (end - begin) * kBlock;
+                });
+                if (way_.may_give_up) give_up(found, seen);
+            }
+            for (std::size_t q = 0; q < pass_.count(); ++q) {
+                if (!hopeless(q)) found[q].finish(scorer(q), raiser(q));
+            }
+        });
+    }
+
+    bool hopeless(std::size_t query) const { return hopeless_[query].load(std::memory_order_relaxed); }
+
+    // The hits of all workers together.
+    std::vector<Hit> hits(std::size_t query, std::int64_t& scored) const {
+        TopK best(index_.how.k);
+        for (const std::vector<Candidates>& found : found_) {
+            if (found.empty()) continue;  // its thread was refused
+            best.merge(found[query].best());
+            scored += static_cast<std::int64_t>(found[query].scored());
+        }
+        return best.sorted();
+    }
+
+private:
+    // False if no query is left.
+    bool take_thresholds(std::vector<float>& thresholds) const {
+        bool any = false;
+        for (std::size_t q = 0; q < thresholds.size(); ++q) {
+            const bool alive = !hopeless(q);
+            thresholds[q] = alive ? thresholds_[q].load(std::memory_order_relaxed) : kInfinity;
+            any |= alive;
+        }
+        return any;
+    }
+
+    // Calls work(begin, end) for the blocks that hold what may be found.
+    template <typename Work>
+    void for_each_run(Tiles::Range range, const Work& work) const {
+        if (!index_.how.allowed) return work(range.begin, range.end);
+        for (std::size_t begin = range.begin; begin < range.end;) {
+            std::size_t end = begin;
+            while (end < range.end && index_.allowed(end)) ++end;
+            if (end > begin) work(begin, end);
+            begin = end + 1;
+        }
+    }
+
+    void filter(std::size_t begin, std::size_t end, std::vector<float>& thresholds, std::vector<std::uint16_t>& masks,
+                std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin);
+        const Queries queries = pass_.queries();
+        way_.filter(tile, queries, thresholds.data(), masks.data());
+        for (std::size_t q = 0; q < pass_.count(); ++q) {
+            const std::uint16_t* row = masks.data() + q * tile.blocks;
+            for (std::size_t b = 0; b < tile.blocks; ++b) {
+                const std::uint32_t mask = row[b] ? row[b] & index_.allowed(begin + b) : 0;
+                if (mask == 0 || hopeless(q)) continue;
+                float bounds[kBlock];
+                way_.bounds(tile, b, queries, q, bounds);
+                for (std::uint32_t left = mask; left; left &= left - 1) {
+                    const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
+                    if (bounds[lane] < thresholds[q]) continue;
+                    found[q].push(bounds[lane], static_cast<std::int64_t>((begin + b) * kBlock + lane));
+                }
+                if (found[q].crowded()) {
+                    found[q].tighten(scorer(q), raiser(q));
+                    thresholds[q] = thresholds_[q].load(std::memory_order_relaxed);
+                }
+            }
+        }
+    }
+
+    void give_up(const std::vector<Candidates>& found, std::size_t seen) {
+        const std::size_t most = seen / kHopelessShare + 8 * index_.how.k + kHopelessFloor;
+        for (std::size_t q = 0; q < pass_.count(); ++q) {
+            if (found[q].pushed() > most) hopeless_[q].store(true, std::memory_order_relaxed);
+        }
+    }
+
+    const Index& index_;
+    const Pass& pass_;
+    const Way& way_;
+    std::vector<std::atomic<float>> thresholds_;
+    std::vector<std::atomic<bool>> hopeless_;
+    std::vector<std::vector<Candidates>> found_;  // by worker and query
+};
+
+void write(const std::vector<Hit>& hits, std::size_t k, double* scores, std::int64_t* ids) {
     for (std::size_t i = 0; i < k; ++i) {
         const bool found = i < hits.size();
-        scores[i] = found ? static_cast<float>(hits[i].score) : -std::numeric_limits<float>::infinity();
+        scores[i] = found ? hits[i].score : -std::numeric_limits<double>::infinity();
         ids[i] = found ? hits[i].id : -1;
     }
 }
 
-// Reads the documents once, for a few queries.
-void run_pass(const Matrix& documents, const Matrix& queries, std::size_t k, std::size_t threads,
-              const Kernel& kernel, float* scores, std::int64_t* ids) {
-    const std::size_t width = documents.width, stride = (width + kLanes - 1) / kLanes * kLanes;
-    const std::vector<double> widened = widen(queries, stride);
-    const std::size_t tile_rows = std::clamp<std::size_t>(kTileBytes / (width * sizeof(float)), 1, kMostTileRows);
-    const std::size_t products = documents.rows * width * queries.rows;
-    const std::size_t workers = std::clamp<std::size_t>(products / kProductsPerThread, 1, threads);
+// Searches for a few queries, by codes or by floats, and returns those for which codes did not pay.
+std::vector<std::size_t> run_pass(const Index& index, const Matrix& queries, const std::vector<std::size_t>& which,
+                                  bool by_floats, double* scores, std::int64_t* ids, std::int64_t* rescored) {
+    std::vector<const float*> rows;
+    for (const std::size_t q : which) rows.push_back(queries.data + q * queries.width);
+    Pass pass(index, rows.data(), rows.size());
+    if (by_floats) pass.use_floats();
 
-    std::vector<std::vector<TopK>> best(workers);  // by worker and query
-    std::atomic<std::size_t> next_row{0};
-    run_workers(workers, [&](std::size_t worker) {
-        std::vector<TopK>& kept = best[worker];
-        kept.assign(queries.rows, TopK(k));
-        std::vector<double> tile(queries.rows * tile_rows);
-        for (std::size_t start; (start = next_row.fetch_add(tile_rows)) < documents.rows;) {
-            const std::size_t count = std::min(tile_rows, documents.rows - start);
-            kernel.tile_scores(documents.data + start * width, count, width, widened.data(), queries.rows, stride,
-                               tile.data());
-            for (std::size_t q = 0; q < queries.rows; ++q) {
-                for (std::size_t r = 0; r < count; ++r) {
-                    kept[q].push({tile[q * count + r], static_cast<std::int64_t>(start + r)});
-                }
-            }
+    const bool few = which.size() <= kFewQueries;
+    const Kernel& kernel = index.kernel;
+    const bool floats_fit = std::abs(index.codes.exponent) <= kFloatExponent;
+    const Way way = by_floats ? Way{kernel.float_filter, kernel.float_bounds, false}
+                              : Way{few ? kernel.fine_code_filter : kernel.code_filter, kernel.code_bounds, floats_fit};
+    const std::size_t width = index.vectors.width;
+    const std::size_t bytes = by_floats ? kBlock * width * sizeof(float) : block_bytes(width);
+    const std::size_t tile_blocks = std::max<std::size_t>(
+        4, (few ? kFewQueriesTileBytes : kTileBytes) / bytes / 4 * 4);
+    const std::size_t work = blocks(index.vectors.rows) * bytes * (few ? 1 : which.size() / kFewQueries);
+    const std::size_t workers =
+        std::clamp<std::size_t>(work / kBytesPerThread, 1, std::max<std::size_t>(1, index.how.threads));
+
+    Scan scan(index, pass, way);
+    scan.run(workers, tile_blocks);
+    std::vector<std::size_t> hopeless;
+    for (std::size_t i = 0; i < which.size(); ++i) {
+        const std::size_t q = which[i];
+        if (scan.hopeless(i)) {
+            hopeless.push_back(q);
+        } else {
+            write(scan.hits(i, rescored[q]), index.how.k, scores + q * index.how.k, ids + q * index.how.k);
         }
-    });
-    for (std::size_t q = 0; q < queries.rows; ++q) {
-        for (std::size_t worker = 1; worker < workers; ++worker) {
-            if (!best[worker].empty()) best[0][q].merge(best[worker][q]);  // empty: its thread was refused
-        }
-        write(best[0][q].sorted(), k, scores + q * k, ids + q * k);
     }
+    return hopeless;
 }
 
 }  // namespace
 
-void scan(const Matrix& documents, const Matrix& queries, std::size_t k, std::size_t threads, float* scores,
-          std::int64_t* ids, std::string_view instruction_set) {
+void search(const Matrix& vectors, const Codes& codes, const Matrix& queries, const Search& how, double* scores,
+            std::int64_t* ids, std::int64_t* rescored) {
     const DefaultArithmetic arithmetic;
-    const Kernel& chosen = kernel(instruction_set);
-    threads = std::max<std::size_t>(1, threads);
-    const std::size_t hits = std::max<std::size_t>(1, std::min(k, documents.rows)) * threads;
-    const std::size_t pass = std::clamp<std::size_t>(kPassHits / hits, 1, kPassQueries);
-    for (std::size_t q = 0; q < queries.rows; q += pass) {
-        const Matrix some{queries.data + q * queries.width, std::min(pass, queries.rows - q), queries.width};
-        run_pass(documents, some, k, threads, chosen, scores + q * k, ids + q * k);
+    const Index index{vectors, codes, how, kernel(how.instruction_set), queries.width};
+    std::fill_n(rescored, queries.rows, std::int64_t{0});
+    const std::size_t hits =
+        std::max<std::size_t>(1, std::min(how.k, vectors.rows)) * std::max<std::size_t>(1, how.threads);
+    const std::size_t most = std::clamp<std::size_t>(kPassHits / hits, 1, kPassQueries);
+    for (std::size_t start = 0; start < queries.rows; start += most) {
+        std::vector<std::size_t> which(std::min(most, queries.rows - start));
+        std::iota(which.begin(), which.end(), start);
+        which = run_pass(index, queries, which, false, scores, ids, rescored);
+        if (!which.empty()) run_pass(index, queries, which, true, scores, ids, rescored);
     }
+}
+
+void as_float32(const double* scores, std::size_t count, float* rounded) {
+    const DefaultArithmetic arithmetic;
+    std::transform(scores, scores + count, rounded, [](double score) { return static_cast<float>(score); });
 }
 
 std::vector<std::string_view> instruction_sets() {

@@ -12,13 +12,28 @@ from hypothesis.extra import numpy as hnp
 
 from care_accel import CareError, ExactIndex, _native
 
-FINITE = st.floats(allow_nan=False, allow_infinity=False, width=32)
+# Below what makes scores leave float32.
+FINITE = st.floats(-(2.0**60), 2.0**60, allow_nan=False, width=32)
+INSTRUCTION_SETS = _native.instruction_sets()
 
 
 def index_of(vectors, **options):
     index = ExactIndex(vectors.shape[1], **options)
     index.add(vectors)
     return index
+
+
+def forced(index, queries, k, instruction_set, **options):
+    """Search with one instruction set; float64 scores and ids."""
+    return _native.search(
+        index.vectors,
+        **index._codes.arguments(),
+        queries=queries,
+        k=k,
+        threads=2,
+        instruction_set=instruction_set,
+        **options,
+    )[:2]
 
 
 def defined_score(document, query):
@@ -99,7 +114,7 @@ def cancelling_vectors(rows, width, seed):
     return rng.permuted(np.concatenate([half, -half, rest], axis=1).astype(np.float32), axis=1)
 
 
-@pytest.mark.parametrize("instruction_set", _native.instruction_sets())
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("width", [1, 7, 8, 9, 16, 100, 768])
 def test_every_instruction_set_adds_in_the_order_of_the_definition(instruction_set, width):
     # The numbers of rows and queries are no multiples of what the kernels score together.
@@ -107,17 +122,17 @@ def test_every_instruction_set_adds_in_the_order_of_the_definition(instruction_s
     queries = np.random.default_rng(0).choice([-1.0, 1.0], (13, 1)).astype(np.float32) * np.ones(
         (13, width), np.float32
     )
-    scores, ids = _native.scan(vectors, queries, k=43, threads=2, instruction_set=instruction_set)
+    scores, ids = forced(index_of(vectors), queries, 43, instruction_set)
     for row, query in enumerate(queries):
         best, order = defined_hits(vectors, query, 43)
         np.testing.assert_array_equal(ids[row], order)
-        np.testing.assert_array_equal(scores[row], best)
+        np.testing.assert_array_equal(scores[row].astype(np.float32), best)
 
 
 def test_an_instruction_set_that_is_not_there_is_refused():
     vectors = random_vectors(2, 3)
     with pytest.raises(ValueError, match="no kernel for the instruction set 'abacus'"):
-        _native.scan(vectors, vectors, k=1, threads=1, instruction_set="abacus")
+        forced(index_of(vectors), vectors, 1, "abacus")
 
 
 def test_the_callers_rounding_mode_changes_no_score():
@@ -175,11 +190,16 @@ def test_scores_that_are_equal_in_float32_are_still_ordered():
 
 def test_the_smallest_and_the_largest_numbers_are_scored():
     tiny, huge = np.float32(1e-45), np.finfo(np.float32).max
-    vectors = np.array([[tiny, 0], [huge, huge], [-huge, -huge], [0, 0]], dtype=np.float32)
+    vectors = np.array([[tiny, 0], [huge, 0], [-huge, 0], [0, 0]], dtype=np.float32)
     scores, ids = index_of(vectors).search(np.array([1.0, 1.0], dtype=np.float32), k=4)
     assert list(ids) == [1, 0, 3, 2]
-    assert scores[1] == tiny
-    assert scores[0] == np.inf  # twice the largest float32: the order is still that of the float64 scores
+    np.testing.assert_array_equal(scores, np.array([huge, tiny, 0, -huge], dtype=np.float32))
+
+
+def test_a_score_beyond_float32_is_refused_with_query_and_vector():
+    vectors = np.full((3, 2), np.finfo(np.float32).max)
+    with pytest.raises(CareError, match=r"query 1: its score with vector 0 is 6.8.*e.38, beyond float32"):
+        index_of(vectors).search(np.array([[0, 1], [1, 1]], dtype=np.float32), k=2)
 
 
 def test_one_query_gives_one_row_and_no_queries_give_none():
@@ -273,6 +293,8 @@ def test_a_k_that_is_no_number_above_0_is_refused(k):
     [
         ({"width": 0}, "width is 0"),
         ({"width": 2.0}, "width is 2.0"),
+        ({"width": 65_537}, "width is 65537; at most 65,536"),
+        ({"width": 3, "order": "sliced"}, "order is 'sliced'"),
         ({"width": 3, "threads": 0}, "threads is 0"),
         ({"width": 3, "device": "cuda"}, "device 'cuda'"),
     ],

@@ -1,6 +1,7 @@
 import json
 import os
 import stat
+import zlib
 
 import numpy as np
 import pytest
@@ -43,6 +44,34 @@ def test_an_empty_index_can_be_saved(tmp_path):
     ExactIndex(7).save(tmp_path / "index")
     loaded = ExactIndex.load(tmp_path / "index")
     assert (len(loaded), loaded.width, loaded.encoder_revision) == (0, 7, None)
+    loaded.add(np.ones((2, 7), np.float32))
+    assert list(loaded.search(np.ones(7, np.float32), k=2)[1]) == [0, 1]
+
+
+@pytest.mark.parametrize("resident", [None, "codes", "all"])
+def test_what_is_resident_changes_no_hit(index, saved, resident):
+    loaded = ExactIndex.load(saved, resident=resident)
+    kept = {None: [], "codes": ["codes"], "all": ["codes", "vectors"]}[resident]
+    arrays = {"vectors": loaded._stored, "codes": loaded._codes.bytes}
+    assert [name for name, array in sorted(arrays.items()) if not isinstance(array, np.memmap)] == kept
+    queries = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
+    for ours, theirs in zip(loaded.search(queries), index.search(queries), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_unknown_residence_is_refused(saved):
+    with pytest.raises(CareError, match="resident is 'disk'"):
+        ExactIndex.load(saved, resident="disk")
+
+
+def test_checksums_are_compared_unless_they_are_not_wanted(saved):
+    turn_a_byte(saved, "vectors.npy")
+    assert len(ExactIndex.load(saved, verify=False)) == 30
+
+
+def test_the_order_is_saved_along(tmp_path):
+    ExactIndex(3, order="slice-then-normalize").save(tmp_path / "index")
+    assert ExactIndex.load(tmp_path / "index").order == "slice-then-normalize"
 
 
 def test_only_the_owner_can_read_the_files(saved):
@@ -126,19 +155,32 @@ def change(saved, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def accept(saved, name):
+    """Write into the manifest what the file is now."""
+    files = json.loads((saved / "index.json").read_text())["files"]
+    content = (saved / name).read_bytes()
+    change(saved, files=files | {name: {"bytes": len(content), "crc32": zlib.crc32(content)}})
+
+
 def shorten(saved):
     file = saved / "vectors.npy"
     file.write_bytes(file.read_bytes()[:-4])
 
 
+def turn_a_byte(saved, name):
+    content = bytearray((saved / name).read_bytes())
+    content[-1] ^= 1
+    (saved / name).write_bytes(content)
+
+
 def pickle_vectors(saved):
     np.save(saved / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    change(saved, bytes=(saved / "vectors.npy").stat().st_size)
+    accept(saved, "vectors.npy")
 
 
 def turn_columns_first(saved):
     np.save(saved / "vectors.npy", np.asfortranarray(np.load(saved / "vectors.npy")))
-    change(saved, bytes=(saved / "vectors.npy").stat().st_size)
+    accept(saved, "vectors.npy")
 
 
 @pytest.mark.parametrize(
@@ -148,6 +190,14 @@ def turn_columns_first(saved):
         (lambda s: (s / "index.json").write_text("{"), "index.json: cannot be read as JSON"),
         (lambda s: change(s, format=99), "format 99 is unknown"),
         (lambda s: change(s, width=6), r"its manifest says float32 \[30, 6\]"),
+        (lambda s: change(s, width="6"), "'width' is '6'"),
+        (lambda s: change(s, count=-1), "'count' is -1"),
+        (lambda s: change(s, width=2**20), "width 1048576 cannot be"),
+        (lambda s: change(s, exponent=1000), "'exponent' is 1000"),
+        (lambda s: change(s, order="sliced"), "order 'sliced' is unknown"),
+        (lambda s: change(s, files=[]), "says nothing of vectors.npy"),
+        (lambda s: turn_a_byte(s, "vectors.npy"), "vectors.npy: its checksum"),
+        (lambda s: turn_a_byte(s, "codes.npy"), "codes.npy: its checksum"),
         (lambda s: change(s, count=29), r"its manifest says float32 \[29, 5\]"),
         (lambda s: (s / "vectors.npy").unlink(), "vectors.npy: is missing"),
         (shorten, "vectors.npy: has 7.. bytes, its manifest says"),

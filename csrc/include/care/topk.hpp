@@ -38,6 +38,10 @@ public:
         for (const Hit& hit : other.heap_) push(hit);
     }
 
+    // Whether k hits are kept, and the last of them: what is worse than it need not be pushed.
+    bool full() const { return heap_.size() == k_; }
+    const Hit& last() const { return heap_.front(); }
+
     // The hits, best first.
     std::vector<Hit> sorted() const {
         std::vector<Hit> hits = heap_;

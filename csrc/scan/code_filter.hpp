@@ -1,0 +1,164 @@
+// Bounds from codes. Included by kernel_source.cpp alone.
+#pragma once
+
+#include "kernel.hpp"
+#include "registers.hpp"
+
+namespace care {
+namespace {
+
+// Blocks and query rows (a row is one term of one query) whose sums fill the registers.
+#if defined(__AVX512F__)
+constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
+#elif defined(__AVXVNNI__)
+constexpr std::size_t kTileBlocks = 1, kTileRows = 6;
+#elif defined(__AVX2__)
+constexpr std::size_t kTileBlocks = 1, kTileRows = 4;
+#else
+constexpr std::size_t kTileBlocks = 1, kTileRows = 2;
+#endif
+
+template <std::size_t Blocks, std::size_t Rows>
+struct Sums {
+    Ints of[Rows][Blocks][kParts];
+};
+
+// Adds up stored codes and query codes, less what the stored ones have too much.
+template <std::size_t Blocks, std::size_t Rows>
+CARE_INLINE void add_up(const std::uint8_t* bytes, std::size_t stride, std::size_t group_count,
+                        const std::int8_t* const (&rows)[Rows], const std::int32_t (&corrections)[Rows],
+                        Sums<Blocks, Rows>& sums) {
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Rows; ++r) {
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) sums.of[r][b][p] = Ints{} - corrections[r];
+        }
+    }
+    for (std::size_t g = 0; g < group_count; ++g) {
+        Bytes codes[Blocks][kParts];
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) {
+                codes[b][p] = load<Bytes>(bytes + b * stride + g * kGroupBytes + p * kRegisterBytes);
+            }
+        }
+#pragma GCC unroll 8
+        for (std::size_t r = 0; r < Rows; ++r) {
+            const std::int32_t query = load<std::int32_t>(rows[r] + g * kGroup);
+#pragma GCC unroll 8
+            for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < kParts; ++p) add_products(sums.of[r][b][p], codes[b][p], query);
+            }
+        }
+    }
+}
+
+// The bound of Bound, for one register of vectors.
+template <std::size_t Terms>
+CARE_INLINE Floats bound_of(const Ints (&sums)[Terms], const Bound& bound, const float* scales, const float* lengths,
+                            const float* errors) {
+    Floats product = bound.term[0] * __builtin_convertvector(sums[0], Floats);
+    if constexpr (Terms == 2) product += bound.term[1] * __builtin_convertvector(sums[1], Floats);
+    return load<Floats>(scales) * product + bound.query_length * load<Floats>(errors) +
+           bound.rest_length[Terms - 1] * load<Floats>(lengths);
+}
+
+template <std::size_t Terms, std::size_t Count, std::size_t Rows>
+CARE_INLINE void take_rows(const Queries& queries, std::size_t query, const std::int8_t* (&rows)[Rows],
+                           std::int32_t (&corrections)[Rows]) {
+    static_assert(Rows == Terms * Count);
+    const std::size_t row_bytes = groups(queries.searched) * kGroup;
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Rows; ++r) {
+        const std::size_t q = query + r / Terms;
+        rows[r] = (r % Terms == 0 ? queries.first : queries.second) + q * row_bytes;
+        corrections[r] = queries.bounds[q].correction[r % Terms];
+    }
+}
+
+template <std::size_t Terms, std::size_t Blocks, std::size_t Count>
+CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
+                               const float* thresholds, std::uint16_t* masks) {
+    const std::int8_t* rows[Terms * Count];
+    std::int32_t corrections[Terms * Count];
+    take_rows<Terms, Count>(queries, query, rows, corrections);
+    Sums<Blocks, Terms * Count> sums;
+    add_up<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.searched), rows, corrections, sums);
+#pragma GCC unroll 8
+    for (std::size_t c = 0; c < Count; ++c) {
+        const std::size_t q = query + c;
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+            std::uint32_t mask = 0;
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) {
+                const std::size_t at = (block + b) * kBlock + p * kFloats;
+                Ints terms[Terms];
+#pragma GCC unroll 2
+                for (std::size_t t = 0; t < Terms; ++t) terms[t] = sums.of[c * Terms + t][b][p];
+                const Floats found = bound_of<Terms>(terms, queries.bounds[q], tile.scales + at, tile.lengths + at,
+                                                     tile.errors + at);
+                mask |= reaching(found, thresholds[q]) << (p * kFloats);
+            }
+            masks[q * tile.blocks + block + b] = static_cast<std::uint16_t>(mask);
+        }
+    }
+}
+
+template <std::size_t Terms, std::size_t Count>
+CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
+                                std::uint16_t* masks) {
+    std::size_t block = 0;
+    for (; block + kTileBlocks <= tile.blocks; block += kTileBlocks) {
+        filter_blocks<Terms, kTileBlocks, Count>(tile, block, queries, query, thresholds, masks);
+    }
+    for (; block < tile.blocks; ++block) {
+        filter_blocks<Terms, 1, Count>(tile, block, queries, query, thresholds, masks);
+    }
+}
+
+// What is left of a group of queries that would fill the registers.
+template <std::size_t Terms, std::size_t Count>
+CARE_INLINE void filter_rest(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
+                             std::uint16_t* masks) {
+    if constexpr (Count > 0) {
+        if (queries.count - query == Count) {
+            filter_queries<Terms, Count>(tile, queries, query, thresholds, masks);
+        } else {
+            filter_rest<Terms, Count - 1>(tile, queries, query, thresholds, masks);
+        }
+    }
+}
+
+template <std::size_t Terms>
+void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
+    constexpr std::size_t kCount = kTileRows / Terms;
+    std::size_t query = 0;
+    for (; query + kCount <= queries.count; query += kCount) {
+        filter_queries<Terms, kCount>(tile, queries, query, thresholds, masks);
+    }
+    filter_rest<Terms, kCount - 1>(tile, queries, query, thresholds, masks);
+}
+
+void bounds_from_codes(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
+                       float* bounds) {
+    const std::int8_t* rows[2];
+    std::int32_t corrections[2];
+    take_rows<2, 1>(queries, query, rows, corrections);
+    Sums<1, 2> sums;
+    add_up<1>(tile.bytes + block * tile.stride, tile.stride, groups(queries.searched), rows, corrections, sums);
+    for (std::size_t p = 0; p < kParts; ++p) {
+        const std::size_t at = block * kBlock + p * kFloats;
+        const Ints terms[2] = {sums.of[0][0][p], sums.of[1][0][p]};
+        const Floats found =
+            bound_of<2>(terms, queries.bounds[query], tile.scales + at, tile.lengths + at, tile.errors + at);
+        std::memcpy(bounds + p * kFloats, &found, sizeof found);
+    }
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,141 @@
+// Bounds from the stored vectors in float32, and their exact scores. Included by kernel_source.cpp alone.
+#pragma once
+
+#include "kernel.hpp"
+#include "registers.hpp"
+
+namespace care {
+namespace {
+
+// Vectors and queries whose sums fill the registers; four vectors' sums are joined at once.
+#if defined(__AVX512F__)
+constexpr std::size_t kFloatRows = 4, kFloatQueries = 6;
+#elif defined(__AVX__)
+constexpr std::size_t kFloatRows = 4, kFloatQueries = 2;
+#else
+constexpr std::size_t kFloatRows = 4, kFloatQueries = 2;
+#endif
+
+// scores[q * kBlock + r] for vectors r and queries q, each sum in kFloats accumulators.
+template <std::size_t Rows, std::size_t Count>
+CARE_INLINE void float_products(const float* vectors, std::size_t width, const float* queries, std::size_t searched,
+                                float* scores) {
+    Floats sums[Count][Rows] = {};
+    const auto add = [&](const float* vector, std::size_t vector_stride, const float* query,
+                         std::size_t query_stride) __attribute__((always_inline)) {
+        Floats row[Rows];
+#pragma GCC unroll 8
+        for (std::size_t r = 0; r < Rows; ++r) row[r] = load<Floats>(vector + r * vector_stride);
+#pragma GCC unroll 8
+        for (std::size_t q = 0; q < Count; ++q) {
+            const Floats value = load<Floats>(query + q * query_stride);
+#pragma GCC unroll 8
+            for (std::size_t r = 0; r < Rows; ++r) sums[q][r] += row[r] * value;
+        }
+    };
+    const std::size_t whole = searched / kFloats * kFloats;
+    for (std::size_t j = 0; j < whole; j += kFloats) add(vectors + j, width, queries + j, searched);
+    if (whole < searched) {
+        float row[Rows][kFloats] = {}, value[Count][kFloats] = {};
+        for (std::size_t r = 0; r < Rows; ++r) {
+            for (std::size_t j = whole; j < searched; ++j) row[r][j - whole] = vectors[r * width + j];
+        }
+        for (std::size_t q = 0; q < Count; ++q) {
+            for (std::size_t j = whole; j < searched; ++j) value[q][j - whole] = queries[q * searched + j];
+        }
+        add(row[0], kFloats, value[0], kFloats);
+    }
+#pragma GCC unroll 8
+    for (std::size_t q = 0; q < Count; ++q) {
+        const Floats(&sum)[Rows] = sums[q];
+        const FourFloats found = Rows == 4 ? totals(sum[0], sum[1 % Rows], sum[2 % Rows], sum[3 % Rows])
+                                           : totals(sum[0], Floats{}, Floats{}, Floats{});
+        std::memcpy(scores + q * kBlock, &found, Rows * sizeof(float));
+    }
+}
+
+template <std::size_t Count>
+CARE_INLINE void float_products_of_block(const Tile& tile, std::size_t block, const Queries& queries,
+                                         std::size_t query, float* scores) {
+    const std::size_t left = tile.rows - block * kBlock, count = left < kBlock ? left : kBlock;
+    const float* vectors = tile.vectors + block * kBlock * tile.width;
+    const float* first = queries.floats + query * queries.searched;
+    std::size_t r = 0;
+    for (; r + kFloatRows <= count; r += kFloatRows) {
+        float_products<kFloatRows, Count>(vectors + r * tile.width, tile.width, first, queries.searched, scores + r);
+    }
+    for (; r < count; ++r) {
+        float_products<1, Count>(vectors + r * tile.width, tile.width, first, queries.searched, scores + r);
+    }
+}
+
+CARE_INLINE Floats float_bound(const float* scores, const Tile& tile, std::size_t at, float rounding) {
+    return load<Floats>(scores) + rounding * (load<Floats>(tile.lengths + at) + load<Floats>(tile.errors + at));
+}
+
+template <std::size_t Count>
+CARE_INLINE void float_filter_queries(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
+                                      const float* thresholds, std::uint16_t* masks) {
+    float scores[Count][kBlock] = {};
+    float_products_of_block<Count>(tile, block, queries, query, scores[0]);
+    for (std::size_t c = 0; c < Count; ++c) {
+        std::uint32_t mask = 0;
+        for (std::size_t p = 0; p < kParts; ++p) {
+            const Floats found = float_bound(scores[c] + p * kFloats, tile, block * kBlock + p * kFloats,
+                                             queries.float_rounding[query + c]);
+            mask |= reaching(found, thresholds[query + c]) << (p * kFloats);
+        }
+        masks[(query + c) * tile.blocks + block] = static_cast<std::uint16_t>(mask);
+    }
+}
+
+void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
+    // A few queries stay in the first-level cache while the tile goes by from the second.
+    std::size_t query = 0;
+    for (; query + kFloatQueries <= queries.count; query += kFloatQueries) {
+        for (std::size_t block = 0; block < tile.blocks; ++block) {
+            float_filter_queries<kFloatQueries>(tile, block, queries, query, thresholds, masks);
+        }
+    }
+    for (; query < queries.count; ++query) {
+        for (std::size_t block = 0; block < tile.blocks; ++block) {
+            float_filter_queries<1>(tile, block, queries, query, thresholds, masks);
+        }
+    }
+}
+
+void bounds_from_floats(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
+                        float* bounds) {
+    float scores[kBlock] = {};
+    float_products_of_block<1>(tile, block, queries, query, scores);
+    for (std::size_t p = 0; p < kParts; ++p) {
+        const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats,
+                                         queries.float_rounding[query]);
+        std::memcpy(bounds + p * kFloats, &found, sizeof found);
+    }
+}
+
+double exact_score(const float* vector, const double* query, std::size_t width) {
+    constexpr std::size_t kRegisters = kLanes / kDoubles;
+    Doubles sums[kRegisters] = {};
+    const auto add = [&](const float* values, const double* others) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (std::size_t i = 0; i < kRegisters; ++i) {
+            const HalfFloats stored = load<HalfFloats>(values + i * kDoubles);
+            sums[i] += __builtin_convertvector(stored, Doubles) * load<Doubles>(others + i * kDoubles);
+        }
+    };
+    const std::size_t whole = width / kLanes * kLanes;
+    for (std::size_t j = 0; j < whole; j += kLanes) add(vector + j, query + j);
+    if (whole < width) {
+        float padded[kLanes] = {};
+        for (std::size_t j = whole; j < width; ++j) padded[j - whole] = vector[j];
+        add(padded, query + whole);
+    }
+    double lanes[kLanes];
+    for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = sums[i / kDoubles][i % kDoubles];
+    return combine(lanes);
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,123 @@
+// The registers of the instruction set that a source is built for, and the few operations that C++ has no word for.
+//
+// Sources that include this are built once for each instruction set: everything here is always inlined or has
+// internal linkage, for of a shared function the linker would keep one copy for all processors.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "care/codes.hpp"
+#include "care/score.hpp"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+#endif
+
+namespace care {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr std::size_t kRegisterBytes = 64;
+#elif defined(__AVX__)
+constexpr std::size_t kRegisterBytes = 32;
+#else
+constexpr std::size_t kRegisterBytes = 16;
+#endif
+
+using Bytes [[gnu::vector_size(kRegisterBytes)]] = std::uint8_t;
+using Ints [[gnu::vector_size(kRegisterBytes)]] = std::int32_t;
+using Floats [[gnu::vector_size(kRegisterBytes)]] = float;
+using Doubles [[gnu::vector_size(kRegisterBytes)]] = double;
+using HalfFloats [[gnu::vector_size(kRegisterBytes / 2)]] = float;
+
+// Registers that hold one value of each vector of a block.
+constexpr std::size_t kParts = kGroupBytes / kRegisterBytes;
+constexpr std::size_t kFloats = kRegisterBytes / sizeof(float);
+constexpr std::size_t kDoubles = kRegisterBytes / sizeof(double);
+
+// One instruction, at any address.
+template <typename Register, typename Element>
+CARE_INLINE Register load(const Element* from) {
+    Register to;
+    std::memcpy(&to, from, sizeof to);
+    return to;
+}
+
+// Adds to each int32 the products of its four unsigned bytes with the four signed bytes of `query`.
+CARE_INLINE void add_products(Ints& sums, Bytes codes, std::int32_t query) {
+#if defined(__AVX512VNNI__)
+    sums = (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, _mm512_set1_epi32(query));
+#elif defined(__AVXVNNI__)
+    sums = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, _mm256_set1_epi32(query));
+#elif defined(__AVX2__)
+    // Pairs are added in 16 bits, which would saturate beyond 255 * 64 * 2: hence kLimit.
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(query));
+    sums += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#elif defined(__SSE2__)
+    const __m128i words = _mm_cvtsi32_si128(query), zero = _mm_setzero_si128();
+    const __m128i four = _mm_unpacklo_epi8(words, _mm_cmpgt_epi8(zero, words));  // widened with their signs
+    const __m128i eight = _mm_unpacklo_epi64(four, four);
+    const __m128 low = (__m128)_mm_madd_epi16(_mm_unpacklo_epi8((__m128i)codes, zero), eight);
+    const __m128 high = (__m128)_mm_madd_epi16(_mm_unpackhi_epi8((__m128i)codes, zero), eight);
+    sums += (Ints)_mm_shuffle_ps(low, high, 0x88) + (Ints)_mm_shuffle_ps(low, high, 0xdd);
+#elif defined(__ARM_FEATURE_DOTPROD)
+    // Signed by signed: the codes without their 128, which `correction` counts on, so that it is added back.
+    const int8x16_t values = vreinterpretq_s8_s32(vdupq_n_s32(query));
+    const int32x4_t centred = vdotq_s32((int32x4_t)sums, (int8x16_t)(codes ^ 0x80), values);
+    sums = (Ints)vdotq_s32(vdotq_s32(centred, vdupq_n_s8(64), values), vdupq_n_s8(64), values);
+#else
+    std::int8_t values[kGroup];
+    std::memcpy(values, &query, sizeof query);
+    for (std::size_t lane = 0; lane < kFloats; ++lane) {
+        for (std::size_t j = 0; j < kGroup; ++j) sums[lane] += codes[lane * kGroup + j] * values[j];
+    }
+#endif
+}
+
+#if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+constexpr int kLimit = 63;
+#else
+constexpr int kLimit = 127;
+#endif
+
+// One bit for each bound that is not below the threshold.
+CARE_INLINE std::uint32_t reaching(Floats bounds, float threshold) {
+#if defined(__AVX512F__)
+    return _mm512_cmp_ps_mask((__m512)bounds, _mm512_set1_ps(threshold), _CMP_NLT_UQ);
+#elif defined(__AVX__)
+    return _mm256_movemask_ps(_mm256_cmp_ps((__m256)bounds, _mm256_set1_ps(threshold), _CMP_NLT_UQ));
+#elif defined(__SSE2__)
+    return _mm_movemask_ps(_mm_cmpnlt_ps((__m128)bounds, _mm_set1_ps(threshold)));
+#else
+    std::uint32_t bits = 0;
+    for (std::size_t lane = 0; lane < kFloats; ++lane) bits |= std::uint32_t{!(bounds[lane] < threshold)} << lane;
+    return bits;
+#endif
+}
+
+using FourFloats [[gnu::vector_size(16)]] = float;
+
+// Four values whose sum is that of all.
+CARE_INLINE FourFloats folded(Floats values) {
+    FourFloats parts[kRegisterBytes / sizeof(FourFloats)];
+    std::memcpy(parts, &values, sizeof values);
+    FourFloats sum = parts[0];
+#pragma GCC unroll 4
+    for (std::size_t i = 1; i < kRegisterBytes / sizeof(FourFloats); ++i) sum += parts[i];
+    return sum;
+}
+
+// The sums of four registers, by transposing what is left of them.
+CARE_INLINE FourFloats totals(Floats a, Floats b, Floats c, Floats d) {
+    const FourFloats w = folded(a), x = folded(b), y = folded(c), z = folded(d);
+    const FourFloats low = __builtin_shufflevector(w, x, 0, 4, 1, 5) + __builtin_shufflevector(w, x, 2, 6, 3, 7);
+    const FourFloats high = __builtin_shufflevector(y, z, 0, 4, 1, 5) + __builtin_shufflevector(y, z, 2, 6, 3, 7);
+    return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,290 @@
+"""The scan by codes against the defined scores of all vectors: nothing may be missed, whatever the vectors are."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from care_accel import CareError, ExactIndex, _native
+
+INSTRUCTION_SETS = _native.instruction_sets()
+
+
+def defined_scores(vectors, query):
+    """The score of csrc/include/care/score.hpp for all vectors, float64 ``[n]``."""
+    width = len(query)
+    padded = -(-width // 8) * 8
+    documents = np.zeros((len(vectors), padded))
+    documents[:, :width] = vectors
+    values = np.zeros(padded)
+    values[:width] = query
+    a = np.zeros((len(vectors), 8))
+    for j in range(0, padded, 8):
+        a += documents[:, j : j + 8] * values[j : j + 8]
+    return ((a[:, 0] + a[:, 4]) + (a[:, 2] + a[:, 6])) + ((a[:, 1] + a[:, 5]) + (a[:, 3] + a[:, 7]))
+
+
+def expected_hits(vectors, query, k, mask=None):
+    """Float64 scores and ids of the k best by brute force."""
+    scores = defined_scores(vectors, query)
+    order = np.lexsort((np.arange(len(scores)), -scores))
+    if mask is not None:
+        order = order[mask[order]]
+    order = order[:k]
+    best, ids = np.full(k, -np.inf), np.full(k, -1)
+    best[: len(order)], ids[: len(order)] = scores[order], order
+    return best, ids
+
+
+def index_of(vectors):
+    index = ExactIndex(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+def search(index, queries, k, instruction_set="", allowed=None, threads=2):
+    return _native.search(
+        index.vectors,
+        **index._codes.arguments(),
+        queries=np.ascontiguousarray(queries),
+        k=k,
+        threads=threads,
+        allowed=allowed,
+        instruction_set=instruction_set,
+    )
+
+
+def assert_exact(index, queries, k, **options):
+    scores, ids, rescored = search(index, queries, k, **options)
+    width = queries.shape[1]
+    for row, query in enumerate(queries):
+        best, order = expected_hits(index.vectors[:, :width], query, k)
+        np.testing.assert_array_equal(ids[row], order)
+        np.testing.assert_array_equal(scores[row], best)
+    return rescored
+
+
+def gaussian(rng, rows, width):
+    return rng.standard_normal((rows, width))
+
+
+def clustered(rng, rows, width):
+    centres = rng.standard_normal((5, width))
+    return centres[rng.integers(0, 5, rows)] + 1e-3 * rng.standard_normal((rows, width))
+
+
+def one_direction(rng, rows, width):
+    """Cosines of 0.6 to 0.9 with each other."""
+    return 2 + rng.standard_normal((rows, width))
+
+
+def outlying_values(rng, rows, width):
+    vectors = rng.standard_normal((rows, width))
+    vectors[:, : max(1, width // 20)] *= 1e4
+    return vectors
+
+
+def duplicates(rng, rows, width):
+    return rng.standard_normal((3, width))[rng.integers(0, 3, rows)]
+
+
+def nearly_equal(rng, rows, width):
+    """What codes cannot tell apart: the float32 pass has to."""
+    return rng.standard_normal(width) * (1 + 1e-6 * rng.standard_normal((rows, width)))
+
+
+def power_law(rng, rows, width):
+    return rng.standard_normal((rows, width)) / np.arange(1, width + 1) + 0.3
+
+
+def mixed_lengths(rng, rows, width):
+    return rng.standard_normal((rows, width)) * 10.0 ** rng.integers(-12, 12, (rows, 1))
+
+
+def zeros(rng, rows, width):
+    vectors = rng.standard_normal((rows, width))
+    vectors[rng.random(rows) < 0.7] = 0
+    return vectors
+
+
+def half_steps(rng, rows, width):
+    """Every value half a step of its code off: bounds are as tight as they get."""
+    vectors = rng.integers(-63, 63, (rows, width)) + 0.5
+    vectors[:, 0] = 127
+    return vectors
+
+
+def ascending(rng, rows, width):
+    """Each better than the one before, for a query of ones."""
+    return np.sort(rng.standard_normal((rows, 1)), axis=0) + 1e-3 * rng.standard_normal((rows, width))
+
+
+KINDS = [
+    gaussian,
+    clustered,
+    one_direction,
+    outlying_values,
+    duplicates,
+    nearly_equal,
+    power_law,
+    mixed_lengths,
+    zeros,
+    half_steps,
+    ascending,
+]
+
+
+def made(kind, rows, width, seed=0, scale=1.0):
+    return (kind(np.random.default_rng(seed), rows, width) * scale).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_no_hit_is_missed(kind, instruction_set):
+    index = index_of(made(kind, 1203, 67))
+    asked = np.concatenate([made(kind, 17, 67, seed=1), np.ones((1, 67), np.float32), index.vectors[:3]])
+    for count, k in ((1, 1), (3, 10), (21, 10), (21, 400)):
+        assert_exact(index, asked[-count:], k, instruction_set=instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [1, 3, 63, 64, 65, 768, 1024, 4096])
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 163])
+def test_odd_sizes_are_scanned_whole(rows, width, instruction_set):
+    index, queries = index_of(made(gaussian, rows, width)), made(gaussian, 9, width, seed=1)
+    for count, k in ((1, 1), (5, 7), (9, rows), (9, rows + 3)):
+        assert_exact(index, queries[:count], k, instruction_set=instruction_set)
+
+
+def test_the_greatest_width_keeps_its_sums():
+    # All codes and all of a query's codes at their limits: the largest sums that there are.
+    vectors = np.ones((20, 65_536), np.float32)
+    vectors[::2] = -1
+    queries = np.ones((6, 65_536), np.float32)
+    queries[::3] = -1
+    for instruction_set in INSTRUCTION_SETS:
+        assert_exact(index_of(vectors), queries, 12, instruction_set=instruction_set)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    rows=st.integers(0, 400),
+    width=st.sampled_from([1, 2, 3, 8, 31, 63, 64, 65, 130, 257]),
+    count=st.sampled_from([1, 2, 5, 13]),
+    k=st.integers(1, 450),
+    scale=st.sampled_from([1e-30, 1e-20, 1e-6, 1.0, 1e10, 1e18]),
+    query_scale=st.sampled_from([1e-20, 1.0, 1e15]),
+    instruction_set=st.sampled_from(INSTRUCTION_SETS),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**16),
+)
+def test_any_set_is_searched_exactly(
+    kind, rows, width, count, k, scale, query_scale, instruction_set, threads, seed
+):
+    with np.errstate(over="ignore"):
+        vectors = np.nan_to_num(made(kind, rows, width, seed, scale), posinf=1e38, neginf=-1e38)
+        queries = np.nan_to_num(made(kind, count, width, seed + 1, query_scale), posinf=1e38, neginf=-1e38)
+    assert_exact(index_of(vectors), queries, k, instruction_set=instruction_set, threads=threads)
+
+
+@pytest.mark.parametrize("kind", [nearly_equal, duplicates, zeros], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_where_codes_tell_nothing_the_vectors_themselves_are_scanned(kind, instruction_set):
+    index = index_of(made(kind, 9000, 40))
+    asked = made(kind, 9, 40, seed=0)
+    for count in (1, 9):
+        assert_exact(index, asked[:count], 5, instruction_set=instruction_set)
+
+
+def test_vectors_a_million_times_larger_may_come_later():
+    index = ExactIndex(24)
+    parts = [made(gaussian, 100, 24, seed, scale) for seed, scale in enumerate([1e-18, 1.0, 1e-3, 1e18])]
+    for part in parts:
+        index.add(part)
+        assert_exact(index, made(gaussian, 3, 24, 9), 12)
+    np.testing.assert_array_equal(index.vectors, np.concatenate(parts))
+
+
+def test_one_by_one_is_as_good_as_all_at_once():
+    vectors = made(one_direction, 600, 32)
+    slow = ExactIndex(32)
+    for row in vectors:
+        slow.add(row[np.newaxis])
+    rescored = assert_exact(slow, made(one_direction, 4, 32, seed=1), 5)
+    assert rescored.max() < 200
+
+
+def test_codes_rule_out_most_vectors():
+    index = index_of(made(gaussian, 20_000, 128))
+    _, _, stats = index.search(made(gaussian, 20, 128, seed=1), k=10, return_stats=True)
+    assert stats.rescored.shape == (20,)
+    assert stats.rescored.min() >= 10
+    assert stats.rescored.max() < 1000
+    assert index.search(index.vectors[0], k=10, return_stats=True)[2].rescored.shape == ()
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [1, 5, 64, 100, 128, 300, 512, 600])
+def test_a_prefix_is_searched_by_its_own_scores(width, instruction_set):
+    index = index_of(made(power_law, 700, 600))
+    assert_exact(index, made(power_law, 6, 600, seed=1)[:, :width], 9, instruction_set=instruction_set)
+
+
+def test_width_takes_whole_queries_or_their_prefix():
+    index, queries = index_of(made(gaussian, 90, 70)), made(gaussian, 4, 70, seed=1)
+    expected = index_of(index.vectors[:, :33]).search(queries[:, :33], k=5)
+    for asked in (queries, queries[:, :33]):
+        for ours, theirs in zip(index.search(asked, k=5, width=33), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(index.search(queries[0], k=5, width=33)[1], expected[1][0])
+    np.testing.assert_array_equal(index.search(queries, width=70)[1], index.search(queries)[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"width": 0}, "width is 0"),
+        ({"width": 9}, "width is 9; the index has 8"),
+        ({"threads": 0}, "threads is 0"),
+        ({"subset": [True, False]}, r"mask of shape \[2\]; it must be \[5\]"),
+        ({"subset": [0, 5]}, "id 5; the index has 5 vectors"),
+        ({"subset": [-1]}, "id -1; the index has 5"),
+        ({"subset": [0.5]}, "must be a mask or whole numbers"),
+        ({"subset": [[1]]}, "must be a mask or whole numbers"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(options, words):
+    index = index_of(made(gaussian, 5, 8))
+    with pytest.raises(CareError, match=words):
+        index.search(made(gaussian, 2, 8), **options)
+
+
+def test_a_prefix_is_refused_where_it_would_have_to_be_normalised_anew():
+    index = ExactIndex(8, order="slice-then-normalize")
+    index.add(made(gaussian, 5, 8))
+    with pytest.raises(CareError, match="normalises after it slices"):
+        index.search(made(gaussian, 2, 8), width=4)
+    assert index.search(made(gaussian, 2, 8), k=1, width=8)[1].shape == (2, 1)
+
+
+@pytest.mark.parametrize("share", [0, 0.003, 0.1, 0.9, 1])
+def test_a_subset_is_searched_alone(share):
+    vectors, queries = made(clustered, 1500, 20), made(clustered, 5, 20, seed=1)
+    index = index_of(vectors)
+    mask = np.random.default_rng(3).random(1500) < share
+    scores, ids = index.search(queries, k=12, subset=mask)
+    for row, query in enumerate(queries):
+        best, order = expected_hits(vectors, query, 12, mask)
+        np.testing.assert_array_equal(ids[row], order)
+        np.testing.assert_array_equal(scores[row], best.astype(np.float32))
+    shuffled = np.random.default_rng(4).permutation(np.flatnonzero(mask))
+    np.testing.assert_array_equal(index.search(queries, k=12, subset=shuffled)[1], ids)
+
+
+def test_threads_of_a_search_change_no_hit():
+    index, queries = index_of(made(clustered, 30_000, 64)), made(clustered, 7, 64, seed=1)
+    expected = index.search(queries, k=50, threads=1)
+    for threads in (2, 5):
+        for ours, theirs in zip(index.search(queries, k=50, threads=threads), expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
