@@ -48,6 +48,23 @@ def read_bandwidth():
     return best
 
 
+@pytest.fixture(scope="session")
+def int8_rate():
+    """Return the int8 products a second of torch's matrix product (oneDNN), the best of several."""
+    from time import perf_counter
+
+    import torch
+
+    size = 2048
+    a, b = (torch.randint(-128, 127, (size, size), dtype=torch.int8) for _ in range(2))
+    best = 0.0
+    for _ in range(7):
+        started = perf_counter()
+        torch._int_mm(a, b)
+        best = max(best, size**3 / (perf_counter() - started))
+    return best
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print each group's medians, their ratio to ours, and the share of the limit that was reached."""
     session = getattr(config, "_benchmarksession", None)
@@ -64,4 +81,6 @@ def pytest_terminal_summary(terminalreporter, config):
                 line += f"{bench.stats.median / ours.stats.median:8.2f} x ours"
             if share := bench.extra_info.get("share_of_limit_bytes"):
                 line += f"{share / bench.stats.median:8.1%} of the read bandwidth"
+            if share := bench.extra_info.get("share_of_limit_products"):
+                line += f"{share / bench.stats.median:8.1%} of the int8 rate"
             terminalreporter.write_line(line)
