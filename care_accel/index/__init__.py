@@ -2,5 +2,6 @@
 
 from care_accel.index.bm25 import BM25Index
 from care_accel.index.exact import ExactIndex
+from care_accel.index.shards import Shards
 
-__all__ = ["BM25Index", "ExactIndex"]
+__all__ = ["BM25Index", "ExactIndex", "Shards"]

@@ -238,23 +238,8 @@ class ExactIndex:
 
     def _allowed(self, subset: ArrayLike) -> NDArray[np.uint16]:
         """Return one bit a vector, sixteen in each."""
-        chosen = np.asarray(subset)
         mask = np.zeros(-(-self._count // _native.BLOCK) * _native.BLOCK, dtype=bool)
-        if chosen.dtype == bool:
-            if chosen.shape != (self._count,):
-                raise CareError(f"subset is a mask of shape {list(chosen.shape)}; it must be [{self._count}]")
-            mask[: self._count] = chosen
-        elif chosen.size:
-            if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-                raise CareError(
-                    f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or whole numbers [n]"
-                )
-            wrong = (chosen < 0) | (chosen >= self._count)
-            if wrong.any():
-                raise CareError(
-                    f"subset holds id {chosen[np.argmax(wrong)]}; the index has {self._count} vectors"
-                )
-            mask[chosen] = True
+        mask[: self._count] = subset_mask(subset, self._count)
         return np.packbits(mask, bitorder="little").view("<u2").astype(np.uint16, copy=False)
 
     def save(self, folder: str | Path) -> None:
@@ -321,6 +306,32 @@ class ExactIndex:
 
     def __repr__(self) -> str:
         return f"<ExactIndex of {self._count} vectors, width {self.width}>"
+
+
+def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
+    """Return a mask ``[count]`` of what `ExactIndex.search` may find.
+
+    Raises
+    ------
+    CareError
+        It is neither such a mask nor ids below ``count``.
+    """
+    chosen = np.asarray(subset)
+    if chosen.dtype == bool:
+        if chosen.shape != (count,):
+            raise CareError(f"subset is a mask of shape {list(chosen.shape)}; it must be [{count}]")
+        return chosen
+    mask = np.zeros(count, dtype=bool)
+    if chosen.size:
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+            raise CareError(
+                f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or whole numbers [n]"
+            )
+        wrong = (chosen < 0) | (chosen >= count)
+        if wrong.any():
+            raise CareError(f"subset holds id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
+        mask[chosen] = True
+    return mask
 
 
 def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -117,8 +117,8 @@ def _check_file(file: Path, files: Any, *, verify: bool) -> None:
 def _open(file: Path, dtype: Any, shape: list[int], *, mapped: bool) -> NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as cause:
-        raise CareError(f"{file}: cannot be read: {cause}") from None
+    except Exception as cause:  # a damaged header has NumPy raise whatever its parsers do
+        raise CareError(f"{file}: cannot be read: {' '.join(str(cause).split())}") from None
     if array.dtype != dtype or list(array.shape) != shape:
         raise CareError(
             f"{file}: holds {array.dtype} {list(array.shape)}, its manifest says {np.dtype(dtype)} {shape}; "

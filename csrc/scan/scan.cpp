@@ -254,7 +254,9 @@ private:
                 for (std::uint32_t left = mask; left; left &= left - 1) {
                     const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
                     if (bounds[lane] < thresholds[q]) continue;
-                    found[q].push(bounds[lane], static_cast<std::int64_t>((begin + b) * kBlock + lane));
+                    // No number, from a damaged file: like a vector of which nothing is known.
+                    const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
+                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane));
                 }
                 if (found[q].crowded()) {
                     found[q].tighten(scorer(q), raiser(q));

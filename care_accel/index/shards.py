@@ -1,0 +1,71 @@
+"""Several indexes searched as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from care_accel.errors import CareError, require_count
+from care_accel.index.exact import ExactIndex, subset_mask, to_float32
+
+
+class Shards:
+    """Indexes whose ids go on from one to the next: the same hits as one index of all their vectors.
+
+    They are merged on the scores that decide, in float64, so that how vectors are divided changes nothing.
+
+    Parameters
+    ----------
+    indexes : sequence of ExactIndex
+        Of one width, order and document encoder.
+
+    Raises
+    ------
+    CareError
+        There is no index, or they differ.
+    """
+
+    def __init__(self, indexes: Sequence[ExactIndex]) -> None:
+        if not indexes:
+            raise CareError("no index was given; shards need one at least")
+        for name in ("width", "order", "encoder_revision"):
+            found = list(dict.fromkeys(getattr(index, name) for index in indexes))
+            if len(found) > 1:
+                raise CareError(f"the indexes differ in {name}: {found[0]} and {found[1]}")
+        self.indexes = list(indexes)
+        self.width = indexes[0].width
+        self.encoder_revision = indexes[0].encoder_revision
+
+    def __len__(self) -> int:
+        return sum(map(len, self.indexes))
+
+    def search(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        *,
+        width: int | None = None,
+        subset: ArrayLike | None = None,
+        threads: int | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the k best documents of each query; see `ExactIndex.search`, also for what is refused."""
+        require_count("k", k)
+        array = np.asarray(queries)
+        rows = array[np.newaxis] if array.ndim == 1 else array
+        ends = list(accumulate(map(len, self.indexes)))
+        mask = None if subset is None else subset_mask(subset, ends[-1])
+        parts = []
+        for index, end in zip(self.indexes, ends, strict=True):
+            start = end - len(index)
+            scores, ids, _ = index.search_in_float64(
+                rows, k, width=width, subset=None if mask is None else mask[start:end], threads=threads
+            )
+            parts.append((scores, np.where(ids >= 0, ids + start, -1)))
+        scores, ids = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
+        best = np.lexsort((ids, -scores), axis=-1)[:, :k]
+        scores, ids = np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
+        found = to_float32(scores, ids)
+        return (found[0], ids[0]) if array.ndim == 1 else (found, ids)
