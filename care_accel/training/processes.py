@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,3 +28,13 @@ def one_after_the_first() -> Iterator[None]:
     """Let the first process do something before the others do it: they find what it wrote."""
     with processes().main_process_first():
         yield
+
+
+def leave() -> None:
+    """End the run's processes together.
+
+    What holds the group is freed first: a thread of gloo's that outlives the interpreter aborts it, and
+    torchrun would call a finished run failed.
+    """
+    gc.collect()
+    processes().destroy_process_group()

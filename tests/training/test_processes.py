@@ -14,21 +14,27 @@ import json, os, sys
 import torch
 from care_accel.training.losses import InfoNCE
 
-vectors = torch.load(sys.argv[1])
-rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-if count > 1:
-    torch.distributed.init_process_group("gloo")
-linear = torch.nn.Linear(6, 5, bias=False)
-with torch.no_grad():
-    linear.weight.copy_(vectors["weight"])
-model = torch.nn.parallel.DistributedDataParallel(linear) if count > 1 else linear
-share = [vectors[name].chunk(count)[rank] for name in ("query", "positive", "negative")]
-embeddings = [torch.nn.functional.normalize(model(part), dim=1) for part in share]
-loss = InfoNCE(torch.nn.Module(), temperature=0.1).compute_loss_from_embeddings(embeddings, None)
-loss.backward()
-if rank == 0:
-    torch.save({"gradient": linear.weight.grad, "loss": loss.detach()}, sys.argv[2])
-if count > 1:
+
+def main():
+    vectors = torch.load(sys.argv[1])
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        torch.distributed.init_process_group("gloo")
+    linear = torch.nn.Linear(6, 5, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(vectors["weight"])
+    model = torch.nn.parallel.DistributedDataParallel(linear) if count > 1 else linear
+    share = [vectors[name].chunk(count)[rank] for name in ("query", "positive", "negative")]
+    embeddings = [torch.nn.functional.normalize(model(part), dim=1) for part in share]
+    loss = InfoNCE(torch.nn.Module(), temperature=0.1).compute_loss_from_embeddings(embeddings, None)
+    loss.backward()
+    if rank == 0:
+        torch.save({"gradient": linear.weight.grad, "loss": loss.detach()}, sys.argv[2])
+
+
+# What holds gloo's threads is gone before the group is: they would end the process with an abort.
+main()
+if torch.distributed.is_initialized():
     torch.distributed.destroy_process_group()
 """
 
