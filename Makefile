@@ -12,7 +12,7 @@ export CARE_DATA := $(DATA)
 # A developer's compiler may complain; a user's, newer than any we know, may not stop a build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
-.PHONY: help eval test lint format bench serve clean
+.PHONY: help eval test lint format bench gpu-check serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint    check style and types"
 	@echo "make format  put style right"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
+	@echo "make gpu-check  build, test and measure what needs a GPU, with PYTHON's own torch"
 	@echo "make serve   start the inference server (not there yet)"
 	@echo "make clean   remove everything that make made"
 
@@ -41,6 +42,10 @@ format: $(READY)
 SIZE ?= default
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-only --bench-size $(SIZE)
+
+# With $(PYTHON) as it is: a machine with a GPU has its own torch. Results go to bench/results.
+gpu-check:
+	$(PYTHON) bench/gpu_check.py
 
 serve:
 	@echo "make serve: the model repository is not there yet; see the table in README.md" >&2; exit 1

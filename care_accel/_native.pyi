@@ -1,8 +1,14 @@
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 BLOCK: int
 MOST_WIDTH: int
+CUDA: bool
+# Where CUDA is true, the following and what is at the end:
+CUDA_MOST_WIDTH: int
+CUDA_MOST_K: int
 
 def block_bytes(width: int) -> int:
     """Return the bytes of a block of ``BLOCK`` coded vectors."""
@@ -50,3 +56,39 @@ def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def instruction_sets() -> list[str]:
     """Return what the scan can use on this processor, the fastest first."""
+
+def cuda_devices() -> int:
+    """Return how many GPUs there are; ``RuntimeError`` where CUDA cannot say."""
+
+class CudaArray:
+    """An array on a GPU, for any library that takes DLPack."""
+
+    shape: list[int]
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __dlpack__(self, stream: int | None = None, **options: object) -> object: ...
+
+class CudaIndex:
+    """An index in a GPU's memory; ``csrc/include/care/cuda.hpp``. CUDA's errors are ``RuntimeError``."""
+
+    nbytes: int
+
+    def __init__(
+        self,
+        vectors: NDArray[np.float32],
+        *,
+        bytes: NDArray[np.uint8],
+        norms: NDArray[np.float32],
+        mean: NDArray[np.float32],
+        exponent: int,
+        device: int,
+    ) -> None: ...
+    def search(
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.uint16] | None, findable: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return what `search` does. ``findable``: how many vectors may be found; it changes the time alone."""
+
+    def search_on_device(
+        self, queries: Any, k: int, allowed: NDArray[np.uint16] | None, findable: int, stream: int
+    ) -> tuple[CudaArray, CudaArray]:
+        """Return scores and ids on the GPU, for queries that are there; ``stream`` is CUDA's, 0 for the default."""

@@ -1,5 +1,7 @@
-"""The native code under the compiler's sanitizers, which see what a result does not show."""
+"""The native code under the compiler's sanitizers, and the CUDA parts where there is no GPU."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,23 +16,55 @@ CMAKE = Path(cmake.CMAKE_BIN_DIR) / "cmake"
 NINJA = Path(ninja.BIN_DIR) / "ninja"
 
 
-@pytest.mark.parametrize("sanitizer", ["address,undefined", "thread"])
-def test_the_scan_is_clean_under_the_sanitizer(sanitizer, tmp_path):
-    configure = [
+def configure(folder, *options, **environment):
+    command = [
         CMAKE,
         "-S", ROOT,
-        "-B", tmp_path,
+        "-B", folder,
         "-G", "Ninja",
         f"-DCMAKE_MAKE_PROGRAM={NINJA}",
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        f"-DCARE_SANITIZE={sanitizer}",
         "-DCMAKE_COMPILE_WARNING_AS_ERROR=ON",
+        *options,
     ]  # fmt: skip
-    for command in (configure, [CMAKE, "--build", tmp_path, "--target", "scan_check"]):
-        built = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
-    ran = subprocess.run([tmp_path / "scan_check"], capture_output=True, text=True, check=False)
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+
+
+def build(folder, target):
+    built = subprocess.run(
+        [CMAKE, "--build", folder, "--target", target], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("sanitizer", "program"),
+    [
+        ("address,undefined", "scan_check"),
+        ("thread", "scan_check"),
+        # The kernels of csrc/cuda on a GPU that the processor plays: tests/native/emulated_gpu.hpp.
+        ("address,undefined", "cuda_check"),
+    ],
+)
+def test_the_scan_is_clean_under_the_sanitizer(sanitizer, program, tmp_path):
+    configured = configure(tmp_path, f"-DCARE_SANITIZE={sanitizer}")
+    assert configured.returncode == 0, configured.stderr
+    build(tmp_path, program)
+    ran = subprocess.run([tmp_path / program], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr[-4000:]
     assert ran.stdout.endswith(" checks, 0 failures\n")
     assert not ran.stdout.startswith("0 ")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+def test_the_cuda_parts_compile_without_a_warning(tmp_path):
+    configured = configure(tmp_path, "-DCARE_CUDA=ON")
+    assert configured.returncode == 0, configured.stderr
+    build(tmp_path, "_native")
+
+
+def test_cuda_without_nvcc_is_refused_in_words(tmp_path):
+    configured = configure(tmp_path, "-DCARE_CUDA=ON", CUDACXX="nvcc-that-is-not-there")
+    assert configured.returncode != 0
+    assert "put it on PATH" in configured.stderr

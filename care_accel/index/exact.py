@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,7 +12,9 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel import _native
 from care_accel.errors import CareError, require_count
 from care_accel.index import store
+from care_accel.index.checks import checked_rows, subset_mask, to_float32
 from care_accel.index.codes import Codes
+from care_accel.index.cuda import CudaScan, is_on_gpu, require_cuda
 
 _FIRST_CAPACITY = 1024
 
@@ -48,8 +50,10 @@ class ExactIndex:
     ----------
     width : int
         Length of every vector.
-    device : {"cpu"}
-        Where the scan runs.
+    device : str
+        Where the scan runs: ``"cpu"``, ``"cuda"`` or one GPU such as ``"cuda:1"``, with the same hits and scores. A GPU
+        has a copy of vectors and codes, made at the first search after an `add`, and finds 1,024 hits of vectors as
+        wide as 8,192 at most.
     threads : int, optional
         Threads of one search; as many as the process may use by default.
     encoder_revision : str, optional
@@ -78,10 +82,7 @@ class ExactIndex:
             raise CareError(f"width is {width}; at most {_native.MOST_WIDTH:,}")
         if order not in store.ORDERS:
             raise CareError(f"order is {order!r}; it must be one of {', '.join(store.ORDERS)}")
-        if device != "cpu":
-            raise CareError(
-                f"device {device!r}: the scan runs on the CPU only in this release; use device='cpu'"
-            )
+        self._gpu = None if device == "cpu" else CudaScan(require_cuda(device), int(width))
         if threads is not None:
             require_count("threads", threads)
         self.width = int(width)
@@ -211,18 +212,64 @@ class ExactIndex:
         require_count("k", k)
         if threads is not None:
             require_count("threads", threads)
+        rows = self._prefix(queries, width)
+        allowed = None if subset is None else self._allowed(subset)
+        if self._gpu is not None:
+            return self._gpu.search(self.vectors, self._codes, rows, int(k), allowed)
         return _native.search(
             self.vectors,
             **self._codes.arguments(),
-            queries=self._prefix(queries, width),
+            queries=rows,
             k=int(k),
             threads=int(threads or self._threads),
-            allowed=None if subset is None else self._allowed(subset),
+            allowed=allowed,
         )
+
+    def search_on_device(
+        self, queries: Any, k: int = 10, *, subset: ArrayLike | None = None, stream: int | None = None
+    ) -> tuple[Any, Any]:
+        """Search for queries that lie in the memory of the index's GPU; nothing waits for it.
+
+        Parameters
+        ----------
+        queries : array of torch, CuPy or another library that speaks DLPack
+            float32 ``[n, width]``, row after row and finite, which is not checked; narrower ones search a prefix.
+        k : int
+        subset : array_like, optional
+            As in `search`, in the processor's memory.
+        stream : int, optional
+            The CUDA stream; by default the one that torch or CuPy works on now.
+
+        Returns
+        -------
+        scores, ids : arrays of the same library
+            float32 and int64 ``[n, k]`` on the GPU, as in `search`; a score beyond float32 is infinite.
+
+        Raises
+        ------
+        CareError
+            The index is not on the queries' GPU, or another shape, dtype, or k.
+        """
+        require_count("k", k)
+        if self._gpu is None or not is_on_gpu(queries):
+            raise CareError(
+                "search_on_device takes an index with device='cuda' and queries on its GPU; use search for others"
+            )
+        if queries.shape[-1] != self.width:
+            self._require_prefix(int(queries.shape[-1]))
+        allowed = None if subset is None else self._allowed(subset)
+        return self._gpu.search_there(self.vectors, self._codes, queries, int(k), allowed, stream)
 
     def _prefix(self, queries: ArrayLike, width: int | None) -> NDArray[np.float32]:
         if width is None or width == self.width:
             return self._checked(queries, "queries")
+        self._require_prefix(width)
+        array = np.asarray(queries)
+        if array.ndim == 2 and array.shape[1] == self.width:
+            array = array[:, :width]
+        return checked_rows(array, width, "queries")
+
+    def _require_prefix(self, width: int) -> None:
         require_count("width", width)
         if width > self.width:
             raise CareError(f"width is {width}; the index has {self.width}")
@@ -231,10 +278,6 @@ class ExactIndex:
                 f"width is {width}, but this index's encoder normalises after it slices, so that a prefix is no "
                 f"narrower vector; encode the documents at width {width} and index them"
             )
-        array = np.asarray(queries)
-        if array.ndim == 2 and array.shape[1] == self.width:
-            array = array[:, :width]
-        return _checked_rows(array, width, "queries")
 
     def _allowed(self, subset: ArrayLike) -> NDArray[np.uint16]:
         """Return one bit a vector, sixteen in each."""
@@ -260,6 +303,7 @@ class ExactIndex:
         cls,
         folder: str | Path,
         *,
+        device: str = "cpu",
         threads: int | None = None,
         resident: Literal["codes", "all"] | None = None,
         verify: bool = True,
@@ -269,6 +313,8 @@ class ExactIndex:
         Parameters
         ----------
         folder : str or Path
+        device : str
+            As in `ExactIndex`.
         threads : int, optional
         resident : {"codes", "all"}, optional
             What is read into memory. The rest is mapped, and the system keeps of it what fits. With ``"codes"`` a
@@ -286,6 +332,7 @@ class ExactIndex:
         found = store.load(Path(folder), resident=resident, verify=verify)
         index = cls(
             found.vectors.shape[1],
+            device=device,
             threads=threads,
             encoder_revision=found.encoder_revision,
             order=found.order,
@@ -294,7 +341,7 @@ class ExactIndex:
         return index
 
     def _checked(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
-        return _checked_rows(np.asarray(values), self.width, name)
+        return checked_rows(np.asarray(values), self.width, name)
 
     def _reserve(self, count: int) -> None:
         if count <= len(self._stored) and self._stored.flags.writeable:
@@ -306,62 +353,3 @@ class ExactIndex:
 
     def __repr__(self) -> str:
         return f"<ExactIndex of {self._count} vectors, width {self.width}>"
-
-
-def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
-    """Return a mask ``[count]`` of what `ExactIndex.search` may find.
-
-    Raises
-    ------
-    CareError
-        It is neither such a mask nor ids below ``count``.
-    """
-    chosen = np.asarray(subset)
-    if chosen.dtype == bool:
-        if chosen.shape != (count,):
-            raise CareError(f"subset is a mask of shape {list(chosen.shape)}; it must be [{count}]")
-        return chosen
-    mask = np.zeros(count, dtype=bool)
-    if chosen.size:
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise CareError(
-                f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or whole numbers [n]"
-            )
-        wrong = (chosen < 0) | (chosen >= count)
-        if wrong.any():
-            raise CareError(f"subset holds id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
-        mask[chosen] = True
-    return mask
-
-
-def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return scores as they are handed out.
-
-    Raises
-    ------
-    CareError
-        A score is beyond float32.
-    """
-    rounded = _native.as_float32(scores)
-    beyond = np.isinf(rounded) & (ids >= 0)
-    if beyond.any():
-        row, place = np.argwhere(beyond)[0]
-        raise CareError(
-            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, beyond float32; "
-            "scale the vectors or the queries down"
-        )
-    return rounded
-
-
-def _checked_rows(array: NDArray[np.generic], width: int, name: str) -> NDArray[np.float32]:
-    if array.ndim != 2 or array.shape[1] != width:
-        raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {width}]")
-    if array.dtype not in (np.float32, np.float16):
-        raise CareError(
-            f"{name} are {array.dtype}; they must be float32 or float16, so that nothing is rounded unsaid"
-        )
-    rows = np.ascontiguousarray(array, dtype=np.float32)
-    finite = np.isfinite(rows).all(axis=1)
-    if not finite.all():
-        raise CareError(f"{name}: row {int(np.argmin(finite))} holds a value that is not finite")
-    return rows

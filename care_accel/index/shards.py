@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel.errors import CareError, require_count
-from care_accel.index.exact import ExactIndex, subset_mask, to_float32
+from care_accel.index.checks import subset_mask, to_float32
+from care_accel.index.exact import ExactIndex
 
 
 class Shards:

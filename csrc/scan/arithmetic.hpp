@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "care/host_device.hpp"
+
 namespace care {
 
 // Rounding to nearest, denormals kept: in this thread and those it starts, whatever the caller has set.
@@ -23,14 +25,14 @@ private:
 };
 
 // The float32 that is not below, or not above, a value.
-inline float rounded_up(double value) {
+CARE_BOTH inline float rounded_up(double value) {
     const float near = static_cast<float>(value);
     return double{near} < value ? std::nextafter(near, std::numeric_limits<float>::infinity()) : near;
 }
 
-inline float rounded_down(double value) { return -rounded_up(-value); }
+CARE_BOTH inline float rounded_down(double value) { return -rounded_up(-value); }
 
 // A norm summed in float64 over at most 65536 squares, enlarged by more than the sum has lost.
-inline double enlarged(double norm) { return norm * (1 + 0x1p-35); }
+CARE_BOTH inline double enlarged(double norm) { return norm * (1 + 0x1p-35); }
 
 }  // namespace care

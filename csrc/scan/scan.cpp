@@ -75,9 +75,12 @@ public:
           bounds_(count),
           codes_(count),
           doubles_(count * stride_) {
+        std::vector<double> rest(searched_);
         for (std::size_t q = 0; q < count; ++q) {
-            codes_[q] = encode_query(queries[q], searched_, index.codes, index.kernel.limit,
-                                     first_.data() + q * row_bytes_, second_.data() + q * row_bytes_);
+            std::int8_t* const terms[] = {first_.data() + q * row_bytes_, second_.data() + q * row_bytes_};
+            codes_[q] = encode_query(Alone{}, queries[q], searched_, index.codes.mean, index.codes.exponent,
+                                     index.kernel.limit, rest.data(),
+                                     [&](int term, std::size_t j, std::int8_t code) { terms[term][j] = code; });
             bounds_[q] = codes_[q].bound;
             std::copy_n(queries[q], searched_, doubles_.data() + q * stride_);
         }

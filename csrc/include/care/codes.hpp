@@ -21,10 +21,10 @@
 // Rounding. a.c and b.c are exact integers: at most 127 * 255 * 65536 < 2^31. The rest of the left side of (1) is
 // float32 arithmetic: each of its fewer than ten operations, conversions of the integers among them, errs by 2^-24
 // of a result that is at most |q| (2 |s c| + |e|) or so. Bounds carry 2^-19 of both for it. Norms are summed in
-// float64, enlarged by more than that sum can have lost (65536 * 2^-53 of it), and rounded up to float32. q.mu is
-// summed in float64, and the exact score (score.hpp) is rounded too: a `slack` of 2^-34 |q| |mu|
-// covers width * 2^-53 of the same for any width up to 65536 (2^-19 covers it for the rest). Products that fall below float32's normal range lose
-// less than 2^-126 each, wherever the processor flushes them: 2^-120 is added once.
+// float64, in any order, enlarged by more than that sum can have lost (65536 * 2^-53 of it), and rounded up to
+// float32. q.mu is summed in float64, and the exact score (score.hpp) is rounded too: a `slack` of 2^-34 |q| |mu|
+// covers width * 2^-53 of the same for any width up to 65536 (2^-19 covers it for the rest). Products that fall
+// below float32's normal range lose less than 2^-126 each, wherever the processor flushes them: 2^-120 is added once.
 #pragma once
 
 #include <cstddef>

@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "care/host_device.hpp"
+
 namespace care {
 
 struct Hit {
@@ -13,7 +15,7 @@ struct Hit {
     std::int64_t id;
 };
 
-inline bool better(const Hit& a, const Hit& b) {
+CARE_BOTH inline bool better(const Hit& a, const Hit& b) {
     return a.score != b.score ? a.score > b.score : a.id < b.id;
 }
 

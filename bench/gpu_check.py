@@ -1,0 +1,119 @@
+"""Everything that a GPU is needed to know: ``make gpu-check``.
+
+Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; what was found is
+written to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pybind11, CMake and
+ninja does; the step that fails is named, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SANITIZERS = ("memcheck", "racecheck", "synccheck")
+
+
+def run(name: str, command: list[object], log: Path, timeout: float) -> dict[str, object]:
+    """Run one step, its output in a file, and return how it went."""
+    started = time.monotonic()
+    environment = os.environ | {"CARE_CUDA": "ON", "PYTHONPATH": str(ROOT)}
+    with log.open("w") as out:
+        try:
+            code = subprocess.run(
+                list(map(str, command)), cwd=ROOT, env=environment, stdout=out, stderr=out, timeout=timeout
+            ).returncode
+        except subprocess.TimeoutExpired:
+            code = -1
+        except OSError as error:
+            out.write(str(error))
+            code = -1
+    lines = log.read_text(errors="replace").strip().splitlines()
+    found = {
+        "passed": code == 0,
+        "seconds": round(time.monotonic() - started, 1),
+        "last_line": lines[-1] if lines else "",
+    }
+    print(
+        f"{name}: {'passed' if code == 0 else 'FAILED'} in {found['seconds']} s: {found['last_line']}",
+        flush=True,
+    )
+    if code != 0:
+        print("\n".join(lines[-40:]), flush=True)
+    return found
+
+
+def measured(file: Path) -> list[dict[str, object]]:
+    """Return the medians of a benchmark run, in milliseconds a round."""
+    if not file.is_file() or file.stat().st_size == 0:
+        return []
+    rows = []
+    for bench in json.loads(file.read_text())["benchmarks"]:
+        info, median = bench["extra_info"], bench["stats"]["median"]
+        row = {"group": bench["group"], "name": info["name"], "median_ms": round(1e3 * median, 4)}
+        if "share_of_limit_bytes" in info:
+            row["share_of_read_bandwidth"] = round(info["share_of_limit_bytes"] / median, 3)
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
+    parser.add_argument("--size", default="full", choices=("smoke", "default", "full"))
+    options = parser.parse_args()
+    try:
+        import torch
+
+        gpu, versions = (
+            torch.cuda.get_device_name(0),
+            {"torch": torch.__version__, "cuda": torch.version.cuda},
+        )
+    except (ImportError, RuntimeError, AssertionError) as error:
+        print(f"gpu-check needs torch and a GPU that it sees: {error}", file=sys.stderr)
+        return 2
+    options.out.mkdir(parents=True, exist_ok=True)
+    work = ROOT / "build" / "gpu-check"
+    work.mkdir(parents=True, exist_ok=True)
+
+    steps: dict[str, dict[str, object]] = {}
+
+    def step(name: str, *command: object, timeout: float = 300) -> None:
+        steps[name] = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
+
+    python, native = sys.executable, ROOT / "csrc"
+    step("build", python, "setup.py", "-q", "build_ext", "--inplace")
+    step(
+        "build check", "nvcc", "-std=c++20", "-O2", "-lineinfo", "-arch=native", "--expt-relaxed-constexpr",
+        *(f"-I{folder}" for folder in (native / "include", native / "scan", native / "cuda", ROOT / "tests/native")),
+        native / "cuda/index.cu", native / "scan/encode.cpp", ROOT / "tests/native/cuda_check.cpp",
+        "-o", work / "cuda_check",
+    )  # fmt: skip
+    step("native check", work / "cuda_check")
+    step("tests", python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/index/test_cuda.py")
+    for tool in SANITIZERS:
+        step(tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, work / "cuda_check")
+    results = work / "benchmark.json"
+    results.unlink(missing_ok=True)
+    step(
+        "measure", python, "-m", "pytest", "bench/test_cuda_scan.py", "--benchmark-only", "-q",
+        "--bench-size", options.size, "--benchmark-json", results, timeout=400,
+    )  # fmt: skip
+
+    found = {"gpu": gpu, "versions": versions, "steps": steps, "measured": measured(results)}
+    file = options.out / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
+    file.write_text(json.dumps(found, indent=1) + "\n")
+    for row in found["measured"]:
+        print(json.dumps(row))
+    print(f"written to {file}")
+    return 0 if all(step["passed"] for step in steps.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

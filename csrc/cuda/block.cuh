@@ -1,0 +1,146 @@
+// Work that the threads of a block share.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "care/score.hpp"
+#include "care/topk.hpp"
+#include "primitives.cuh"
+
+namespace care::cuda {
+
+inline constexpr unsigned kThreads = 256;
+inline constexpr unsigned kWarp = 32;
+inline constexpr double kNothing = -std::numeric_limits<double>::infinity();
+// The worst of all: fills what is not there.
+inline constexpr std::int64_t kNoId = std::numeric_limits<std::int64_t>::max();
+
+// A block for encode_query; every thread gets the same results.
+class Block {
+public:
+    // `room` is shared, for one value of each warp.
+    __device__ explicit Block(double* room) : room_(room) {}
+
+    template <typename Work>
+    __device__ void each(std::size_t count, const Work& work) const {
+        for (std::size_t j = threadIdx.x; j < count; j += kThreads) work(j);
+    }
+
+    template <typename Term>
+    __device__ double sum(std::size_t count, const Term& term) const {
+        double mine = 0;
+        each(count, [&](std::size_t j) { mine += term(j); });
+        return joined(mine, [](double a, double b) { return a + b; });
+    }
+
+    template <typename Term>
+    __device__ double largest(std::size_t count, const Term& term) const {
+        double mine = 0;
+        each(count, [&](std::size_t j) { mine = fmax(mine, term(j)); });
+        return joined(mine, [](double a, double b) { return fmax(a, b); });
+    }
+
+private:
+    template <typename Join>
+    __device__ double joined(double mine, const Join& join) const {
+        for (int apart = kWarp / 2; apart > 0; apart /= 2) {
+            mine = join(mine, __shfl_xor_sync(kAllLanes, mine, apart));
+        }
+        __syncthreads();
+        if (threadIdx.x % kWarp == 0) room_[threadIdx.x / kWarp] = mine;
+        __syncthreads();
+        double all = 0;
+        for (unsigned warp = 0; warp < kThreads / kWarp; ++warp) all = join(all, room_[warp]);
+        return all;
+    }
+
+    double* room_;
+};
+
+// The score of care/score.hpp, by eight lanes that each add every eighth product; all of them get it. Whole warps
+// call it together; a lane without work passes width 0.
+__device__ inline double score_by_lanes(const float* vector, const float* query, std::size_t width) {
+    double sum = 0;
+#pragma unroll 8
+    for (std::size_t j = threadIdx.x % kLanes; j < width; j += kLanes) sum += double{vector[j]} * double{query[j]};
+    // The tree of care/score.hpp: lanes four apart first, neighbours last.
+    sum += __shfl_xor_sync(kAllLanes, sum, 4);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    return sum;
+}
+
+// How many hits `Best` has room for: those kept, and what all threads may offer twice.
+inline __host__ __device__ std::size_t best_room(std::size_t k) {
+    std::size_t room = 4 * kThreads;
+    while (room < k + 2 * kThreads) room *= 2;
+    return room;
+}
+
+// The k best hits of what a block's threads offer, as TopK keeps them for one thread. All threads call together.
+class Best {
+public:
+    // `hits` is shared and has room for best_room(k), `count` for one number.
+    __device__ Best(Hit* hits, unsigned* count, std::size_t k)
+        : hits_(hits), count_(count), k_(static_cast<unsigned>(k)), room_(static_cast<unsigned>(best_room(k))) {
+        clear();
+    }
+
+    __device__ void clear() {
+        last_ = {kNothing, kNoId};
+        __syncthreads();
+        if (threadIdx.x == 0) *count_ = 0;
+        __syncthreads();
+    }
+
+    // Each thread offers one hit, or none.
+    __device__ void offer(bool any, const Hit& hit) {
+        if (any && better(hit, last_)) hits_[atomicAdd(count_, 1u)] = hit;
+        __syncthreads();
+        const bool full = *count_ + kThreads > room_;
+        __syncthreads();
+        if (full) sort();
+    }
+
+    // Puts the best in order and drops what is not among them.
+    __device__ void sort() {
+        const unsigned count = *count_;
+        unsigned size = 2;
+        while (size < count) size *= 2;
+        for (unsigned i = count + threadIdx.x; i < size; i += kThreads) hits_[i] = {kNothing, kNoId};
+        __syncthreads();
+        for (unsigned run = 2; run <= size; run *= 2) {
+            for (unsigned apart = run / 2; apart > 0; apart /= 2) {
+                for (unsigned i = threadIdx.x; i < size / 2; i += kThreads) {
+                    const unsigned low = i / apart * 2 * apart + i % apart, high = low + apart;
+                    const bool descending = (low & run) == 0;
+                    if (better(hits_[high], hits_[low]) == descending) {
+                        const Hit other = hits_[low];
+                        hits_[low] = hits_[high];
+                        hits_[high] = other;
+                    }
+                }
+                __syncthreads();
+            }
+        }
+        if (threadIdx.x == 0) *count_ = count < k_ ? count : k_;
+        __syncthreads();
+        if (full()) last_ = hits_[k_ - 1];
+    }
+
+    // After `sort`.
+    __device__ unsigned count() const { return *count_; }
+    __device__ bool full() const { return *count_ == k_; }
+    __device__ const Hit& last() const { return last_; }
+    __device__ const Hit& operator[](unsigned place) const { return hits_[place]; }
+
+private:
+    Hit* hits_;
+    unsigned* count_;
+    unsigned k_, room_;
+    Hit last_;  // the k-th when there are as many: what is not better need not be kept
+};
+
+}  // namespace care::cuda

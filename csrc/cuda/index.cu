@@ -1,0 +1,268 @@
+#include "care/cuda.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "filter.cuh"
+#include "finish.cuh"
+#include "runtime.cuh"
+
+namespace care::cuda {
+namespace {
+
+using Kernel = void (*)(Arguments);
+
+Kernel filter_of(const Plan& plan, bool sample) {
+    if (plan.both_terms) {
+        switch (plan.tiles) {
+            case 1: return sample ? filter<1, true, true> : filter<1, true, false>;
+            case 2: return sample ? filter<2, true, true> : filter<2, true, false>;
+            default: return sample ? filter<4, true, true> : filter<4, true, false>;
+        }
+    }
+    switch (plan.tiles) {
+        case 1: return sample ? filter<1, false, true> : filter<1, false, false>;
+        case 2: return sample ? filter<2, false, true> : filter<2, false, false>;
+        case 4: return sample ? filter<4, false, true> : filter<4, false, false>;
+        default: return sample ? filter<8, false, true> : filter<8, false, false>;
+    }
+}
+
+// What all kernels that need much shared memory are.
+std::vector<Kernel> large_kernels() {
+    std::vector<Kernel> found{raise_thresholds, finish, score_all, join_parts};
+    for (const bool both : {false, true}) {
+        for (const std::size_t tiles : {1, 2, 4, 8}) {
+            for (const bool sample : {false, true}) {
+                Plan plan{};
+                plan.both_terms = both;
+                plan.tiles = tiles;
+                found.push_back(filter_of(plan, sample));
+            }
+        }
+    }
+    return found;
+}
+
+std::size_t attribute(cudaDeviceAttr which, int device) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, device), "reading what the GPU has");
+    return static_cast<std::size_t>(value);
+}
+
+}  // namespace
+
+std::size_t most_width() { return kMostWidth; }
+std::size_t most_k() { return kMostK; }
+
+int devices() {
+    int count = 0;
+    check(cudaGetDeviceCount(&count), "looking for a GPU");
+    return count;
+}
+
+DeviceArray::DeviceArray(std::size_t bytes, int device, Stream stream) : device_(device), stream_(stream) {
+    const OnDevice on(device);
+    check(cudaMallocAsync(&data_, std::max<std::size_t>(bytes, 1), static_cast<cudaStream_t>(stream)),
+          "taking GPU memory for results");
+}
+
+DeviceArray::~DeviceArray() {
+    if (event_) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
+    cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_));
+}
+
+void DeviceArray::written() {
+    const OnDevice on(device_);
+    cudaEvent_t event = nullptr;
+    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking results");
+    event_ = event;
+    check(cudaEventRecord(event, static_cast<cudaStream_t>(stream_)), "marking results");
+}
+
+void DeviceArray::use_on(Stream stream) const {
+    const OnDevice on(device_);
+    if (event_ && stream != stream_) {
+        check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event_)),
+              "waiting for results");
+    }
+}
+
+struct DeviceIndex::State {
+    State(const Matrix& matrix, const Codes& codes, int on)
+        : device(on),
+          rows(matrix.rows),
+          width(matrix.width),
+          exponent(codes.exponent),
+          multiprocessors(attribute(cudaDevAttrMultiProcessorCount, on)),
+          shared_bytes(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, on)),
+          pool(on),
+          vectors(matrix.data, rows * width),
+          bytes(codes.bytes, blocks(rows) * block_bytes(width)),
+          scales(codes.scales, blocks(rows) * kBlock),
+          lengths(codes.lengths, blocks(rows) * kBlock),
+          mean(codes.mean, width) {
+        for (std::size_t i = 0; i < norms(width); ++i) {
+            errors.push_back(std::make_unique<Kept<float>>(codes.errors[i], blocks(rows) * kBlock));
+        }
+        for (const Kernel kernel : large_kernels()) {
+            // What kernels declare themselves comes on top.
+            const int most = static_cast<int>(shared_bytes) - 4096;
+            check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
+                                       cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+                  "preparing the kernels (built for this GPU?)");
+        }
+    }
+
+    std::size_t held() const {
+        std::size_t sum = vectors.bytes() + bytes.bytes() + scales.bytes() + lengths.bytes() + mean.bytes();
+        for (const auto& norm : errors) sum += norm->bytes();
+        return sum;
+    }
+
+    int device;
+    std::size_t rows, width;
+    int exponent;
+    std::size_t multiprocessors, shared_bytes;
+    Pool pool;
+    OwnStream stream;  // of searches from the processor's memory
+    Kept<float> vectors;
+    Kept<std::uint8_t> bytes;
+    Kept<float> scales, lengths, mean;
+    std::vector<std::unique_ptr<Kept<float>>> errors;
+};
+
+DeviceIndex::DeviceIndex(const Matrix& vectors, const Codes& codes, int device) {
+    if (vectors.width > kMostWidth) throw std::invalid_argument("vectors are wider than a search on a GPU takes");
+    // Candidates name their vectors by 32 bits.
+    if (vectors.rows > std::numeric_limits<std::int32_t>::max()) {
+        throw std::invalid_argument("more vectors than a search on one GPU takes; use several");
+    }
+    const OnDevice on(device);
+    state_ = std::make_unique<State>(vectors, codes, device);
+}
+
+DeviceIndex::~DeviceIndex() = default;
+
+int DeviceIndex::device() const { return state_->device; }
+std::size_t DeviceIndex::rows() const { return state_->rows; }
+std::size_t DeviceIndex::width() const { return state_->width; }
+std::size_t DeviceIndex::bytes() const { return state_->held(); }
+
+void DeviceIndex::search(const Request& request, Stream caller) const {
+    const State& state = *state_;
+    const OnDevice on(state.device);
+    const cudaStream_t stream = static_cast<cudaStream_t>(caller);
+    const std::size_t k = request.k, most = std::min(request.count, kPassQueries);
+    if (most == 0 || k == 0) return;
+    if (k > kMostK || request.searched > state.width) throw std::invalid_argument("k or the width is too large");
+
+    const Plan plan = make_plan(state.rows, request.searched, request.findable, k, most, state.shared_bytes);
+    const std::size_t words = plan.columns * plan.group_bytes();
+    // Two blocks a multiprocessor, and one a query at least.
+    const std::size_t resident = 2 * state.multiprocessors, exhaustive = std::max(resident, most);
+    const std::size_t filter_blocks = std::max<std::size_t>(1, resident / plan.columns);
+    const Pool& pool = state.pool;
+    const Borrowed<QueryCode> codes(pool, most, stream);
+    const Borrowed<double> rests(pool, most * request.searched, stream),
+        scores(pool, request.scores ? 0 : most * k, stream);
+    const Borrowed<float> thresholds(pool, most, stream), rounded(pool, request.rounded ? 0 : most * k, stream);
+    const Borrowed<std::int64_t> ids(pool, request.ids ? 0 : most * k, stream),
+        rescored(pool, request.rescored ? 0 : most, stream);
+    const Borrowed<std::uint8_t> coded(pool, words, stream);
+    const Borrowed<unsigned> numbers(pool, 1 + 3 * most, stream);
+    const Borrowed<Candidate> candidates(pool, plan.by_codes ? most * plan.capacity : 0, stream);
+    const Borrowed<Hit> parts(pool, exhaustive * k, stream);
+
+    Arguments a{};
+    a.vectors = state.vectors.get();
+    a.bytes = state.bytes.get();
+    a.scales = state.scales.get();
+    a.lengths = state.lengths.get();
+    a.errors = state.errors[norm_of_prefix(request.searched, state.width)]->get();
+    a.mean = state.mean.get();
+    a.exponent = state.exponent;
+    a.rows = state.rows;
+    a.width = state.width;
+    a.stride = block_bytes(state.width);
+    a.searched = request.searched;
+    a.k = k;
+    a.allowed = request.allowed;
+    a.plan = plan;
+    a.codes = codes.get();
+    a.rests = rests.get();
+    a.words = coded.get();
+    a.thresholds = thresholds.get();
+    a.candidates = candidates.get();
+    a.hopeless_count = numbers.get();
+    a.counts = numbers.get() + 1;
+    a.hopeless = a.counts + most;
+    a.hopeless_place = a.hopeless + most;
+    a.exhaustive_blocks = static_cast<unsigned>(exhaustive);
+    a.parts = parts.get();
+    for (std::size_t start = 0; start < request.count; start += most) {
+        a.queries = request.queries + start * request.searched;
+        a.count = std::min(most, request.count - start);
+        a.scores = request.scores ? request.scores + start * k : scores.get();
+        a.rounded = request.rounded ? request.rounded + start * k : rounded.get();
+        a.ids = request.ids ? request.ids + start * k : ids.get();
+        a.rescored = request.rescored ? request.rescored + start : rescored.get();
+
+        const dim3 by_query(static_cast<unsigned>(a.count));
+        check(cudaMemsetAsync(a.words, 0, words, stream), "clearing GPU memory");
+        check(cudaMemsetAsync(a.hopeless_count, 0, sizeof(unsigned), stream), "clearing GPU memory");
+        launch(encode_queries, by_query, kThreads, 0, stream, a);
+        if (plan.by_codes) {
+            const dim3 grid(static_cast<unsigned>(filter_blocks), static_cast<unsigned>(plan.columns));
+            const std::size_t shared = filter_shared_bytes(plan);
+            launch(filter_of(plan, true), grid, kThreads, shared, stream, a);
+            launch(raise_thresholds, by_query, kThreads, 2 * best_bytes(k), stream, a);
+            launch(filter_of(plan, false), grid, kThreads, shared, stream, a);
+            launch(finish, by_query, kThreads, 2 * best_bytes(k), stream, a);
+        }
+        launch(score_all, dim3(a.exhaustive_blocks), kThreads, best_bytes(k), stream, a);
+        launch(join_parts, by_query, kThreads, best_bytes(k), stream, a);
+        check(cudaGetLastError(), "searching on the GPU");
+    }
+}
+
+std::unique_ptr<DeviceArray> DeviceIndex::allow(const std::uint16_t* allowed, Stream stream) const {
+    const OnDevice on(state_->device);
+    const std::size_t size = blocks(state_->rows) * sizeof(std::uint16_t);
+    auto copy = std::make_unique<DeviceArray>(size, state_->device, stream);
+    check(cudaMemcpyAsync(copy->data(), allowed, size, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)),
+          "copying the subset to the GPU");
+    return copy;
+}
+
+void DeviceIndex::search_from_host(const Request& request) const {
+    const State& state = *state_;
+    const OnDevice on(state.device);
+    const cudaStream_t stream = state.stream.get();
+    const std::size_t hits = request.count * request.k, values = request.count * request.searched;
+    const Borrowed<float> queries(state.pool, values, stream);
+    const Borrowed<double> scores(state.pool, hits, stream);
+    const Borrowed<std::int64_t> ids(state.pool, hits, stream), rescored(state.pool, request.count, stream);
+    const auto allowed = request.allowed ? allow(request.allowed, stream) : nullptr;
+    check(cudaMemcpyAsync(queries.get(), request.queries, values * sizeof(float), cudaMemcpyHostToDevice, stream),
+          "copying queries to the GPU");
+    Request there = request;
+    there.queries = queries.get();
+    there.allowed = allowed ? static_cast<const std::uint16_t*>(allowed->data()) : nullptr;
+    there.scores = scores.get();
+    there.rounded = nullptr;
+    there.ids = ids.get();
+    there.rescored = rescored.get();
+    search(there, stream);
+    const auto fetch = [&](void* to, const void* from, std::size_t size) {
+        check(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, stream), "copying results from the GPU");
+    };
+    fetch(request.scores, scores.get(), hits * sizeof(double));
+    fetch(request.ids, ids.get(), hits * sizeof(std::int64_t));
+    fetch(request.rescored, rescored.get(), request.count * sizeof(std::int64_t));
+    check(cudaStreamSynchronize(stream), "searching on the GPU");
+}
+
+}  // namespace care::cuda

@@ -1,0 +1,198 @@
+"""The scan on a GPU finds what the one on the processor finds, to the last bit.
+
+The kernels themselves run on any machine, on an emulated GPU: tests/test_native.py.
+"""
+
+import numpy as np
+import pytest
+
+from care_accel import ExactIndex, _native
+from care_accel.errors import CareError
+from care_accel.index import Shards
+
+
+def count_gpus():
+    try:
+        return _native.cuda_devices() if _native.CUDA else 0
+    except RuntimeError:
+        return 0
+
+
+GPUS = count_gpus()
+on_a_gpu = pytest.mark.skipif(GPUS == 0, reason="needs a GPU and a build with CARE_CUDA=ON")
+without_cuda = pytest.mark.skipif(_native.CUDA, reason="this build has CUDA parts")
+
+
+@without_cuda
+def test_a_build_without_cuda_says_what_is_missing():
+    with pytest.raises(CareError, match=r"'cuda:1': this build has no CUDA parts; .*CARE_CUDA=ON"):
+        ExactIndex(3, device="cuda:1")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:one", "cuda:-1", "cuda:1.5", ""])
+def test_a_device_that_is_none_is_refused(device):
+    with pytest.raises(CareError, match=r"it must be 'cpu', 'cuda' or one such as 'cuda:1'"):
+        ExactIndex(3, device=device)
+
+
+@pytest.mark.skipif(not _native.CUDA or GPUS > 0, reason="needs a build with CARE_CUDA=ON and no GPU")
+def test_a_machine_without_a_gpu_is_told_so():
+    with pytest.raises(CareError, match="nvidia-smi"):
+        ExactIndex(3, device="cuda")
+
+
+def test_queries_of_the_processor_are_not_searched_on_the_device():
+    with pytest.raises(CareError, match="use search for others"):
+        ExactIndex(3).search_on_device(np.zeros((1, 3), np.float32))
+
+
+def torch_with_a_gpu():
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no GPU")
+    return torch
+
+
+def pair(vectors):
+    """Return the same index on both."""
+    both = ExactIndex(vectors.shape[1]), ExactIndex(vectors.shape[1], device="cuda")
+    for index in both:
+        index.add(vectors)
+    return both
+
+
+def assert_same(cpu, gpu, queries, k, **options):
+    expected = cpu.search_in_float64(queries, k, **options)
+    found = gpu.search_in_float64(queries, k, **options)
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[0], expected[0])  # bit for bit: both add in one order
+    return found
+
+
+@on_a_gpu
+@pytest.mark.parametrize("width", [1, 3, 63, 65, 768, 1024, 4096])
+def test_shapes(width):
+    rng = np.random.default_rng(width)
+    cpu, gpu = pair(rng.standard_normal((9_001, width), dtype=np.float32))
+    for count in (1, 5, 17, 70, 300):
+        assert_same(cpu, gpu, rng.standard_normal((count, width), dtype=np.float32), 10)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("rows", [0, 1, 31, 8192, 30_011])
+def test_numbers_of_vectors_and_hits(rows):
+    rng = np.random.default_rng(rows)
+    cpu, gpu = pair(rng.standard_normal((rows, 40), dtype=np.float32))
+    for k in (1, 10, 1024):
+        assert_same(cpu, gpu, rng.standard_normal((3, 40), dtype=np.float32), k)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e17])
+def test_scales_duplicates_and_zeros(scale):
+    rng = np.random.default_rng(0)
+    vectors = np.repeat(rng.standard_normal((500, 30), dtype=np.float32), 20, axis=0) * np.float32(scale)
+    vectors[100:200] = 0
+    cpu, gpu = pair(vectors)
+    assert_same(cpu, gpu, np.concatenate([vectors[:5], np.zeros((1, 30), np.float32)]), 50)
+
+
+@on_a_gpu
+def test_codes_that_tell_nothing():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20_000, 30), dtype=np.float32)
+    vectors[:, 0] *= 1e7
+    queries = rng.standard_normal((20, 30), dtype=np.float32)
+    queries[::2, 0] = 0
+    _, _, rescored = assert_same(*pair(vectors), queries, 10)
+    assert (rescored[::2] == 20_000).all()
+
+
+@on_a_gpu
+def test_prefixes_and_subsets():
+    rng = np.random.default_rng(0)
+    cpu, gpu = pair(rng.standard_normal((20_000, 300), dtype=np.float32))
+    queries = rng.standard_normal((4, 300), dtype=np.float32)
+    for width in (1, 64, 65, 256, 300):
+        assert_same(cpu, gpu, queries, 10, width=width)
+    for share in (0.0, 0.001, 0.3, 0.9):
+        assert_same(cpu, gpu, queries, 10, subset=rng.random(20_000) < share)
+
+
+@on_a_gpu
+def test_vectors_that_are_added_later_are_found():
+    rng = np.random.default_rng(0)
+    cpu, gpu = pair(rng.standard_normal((100, 8), dtype=np.float32))
+    query = rng.standard_normal((1, 8), dtype=np.float32)
+    assert_same(cpu, gpu, query, 5)
+    for index in (cpu, gpu):
+        index.add(10 * query)
+    _, ids, _ = assert_same(cpu, gpu, query, 5)
+    assert ids[0, 0] == 100
+
+
+@on_a_gpu
+def test_shards_on_gpus_are_one_index():
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20_000, 20), dtype=np.float32)
+    parts = []
+    for start, gpu in ((0, 0), (9_000, GPUS - 1)):
+        parts.append(ExactIndex(20, device=f"cuda:{gpu}"))
+        parts[-1].add(vectors[start : 9_000 if start == 0 else None])
+    cpu = ExactIndex(20)
+    cpu.add(vectors)
+    for found, expected in zip(Shards(parts).search(vectors[:9], 7), cpu.search(vectors[:9], 7), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@on_a_gpu
+def test_tensors_stay_on_the_gpu_and_on_the_callers_stream():
+    torch = torch_with_a_gpu()
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((30_000, 64), dtype=np.float32)
+    cpu, gpu = pair(vectors)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        # A matrix product first: a search on another stream would not wait for what it writes.
+        queries = torch.from_numpy(vectors[:40]).cuda() @ torch.eye(64, device="cuda")
+        scores, ids = gpu.search_on_device(queries, k=9)
+    stream.synchronize()
+    assert (scores.dtype, ids.dtype) == (torch.float32, torch.int64)
+    assert scores.is_cuda
+    expected = cpu.search(queries.cpu().numpy(), k=9)
+    np.testing.assert_array_equal(scores.cpu().numpy(), expected[0])
+    np.testing.assert_array_equal(ids.cpu().numpy(), expected[1])
+
+
+@on_a_gpu
+def test_a_query_that_is_no_number_leaves_the_others_alone():
+    torch = torch_with_a_gpu()
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((20_000, 32), dtype=np.float32)
+    cpu, gpu = pair(vectors)
+    queries = torch.from_numpy(vectors[:4]).cuda()
+    queries[1], queries[2] = float("nan"), float("inf")
+    _, ids = gpu.search_on_device(queries, k=5)
+    np.testing.assert_array_equal(ids.cpu().numpy()[[0, 3]], cpu.search(vectors[[0, 3]], k=5)[1])
+
+
+@on_a_gpu
+@pytest.mark.parametrize("change", [lambda q: q.double(), lambda q: q[0], lambda q: q[:, ::2], lambda q: q.T])
+def test_tensors_of_another_kind_are_refused(change):
+    torch = torch_with_a_gpu()
+    gpu = pair(np.eye(32, dtype=np.float32))[1]
+    with pytest.raises(CareError, match="queries"):
+        gpu.search_on_device(change(torch.zeros((64, 32), device="cuda")))
+
+
+@on_a_gpu
+def test_more_hits_than_a_gpu_finds_are_refused():
+    gpu = pair(np.eye(32, dtype=np.float32))[1]
+    with pytest.raises(CareError, match="1,024 at most"):
+        gpu.search(np.zeros((1, 32), np.float32), k=1025)
+
+
+@on_a_gpu
+def test_a_gpu_that_is_not_there_is_named():
+    with pytest.raises(CareError, match=f"there are {GPUS} GPUs"):
+        ExactIndex(3, device=f"cuda:{GPUS}")

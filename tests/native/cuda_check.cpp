@@ -1,0 +1,63 @@
+// The kernels of csrc/cuda against the score of every vector, on an emulated GPU: tests/test_native.py builds and runs it.
+#include <cstdio>
+#include <cstdlib>
+
+#include "care/cuda.hpp"
+#include "check.hpp"
+#include "plan.hpp"
+
+namespace {
+
+std::size_t bits(const std::vector<std::uint16_t>& masks) {
+    std::size_t count = 0;
+    for (const std::uint16_t mask : masks) count += static_cast<std::size_t>(__builtin_popcount(mask));
+    return count;
+}
+
+// Every plan keeps its promises: columns for all queries, room for the sample, and no more shared memory than there is.
+bool plans_hold() {
+    bool hold = true;
+    for (const std::size_t rows : {1, 31, 33, 8192, 100'000, 100'000'000}) {
+        for (const std::size_t width : {1, 33, 768, 8192}) {
+            for (const std::size_t queries : {1, 16, 17, 256}) {
+                for (const std::size_t k : {1, 10, 1024}) {
+                    for (const std::size_t shared : {99 * 1024, 227 * 1024}) {
+                        const care::cuda::Plan plan = care::cuda::make_plan(rows, width, rows, k, queries, shared);
+                        const bool good = plan.columns * plan.queries_of_group() >= queries &&
+                                          plan.capacity >= plan.sample_pairs * care::cuda::kPair &&
+                                          (plan.sample_pairs - 1) * plan.stride < plan.pairs &&
+                                          plan.steps * 32 >= width && plan.group_bytes() + 4096 <= shared;
+                        if (!good) std::printf("plan of %zu x %zu, %zu queries, k %zu\n", rows, width, queries, k);
+                        hold &= good;
+                    }
+                }
+            }
+        }
+    }
+    return hold;
+}
+
+}  // namespace
+
+int main() {
+    // Few vectors; both terms and one; a prefix, a subset; codes that tell nothing; more queries than one pass takes.
+    constexpr check::Case kCases[] = {
+        {1, 1, 1, 1, 1, 1, 0, false},         {163, 65, 65, 13, 5, 1, 2, false},    {999, 130, 70, 5, 20, 1, 0, true},
+        {8192, 9, 9, 1, 10, 1, 0, false},     {8300, 100, 100, 3, 10, 1, 1, false}, {8211, 80, 70, 9, 100, 1, 0, false},
+        {33000, 33, 33, 2, 10, 1, 0, true},   {9001, 40, 40, 17, 7, 1, 0, false},   {8192, 24, 24, 33, 5, 1, 1, false},
+        {8200, 8, 8, 3, 5, 1, 0, false, 1e7f}, {8300, 8, 8, 1, 5, 1, 3e5f, false}, {40, 6, 6, 300, 3, 1, 0, false},
+    };
+    std::size_t failures = !plans_hold(), checks = 1;
+    for (const check::Case& c : kCases) {
+        ++checks;
+        failures += !check::holds(c, "CUDA", [&](const auto& vectors, const auto& codes, const auto& queries,
+                                                 const auto* allowed, double* scores, std::int64_t* ids,
+                                                 std::int64_t* rescored) {
+            const care::cuda::DeviceIndex index(vectors, codes, 0);
+            index.search_from_host({queries.data, queries.rows, queries.width, c.k, allowed ? allowed->data() : nullptr,
+                          allowed ? bits(*allowed) : vectors.rows, scores, nullptr, ids, rescored});
+        });
+    }
+    std::printf("%zu checks, %zu failures\n", checks, failures);
+    return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
+}
