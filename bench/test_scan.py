@@ -8,6 +8,7 @@ all products at the int8 rate of torch's own matrix product, both measured in th
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -69,15 +70,25 @@ def indistinct(rng, rows, width):
     return unit(vectors)
 
 
-def embeddings(count, queries):
-    """What care-mini makes of real texts, or of the demo's where there is no data folder."""
+@functools.cache
+def real_embeddings(most):
+    """Return what care-mini makes of real documents and queries, or of the demo's without a data folder."""
     model = DualEncoder.from_pretrained("care-mini")
     data = Path(os.environ.get("CARE_DATA", "")) / "retrieval"
     demo = Path(__file__).parents[1] / "care_accel" / "assets" / "care-demo" / "retrieval"
-    folder = data / "huatuo-qa" if (data / "huatuo-qa").is_dir() else demo / "care-demo"
-    documents = texts_of(folder, "corpus")[:count]
-    asked = texts_of(folder, "queries")[:queries]
+    folders = sorted((data if data.is_dir() else demo).iterdir())
+    documents, asked = ([text for f in folders for text in texts_of(f, n)] for n in ("corpus", "queries"))
+    # Spread evenly, so that a few of them are of all folders.
+    documents, asked = (texts[:: -(-len(texts) // most)] for texts in (documents, asked))
     return model.encode_document(documents), model.encode_query(asked)
+
+
+def embeddings(count, queries):
+    """Return real documents and queries; documents ask too where more are wanted."""
+    documents, asked = real_embeddings(count)
+    if queries > len(asked):
+        asked = np.concatenate([asked, documents])
+    return documents, asked[:: len(asked) // queries][:queries]
 
 
 def texts_of(folder, name):
