@@ -73,23 +73,137 @@ CARE_INLINE Floats float_bound(const float* scores, const Tile& tile, std::size_
     return load<Floats>(scores) + rounding * (load<Floats>(tile.lengths + at) + load<Floats>(tile.errors + at));
 }
 
+CARE_INLINE std::uint16_t float_mask(const float* scores, const Tile& tile, std::size_t block, float rounding,
+                                     float threshold) {
+    std::uint32_t mask = 0;
+    for (std::size_t p = 0; p < kParts; ++p) {
+        const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats, rounding);
+        mask |= reaching(found, threshold) << (p * kFloats);
+    }
+    return static_cast<std::uint16_t>(mask);
+}
+
 template <std::size_t Count>
 CARE_INLINE void float_filter_queries(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
                                       const float* thresholds, std::uint16_t* masks) {
     float scores[Count][kBlock] = {};
     float_products_of_block<Count>(tile, block, queries, query, scores[0]);
     for (std::size_t c = 0; c < Count; ++c) {
-        std::uint32_t mask = 0;
+        masks[(query + c) * tile.blocks + block] =
+            float_mask(scores[c], tile, block, queries.float_rounding[query + c], thresholds[query + c]);
+    }
+}
+
+// Queries and blocks whose sums fill the registers when vectors lie value by value.
+#if defined(__AVX512F__)
+constexpr std::size_t kManyQueries = 12, kManyBlocks = 2;
+#elif defined(__AVX__)
+constexpr std::size_t kManyQueries = 6, kManyBlocks = 1;
+#else
+constexpr std::size_t kManyQueries = 3, kManyBlocks = 1;
+#endif
+static_assert(kManyBlocks <= kRoomBlocks);
+
+// Writes a block's values to packed[value][vector], zeros where there is no vector.
+CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t searched, float* packed) {
+    const std::size_t left = tile.rows - block * kBlock, count = left < kBlock ? left : kBlock;
+    const float* vectors = tile.vectors + block * kBlock * tile.width;
+    const std::size_t whole = count == kBlock ? searched / kFloats * kFloats : 0;
+    for (std::size_t j = 0; j < whole; j += kFloats) {
         for (std::size_t p = 0; p < kParts; ++p) {
-            const Floats found = float_bound(scores[c] + p * kFloats, tile, block * kBlock + p * kFloats,
-                                             queries.float_rounding[query + c]);
-            mask |= reaching(found, thresholds[query + c]) << (p * kFloats);
+            Floats square[kFloats];
+#pragma GCC unroll 16
+            for (std::size_t i = 0; i < kFloats; ++i) {
+                square[i] = load<Floats>(vectors + (p * kFloats + i) * tile.width + j);
+            }
+            transpose(square);
+#pragma GCC unroll 16
+            for (std::size_t i = 0; i < kFloats; ++i) {
+                std::memcpy(packed + (j + i) * kBlock + p * kFloats, &square[i], sizeof square[i]);
+            }
         }
-        masks[(query + c) * tile.blocks + block] = static_cast<std::uint16_t>(mask);
+    }
+    for (std::size_t j = whole; j < searched; ++j) {
+        for (std::size_t r = 0; r < kBlock; ++r) packed[j * kBlock + r] = r < count ? vectors[r * tile.width + j] : 0;
+    }
+}
+
+// The filter for packed blocks. A sum is made in four pieces, so that it rounds no more often than four lanes do.
+template <std::size_t Blocks, std::size_t Count>
+CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
+                               const float* thresholds, std::uint16_t* masks) {
+    const std::size_t searched = queries.searched, piece = (searched + 3) / 4;
+    const float* floats = queries.floats + query * searched;
+    Floats totals[Count][Blocks][kParts] = {};
+    for (std::size_t start = 0; start < searched; start += piece) {
+        Floats sums[Count][Blocks][kParts] = {};
+        const std::size_t end = start + piece < searched ? start + piece : searched;
+        for (std::size_t j = start; j < end; ++j) {
+            Floats values[Blocks][kParts];
+#pragma GCC unroll 8
+            for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < kParts; ++p) {
+                    values[b][p] = load<Floats>(tile.room + (b * searched + j) * kBlock + p * kFloats);
+                }
+            }
+#pragma GCC unroll 16
+            for (std::size_t c = 0; c < Count; ++c) {
+                const float value = floats[c * searched + j];
+#pragma GCC unroll 8
+                for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+                    for (std::size_t p = 0; p < kParts; ++p) sums[c][b][p] += value * values[b][p];
+                }
+            }
+        }
+#pragma GCC unroll 16
+        for (std::size_t c = 0; c < Count; ++c) {
+#pragma GCC unroll 8
+            for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < kParts; ++p) totals[c][b][p] += sums[c][b][p];
+            }
+        }
+    }
+    for (std::size_t c = 0; c < Count; ++c) {
+        for (std::size_t b = 0; b < Blocks; ++b) {
+            float scores[kBlock];
+            std::memcpy(scores, totals[c][b], sizeof scores);
+            masks[(query + c) * tile.blocks + block + b] =
+                float_mask(scores, tile, block + b, queries.float_rounding[query + c], thresholds[query + c]);
+        }
+    }
+}
+
+template <std::size_t Blocks>
+CARE_INLINE void filter_many(const Tile& tile, std::size_t block, const Queries& queries, const float* thresholds,
+                             std::uint16_t* masks) {
+    for (std::size_t b = 0; b < Blocks; ++b) {
+        pack_block(tile, block + b, queries.searched, tile.room + b * queries.searched * kBlock);
+    }
+    std::size_t query = 0;
+    for (; query + kManyQueries <= queries.count; query += kManyQueries) {
+        filter_packed<Blocks, kManyQueries>(tile, block, queries, query, thresholds, masks);
+    }
+    for (; query + kManyQueries / 3 <= queries.count; query += kManyQueries / 3) {
+        filter_packed<Blocks, kManyQueries / 3>(tile, block, queries, query, thresholds, masks);
+    }
+    for (; query < queries.count; ++query) {
+        filter_packed<Blocks, 1>(tile, block, queries, query, thresholds, masks);
     }
 }
 
 void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
+    if (queries.count >= kManyQueries) {
+        // Turning the vectors costs less than joining the lanes of every sum.
+        std::size_t block = 0;
+        for (; block + kManyBlocks <= tile.blocks; block += kManyBlocks) {
+            filter_many<kManyBlocks>(tile, block, queries, thresholds, masks);
+        }
+        for (; block < tile.blocks; ++block) filter_many<1>(tile, block, queries, thresholds, masks);
+        return;
+    }
     // A few queries stay in the first-level cache while the tile goes by from the second.
     std::size_t query = 0;
     for (; query + kFloatQueries <= queries.count; query += kFloatQueries) {

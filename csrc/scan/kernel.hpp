@@ -22,7 +22,9 @@ struct Tile {
     const float* vectors;  // the stored ones, row after row
     std::size_t rows;      // how many there are
     std::size_t width;
+    float* room;           // [kRoomBlocks * kBlock * searched], for the float filter, from an address that 64 divides
 };
+inline constexpr std::size_t kRoomBlocks = 2;
 
 // Queries of one pass.
 struct Queries {

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "care/codes.hpp"
 #include "care/score.hpp"
@@ -97,6 +98,25 @@ CARE_INLINE std::uint32_t reaching(Floats bounds, float threshold) {
     for (std::size_t lane = 0; lane < kFloats; ++lane) bits |= std::uint32_t{!(bounds[lane] < threshold)} << lane;
     return bits;
 #endif
+}
+
+// Turns the rows of a square into its columns: registers interleaved with those half a square below, as often as
+// halving the square ends.
+CARE_INLINE void transpose(Floats (&square)[kFloats]) {
+    [&]<std::size_t... Lane>(std::index_sequence<Lane...>) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+        for (std::size_t size = kFloats; size > 1; size /= 2) {
+            Floats next[kFloats];
+#pragma GCC unroll 16
+            for (std::size_t i = 0; i < kFloats / 2; ++i) {
+                const Floats a = square[i], b = square[i + kFloats / 2];
+                next[2 * i] = __builtin_shufflevector(a, b, (Lane / 2 + Lane % 2 * kFloats)...);
+                next[2 * i + 1] = __builtin_shufflevector(a, b, ((Lane + kFloats) / 2 + Lane % 2 * kFloats)...);
+            }
+#pragma GCC unroll 16
+            for (std::size_t i = 0; i < kFloats; ++i) square[i] = next[i];
+        }
+    }(std::make_index_sequence<kFloats>{});
 }
 
 using FourFloats [[gnu::vector_size(16)]] = float;

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 #include <optional>
 
@@ -43,7 +44,7 @@ struct Index {
 
     const float* errors() const { return codes.errors[norm_of_prefix(searched, vectors.width)]; }
 
-    Tile tile(std::size_t block, std::size_t count) const {
+    Tile tile(std::size_t block, std::size_t count, float* room) const {
         const std::size_t row = block * kBlock, stride = block_bytes(vectors.width);
         return {count,
                 codes.bytes + block * stride,
@@ -53,7 +54,8 @@ struct Index {
                 errors() + row,
                 vectors.data + row * vectors.width,
                 std::min(count * kBlock, vectors.rows - row),
-                vectors.width};
+                vectors.width,
+                room};
     }
 
     std::uint16_t allowed(std::size_t block) const {
@@ -125,6 +127,26 @@ struct Way {
     Filter* filter;
     Bounds* bounds;
     bool may_give_up;
+    bool needs_room;
+};
+
+// What one worker writes to.
+struct Workspace {
+    Workspace(std::size_t queries, std::size_t tile_blocks, std::size_t floats)
+        : thresholds(queries), masks(queries * tile_blocks), floats_(floats ? floats + kAlignment : 0) {}
+
+    float* room() {
+        void* at = floats_.data();
+        std::size_t space = floats_.size() * sizeof(float);
+        return static_cast<float*>(std::align(kAlignment, 1, at, space));
+    }
+
+    std::vector<float> thresholds;
+    std::vector<std::uint16_t> masks;
+
+private:
+    static constexpr std::size_t kAlignment = 64;
+    std::vector<float> floats_;
 };
 
 // The tiles of an index in an order in which the first few are spread over all of it, so that thresholds rise at
@@ -188,13 +210,12 @@ public:
         run_workers(workers, [&](std::size_t worker) {
             std::vector<Candidates>& found = found_[worker];
             found.assign(pass_.count(), Candidates(index_.how.k));
-            std::vector<float> thresholds(pass_.count());
-            std::vector<std::uint16_t> masks(pass_.count() * tile_blocks);
+            Workspace space(pass_.count(), tile_blocks, way_.needs_room ? kRoomBlocks * kBlock * index_.searched : 0);
             std::size_t seen = 0;
             while (const auto range = tiles.claim()) {
-                if (!take_thresholds(thresholds)) return;
+                if (!take_thresholds(space.thresholds)) return;
                 for_each_run(*range, [&](std::size_t begin, std::size_t end) {
-                    filter(begin, end, thresholds, masks, found);
+                    filter(begin, end, space, found);
                     seen += (end - begin) * kBlock;
                 });
                 if (way_.may_give_up) give_up(found, seen);
@@ -242,13 +263,13 @@ private:
         }
     }
 
-    void filter(std::size_t begin, std::size_t end, std::vector<float>& thresholds, std::vector<std::uint16_t>& masks,
-                std::vector<Candidates>& found) {
-        const Tile tile = index_.tile(begin, end - begin);
+    void filter(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin, space.room());
+        std::vector<float>& thresholds = space.thresholds;
         const Queries queries = pass_.queries();
-        way_.filter(tile, queries, thresholds.data(), masks.data());
+        way_.filter(tile, queries, thresholds.data(), space.masks.data());
         for (std::size_t q = 0; q < pass_.count(); ++q) {
-            const std::uint16_t* row = masks.data() + q * tile.blocks;
+            const std::uint16_t* row = space.masks.data() + q * tile.blocks;
             for (std::size_t b = 0; b < tile.blocks; ++b) {
                 const std::uint32_t mask = row[b] ? row[b] & index_.allowed(begin + b) : 0;
                 if (mask == 0 || hopeless(q)) continue;
@@ -303,8 +324,8 @@ std::vector<std::size_t> run_pass(const Index& index, const Matrix& queries, con
     const bool few = which.size() <= kFewQueries;
     const Kernel& kernel = index.kernel;
     const bool floats_fit = std::abs(index.codes.exponent) <= kFloatExponent;
-    const Way way = by_floats ? Way{kernel.float_filter, kernel.float_bounds, false}
-                              : Way{few ? kernel.fine_code_filter : kernel.code_filter, kernel.code_bounds, floats_fit};
+    const Way way = by_floats ? Way{kernel.float_filter, kernel.float_bounds, false, true}
+                              : Way{few ? kernel.fine_code_filter : kernel.code_filter, kernel.code_bounds, floats_fit, false};
     const std::size_t width = index.vectors.width;
     const std::size_t bytes = by_floats ? kBlock * width * sizeof(float) : block_bytes(width);
     const std::size_t tile_blocks = std::max<std::size_t>(
