@@ -9,6 +9,7 @@
 #include "arithmetic.hpp"
 #include "care/codes.hpp"
 #include "care/host_device.hpp"
+#include "care/score.hpp"
 
 namespace care {
 
@@ -39,11 +40,16 @@ struct Alone {
     void each(std::size_t count, const Work& work) const {
         for (std::size_t j = 0; j < count; ++j) work(j);
     }
+    // Several sums at once, so that additions do not wait for one another.
     template <typename Term>
     double sum(std::size_t count, const Term& term) const {
-        double total = 0;
-        for (std::size_t j = 0; j < count; ++j) total += term(j);
-        return total;
+        double sums[kLanes] = {};
+        std::size_t j = 0;
+        for (; j + kLanes <= count; j += kLanes) {
+            for (std::size_t i = 0; i < kLanes; ++i) sums[i] += term(j + i);
+        }
+        for (; j < count; ++j) sums[0] += term(j);
+        return combine(sums);
     }
     template <typename Term>
     double largest(std::size_t count, const Term& term) const {
@@ -52,6 +58,12 @@ struct Alone {
         return found;
     }
 };
+
+// The nearest integer of a value far below 2^51, ties to the even one: nearbyint, without a call for each.
+CARE_BOTH inline double nearest_integer(double value) {
+    constexpr double kInTheLastPlace = 0x1.8p52;
+    return (value + kInTheLastPlace) - kInTheLastPlace;
+}
 
 // Codes the first `searched` values of a query in [-limit, limit]: store(term, j, code) takes each. `rest` is room
 // for as many values.
@@ -85,9 +97,9 @@ CARE_BOTH QueryCode encode_query(const Team& team, const float* query, std::size
     bound.term[1] = rounded_up(double{bound.term[0]} / (2 * limit));
     for (int t = 0; t < 2; ++t) {
         // The nearest multiples of the step are taken off.
-        const double step = bound.term[t];
+        const double step = bound.term[t], inverse = step == 0 ? 0 : 1 / step;
         const double codes = team.sum(searched, [&](std::size_t j) {
-            const double near = step == 0 ? 0 : std::nearbyint(rest[j] / step);
+            const double near = nearest_integer(rest[j] * inverse);
             const double taken = near > limit ? limit : near < -limit ? -limit : near;
             rest[j] -= taken * step;
             store(t, j, static_cast<std::int8_t>(taken));

@@ -27,7 +27,7 @@ constexpr std::size_t kFewQueriesTileBytes = 384 * 1024;
 // Bounds what a pass collects, 256 MiB, when k is large.
 constexpr std::size_t kPassHits = 16 * 1024 * 1024;
 // With fewer bytes of codes times queries than this a thread takes longer to start than to do its share.
-constexpr std::size_t kBytesPerThread = 512 * 1024;
+constexpr std::size_t kBytesPerThread = 2 * 1024 * 1024;
 // Codes do not pay for a query when more than every sixteenth vector has to be scored exactly.
 constexpr std::size_t kHopelessShare = 16;
 constexpr std::size_t kHopelessFloor = 512;
