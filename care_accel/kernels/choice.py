@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from care_accel.kernels.reference import Order, Pooling, pool, project
+from care_accel.kernels.reference import ORDERS, POOLINGS, Order, Pooling, pool, project
 
 if TYPE_CHECKING:
     import torch
+
+_TRITON = find_spec("triton") is not None
 
 
 def embed(
@@ -20,10 +23,13 @@ def embed(
 ) -> torch.Tensor:
     """Reduce the hidden states of each text to its finished vector.
 
+    The fused kernel does it on a GPU; plain PyTorch elsewhere, where a gradient is asked for, and in exports, which
+    know no custom operator.
+
     Parameters
     ----------
     hidden : torch.Tensor
-        Hidden states of the last layer, ``[batch, tokens, hidden]``, any float dtype.
+        Hidden states of the last layer, ``[batch, tokens, hidden]``, any float dtype, any strides.
     mask : torch.Tensor
         Not 0 at a token, 0 at padding, ``[batch, tokens]``, any dtype.
     pooling : {"first", "last", "mean"}
@@ -37,7 +43,24 @@ def embed(
     -------
     torch.Tensor
         ``[batch, width]``; see `pool` for rows that are all padding, and `project` for zero vectors.
+
+    Raises
+    ------
+    ValueError
+        An unknown pooling or order, or a width that the hidden states do not have.
     """
     import torch
 
-    return project(pool(hidden, mask, pooling), width, order).to(dtype or torch.float32)
+    if pooling not in POOLINGS or order not in ORDERS:
+        raise ValueError(
+            f"pooling {pooling!r} and order {order!r}: choose one of {POOLINGS} and one of {ORDERS}"
+        )
+    if not 0 < width <= hidden.shape[2]:
+        raise ValueError(f"width is {width}; the hidden states have {hidden.shape[2]} values")
+    dtype = dtype or torch.float32
+    plain = (hidden.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_exporting()
+    if hidden.is_cuda and _TRITON and not plain:
+        from care_accel.kernels import fused
+
+        return fused.embed(hidden, mask, pooling, order, width, dtype)
+    return project(pool(hidden, mask, pooling), width, order).to(dtype)
