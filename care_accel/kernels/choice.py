@@ -58,8 +58,8 @@ def embed(
     if not 0 < width <= hidden.shape[2]:
         raise ValueError(f"width is {width}; the hidden states have {hidden.shape[2]} values")
     dtype = dtype or torch.float32
-    plain = (hidden.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_exporting()
-    if hidden.is_cuda and _TRITON and not plain:
+    differentiated = hidden.requires_grad and torch.is_grad_enabled()
+    if hidden.is_cuda and _TRITON and not differentiated and not torch.compiler.is_exporting():
         from care_accel.kernels import fused
 
         return fused.embed(hidden, mask, pooling, order, width, dtype)

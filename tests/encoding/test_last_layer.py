@@ -20,6 +20,8 @@ NETWORKS = {
 
 def network_of(name, **changes):
     model_type, values = NETWORKS[name]
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {model_type}")
     torch.manual_seed(3)
     sizes = {
         "vocab_size": 50,

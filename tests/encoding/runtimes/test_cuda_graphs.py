@@ -5,6 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
+from transformers import CONFIG_MAPPING
 
 from care_accel.encoding import EncoderSpec
 from care_accel.encoding.checkpoint import Checkpoint
@@ -109,12 +110,16 @@ def test_the_runtime_replays_what_fits_and_counts_what_buckets_cost(tiny_folders
 @needs_gpu
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 5e-3), ("bfloat16", 2e-2)])
 @pytest.mark.parametrize("pooling", ["first", "last", "mean"])
-def test_graphs_on_a_gpu_equal_the_eager_network(tiny_folders, pooling, dtype, tolerance):
-    """With the document encoder (qwen3), which older releases of transformers have as well."""
+@pytest.mark.parametrize("model_type", ["gte", "qwen3"])
+def test_graphs_on_a_gpu_equal_the_eager_network(
+    make_encoder, tmp_path, model_type, pooling, dtype, tolerance
+):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {model_type}")
+    folder = make_encoder(tmp_path / model_type, model_type)
     options = {"device": "cuda", "pooling": pooling, "dtype": dtype}
-    runtime = runtime_of(tiny_folders / "document_encoder", **options)
+    runtime, eager = runtime_of(folder, **options), runtime_of(folder, **options, graphs=False)
     assert runtime.graphs.failure is None
-    eager = runtime_of(tiny_folders / "document_encoder", **options, graphs=False)
     for ids, mask in [*BATCHES, batch_of([64] * 64), batch_of([33, 2]), *BATCHES]:
         np.testing.assert_allclose(runtime(ids, mask), eager(ids, mask), atol=tolerance)
     assert runtime.counts.eager == 0
