@@ -65,6 +65,59 @@ def int8_rate():
     return best
 
 
+def _best_rate(work, amount):
+    """Return the most that was done a second on the GPU, of several runs; the first ones warm up."""
+    import torch
+
+    best = 0.0
+    for _ in range(10):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        best = max(best, amount / (1e-3 * begin.elapsed_time(end)))
+    return best
+
+
+@pytest.fixture(scope="session")
+def gpu_read_bandwidth():
+    """Return the bytes a second that the GPU reads: sums over 4 GB."""
+    import torch
+
+    values = torch.ones(2**30, dtype=torch.float32, device="cuda")
+    return _best_rate(values.sum, values.nbytes)
+
+
+@pytest.fixture(scope="session")
+def gpu_copy_bandwidth():
+    """Return the bytes a second that the GPU reads and writes while it copies 2 GB."""
+    import torch
+
+    values = torch.ones(2**29, dtype=torch.float32, device="cuda")
+    target = torch.empty_like(values)
+    return _best_rate(lambda: target.copy_(values), 2 * values.nbytes)
+
+
+@pytest.fixture(scope="session")
+def gpu_matmul_rate():
+    """Return the operations a second of a large bfloat16 matrix product on the GPU."""
+    import torch
+
+    size = 8192
+    values = torch.randn(size, size, dtype=torch.bfloat16, device="cuda")
+    return _best_rate(lambda: values @ values, 2 * size**3)
+
+
+# What a benchmark may hold against its median: seconds that the limit allows, and what the limit is.
+LIMITS = {
+    "share_of_limit_bytes": "read bandwidth",
+    "share_of_limit_products": "int8 rate",
+    "share_of_limit_copy": "copy bandwidth",
+    "share_of_limit_flops": "bfloat16 rate",
+}
+
+
 def pytest_terminal_summary(terminalreporter, config):
     """Print each group's medians, their ratio to ours, and the share of the limit that was reached."""
     session = getattr(config, "_benchmarksession", None)
@@ -76,11 +129,10 @@ def pytest_terminal_summary(terminalreporter, config):
         ours = next((b for b in benches if b.extra_info.get("ours")), None)
         terminalreporter.section(group or "benchmarks", sep="-")
         for bench in sorted(benches, key=lambda b: b.stats.median):
-            line = f"{bench.extra_info.get('name', bench.name):<28}{1e3 * bench.stats.median:10.3f} ms"
+            line = f"{bench.extra_info.get('name', bench.name):<32}{1e3 * bench.stats.median:10.3f} ms"
             if ours:
                 line += f"{bench.stats.median / ours.stats.median:8.2f} x ours"
-            if share := bench.extra_info.get("share_of_limit_bytes"):
-                line += f"{share / bench.stats.median:8.1%} of the read bandwidth"
-            if share := bench.extra_info.get("share_of_limit_products"):
-                line += f"{share / bench.stats.median:8.1%} of the int8 rate"
+            for key, limit in LIMITS.items():
+                if share := bench.extra_info.get(key):
+                    line += f"{share / bench.stats.median:8.1%} of the {limit}"
             terminalreporter.write_line(line)

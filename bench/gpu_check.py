@@ -17,6 +17,19 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# Suites that measure something on a GPU, and the tests that run differently on one.
+SUITES = ("test_cuda_scan.py", "test_pooling.py", "test_gpu_encoder.py")
+GPU_TESTS = (
+    "tests/index/test_cuda.py",
+    "tests/kernels/test_fused.py",
+    "tests/encoding/test_last_layer.py",
+    "tests/encoding/runtimes/test_cuda_graphs.py",
+)
+LIMITS = {
+    "share_of_limit_bytes": "share_of_read_bandwidth",
+    "share_of_limit_copy": "share_of_copy_bandwidth",
+    "share_of_limit_flops": "share_of_bfloat16_rate",
+}
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 
 
@@ -57,8 +70,9 @@ def measured(file: Path) -> list[dict[str, object]]:
     for bench in json.loads(file.read_text())["benchmarks"]:
         info, median = bench["extra_info"], bench["stats"]["median"]
         row = {"group": bench["group"], "name": info["name"], "median_ms": round(1e3 * median, 4)}
-        if "share_of_limit_bytes" in info:
-            row["share_of_read_bandwidth"] = round(info["share_of_limit_bytes"] / median, 3)
+        for key, limit in LIMITS.items():
+            if key in info:
+                row[limit] = round(info[key] / median, 3)
         rows.append(row)
     return rows
 
@@ -96,17 +110,22 @@ def main() -> int:
         "-o", work / "cuda_check",
     )  # fmt: skip
     step("native check", work / "cuda_check")
-    step("tests", python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "tests/index/test_cuda.py")
+    for file in GPU_TESTS:
+        step(f"tests {Path(file).stem}", python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", file)
     for tool in SANITIZERS:
         step(tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, work / "cuda_check")
-    results = work / "benchmark.json"
-    results.unlink(missing_ok=True)
-    step(
-        "measure", python, "-m", "pytest", "bench/test_cuda_scan.py", "--benchmark-only", "-q",
-        "--bench-size", options.size, "--benchmark-json", results, timeout=400,
-    )  # fmt: skip
+    rows: list[dict[str, object]] = []
+    for suite in SUITES:
+        name = Path(suite).stem
+        results = work / f"{name}.json"
+        results.unlink(missing_ok=True)
+        step(
+            f"measure {name}", python, "-m", "pytest", f"bench/{suite}", "--benchmark-only", "-q", "-rs",
+            "--bench-size", options.size, "--benchmark-json", results, timeout=600,
+        )  # fmt: skip
+        rows += measured(results)
 
-    found = {"gpu": gpu, "versions": versions, "steps": steps, "measured": measured(results)}
+    found = {"gpu": gpu, "versions": versions, "steps": steps, "measured": rows}
     file = options.out / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
     file.write_text(json.dumps(found, indent=1) + "\n")
     for row in found["measured"]:

@@ -1,9 +1,14 @@
 """Tiny real networks: the paper's two architectures with random weights and a small tokenizer of their own."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+# Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 TEXTS = [
     "高血压患者应低盐饮食，遵医嘱服用降压药，定期测量血压。",

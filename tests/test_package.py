@@ -50,6 +50,11 @@ def test_the_command_lines_know_their_options_without_torch():
     assert not {"torch", "mteb", "sentence_transformers"} & set(python(code).split())
 
 
+def test_importing_the_kernels_loads_neither_torch_nor_triton():
+    loaded = python("import sys, care_accel.kernels, care_accel.encoding.spec; print(*sys.modules)").split()
+    assert not {"torch", "triton", "transformers"} & set(loaded)
+
+
 def test_every_public_name_is_there():
     for name in care_accel.__all__:
         assert getattr(care_accel, name).__name__ == name

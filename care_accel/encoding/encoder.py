@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -140,8 +141,7 @@ class Encoder:
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
         with _progress(show_progress) as progress:
             bar = progress.add_task("encoding", total=len(texts))
-            for start in range(0, len(texts), _WINDOW):
-                window = self.tokenize(texts[start : start + _WINDOW], task)
+            for start, window in self._tokenized_windows(texts, task):
                 for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
                     vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
                     progress.advance(bar, len(batch))
@@ -176,6 +176,20 @@ class Encoder:
                 self.counts.without_tokens += 1
                 ids[i] = [self.tokenizer.pad_token_id]
         return ids
+
+    def _tokenized_windows(self, texts: list[str], task: Task) -> Iterator[tuple[int, list[list[int]]]]:
+        """Yield where each window starts and its token ids; the next one is made while this one is encoded."""
+        if len(texts) <= _WINDOW:  # a query waits for no thread
+            if texts:
+                yield 0, self.tokenize(texts, task)
+            return
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as ahead:
+            coming = ahead.submit(self.tokenize, texts[:_WINDOW], task)
+            for start in range(0, len(texts), _WINDOW):
+                window = coming.result()
+                if (following := start + _WINDOW) < len(texts):
+                    coming = ahead.submit(self.tokenize, texts[following : following + _WINDOW], task)
+                yield start, window
 
     @staticmethod
     def _was_cut(encoded: object, row: int) -> bool:

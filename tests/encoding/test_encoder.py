@@ -1,5 +1,6 @@
 import dataclasses
 import logging
+import threading
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_the_order_of_the_texts_is_kept_over_windows(tiny_folders, monkeypatch):
     found = encoder.encode(TEXTS * 2, batch_size=3)
     np.testing.assert_allclose(found[: len(TEXTS)], found[len(TEXTS) :], atol=1e-5)
     np.testing.assert_allclose(found[4], encoder.encode(TEXTS[4]), atol=1e-5)
+
+
+def test_the_next_window_is_tokenised_while_one_is_encoded(tiny_folders, monkeypatch):
+    monkeypatch.setattr("care_accel.encoding.encoder._WINDOW", 2)
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    calls, both = [], threading.Event()
+    tokenize, run = encoder.tokenize, encoder.runtime
+
+    def tokenize_and_say(texts, task):
+        calls.append(texts)
+        if len(calls) == 2:
+            both.set()
+        return tokenize(texts, task)
+
+    def run_when_both_are_begun(ids, mask):
+        assert both.wait(timeout=20)
+        return run(ids, mask)
+
+    encoder.tokenize, encoder.runtime = tokenize_and_say, run_when_both_are_begun
+    found = encoder.encode(TEXTS[:4])
+    encoder.tokenize, encoder.runtime = tokenize, run
+    np.testing.assert_allclose(found, encoder.encode(TEXTS[:4]), atol=1e-5)
 
 
 def test_a_str_gives_one_vector_and_a_list_a_row_each(tiny_folders):

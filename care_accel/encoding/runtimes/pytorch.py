@@ -1,4 +1,4 @@
-"""The network as PyTorch runs it, eagerly, on the CPU or one GPU."""
+"""The network as PyTorch runs it: eagerly on the CPU; on a GPU as CUDA graphs, and eagerly beyond their buckets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
-from care_accel.kernels import pool, project
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,11 +17,24 @@ if TYPE_CHECKING:
 class PyTorchRuntime:
     """Runs a transformers network and reduces its hidden states to vectors.
 
+    Of the last layer only the pooled token is computed where the network allows it (see `PooledNetwork`). Attention
+    is PyTorch's scaled_dot_product_attention, which picks its fused kernels. On a GPU, graphs of small batches are
+    captured now (see `runtimes.cuda_graphs` for what that costs); results equal the eager ones to rounding.
+
     Parameters
     ----------
     network : transformers.PreTrainedModel
         In evaluation mode; moved to the spec's device.
     spec : EncoderSpec
+    graphs : bool
+        Whether a GPU may use CUDA graphs.
+
+    Attributes
+    ----------
+    graphs : CudaGraphs or None
+        None on the CPU, or where they are not wanted.
+    counts : GraphCounts
+        Batches by how they ran, and what filling buckets cost.
 
     Raises
     ------
@@ -30,21 +42,31 @@ class PyTorchRuntime:
         The spec asks for a device that is not there.
     """
 
-    def __init__(self, network: PreTrainedModel, spec: EncoderSpec) -> None:
+    def __init__(self, network: PreTrainedModel, spec: EncoderSpec, *, graphs: bool = True) -> None:
+        from care_accel.encoding.last_layer import PooledNetwork
+        from care_accel.encoding.runtimes.cuda_graphs import CudaGraphs, GraphCounts, buckets_up_to
+
         self.device = resolve_device(spec.device)
         self.network = network.to(self.device)
-        self._spec = spec
+        self._encode = PooledNetwork(self.network, spec)
+        self.counts = GraphCounts()
+        self.graphs: CudaGraphs | None = None
+        if graphs and self.device.startswith("cuda"):
+            self.graphs = CudaGraphs(self._encode, self.device, buckets_up_to(spec.max_tokens))
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
         import torch
 
+        if self.graphs is not None and (bucket := self.graphs.bucket_for(*ids.shape)):
+            self.counts.replayed += 1
+            self.counts.bucket_padding += bucket[0] * bucket[1] - ids.size
+            return self.graphs.run(ids, mask, bucket)
+        self.counts.eager += 1
         with torch.inference_mode():
             ids_tensor = torch.from_numpy(ids).to(self.device)
             mask_tensor = torch.from_numpy(mask).to(self.device)
-            hidden = self.network(input_ids=ids_tensor, attention_mask=mask_tensor).last_hidden_state
-            pooled = pool(hidden, mask_tensor, self._spec.pooling)
-            return project(pooled, self._spec.width, self._spec.order).cpu().numpy()
+            return self._encode(ids_tensor, mask_tensor).cpu().numpy()
 
 
 def resolve_device(device: str) -> str:

@@ -1,0 +1,127 @@
+"""Buckets, padding and buffers, with a stand-in for the capture where there is no GPU; with one, the graphs."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from transformers import CONFIG_MAPPING
+
+from care_accel.encoding import EncoderSpec
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.runtimes.cuda_graphs import TOKENS_A_BATCH, CudaGraphs, buckets_up_to
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def recorded(forward, ids, mask):
+    """Replay as a graph does: no arguments, what stands in the buffers goes through, into the same output."""
+    out = forward(ids, mask).clone()
+    return lambda: out.copy_(forward(ids, mask))
+
+
+def runtime_of(folder, device="cpu", pooling="last", dtype="float32", **options):
+    spec = EncoderSpec(pooling=pooling, order="normalize-then-slice", width=20, device=device, max_tokens=64)
+    return PyTorchRuntime(Checkpoint(folder).load_network(dtype), spec, **options)
+
+
+def batch_of(lengths, left=False):
+    tokens = max(lengths)
+    mask = np.array([[1] * n + [0] * (tokens - n) for n in lengths], dtype=np.int64)
+    mask = mask[:, ::-1].copy() if left else mask
+    return np.random.default_rng(0).integers(5, 40, mask.shape) * mask, mask
+
+
+BATCHES = [
+    batch_of([5, 3, 1]),
+    batch_of([5, 3, 1], left=True),
+    batch_of([16]),
+    batch_of([1]),
+    batch_of([7, 9]),
+]
+
+
+def test_buckets_are_those_that_texts_of_the_model_reach_and_launches_bound():
+    buckets = buckets_up_to(100)
+    assert buckets[0][0] * buckets[0][1] == max(b * t for b, t in buckets) <= TOKENS_A_BATCH
+    assert {t for _, t in buckets} == {16, 32, 64, 128}
+    assert {t for _, t in buckets_up_to(8192)} == {16, 32, 64, 128, 256, 512}
+    assert (64, 64) in buckets
+    assert (64, 128) not in buckets
+
+
+def test_a_batch_goes_to_the_bucket_with_the_least_padding_or_to_none():
+    graphs = CudaGraphs(lambda ids, mask: ids[:, :2].float(), "cpu", [(4, 32), (4, 16), (1, 32)], recorded)
+    assert graphs.buckets == [(1, 32), (4, 16), (4, 32)]
+    assert graphs.bucket_for(1, 7) == (1, 32)
+    assert graphs.bucket_for(2, 7) == (4, 16)
+    assert graphs.bucket_for(4, 17) == (4, 32)
+    assert graphs.bucket_for(5, 1) is None
+    assert graphs.bucket_for(1, 33) is None
+
+
+@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
+@pytest.mark.parametrize("role", ["query_encoder", "document_encoder"])
+def test_vectors_in_a_bucket_equal_those_without_one(tiny_folders, role, pooling):
+    eager = runtime_of(tiny_folders / role, pooling=pooling)
+    graphs = CudaGraphs(eager._encode, "cpu", [(4, 16), (1, 16)], recorded)
+    for ids, mask in [*BATCHES, *BATCHES]:  # twice: what a batch leaves in the buffers does no harm
+        found = graphs.run(ids, mask, graphs.bucket_for(*ids.shape))
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, eager(ids, mask), atol=1e-5)
+
+
+def test_rows_that_only_fill_a_bucket_have_a_token_and_every_buffer_is_reused():
+    seen = []
+
+    def forward(ids, mask):
+        seen.append((ids.data_ptr(), mask.clone()))
+        return ids[:, :2].float()
+
+    graphs = CudaGraphs(forward, "cpu", [(4, 16), (2, 16)], recorded)
+    graphs.run(*batch_of([3, 2]), bucket=(4, 16))
+    assert len({address for address, _ in seen}) == 1
+    assert all((mask.sum(dim=1) > 0).all() for _, mask in seen)
+    assert seen[-1][1].sum(dim=1).tolist() == [3, 2, 1, 1]
+
+
+def test_what_cannot_be_captured_runs_eagerly_and_is_said(caplog):
+    def refuse(forward, ids, mask):
+        raise RuntimeError("operation not permitted\nwhen stream is capturing")
+
+    with caplog.at_level(logging.WARNING):
+        graphs = CudaGraphs(lambda ids, mask: ids, "cpu", [(1, 16)], refuse)
+    assert graphs.failure == "operation not permitted when stream is capturing"
+    assert graphs.bucket_for(1, 1) is None
+    assert "runs eagerly: operation not permitted" in caplog.text
+
+
+def test_the_runtime_replays_what_fits_and_counts_what_buckets_cost(tiny_folders):
+    runtime = runtime_of(tiny_folders / "query_encoder")
+    assert runtime.graphs is None
+    runtime.graphs = CudaGraphs(runtime._encode, "cpu", [(2, 16)], recorded)
+    runtime(*batch_of([5, 3]))
+    runtime(*batch_of([5, 3, 1]))
+    assert (runtime.counts.replayed, runtime.counts.eager) == (1, 1)
+    assert runtime.counts.bucket_padding == 2 * 16 - 2 * 5
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-4), ("float16", 5e-3), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize("pooling", ["first", "last", "mean"])
+@pytest.mark.parametrize("model_type", ["gte", "qwen3"])
+def test_graphs_on_a_gpu_equal_the_eager_network(
+    make_encoder, tmp_path, model_type, pooling, dtype, tolerance
+):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {model_type}")
+    folder = make_encoder(tmp_path / model_type, model_type)
+    options = {"device": "cuda", "pooling": pooling, "dtype": dtype}
+    runtime, eager = runtime_of(folder, **options), runtime_of(folder, **options, graphs=False)
+    assert runtime.graphs.failure is None
+    for ids, mask in [*BATCHES, batch_of([64] * 64), batch_of([33, 2]), *BATCHES]:
+        np.testing.assert_allclose(runtime(ids, mask), eager(ids, mask), atol=tolerance)
+    assert runtime.counts.eager == 0
+    runtime(*batch_of([64] * 65))
+    assert runtime.counts.eager == 1
