@@ -10,9 +10,17 @@ namespace {
 CARE_INLINE void rotate(const float* from, const float* cosines, const float* sines, std::size_t size, float scaling,
                         float* to) {
     const std::size_t half = size / 2;
-    for (std::size_t i = 0; i < half; ++i) {
-        to[i] = (from[i] * cosines[i] - from[i + half] * sines[i]) * scaling;
-        to[i + half] = (from[i + half] * cosines[i + half] + from[i] * sines[i + half]) * scaling;
+    std::size_t i = 0;
+    for (; i + kFloats <= half; i += kFloats) {
+        const Floats low = load<Floats>(from + i), high = load<Floats>(from + i + half);
+        store(to + i, (low * load<Floats>(cosines + i) - high * load<Floats>(sines + i)) * scaling);
+        store(to + i + half,
+              (high * load<Floats>(cosines + i + half) + low * load<Floats>(sines + i + half)) * scaling);
+    }
+    for (; i < half; ++i) {
+        const float low = from[i], high = from[i + half];
+        to[i] = (low * cosines[i] - high * sines[i]) * scaling;
+        to[i + half] = (high * cosines[i + half] + low * sines[i + half]) * scaling;
     }
 }
 
