@@ -13,7 +13,7 @@ namespace {
 #if defined(__AVX512F__)
 constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
 #elif defined(__AVX__)
-constexpr std::size_t kTileBlocks = 2, kTileRows = 2;
+constexpr std::size_t kTileBlocks = 2, kTileRows = 3;
 #else
 constexpr std::size_t kTileBlocks = 2, kTileRows = 1;
 #endif

@@ -112,7 +112,7 @@ class NativeRuntime:
             return f"it is a {config.model_type} network, and only gte is known"
         if config.hidden_act != "gelu":
             return f"its activation is {config.hidden_act!r}, and only gelu is known"
-        kind = config.rope_parameters["rope_type"]
+        kind = (config.rope_parameters or {}).get("rope_type", "default")
         if "dynamic" in kind or kind == "longrope":
             return f"its rotary positions are {kind!r}, which change with the length of a batch"
         if spec.dtype not in DTYPES:
