@@ -48,6 +48,7 @@ CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const 
     for (; block + kTileBlocks <= blocks; block += kTileBlocks, weights.from += kTileBlocks * weights.block_stride) {
         multiply_rows<Float32Words, kTileBlocks>(
             weights, rows, none, [&](std::size_t row, const auto& sums) __attribute__((always_inline)) {
+#pragma GCC unroll 8
                 for (std::size_t b = 0; b < kTileBlocks; ++b) take(block + b, row, sums[b]);
             });
     }
@@ -58,6 +59,14 @@ CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const 
     }
 }
 
+// Rows that other threads have written, some kilobytes apart, which no processor foresees.
+CARE_INLINE void fetch_rows(const float* from, std::size_t stride, std::size_t count, std::size_t size) {
+    constexpr std::size_t kMostRows = 64, kStep = kLineBytes / sizeof(float);
+    for (std::size_t row = 0; row < count && row < kMostRows; ++row) {
+        for (std::size_t i = 0; i < size; i += kStep) __builtin_prefetch(from + row * stride + i, 0, 2);
+    }
+}
+
 void attend(const Attention& a) {
     const std::size_t size = a.head_size, wide = rounded_to(size, kBlock), all = rounded_to(a.tokens, kBlock);
     const std::size_t query_stride = wide + 16, score_stride = all + 16;
@@ -65,6 +74,10 @@ void attend(const Attention& a) {
     float* const queries = keys + all * wide;
     float* const scores = queries + kAttentionRows * query_stride;
     float* const turned = scores + kAttentionRows * score_stride;
+
+    fetch_rows(a.keys, a.stride, a.tokens, size);
+    fetch_rows(a.queries, a.query_stride, a.query_count, size);
+    fetch_rows(a.values, a.stride, a.tokens, size);
 
     // Keys packed like weights: blocks of sixteen tokens side by side. Those that are no tokens are never looked at.
     for (std::size_t t = 0; t < all; ++t) {
@@ -92,7 +105,8 @@ void attend(const Attention& a) {
         multiply_blocks(key_weights, all / kBlock, query_rows,
                         [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
                             float* const to = scores + row * score_stride + block * kBlock;
-                            std::memcpy(to, sums, kBlock * sizeof(float));
+#pragma GCC unroll 8
+                            for (std::size_t p = 0; p < kParts; ++p) store(to + p * kFloats, sums[p]);
                         });
         float inverses[kAttentionRows];
         for (std::size_t r = 0; r < count; ++r) inverses[r] = softmax(scores + r * score_stride, a.tokens);
@@ -100,15 +114,11 @@ void attend(const Attention& a) {
                                nullptr, count};
         multiply_blocks(value_weights, wide / kBlock, weight_rows,
                         [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
-                            Floats mixed[kParts];
-#pragma GCC unroll 8
-                            for (std::size_t p = 0; p < kParts; ++p) mixed[p] = sums[p] * inverses[row];
                             float* const to = a.to + (first + row) * a.to_stride + block * kBlock;
-                            const std::size_t left = size - block * kBlock;
-                            if (left >= kBlock) {
-                                std::memcpy(to, mixed, kBlock * sizeof(float));
-                            } else {
-                                std::memcpy(to, mixed, left * sizeof(float));
+#pragma GCC unroll 8
+                            for (std::size_t p = 0; p < kParts; ++p) {
+                                const std::size_t at = block * kBlock + p * kFloats;
+                                store_first(to + p * kFloats, size - (at < size ? at : size), sums[p] * inverses[row]);
                             }
                         });
     }

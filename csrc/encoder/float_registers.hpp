@@ -32,6 +32,12 @@ CARE_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 
 CARE_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
+// The first `count` of them; all if there are fewer.
+CARE_INLINE void store_first(float* to, std::size_t count, Floats values) {
+    if (count >= kFloats) return store(to, values);
+    for (std::size_t lane = 0; lane < count; ++lane) to[lane] = values[lane];
+}
+
 CARE_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 CARE_INLINE Floats absolute(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
