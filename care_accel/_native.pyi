@@ -57,6 +57,54 @@ def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
 def instruction_sets() -> list[str]:
     """Return what the scan can use on this processor, the fastest first."""
 
+class GteEncoder:
+    """A gte network on the CPU; ``csrc/include/care/encoder.hpp``. What does not fit is a ``ValueError``."""
+
+    nbytes: int
+
+    def __init__(
+        self,
+        words: NDArray[np.float32],
+        *,
+        type: NDArray[np.float32] | None,
+        norm: tuple[NDArray[np.float32], NDArray[np.float32]],
+        cosines: NDArray[np.float32],
+        sines: NDArray[np.float32],
+        heads: int,
+        intermediate: int,
+        epsilon: float,
+        int8: bool,
+        instruction_set: str = "",
+    ) -> None:
+        """Take ``words``, ``[vocabulary, hidden]``, as they lie; cosines and sines are ``[positions, head size]``."""
+
+    def add_layer(
+        self,
+        *,
+        query: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        key: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        value: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        output: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        attention_norm: tuple[NDArray[np.float32], NDArray[np.float32]],
+        gate: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        up: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        down: tuple[NDArray[np.float32], NDArray[np.float32] | None],
+        feed_forward_norm: tuple[NDArray[np.float32], NDArray[np.float32]],
+    ) -> None:
+        """Pack copies of a layer's weights, ``[outputs, inputs]``, and biases."""
+
+    def encode(
+        self,
+        ids: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        *,
+        pooling: str,
+        normalize_first: bool,
+        width: int,
+        threads: int,
+    ) -> NDArray[np.float32]:
+        """Return ``[texts, width]`` vectors of texts whose ids lie one after another, ``lengths`` of them each."""
+
 def cuda_devices() -> int:
     """Return how many GPUs there are; ``RuntimeError`` where CUDA cannot say."""
 

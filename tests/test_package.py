@@ -22,7 +22,7 @@ ARROWS = {
     "errors": set(),
     "files": {"errors"},
     "kernels": {"errors"},
-    "encoding": {"kernels", "files", "errors"},
+    "encoding": {"kernels", "files", "errors", "_native"},
     "index": {"files", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},

@@ -5,6 +5,7 @@
 
 #include "shapes.hpp"
 
+void bind_encoder(py::module_& module);
 #ifdef CARE_CUDA
 void bind_cuda(py::module_& module);
 #endif
@@ -70,6 +71,7 @@ PYBIND11_MODULE(_native, module) {
                "Return (scores, ids, rescored) of the k best vectors of each query; see csrc/include/care/scan.hpp.");
     module.def("as_float32", &as_float32, py::arg("scores").noconvert(), "Return the nearest float32 of each score.");
     module.def("instruction_sets", &care::instruction_sets, "Return what this processor can run, the fastest first.");
+    bind_encoder(module);
 #ifdef CARE_CUDA
     module.attr("CUDA") = true;
     bind_cuda(module);

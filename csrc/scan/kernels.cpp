@@ -5,9 +5,9 @@
 
 namespace care {
 
-extern const Kernel kernel_portable;
+extern const Kernel scan_kernel_portable;
 #ifdef CARE_X86
-extern const Kernel kernel_avx2, kernel_avxvnni, kernel_avx512vnni;
+extern const Kernel scan_kernel_avx2, scan_kernel_avxvnni, scan_kernel_avx512vnni;
 #endif
 
 namespace {
@@ -15,12 +15,12 @@ namespace {
 std::vector<Kernel> find_kernels() {
     std::vector<Kernel> found;
 #ifdef CARE_X86
-    if (__builtin_cpu_supports("avx512vnni")) found.push_back(kernel_avx512vnni);
+    if (__builtin_cpu_supports("avx512vnni")) found.push_back(scan_kernel_avx512vnni);
     const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(kernel_avxvnni);
-    if (avx2) found.push_back(kernel_avx2);
+    if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(scan_kernel_avxvnni);
+    if (avx2) found.push_back(scan_kernel_avx2);
 #endif
-    found.push_back(kernel_portable);
+    found.push_back(scan_kernel_portable);
     return found;
 }
 

@@ -1,0 +1,144 @@
+#include "care/encoder.hpp"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <stdexcept>
+#include <vector>
+
+#include "../scan/arithmetic.hpp"
+#include "care/codes.hpp"
+#include "forward.hpp"
+#include "packing.hpp"
+#include "team.hpp"
+
+namespace care {
+namespace {
+
+// Tokens that go through the layers together: what belongs to them stays in the caches while weights are read.
+constexpr std::size_t kBatchTokens = 512;
+// A thread takes longer to wake up than to do its share of less work than this: bytes of weights that are read, and
+// as much again for so many rows.
+constexpr std::size_t kWorkPerThread = 2 * 1024 * 1024;
+constexpr std::size_t kRowsPerReading = 16;
+
+void require(bool holds, const char* otherwise) {
+    if (!holds) throw std::invalid_argument(otherwise);
+}
+
+void require_shape(const Linear& map, std::size_t outputs, std::size_t inputs) {
+    require(map.weights && map.outputs == outputs && map.inputs == inputs, "a linear map has another shape");
+}
+
+}  // namespace
+
+// What calls need and one process has: threads do not survive fork().
+struct Session {
+    explicit Session(pid_t process) : process(process), team(std::make_unique<Team>(1)) {}
+    const pid_t process;
+    std::mutex turn;
+    std::unique_ptr<Team> team;
+    Workspace workspace;
+};
+
+struct GteEncoder::State {
+    Network network;
+    std::atomic<Session*> session{nullptr};
+
+    // That of this process. A parent's is left alone: its lock may be held for ever, its threads are not there.
+    Session& current() {
+        const pid_t process = getpid();
+        Session* found = session.load(std::memory_order_acquire);
+        while (!found || found->process != process) {
+            auto fresh = std::make_unique<Session>(process);
+            if (session.compare_exchange_strong(found, fresh.get(), std::memory_order_acq_rel)) {
+                return *fresh.release();
+            }
+        }
+        return *found;
+    }
+
+    ~State() {
+        Session* const last = session.load(std::memory_order_acquire);
+        if (last && last->process == getpid()) delete last;
+    }
+};
+
+GteEncoder::GteEncoder(const GteShape& shape, const GteEmbedding& embedding, Precision precision,
+                       std::string_view instruction_set)
+    : state_(std::make_unique<State>()) {
+    require(shape.hidden >= 1 && shape.hidden <= kMostWidth && shape.heads >= 1 && shape.head_size >= 2 &&
+                shape.head_size % 2 == 0 && shape.heads * shape.head_size <= kMostWidth && shape.intermediate >= 1 &&
+                shape.intermediate <= kMostWidth && shape.vocabulary >= 1 && shape.positions >= 1,
+            "the shape of the network is none");
+    Network& network = state_->network;
+    network.shape = shape;
+    network.precision = precision;
+    network.kernel = &encoder_kernel(instruction_set);
+    network.words = embedding.words;
+    network.type = padded(embedding.type, embedding.type ? shape.hidden : 0);
+    network.norm = PaddedNorm(embedding.norm, shape.hidden);
+    const std::size_t angles = shape.positions * shape.head_size;
+    network.cosines.assign(embedding.cosines, embedding.cosines + angles);
+    network.sines.assign(embedding.sines, embedding.sines + angles);
+}
+
+GteEncoder::~GteEncoder() = default;
+
+void GteEncoder::add_layer(const GteLayer& layer) {
+    Network& network = state_->network;
+    const std::size_t hidden = network.shape.hidden, inner = network.shape.heads * network.shape.head_size;
+    const std::size_t intermediate = network.shape.intermediate;
+    for (const Linear* map : {&layer.query, &layer.key, &layer.value}) require_shape(*map, inner, hidden);
+    require_shape(layer.output, hidden, inner);
+    for (const Linear* map : {&layer.gate, &layer.up}) require_shape(*map, intermediate, hidden);
+    require_shape(layer.down, hidden, intermediate);
+    network.layers.push_back({Packed::of({layer.query, layer.key, layer.value}, network.precision),
+                              Packed::of({layer.output}, network.precision),
+                              Packed::of_gated(layer.gate, layer.up, network.precision),
+                              Packed::of({layer.down}, network.precision),
+                              PaddedNorm(layer.attention_norm, hidden),
+                              PaddedNorm(layer.feed_forward_norm, hidden)});
+}
+
+void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, std::size_t texts,
+                        const Reduction& reduction, std::size_t threads, float* vectors) const {
+    const Network& network = state_->network;
+    require(!network.layers.empty(), "the encoder has no layers yet");
+    require(reduction.width >= 1 && reduction.width <= network.shape.hidden, "width must be 1 to the hidden size");
+    std::size_t tokens = 0;
+    for (std::size_t t = 0; t < texts; ++t) {
+        require(lengths[t] >= 1 && static_cast<std::size_t>(lengths[t]) <= network.shape.positions,
+                "a text has no token, or more than there are positions");
+        tokens += static_cast<std::size_t>(lengths[t]);
+    }
+    const auto known = [&](std::int64_t id) { return id >= 0 && static_cast<std::size_t>(id) < network.shape.vocabulary; };
+    require(std::all_of(ids, ids + tokens, known), "an id is not in the vocabulary");
+
+    Session& session = state_->current();
+    const std::lock_guard turn(session.turn);
+    const std::size_t bytes = network.bytes();
+    for (std::size_t text = 0; text < texts;) {
+        Batch batch{ids, lengths + text, 0, 0, vectors + text * reduction.width};
+        while (text < texts) {
+            const std::size_t length = static_cast<std::size_t>(lengths[text]);
+            if (batch.texts > 0 && batch.tokens + length > kBatchTokens) break;
+            batch.tokens += length;
+            ++batch.texts;
+            ++text;
+        }
+        const std::size_t work = bytes * (kRowsPerReading + batch.tokens) / kRowsPerReading / kWorkPerThread;
+        const std::size_t wanted = std::clamp<std::size_t>(work, 1, std::max<std::size_t>(1, threads));
+        if (wanted > session.team->size()) session.team = std::make_unique<Team>(wanted);
+        forward(network, reduction, batch, *session.team, wanted, session.workspace);
+        ids += batch.tokens;
+    }
+}
+
+const GteShape& GteEncoder::shape() const { return state_->network.shape; }
+std::size_t GteEncoder::layers() const { return state_->network.layers.size(); }
+std::size_t GteEncoder::packed_bytes() const { return state_->network.bytes(); }
+
+}  // namespace care

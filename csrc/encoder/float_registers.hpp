@@ -1,0 +1,102 @@
+// Float32 arithmetic on registers. Built without contraction: a product and a sum are rounded as one where
+// multiply_add says so, so that a value does not depend on what the compiler made of the code around it.
+#pragma once
+
+#include "../scan/registers.hpp"
+
+namespace care {
+namespace {
+
+CARE_INLINE Floats broadcast(float value) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_set1_ps(value);
+#elif defined(__AVX__)
+    return (Floats)_mm256_set1_ps(value);
+#elif defined(__SSE2__)
+    return (Floats)_mm_set1_ps(value);
+#else
+    return value - Floats{};
+#endif
+}
+
+// a * b + c; rounded once where the processor can.
+CARE_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (Floats)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+    return a * b + c;
+#endif
+}
+
+CARE_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+// The first `count` of them; all if there are fewer.
+CARE_INLINE void store_first(float* to, std::size_t count, Floats values) {
+    if (count >= kFloats) return store(to, values);
+    for (std::size_t lane = 0; lane < count; ++lane) to[lane] = values[lane];
+}
+
+CARE_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+CARE_INLINE Floats absolute(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
+
+// The first `count` floats from there, and `otherwise` in the other lanes.
+CARE_INLINE Floats load_first(const float* from, std::size_t count, float otherwise) {
+    Floats values = broadcast(otherwise);
+    std::memcpy(&values, from, count * sizeof(float));
+    return values;
+}
+
+// The sum of all lanes, halved again and again.
+CARE_INLINE float sum_of(Floats values) {
+    const FourFloats four = folded(values);
+    return (four[0] + four[2]) + (four[1] + four[3]);
+}
+
+CARE_INLINE float largest_of(Floats values) {
+    float largest = values[0];
+#pragma GCC unroll 16
+    for (std::size_t lane = 1; lane < kFloats; ++lane) largest = values[lane] > largest ? values[lane] : largest;
+    return largest;
+}
+
+// Added to a value below 2^22 it leaves the nearest integer, halves to even, in the last bits.
+constexpr float kToInteger = 0x1.8p23f;
+constexpr std::int32_t kToIntegerBits = 0x4b400000;
+
+// 2^n (1 + r + r^2 s(r)) with |r| <= ln 2 / 2 and s fitted so that it errs by 2^-24 of it at most, roundings included
+// by 2^-23; 0 below -87, where float32 would lose its precision.
+CARE_INLINE Floats exponential(Floats x) {
+    constexpr float kCoefficients[] = {0x1.6db4e6p-10f, 0x1.123bep-7f, 0x1.55545ep-5f, 0x1.55548ep-3f, 0.5f};
+    const Floats shifted = multiply_add(x, broadcast(0x1.715476p0f), broadcast(kToInteger));
+    const Floats n = shifted - kToInteger;
+    Floats r = multiply_add(n, broadcast(-0x1.62e4p-1f), x);  // ln 2 in two parts: n times the first is exact
+    r = multiply_add(n, broadcast(-0x1.7f7d1cp-20f), r);
+    Floats s = broadcast(kCoefficients[0]);
+#pragma GCC unroll 8
+    for (std::size_t i = 1; i < 5; ++i) s = multiply_add(s, r, broadcast(kCoefficients[i]));
+    const Floats mantissa = multiply_add(s, r * r, r) + 1.0f;
+    const Floats power = (Floats)(((Ints)shifted - kToIntegerBits + 127) << 23);
+    return x > -87.0f ? mantissa * power : Floats{};
+}
+
+// x Phi(x) = max(x, 0) - |x| Phi(-|x|), Phi(-a) = p(a)^-8 with p fitted so that the result errs by 4e-8, roundings
+// included by 3e-7, wherever x is: nothing cancels for a negative one.
+CARE_INLINE Floats gelu(Floats x) {
+    constexpr float kCoefficients[] = {3.3545986752869794e-06f, -2.0382500224513933e-05f, 0.00011809616989921778f,
+                                       8.748213440412655e-05f,  0.0011256251018494368f,   0.00931580737233162f,
+                                       0.04887039586901665f,    0.10875200480222702f,     1.0905083417892456f};
+    const Floats a = absolute(x);
+    Floats p = broadcast(kCoefficients[0]);
+#pragma GCC unroll 16
+    for (std::size_t i = 1; i < 9; ++i) p = multiply_add(p, a, broadcast(kCoefficients[i]));
+    p *= p;
+    p *= p;
+    p *= p;
+    return larger(x, Floats{}) - a / p;
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,309 @@
+#include "forward.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../scan/arithmetic.hpp"
+#include "care/codes.hpp"
+
+namespace care {
+namespace {
+
+// What a row of a matrix is multiplied from: itself, or its codes.
+class Operand {
+public:
+    Operand(const Network& network, const Buffer<float>& floats, std::size_t width, std::size_t rows, Codes8& codes)
+        : kernel_(*network.kernel), coded_(network.precision == Precision::kInt8), floats_(&floats), codes_(&codes),
+          width_(width), stride_(rounded_to(width, kPanel) + kPanel), rows_(rows) {
+        if (!coded_) return;
+        if (rows * stride_ > codes.codes.size()) codes.codes = Pages(rows * stride_);
+        if (rows > codes.scales.size()) {
+            codes.scales.resize(rows);
+            codes.corrections.resize(rows);
+        }
+    }
+
+    bool coded() const { return coded_; }
+    std::size_t count() const { return rows_; }
+
+    void code(std::size_t row) const {
+        if (!coded_) return;
+        kernel_.quantize(floats_->row(row), width_,
+                         reinterpret_cast<std::int8_t*>(codes_->codes.data()) + row * stride_, &codes_->scales[row],
+                         &codes_->corrections[row]);
+    }
+
+    Rows rows() const {
+        if (!coded_) {
+            return {reinterpret_cast<const std::byte*>(floats_->row(0)), floats_->stride() * sizeof(float), nullptr,
+                    nullptr, rows_};
+        }
+        return {codes_->codes.data(), stride_, codes_->scales.data(), codes_->corrections.data(), rows_};
+    }
+
+private:
+    const EncoderKernel& kernel_;
+    bool coded_;
+    const Buffer<float>* floats_;
+    Codes8* codes_;
+    std::size_t width_, stride_, rows_;
+};
+
+// A step in which threads claim panel after panel.
+struct Product {
+    PackedMap map;
+    Rows rows;
+    float* to;
+    std::size_t stride;
+    Multiply* multiply;
+};
+
+class Forward {
+public:
+    Forward(const Network& network, const Reduction& reduction, const Batch& batch, std::size_t threads,
+            Workspace& space)
+        : network_(network), shape_(network.shape), reduction_(reduction), batch_(batch), space_(space),
+          threads_(threads), barrier_(threads), starts_(batch.texts + 1) {
+        for (std::size_t t = 0; t < batch.texts; ++t) {
+            starts_[t + 1] = starts_[t] + static_cast<std::size_t>(batch.lengths[t]);
+            longest_ = std::max(longest_, static_cast<std::size_t>(batch.lengths[t]));
+        }
+        reserve();
+        plan();
+    }
+
+    void work(std::size_t worker) {
+        const DefaultArithmetic arithmetic;
+        Worker me{worker, 0, 0};
+        me.panel = claim(0);
+        const Operand embedded = operand(space_.hidden, shape_.hidden, batch_.tokens);
+        for_share(worker, batch_.tokens, [&](std::size_t row) { embed(row, embedded); });
+        barrier_.wait();
+        for (std::size_t l = 0; l < network_.layers.size(); ++l) run_layer(l, me);
+        for_share(worker, batch_.texts, [&](std::size_t text) { reduce(text); });
+    }
+
+private:
+    struct Worker {
+        std::size_t number;
+        std::size_t product;  // the next one
+        std::size_t panel;    // claimed in it
+    };
+
+    bool pools_one_token() const { return reduction_.pooling != Pooling::kMean; }
+    bool keeps_few(std::size_t layer) const { return pools_one_token() && layer + 1 == network_.layers.size(); }
+
+    void reserve() {
+        const std::size_t inner = rounded_to(network_.inner(), kPanel), tokens = batch_.tokens;
+        space_.hidden.reserve(tokens, shape_.hidden);
+        space_.added.reserve(tokens, shape_.hidden);
+        space_.projections.reserve(tokens, 3 * inner);
+        space_.context.reserve(tokens, inner);
+        space_.gated.reserve(tokens, shape_.intermediate);
+        space_.kept.reserve(batch_.texts, shape_.hidden);
+        space_.kept_queries.reserve(batch_.texts, inner);
+        space_.scratch.reserve(threads_, attention_scratch(longest_, shape_.head_size));
+        const std::size_t claims = 8 * network_.layers.size();
+        if (space_.claims.size() < claims) space_.claims = std::vector<std::atomic<std::uint32_t>>(claims);
+        for (std::atomic<std::uint32_t>& claimed : space_.claims) claimed.store(0, std::memory_order_relaxed);
+    }
+
+    Operand operand(const Buffer<float>& floats, std::size_t width, std::size_t rows) {
+        return {network_, floats, width, rows, space_.codes};
+    }
+
+    // The products of all layers, in order.
+    void plan() {
+        const std::size_t which = static_cast<std::size_t>(network_.precision);
+        const std::size_t inner = rounded_to(network_.inner(), kPanel), panels = inner / kPanel;
+        Multiply* const multiply = network_.kernel->multiply[which];
+        const auto add = [&](const PackedMap& map, const Operand& from, float* to, std::size_t stride) {
+            products_.push_back({map, from.rows(), to, stride, multiply});
+        };
+        // Made first: making one may move the codes.
+        for (const std::size_t width : {shape_.hidden, network_.inner(), shape_.intermediate}) {
+            operand(space_.hidden, width, batch_.tokens);
+        }
+        for (std::size_t l = 0; l < network_.layers.size(); ++l) {
+            const PackedLayer& layer = network_.layers[l];
+            const std::size_t rows = keeps_few(l) ? batch_.texts : batch_.tokens;
+            const Operand all = operand(space_.hidden, shape_.hidden, batch_.tokens);
+            float* const projected = space_.projections.row(0);
+            if (keeps_few(l)) {
+                const Operand few(network_, space_.kept, shape_.hidden, rows, space_.kept_codes);
+                add(layer.query_key_value.map(0, panels), few, space_.kept_queries.row(0),
+                    space_.kept_queries.stride());
+                add(layer.query_key_value.map(panels, 2 * panels), all, projected + inner,
+                    space_.projections.stride());
+            } else {
+                add(layer.query_key_value.map(), all, projected, space_.projections.stride());
+            }
+            add(layer.output.map(), operand(space_.context, network_.inner(), rows), space_.added.row(0),
+                space_.added.stride());
+            const Buffer<float>& hidden = keeps_few(l) ? space_.kept : space_.hidden;
+            add(layer.gate_up.map(), operand(hidden, shape_.hidden, rows), space_.gated.row(0),
+                space_.gated.stride());
+            products_.back().multiply = network_.kernel->multiply_gated[which];
+            add(layer.down.map(), operand(space_.gated, shape_.intermediate, rows), space_.added.row(0),
+                space_.added.stride());
+        }
+    }
+
+    template <typename Work>
+    void for_share(std::size_t worker, std::size_t count, const Work& work) const {
+        for (std::size_t i = count * worker / threads_; i < count * (worker + 1) / threads_; ++i) work(i);
+    }
+
+    std::size_t claim(std::size_t product) {
+        return space_.claims[product].fetch_add(1, std::memory_order_relaxed);
+    }
+
+    // Claims the thread's next panel, in the next product at the end of this, and says what will be read then.
+    Ahead claim_next(Worker& me) {
+        if (me.panel < products_[me.product].map.panel_count) me.panel = claim(me.product);
+        if (me.panel >= products_[me.product].map.panel_count) {
+            if (++me.product == products_.size()) return {nullptr, 0};
+            me.panel = claim(me.product);
+        }
+        const PackedMap& map = products_[me.product].map;
+        if (me.panel >= map.panel_count) return {nullptr, 0};
+        return {map.panel(me.panel), map.panel_bytes() / 64};
+    }
+
+    void multiply(Worker& me) {
+        const std::size_t now = me.product;
+        const Product& product = products_[now];
+        while (me.product == now) {
+            const std::size_t panel = me.panel;
+            const Ahead ahead = claim_next(me);
+            if (panel >= product.map.panel_count) return;
+            product.multiply(product.map, panel, product.rows, ahead, product.to, product.stride);
+        }
+    }
+
+    void embed(std::size_t row, const Operand& embedded) {
+        const std::size_t hidden = shape_.hidden;
+        float* const to = space_.hidden.row(row);
+        std::memcpy(to, network_.words + static_cast<std::size_t>(batch_.ids[row]) * hidden, hidden * sizeof(float));
+        network_.kernel->add_norm(to, network_.type.empty() ? nullptr : network_.type.data(),
+                                  network_.norm.weights.data(), network_.norm.biases.data(), hidden, shape_.epsilon,
+                                  to);
+        embedded.code(row);
+    }
+
+    // hidden = norm(hidden + added), ready for the next product.
+    void add_and_norm(const Buffer<float>& hidden, const PaddedNorm& norm, const Operand& operand, std::size_t row) {
+        float* const to = hidden.row(row);
+        network_.kernel->add_norm(to, space_.added.row(row), norm.weights.data(), norm.biases.data(), shape_.hidden,
+                                  shape_.epsilon, to);
+        operand.code(row);
+    }
+
+    std::size_t pooled_position(std::size_t text) const {
+        return reduction_.pooling == Pooling::kLast ? static_cast<std::size_t>(batch_.lengths[text]) - 1 : 0;
+    }
+
+    void run_layer(std::size_t l, Worker& me) {
+        const PackedLayer& layer = network_.layers[l];
+        const bool few = keeps_few(l);
+        const std::size_t rows = few ? batch_.texts : batch_.tokens;
+        const Buffer<float>& hidden = few ? space_.kept : space_.hidden;
+        if (few) {
+            const Operand kept(network_, space_.kept, shape_.hidden, rows, space_.kept_codes);
+            for_share(me.number, rows, [&](std::size_t text) {
+                std::memcpy(space_.kept.row(text), space_.hidden.row(starts_[text] + pooled_position(text)),
+                            space_.kept.stride() * sizeof(float));
+                kept.code(text);
+            });
+            barrier_.wait();
+            multiply(me);
+        }
+        multiply(me);
+        barrier_.wait();
+
+        std::atomic<std::uint32_t>& heads = space_.claims[7 * network_.layers.size() + l];
+        const std::size_t pairs = batch_.texts * shape_.heads;
+        for (std::size_t pair = heads.fetch_add(1, std::memory_order_relaxed); pair < pairs;
+             pair = heads.fetch_add(1, std::memory_order_relaxed)) {
+            attend(pair / shape_.heads, pair % shape_.heads, few, me.number);
+        }
+        barrier_.wait();
+        code_rows(space_.context, network_.inner(), rows, me);
+        multiply(me);
+        barrier_.wait();
+        const Operand between = operand(hidden, shape_.hidden, rows);
+        for_share(me.number, rows,
+                  [&](std::size_t row) { add_and_norm(hidden, layer.attention_norm, between, row); });
+        barrier_.wait();
+        multiply(me);
+        barrier_.wait();
+        code_rows(space_.gated, shape_.intermediate, rows, me);
+        multiply(me);
+        barrier_.wait();
+        for_share(me.number, rows,
+                  [&](std::size_t row) { add_and_norm(hidden, layer.feed_forward_norm, between, row); });
+        barrier_.wait();
+    }
+
+    void code_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, const Worker& me) {
+        const Operand coded = operand(floats, width, rows);
+        if (!coded.coded()) return;
+        for_share(me.number, rows, [&](std::size_t row) { coded.code(row); });
+        barrier_.wait();
+    }
+
+    void attend(std::size_t text, std::size_t head, bool few, std::size_t worker) {
+        const std::size_t inner = rounded_to(network_.inner(), kPanel), at = head * shape_.head_size;
+        const std::size_t row = starts_[text], tokens = static_cast<std::size_t>(batch_.lengths[text]);
+        const float* const projected = space_.projections.row(row) + at;
+        const Buffer<float>& queries = few ? space_.kept_queries : space_.projections;
+        network_.kernel->attend({queries.row(few ? text : row) + at, queries.stride(), few ? 1 : tokens,
+                                 few ? pooled_position(text) : 0, projected + inner, projected + 2 * inner,
+                                 space_.projections.stride(), tokens, network_.cosines.data(), network_.sines.data(),
+                                 shape_.head_size, 1 / std::sqrt(static_cast<float>(shape_.head_size)),
+                                 space_.scratch.row(worker), space_.context.row(few ? text : row) + at,
+                                 space_.context.stride()});
+    }
+
+    // care_accel/kernels/reference.py, its sums in float64.
+    void reduce(std::size_t text) {
+        const std::size_t tokens = static_cast<std::size_t>(batch_.lengths[text]), hidden = shape_.hidden;
+        float* pooled = space_.kept.row(text);
+        if (!pools_one_token()) {
+            for (std::size_t j = 0; j < hidden; ++j) {
+                double sum = 0;
+                for (std::size_t t = 0; t < tokens; ++t) sum += double{space_.hidden.row(starts_[text] + t)[j]};
+                pooled[j] = static_cast<float>(sum / static_cast<double>(tokens));
+            }
+        }
+        double squares = 0;
+        const std::size_t measured = reduction_.normalize_first ? hidden : reduction_.width;
+        for (std::size_t j = 0; j < measured; ++j) squares += double{pooled[j]} * double{pooled[j]};
+        const double norm = std::max(std::sqrt(squares), 1e-12);
+        float* const to = batch_.vectors + text * reduction_.width;
+        for (std::size_t j = 0; j < reduction_.width; ++j) to[j] = static_cast<float>(double{pooled[j]} / norm);
+    }
+
+    const Network& network_;
+    const GteShape& shape_;
+    const Reduction& reduction_;
+    const Batch& batch_;
+    Workspace& space_;
+    const std::size_t threads_;
+    Barrier barrier_;
+    std::vector<std::size_t> starts_;
+    std::size_t longest_ = 0;
+    std::vector<Product> products_;
+};
+
+}  // namespace
+
+void forward(const Network& network, const Reduction& reduction, const Batch& batch, Team& team, std::size_t threads,
+             Workspace& workspace) {
+    threads = std::min(threads, team.size());
+    Forward pass(network, reduction, batch, threads, workspace);
+    team.run(threads, [&](std::size_t worker) { pass.work(worker); });
+}
+
+}  // namespace care

@@ -1,0 +1,30 @@
+#include <stdexcept>
+#include <string>
+
+#include "care/scan.hpp"
+#include "kernel.hpp"
+
+namespace care {
+
+extern const EncoderKernel encoder_kernel_portable;
+#ifdef CARE_X86
+extern const EncoderKernel encoder_kernel_avx2, encoder_kernel_avxvnni, encoder_kernel_avx512vnni;
+#endif
+
+const EncoderKernel& encoder_kernel(std::string_view instruction_set) {
+    // The scan knows what this processor can run.
+    for (const std::string_view there : instruction_sets()) {
+        if (!instruction_set.empty() && there != instruction_set) continue;
+        for (const EncoderKernel* kernel : {
+#ifdef CARE_X86
+                 &encoder_kernel_avx512vnni, &encoder_kernel_avxvnni, &encoder_kernel_avx2,
+#endif
+                 &encoder_kernel_portable}) {
+            if (kernel->instruction_set == there) return *kernel;
+        }
+    }
+    throw std::invalid_argument("no kernel for the instruction set '" + std::string(instruction_set) +
+                                "' on this processor");
+}
+
+}  // namespace care

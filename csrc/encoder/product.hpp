@@ -1,0 +1,221 @@
+// Products of packed weights with rows. Included by kernel_source.cpp alone.
+//
+// A tile is a few blocks of sixteen outputs by a few rows, whose sums fill the registers: one pass over the inputs
+// reads each weight once for all of its rows.
+#pragma once
+
+#include "float_registers.hpp"
+#include "kernel.hpp"
+
+namespace care {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
+#elif defined(__AVX__)
+constexpr std::size_t kTileBlocks = 2, kTileRows = 3;
+#else
+constexpr std::size_t kTileBlocks = 2, kTileRows = 1;
+#endif
+constexpr std::size_t kPanelBlocks = kPanel / kBlock;
+constexpr std::size_t kLineBytes = 64;
+
+// One float32 input a word.
+struct Float32Words {
+    using Sum = Floats;
+    using Weights = Floats;
+    using Word = float;
+    CARE_INLINE static Weights weights(Bytes bytes) { return (Floats)bytes; }
+    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
+    CARE_INLINE static void add(Sum& sum, Weights weights, Word word) {
+        sum = multiply_add(weights, broadcast(word), sum);
+    }
+    CARE_INLINE static float row_scale(const Rows&, std::size_t) { return 1; }
+    CARE_INLINE static Floats output(const PackedMap& map, std::size_t at, Sum sum, float) {
+        return sum + load<Floats>(map.biases + at);
+    }
+};
+
+// Four coded inputs a word.
+struct CodeWords {
+    using Sum = Ints;
+    using Word = std::int32_t;
+#if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
+    // add_products would have to keep rows to 63. |w| by sign(w) c adds pairs in 16 bits too, yet 2 * 127 * 127 fits.
+    struct Weights {
+        __m256i sizes, signs;
+    };
+    CARE_INLINE static Weights weights(Bytes bytes) {
+        const __m256i centred = (__m256i)(bytes ^ 0x80);
+        return {_mm256_abs_epi8(centred), centred};
+    }
+    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
+    CARE_INLINE static void add(Sum& sum, const Weights& weights, Word word) {
+        const __m256i values = _mm256_sign_epi8(_mm256_set1_epi32(word), weights.signs);
+        const __m256i pairs = _mm256_maddubs_epi16(weights.sizes, values);
+        sum += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    }
+#else
+    using Weights = Bytes;
+    CARE_INLINE static Weights weights(Bytes bytes) { return bytes; }
+    CARE_INLINE static Sum start(const Rows& rows, std::size_t row) { return Ints{} - rows.corrections[row]; }
+    CARE_INLINE static void add(Sum& sum, Weights weights, Word word) { add_products(sum, weights, word); }
+#endif
+    CARE_INLINE static float row_scale(const Rows& rows, std::size_t row) { return rows.scales[row]; }
+    CARE_INLINE static Floats output(const PackedMap& map, std::size_t at, Sum sum, float row_scale) {
+        return multiply_add(__builtin_convertvector(sum, Floats), load<Floats>(map.scales + at) * row_scale,
+                            load<Floats>(map.biases + at));
+    }
+};
+
+// Where the weights of a tile lie.
+struct TileWeights {
+    const std::byte* from;
+    std::size_t block_stride, group_stride;  // bytes
+    std::size_t groups;
+};
+
+// What is fetched ahead, spread evenly over the passes that are left.
+class Fetcher {
+public:
+    CARE_INLINE Fetcher(Ahead ahead, std::size_t groups, std::size_t passes)
+        : from_(ahead.from), left_(ahead.lines), groups_(groups), passes_(passes) {}
+    CARE_INLINE void start_pass() {
+        const std::size_t steps = groups_ * passes_--;
+        lines_ = (left_ + steps - 1) / steps;
+    }
+    CARE_INLINE void step() {
+        const std::size_t lines = lines_ < left_ ? lines_ : left_;
+        for (std::size_t i = 0; i < lines; ++i) __builtin_prefetch(from_ + i * kLineBytes, 0, 2);
+        from_ += lines * kLineBytes;
+        left_ -= lines;
+    }
+
+private:
+    const std::byte* from_;
+    std::size_t left_, groups_, passes_, lines_ = 0;
+};
+
+struct NoFetcher {
+    CARE_INLINE void start_pass() {}
+    CARE_INLINE void step() {}
+};
+
+template <typename Words, std::size_t Blocks, std::size_t Count>
+using TileSums = typename Words::Sum[Count][Blocks][kParts];
+
+// Sums of `Count` rows from `first`, handed to take(first + r, sums of row r).
+template <typename Words, std::size_t Blocks, std::size_t Count, typename Fetch, typename Take>
+CARE_INLINE void multiply_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Fetch& fetch,
+                               const Take& take) {
+    TileSums<Words, Blocks, Count> sums;
+    const std::byte* row[Count];
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Count; ++r) {
+        row[r] = rows.words + (first + r) * rows.stride;
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) sums[r][b][p] = Words::start(rows, first + r);
+        }
+    }
+    fetch.start_pass();
+    const std::byte* from = weights.from;
+    for (std::size_t g = 0; g < weights.groups; ++g, from += weights.group_stride) {
+        fetch.step();
+        typename Words::Weights values[Blocks][kParts];
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) {
+                values[b][p] = Words::weights(load<Bytes>(from + b * weights.block_stride + p * kRegisterBytes));
+            }
+        }
+#pragma GCC unroll 8
+        for (std::size_t r = 0; r < Count; ++r) {
+            const auto word = load<typename Words::Word>(row[r] + g * kWord);
+#pragma GCC unroll 8
+            for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+                for (std::size_t p = 0; p < kParts; ++p) Words::add(sums[r][b][p], values[b][p], word);
+            }
+        }
+    }
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Count; ++r) take(first + r, sums[r]);
+}
+
+// What is left of rows that would fill the registers.
+template <typename Words, std::size_t Blocks, std::size_t Count, typename Fetch, typename Take>
+CARE_INLINE void multiply_rest(const TileWeights& weights, const Rows& rows, std::size_t first, Fetch& fetch,
+                               const Take& take) {
+    if constexpr (Count > 0) {
+        if (rows.count - first == Count) {
+            multiply_tile<Words, Blocks, Count>(weights, rows, first, fetch, take);
+        } else {
+            multiply_rest<Words, Blocks, Count - 1>(weights, rows, first, fetch, take);
+        }
+    }
+}
+
+template <typename Words, std::size_t Blocks, typename Fetch, typename Take>
+CARE_INLINE void multiply_rows(const TileWeights& weights, const Rows& rows, Fetch& fetch, const Take& take) {
+    std::size_t row = 0;
+    for (; row + kTileRows <= rows.count; row += kTileRows) {
+        multiply_tile<Words, Blocks, kTileRows>(weights, rows, row, fetch, take);
+    }
+    multiply_rest<Words, Blocks, kTileRows - 1>(weights, rows, row, fetch, take);
+}
+
+// Tiles of one panel; take(block of the panel, row, sums of it).
+template <typename Words, typename Take>
+CARE_INLINE void multiply_panel(const PackedMap& map, std::size_t panel, const Rows& rows, const Ahead& ahead,
+                                const Take& take) {
+    constexpr std::size_t kTiles = kPanelBlocks / kTileBlocks;
+    Fetcher fetch(ahead, map.groups, kTiles * ((rows.count + kTileRows - 1) / kTileRows));
+    for (std::size_t tile = 0; tile < kTiles; ++tile) {
+        const std::size_t block = tile * kTileBlocks;
+        const TileWeights weights{map.panel(panel) + block * kGroupBytes, kGroupBytes, kPanelGroupBytes, map.groups};
+        multiply_rows<Words, kTileBlocks>(weights, rows, fetch, [&](std::size_t row, const auto& sums) __attribute__((
+                                                                    always_inline)) { take(block, row, sums); });
+    }
+}
+
+template <typename Words>
+void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Ahead ahead, float* to, std::size_t stride) {
+    const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
+        const float scale = Words::row_scale(rows, row);
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < kTileBlocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) {
+                const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
+                store(to + row * stride + at, Words::output(map, at, sums[b][p], scale));
+            }
+        }
+    };
+    multiply_panel<Words>(map, panel, rows, ahead, take);
+}
+
+template <typename Words>
+void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, Ahead ahead, float* to,
+                    std::size_t stride) {
+    const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
+        const float scale = Words::row_scale(rows, row);
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < kTileBlocks; b += 2) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) {
+                const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
+                const Floats gate = Words::output(map, at, sums[b][p], scale);
+                const Floats up = Words::output(map, at + kBlock, sums[b + 1][p], scale);
+                const std::size_t half = panel * kPanel / 2 + (block + b) / 2 * kBlock + p * kFloats;
+                store(to + row * stride + half, gelu(gate) * up);
+            }
+        }
+    };
+    multiply_panel<Words>(map, panel, rows, ahead, take);
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,66 @@
+// What happens to one row at a time. Included by kernel_source.cpp alone.
+#pragma once
+
+#include "float_registers.hpp"
+#include "kernel.hpp"
+
+namespace care {
+namespace {
+
+void add_norm(const float* a, const float* b, const float* weights, const float* biases, std::size_t width,
+              float epsilon, float* to) {
+    const std::size_t all = rounded_to(width, kBlock), whole = width / kFloats * kFloats, rest = width - whole;
+    Floats sum{};
+    for (std::size_t j = 0; j < all; j += kFloats) {
+        Floats values = load<Floats>(a + j);
+        if (b) values += load<Floats>(b + j);
+        store(to + j, values);
+        sum += values;  // of zeros too
+    }
+    const float mean = sum_of(sum) / static_cast<float>(width);
+    Floats squares{};
+    for (std::size_t j = 0; j < whole; j += kFloats) {
+        const Floats apart = load<Floats>(to + j) - mean;
+        squares = multiply_add(apart, apart, squares);
+    }
+    if (rest > 0) {
+        const Floats apart = load_first(to + whole, rest, mean) - mean;
+        squares = multiply_add(apart, apart, squares);
+    }
+    const float variance = sum_of(squares) / static_cast<float>(width);
+    const float inverse = 1.0f / __builtin_sqrtf(variance + epsilon);
+    for (std::size_t j = 0; j < all; j += kFloats) {
+        const Floats apart = (load<Floats>(to + j) - mean) * inverse;
+        store(to + j, multiply_add(apart, load<Floats>(weights + j), load<Floats>(biases + j)));
+    }
+}
+
+void quantize(const float* row, std::size_t width, std::int8_t* codes, float* scale, std::int32_t* correction) {
+    using Chars [[gnu::vector_size(kFloats)]] = std::int8_t;
+    // As integers, which puts what is no number above all numbers: it spreads to every output.
+    Ints largest{};
+    for (std::size_t j = 0; j < width; j += kFloats) {
+        const Ints size = load<Ints>(row + j) & 0x7fffffff;
+        largest = size > largest ? size : largest;
+    }
+    std::int32_t bits = 0;
+    for (std::size_t lane = 0; lane < kFloats; ++lane) bits = largest[lane] > bits ? largest[lane] : bits;
+    float most;
+    std::memcpy(&most, &bits, sizeof most);
+    *scale = most / 127.0f;
+    const float inverse = most >= 0x1p-100f ? 127.0f / most : 0.0f;
+    Ints sum{};
+    for (std::size_t j = 0; j < width; j += kFloats) {
+        const Floats scaled = load<Floats>(row + j) * inverse + kToInteger;
+        const Ints integers = (Ints)scaled - kToIntegerBits;
+        sum += integers;
+        const Chars small = __builtin_convertvector(integers, Chars);
+        std::memcpy(codes + j, &small, sizeof small);
+    }
+    std::int32_t total = 0;
+    for (std::size_t lane = 0; lane < kFloats; ++lane) total += sum[lane];
+    *correction = 128 * total;
+}
+
+}  // namespace
+}  // namespace care

@@ -1,0 +1,84 @@
+#include "team.hpp"
+
+#include <system_error>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace care {
+namespace {
+
+// A few tens of microseconds; going to sleep and waking up takes as long.
+constexpr int kSpins = 2000;
+
+void pause() {
+#if defined(__SSE2__)
+    _mm_pause();
+#elif defined(__aarch64__)
+    asm volatile("yield");
+#endif
+}
+
+// Returns once the value is another than `old`.
+void wait_for_change(const std::atomic<int>& value, int old) {
+    for (int spin = 0; spin < kSpins; ++spin) {
+        if (value.load(std::memory_order_acquire) != old) return;
+        pause();
+    }
+    value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+void Barrier::wait() {
+    const int phase = phase_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < count_) return wait_for_change(phase_, phase);
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    phase_.notify_all();
+}
+
+Team::Team(std::size_t size) {
+    try {
+        while (helpers_.size() + 1 < size) {
+            auto helper = std::make_unique<Helper>();
+            helper->thread = std::jthread([this, &one = *helper, worker = helpers_.size() + 1] { serve(one, worker); });
+            helpers_.push_back(std::move(helper));
+        }
+    } catch (const std::system_error&) {
+    }
+}
+
+Team::~Team() {
+    for (const auto& helper : helpers_) {
+        helper->calls.store(-1, std::memory_order_release);
+        helper->calls.notify_one();
+    }
+}
+
+void Team::run(std::size_t count, const std::function<void(std::size_t)>& work) {
+    work_ = &work;
+    busy_.store(static_cast<int>(count) - 1, std::memory_order_relaxed);
+    for (std::size_t i = 0; i + 1 < count; ++i) {
+        std::atomic<int>& calls = helpers_[i]->calls;
+        calls.store((calls.load(std::memory_order_relaxed) + 1) & 0xffff, std::memory_order_release);
+        calls.notify_one();
+    }
+    work(0);
+    for (int busy = busy_.load(std::memory_order_acquire); busy > 0; busy = busy_.load(std::memory_order_acquire)) {
+        wait_for_change(busy_, busy);
+    }
+}
+
+void Team::serve(Helper& helper, std::size_t worker) {
+    for (int seen = 0;;) {
+        helper.calls.wait(seen, std::memory_order_acquire);
+        seen = helper.calls.load(std::memory_order_acquire);
+        if (seen < 0) return;
+        (*work_)(worker);
+        if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+    }
+}
+
+}  // namespace care
