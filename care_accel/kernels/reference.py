@@ -22,28 +22,39 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
     hidden : torch.Tensor
         Hidden states of the last layer, ``[batch, tokens, hidden]``, any float dtype.
     mask : torch.Tensor
-        1 at a token, 0 at padding, ``[batch, tokens]``; at least one token a row.
+        Not 0 at a token, 0 at padding, ``[batch, tokens]``, any dtype.
     pooling : {"first", "last", "mean"}
         The token kept, or the mean over all tokens.
 
     Returns
     -------
     torch.Tensor
-        float32 ``[batch, hidden]``.
+        float32 ``[batch, hidden]``. What stands at padding, NaN included, does not matter. A row that is all
+        padding has the state at position 0 for ``first``, at the last position for ``last``, NaN for ``mean``.
     """
     import torch
 
     if pooling == "mean":
-        weights = mask.to(torch.float32).unsqueeze(-1)
-        return (hidden.to(torch.float32) * weights).sum(dim=1) / weights.sum(dim=1)
-    if pooling == "first":
-        position = mask.to(torch.int32).argmax(dim=1)
-    elif pooling == "last":
-        position = mask.shape[1] - 1 - mask.flip(1).to(torch.int32).argmax(dim=1)
-    else:
-        raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
+        tokens = (mask != 0).unsqueeze(-1)
+        kept = torch.where(tokens, hidden.to(torch.float32), 0.0)
+        return kept.sum(dim=1) / tokens.sum(dim=1)
     rows = torch.arange(hidden.shape[0], device=hidden.device)
-    return hidden[rows, position].to(torch.float32)
+    return hidden[rows, pooled_position(mask, pooling)].to(torch.float32)
+
+
+def pooled_position(mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """Return where the pooled token of each row is: int64 ``[batch]``, for ``first`` and ``last`` pooling.
+
+    In a row that is all padding: 0 for ``first``, the last position for ``last``.
+    """
+    import torch
+
+    # argmax takes the first of equals; bool has none on some devices.
+    if pooling == "first":
+        return (mask != 0).to(torch.int32).argmax(dim=1)
+    if pooling == "last":
+        return mask.shape[1] - 1 - (mask != 0).to(torch.int32).flip(1).argmax(dim=1)
+    raise ValueError(f"unknown pooling {pooling!r}: choose one of {', '.join(POOLINGS)}")
 
 
 def project(pooled: torch.Tensor, width: int, order: Order) -> torch.Tensor:

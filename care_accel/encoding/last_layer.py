@@ -1,0 +1,163 @@
+"""A network that computes of its last layer only what pooling keeps.
+
+With first-token or last-token pooling one token's state leaves the network. Its last layer then needs keys and values
+of all tokens, but query, attention, output projection, feed-forward and norms of that token alone.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from care_accel.encoding.spec import EncoderSpec
+from care_accel.kernels import embed, pooled_position
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class PooledNetwork(nn.Module):
+    """Token ids to finished vectors: a network, pooling, slicing and normalising, in one module.
+
+    The vectors equal those of the plain network to rounding. What is saved: of transformers' gte and qwen3 networks
+    (LoRA merged or none), with ``first`` or ``last`` pooling, the last layer's work on all tokens but one. Other
+    networks, and ``mean`` pooling, run as they are.
+
+    It has no branch on values and makes the host wait for nothing that the network itself does not, so that
+    ``torch.export``, ``torch.onnx.export``, ``torch.compile`` and CUDA graphs capture it whole.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        In evaluation mode. Its weights are shared, not copied, and it stays as it is.
+    spec : EncoderSpec
+        Pooling, order and width are read.
+
+    Attributes
+    ----------
+    trimmed : bool
+        Whether the last layer is cut down to the pooled token.
+    """
+
+    def __init__(self, network: PreTrainedModel, spec: EncoderSpec) -> None:
+        super().__init__()
+        self._pooling, self._order, self._width = spec.pooling, spec.order, spec.width
+        layer = _LAYERS.get(type(network).__name__) if spec.pooling != "mean" else None
+        # Layers of another kind, such as sliding windows, hide keys that the rule below would show.
+        kinds = getattr(network.config, "layer_types", None) or ["full_attention"]
+        self.trimmed = layer is not None and kinds[-1] == "full_attention"
+        # A decoder would keep the keys and values of every layer, for tokens that never come.
+        parameters = inspect.signature(network.forward).parameters
+        self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
+        self.network = _replace_last_layer(network, layer) if layer and self.trimmed else network
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Encode one padded batch, int64 ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
+        mask, options = attention_mask, self._options
+        if self.trimmed:
+            position = pooled_position(mask, self._pooling)
+            options = options | {"pooled": (position, mask != 0)}
+            mask = torch.ones_like(position).unsqueeze(1)
+        hidden = self.network(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
+        return embed(hidden, mask, self._pooling, self._order, self._width)
+
+
+class _GteLayer(nn.Module):
+    """Transformers' GteLayer (norms behind each half) for one token."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        pooled: tuple[torch.Tensor, torch.Tensor],
+        **_: Any,
+    ) -> torch.Tensor:
+        layer: Any = self.layer
+        attended = _attend(layer.self_attn, hidden_states, position_embeddings, *pooled)
+        token = layer.post_attention_layernorm(_at(hidden_states, pooled[0]) + attended)
+        return layer.post_mlp_layernorm(token + layer.mlp(token))
+
+
+class _Qwen3Layer(nn.Module):
+    """Transformers' Qwen3DecoderLayer (norms before each half) for one token."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        pooled: tuple[torch.Tensor, torch.Tensor],
+        **_: Any,
+    ) -> torch.Tensor:
+        layer: Any = self.layer
+        attended = _attend(
+            layer.self_attn, layer.input_layernorm(hidden_states), position_embeddings, *pooled
+        )
+        token = _at(hidden_states, pooled[0]) + attended
+        return token + layer.mlp(layer.post_attention_layernorm(token))
+
+
+_LAYERS: dict[str, type[nn.Module]] = {"GteModel": _GteLayer, "Qwen3Model": _Qwen3Layer}
+
+
+def _replace_last_layer(network: PreTrainedModel, layer: type[nn.Module]) -> PreTrainedModel:
+    # A shallow copy: the modules are the same ones, only the list of layers is another. The layers hand on whatever
+    # keyword they do not know, which is how the last one gets to know the pooled position.
+    trimmed = copy.copy(network)
+    *others, last = network.layers
+    trimmed._modules = network._modules | {"layers": nn.ModuleList([*others, layer(last)])}
+    return trimmed
+
+
+def _attend(
+    attention: Any,
+    states: torch.Tensor,
+    position_embeddings: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    tokens: torch.Tensor,
+) -> torch.Tensor:
+    """Self-attention of the tokens at ``position``, ``[batch, 1, hidden]``, over all states."""
+    batch, length, _ = states.shape
+    query = attention.q_proj(_at(states, position)).view(batch, -1, attention.head_dim)
+    keys = attention.k_proj(states).view(batch, length, -1, attention.head_dim)
+    values = attention.v_proj(states).view(batch, length, -1, attention.head_dim).transpose(1, 2)
+    if hasattr(attention, "q_norm"):
+        query, keys = attention.q_norm(query), attention.k_norm(keys)
+    cos, sin = (part.expand(batch, -1, -1) for part in position_embeddings)
+    query = _rotate(query, _at(cos, position), _at(sin, position))
+    keys = _rotate(keys, cos.unsqueeze(2), sin.unsqueeze(2)).transpose(1, 2)
+    visible = tokens
+    if attention.is_causal:
+        visible = visible & (torch.arange(length, device=states.device) <= position.unsqueeze(1))
+    # With one token, the heads that share a head of keys are just as well several queries of that head.
+    attended = scaled_dot_product_attention(
+        query.view(batch, keys.shape[1], -1, attention.head_dim),
+        keys,
+        values,
+        attn_mask=visible[:, None, None, :],
+        scale=attention.scaling,
+    )
+    return attention.o_proj(attended.reshape(batch, 1, -1))
+
+
+def _at(states: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """``[batch, tokens, size]`` at one position a row: ``[batch, 1, size]``."""
+    return states[torch.arange(states.shape[0], device=states.device), position].unsqueeze(1)
+
+
+def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary positions, the two halves of a head as the pairs."""
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-second, first), dim=-1) * sin
