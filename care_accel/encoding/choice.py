@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, get_args
 
@@ -20,7 +21,7 @@ from care_accel.encoding.runtimes.tensorrt_engine import (
     stamp,
     stamp_mismatch,
 )
-from care_accel.encoding.sources import Source
+from care_accel.encoding.sources import Source, Sources
 from care_accel.errors import CareError
 
 RuntimeName = Literal["auto", "pytorch", "onnx", "native", "tensorrt"]
@@ -36,7 +37,6 @@ _REASONS = {
     "pytorch": "runs every network",
 }
 _NATIVE = "care_accel.encoding.runtimes.native"
-_NATIVE_NETWORKS = ("gte",)
 
 
 @dataclass(frozen=True)
@@ -122,15 +122,31 @@ def load_exported(choice: Choice, source: Source) -> Runtime:
         Its files are not those that were exported, or cannot be loaded.
     """
     if choice.runtime == "native":
-        from importlib import import_module
-
-        return import_module(_NATIVE).NativeRuntime(source.checkpoint, source.spec)
+        return import_module(_NATIVE).NativeRuntime(source.checkpoint.load_network("float32"), source.spec)
     artefact = Artefact.find(source.checkpoint.folder, choice.runtime)
     assert artefact is not None  # as it was chosen
     if choice.runtime == "onnx":
         return OnnxRuntime(artefact.checked(GRAPH))
     buckets = [Bucket(*shape) for shape in artefact.values["buckets"]]
     return TensorRTRuntime(artefact.checked(ENGINE), buckets, source.spec.width, choice.device)
+
+
+def with_int8(found: Sources) -> Sources:
+    """Return the encoders with dtype int8 where the native runtime can run them so.
+
+    Raises
+    ------
+    CareError
+        It can run neither.
+    """
+    changed = {}
+    for role, source in (("query", found.query), ("document", found.document)):
+        one = replace(source, spec=replace(source.spec, dtype="int8"))
+        hindrance = _native(one, "cpu", True)
+        changed[role] = source if hindrance else one
+    if hindrance and changed["query"] is found.query:
+        raise CareError(f"{found.name}: dtype is 'int8', which is of the native runtime: {hindrance}")
+    return Sources(found.name, changed["query"], changed["document"])
 
 
 def _hindrance(name: str, source: Source, device: str, *, named: bool) -> str | None:
@@ -144,21 +160,12 @@ def _pytorch(source: Source, device: str, named: bool) -> str | None:
     return "int8 is of the native runtime only; give dtype='float32'" if source.spec.dtype == "int8" else None
 
 
-def runs_natively(source: Source) -> bool:
-    """Tell whether the native runtime has an encoder's kind of network."""
-    return source.checkpoint.config.model_type in _NATIVE_NETWORKS
-
-
 def _native(source: Source, device: str, named: bool) -> str | None:
     if find_spec(_NATIVE) is None:
         return "this release has no native engine"
     if device != "cpu":
         return f"runs on the CPU, not on {device}"
-    if not runs_natively(source):
-        return f"has {', '.join(_NATIVE_NETWORKS)} networks, not {source.checkpoint.config.model_type}"
-    if source.spec.dtype not in ("float32", "int8"):
-        return f"computes in float32 or int8, not in {source.spec.dtype}"
-    return None
+    return import_module(_NATIVE).NativeRuntime.refusal(source.checkpoint.config, source.spec)
 
 
 def _onnx(source: Source, device: str, named: bool) -> str | None:

@@ -14,11 +14,11 @@ from care_accel.kernels import ORDERS, POOLINGS, Order, Pooling
 
 Role = Literal["query", "document"]
 Task = Literal["retrieval", "reranking", "sts"]
-Dtype = Literal["float32", "float16", "bfloat16"]
+Dtype = Literal["float32", "float16", "bfloat16", "int8"]
 
 ROLES: tuple[Role, ...] = ("query", "document")
 TASKS: tuple[Task, ...] = ("retrieval", "reranking", "sts")
-DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16")
+DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "int8")
 PADDING_SIDES = ("left", "right")
 PLAIN = "{text}"
 

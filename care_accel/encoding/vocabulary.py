@@ -40,7 +40,9 @@ class Vocabulary:
         if not np.array_equal(np.sort(self.rows[self.rows >= 0]), np.arange(self.kept)):
             raise CareError(f"{FILE}: rows are not 0 to {self.kept - 1}, each once; export the model anew")
         if not 0 <= self.unknown < self.kept:
-            raise CareError(f"{FILE}: row {self.unknown} for unknown tokens is not there; export the model anew")
+            raise CareError(
+                f"{FILE}: row {self.unknown} for unknown tokens is not there; export the model anew"
+            )
 
     @classmethod
     def keeping(cls, kept: Sequence[int], size: int, unknown: int) -> Vocabulary:

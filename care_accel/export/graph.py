@@ -6,19 +6,16 @@ import logging
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from care_accel.encoding.runtimes.onnxruntime_cpu import INPUTS, OUTPUT
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
-from care_accel.kernels.reference import pool, project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from transformers import PreTrainedModel
-
 
 
 # A protobuf message holds 2 GB at most; weights beyond this lie in a file beside the graph.
@@ -47,6 +44,8 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
     """
     import torch
 
+    from care_accel.encoding.last_layer import PooledNetwork
+
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -58,7 +57,7 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
     try:
         with _quiet(), torch.inference_mode():
             program = torch.onnx.export(
-                _with_pooling(network, spec),
+                PooledNetwork(network, spec).eval(),
                 (ids, torch.ones_like(ids)),
                 input_names=INPUTS,
                 output_names=[OUTPUT],
@@ -75,21 +74,6 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
     assert program is not None
     size = sum(w.numel() * w.element_size() for w in network.parameters())
     program.save(file, external_data=size > _MOST_BYTES_INSIDE)
-
-
-def _with_pooling(network: PreTrainedModel, spec: EncoderSpec) -> torch.nn.Module:
-    import torch
-
-    class Graph(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            hidden = self.network(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            return project(pool(hidden, attention_mask, spec.pooling), spec.width, spec.order)
-
-    return Graph().eval()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def test_a_spec_cannot_be_changed():
         ("pooling", "max"),
         ("order", "none"),
         ("padding_side", "both"),
-        ("dtype", "int8"),
+        ("dtype", "int4"),
         ("width", 0),
         ("width", True),
         ("max_tokens", 2.5),

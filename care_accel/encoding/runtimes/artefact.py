@@ -76,7 +76,9 @@ class Artefact:
             raise CareError(f"{self.folder / DESCRIPTION}: names no {name}; export the model anew")
         for other, digest in files.items():
             if not (self.folder / other).is_file() or file_digest(self.folder / other) != digest:
-                raise CareError(f"{self.folder / other}: not the file that was exported; export the model anew")
+                raise CareError(
+                    f"{self.folder / other}: not the file that was exported; export the model anew"
+                )
         return self.folder / name
 
 
