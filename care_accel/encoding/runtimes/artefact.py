@@ -61,6 +61,10 @@ class Artefact:
                 return f"its export has {name} {exported.get(name)!r}, not {wanted!r}"
         if self.values.get("dtype") != spec.dtype:
             return f"its export is {self.values.get('dtype')}, not {spec.dtype}"
+        if int(exported.get("max_tokens", 0)) < spec.max_tokens:
+            return f"its export takes {exported.get('max_tokens')} tokens, not {spec.max_tokens}"
+        if absent := [name for name in self.values.get("files") or () if not (self.folder / name).is_file()]:
+            return f"of its export the file {absent[0]} is not there"
         return None
 
     def checked(self, name: str) -> Path:
