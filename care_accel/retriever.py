@@ -6,12 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
+from time import perf_counter
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder
+from care_accel.encoding.encoder import checked_texts
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
 from care_accel.index import BM25Index, ExactIndex
@@ -40,6 +42,24 @@ class Hit:
     id: int
     score: float
     document: Any = None
+
+
+class Timings(NamedTuple):
+    """Where the time of a search went, in microseconds of the wall clock.
+
+    Attributes
+    ----------
+    tokenise : float
+        Texts to token ids, prompts put in.
+    encode : float
+        Token ids to vectors.
+    scan : float
+        Vectors to positions and scores; with a lexical index its search and the fusion too.
+    """
+
+    tokenise: float
+    encode: float
+    scan: float
 
 
 class Retriever:
@@ -157,12 +177,26 @@ class Retriever:
         return cls(model, ExactIndex.load(folder / _VECTORS), documents, lexical=lexical)
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
-    def search(self, queries: str, k: int = 10) -> list[Hit]: ...  # type: ignore[overload-overlap]
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, k: int = ..., *, return_timings: Literal[False] = ...
+    ) -> list[Hit]: ...
 
     @overload
-    def search(self, queries: Sequence[str], k: int = 10) -> list[list[Hit]]: ...
+    def search(
+        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[False] = ...
+    ) -> list[list[Hit]]: ...
 
-    def search(self, queries: str | Sequence[str], k: int = 10) -> list[Hit] | list[list[Hit]]:
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, k: int = ..., *, return_timings: Literal[True]
+    ) -> tuple[list[Hit], Timings]: ...
+
+    @overload
+    def search(
+        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[True]
+    ) -> tuple[list[list[Hit]], Timings]: ...
+
+    def search(self, queries: str | Sequence[str], k: int = 10, *, return_timings: bool = False) -> Any:
         """Return the k best documents, best first, ties by smaller id.
 
         Parameters
@@ -170,15 +204,17 @@ class Retriever:
         queries : str or sequence of str
         k : int
             Fewer hits come back from an index with fewer vectors.
+        return_timings : bool
 
         Returns
         -------
-        list of Hit, or one such list a query
+        hits : list of Hit, or one such list a query
+        timings : Timings
+            If ``return_timings``: of all queries together.
         """
-        if isinstance(queries, str):
-            return self.search([queries], k)[0]
-        scores, ids = self._search(queries, k)
-        return [
+        single = isinstance(queries, str)
+        scores, ids, timings = self._search([queries] if isinstance(queries, str) else queries, k)
+        hits = [
             [
                 Hit(int(i), float(s), self._document(int(i)))
                 for i, s in zip(row, values, strict=True)
@@ -186,12 +222,29 @@ class Retriever:
             ]
             for row, values in zip(ids, scores, strict=True)
         ]
+        found = hits[0] if single else hits
+        return (found, timings) if return_timings else found
 
-    def _search(self, queries: Sequence[str], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        vectors = self.model.encode_query(queries)
+    def _search(
+        self, queries: Sequence[str], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], Timings]:
+        require_count("k", k)
+        encoder = self.model.encoder("query")
+        times = [perf_counter()]
+        queries = checked_texts(queries)
+        rows = encoder.tokenize(queries)
+        times.append(perf_counter())
+        vectors = encoder.encode_tokens(rows)
+        times.append(perf_counter())
+        scores, ids = self._scan(queries, vectors, k)
+        times.append(perf_counter())
+        return scores, ids, Timings(*(1e6 * float(seconds) for seconds in np.diff(times)))
+
+    def _scan(
+        self, queries: Sequence[str], vectors: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         if self.lexical is None:
             return self.index.search(vectors, k=k)
-        require_count("k", k)
         depth = max(k, DEPTH)
         rankings = [self.index.search(vectors, k=depth)[1], self.lexical.search(queries, k=depth)[1]]
         return reciprocal_rank_fusion(rankings, k)

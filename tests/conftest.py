@@ -69,4 +69,5 @@ def tiny_model(tiny_folders):
         document=tiny_folders / "document_encoder",
         preset="care",
         width=24,
+        runtime="pytorch",  # tests look into its network
     )

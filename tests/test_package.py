@@ -27,7 +27,8 @@ ARROWS = {
     "retriever": {"encoding", "index", "files", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
-    "cli": {"eval", "training", "errors"},
+    "export": {"encoding", "index", "eval", "kernels", "files", "errors"},
+    "cli": {"eval", "export", "training", "errors"},
     "__main__": {"cli"},
 }
 # DualEncoder.as_mteb, a convenience that users look for on the model.

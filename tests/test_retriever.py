@@ -1,4 +1,5 @@
 import stat
+import time
 
 import numpy as np
 import pytest
@@ -141,3 +142,15 @@ def test_a_saved_retriever_that_is_broken_is_one_line(retriever, tiny_model, tmp
     (tmp_path / "saved" / file).write_text(content)
     with pytest.raises(CareError, match=words):
         Retriever.load(tmp_path / "saved", tiny_model)
+
+
+def test_a_search_tells_where_its_time_went_and_finds_the_same(hybrid, retriever):
+    for one in (hybrid, retriever):
+        started = time.perf_counter()
+        hits, timings = one.search("高血压怎么治", k=2, return_timings=True)
+        took = 1e6 * (time.perf_counter() - started)
+        assert hits == one.search("高血压怎么治", k=2)
+        assert min(timings) > 0
+        assert timings.tokenise + timings.encode + timings.scan < took
+        many, _ = one.search(["高血压怎么治", "骨折"], k=2, return_timings=True)
+        assert many == one.search(["高血压怎么治", "骨折"], k=2)

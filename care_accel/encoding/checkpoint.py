@@ -16,6 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from care_accel.encoding.vocabulary import FILE as VOCABULARY
+from care_accel.encoding.vocabulary import Vocabulary
 from care_accel.errors import CareError
 from care_accel.files import read_json
 
@@ -175,13 +177,43 @@ class Checkpoint:
                     f"{folder}: the tokenizer has no pad token; name one in tokenizer_config.json"
                 )
             tokenizer.pad_token = tokenizer.eos_token
-        rows = int(self.config.vocab_size)
+        vocabulary = self.load_vocabulary()
+        rows = int(self.config.vocab_size) if vocabulary is None else len(vocabulary.rows)
         if (highest := max(tokenizer.get_vocab().values())) >= rows:
             raise CareError(
                 f"{folder}: the tokenizer does not fit the network: its highest token id is {highest}, "
                 f"the network has {rows} embeddings"
             )
         return tokenizer
+
+    def load_vocabulary(self) -> Vocabulary | None:
+        """Return which tokens the network has embeddings of; None if it has them of all.
+
+        Raises
+        ------
+        CareError
+            What is kept does not fit the network, or its file is damaged.
+        """
+        vocabulary = Vocabulary.load(self.network_folder)
+        if vocabulary is not None and vocabulary.kept != int(self.config.vocab_size):
+            raise CareError(
+                f"{self.network_folder}: the kept vocabulary has {vocabulary.kept} tokens, the network "
+                f"{self.config.vocab_size} embeddings; export the model anew"
+            )
+        return vocabulary
+
+    def require_whole_vocabulary(self, why: str) -> None:
+        """Refuse a network whose tokenizer's ids are not its rows.
+
+        Raises
+        ------
+        CareError
+            It was exported with a kept vocabulary.
+        """
+        if (self.network_folder / VOCABULARY).is_file():
+            raise CareError(
+                f"{self.folder}: has the embeddings of some tokens only; {why} the model it was exported from"
+            )
 
     def load_network(self, dtype: str) -> PreTrainedModel:
         """Load the network in evaluation mode on the CPU; an adapter is merged into its base.

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import sources
+from care_accel.encoding.choice import Choice, RuntimeName, choose, load_exported, require_runtime, with_int8
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
@@ -40,8 +42,9 @@ class DualEncoder:
         Whether one network serves both roles.
     """
 
-    def __init__(self, found: Sources) -> None:
+    def __init__(self, found: Sources, runtime: RuntimeName = "auto") -> None:
         self._sources = found
+        self._runtime = runtime
         self._encoders: dict[Role, Encoder] = {}
         self._loading = threading.Lock()
         self.name = found.name
@@ -61,6 +64,7 @@ class DualEncoder:
         dtype: str | None = None,
         device: str | None = None,
         revision: str | None = None,
+        runtime: RuntimeName = "auto",
     ) -> DualEncoder:
         """Find a dual encoder and check its files; networks are loaded when first used.
 
@@ -80,12 +84,16 @@ class DualEncoder:
             A shorter width than the model's own.
         max_tokens : int, optional
             Another limit than the model's own.
-        dtype : {"float32", "float16", "bfloat16"}, optional
-            Precision of the networks.
+        dtype : {"float32", "float16", "bfloat16", "int8"}, optional
+            Precision of the networks. ``"int8"`` is of the native runtime, and changes those encoders alone that
+            it can run.
         device : str, optional
             ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         revision : str, optional
             Of a hub name: a commit, tag or branch.
+        runtime : {"auto", "pytorch", "onnx", "native", "tensorrt"}
+            What runs the networks. ``"auto"`` is the fastest that is here for each role; `explain` tells which, and
+            why. ``onnx`` and ``tensorrt`` run what ``care-accel export`` wrote.
 
         Returns
         -------
@@ -96,8 +104,13 @@ class DualEncoder:
         CareError
             Something is missing or does not fit; the message names the file and what to do.
         """
-        changes = {"width": width, "max_tokens": max_tokens, "dtype": dtype, "device": device}
-        return cls(sources.find(model, query, document, preset, revision, changes))
+        require_runtime(runtime)
+        changes = {"width": width, "max_tokens": max_tokens, "device": device}
+        if dtype != "int8":
+            return cls(
+                sources.find(model, query, document, preset, revision, changes | {"dtype": dtype}), runtime
+            )
+        return cls(with_int8(sources.find(model, query, document, preset, revision, changes)), runtime)
 
     def encode_query(
         self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
@@ -146,12 +159,48 @@ class DualEncoder:
                 f"{checkpoint.fingerprint[:19]}...); restore them, or save the model anew"
             )
         tokenizer = checkpoint.load_tokenizer()
-        other = self._encoders.get("document" if role == "query" else "query")
-        if self.symmetric and other is not None and isinstance(other.runtime, PyTorchRuntime):
-            network = other.runtime.network
-        else:
-            network = checkpoint.load_network(source.spec.dtype)
-        return Encoder(source.spec, tokenizer, PyTorchRuntime(network, source.spec))
+        return Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
+
+    def _load_runtime(self, role: Role) -> Runtime:
+        source, choice = self.source(role), self.choice(role)
+        other = self._encoders.get("document" if role == "query" else "query") if self.symmetric else None
+        if choice.runtime == "pytorch":
+            if other is not None and isinstance(other.runtime, PyTorchRuntime):
+                network = other.runtime.network
+            else:
+                network = source.checkpoint.load_network(source.spec.dtype)
+            return PyTorchRuntime(network, source.spec)
+        # Prompts alone may differ: they are put in before a runtime sees anything.
+        if other is not None and replace(other.spec, prompts={}) == replace(source.spec, prompts={}):
+            return other.runtime
+        return load_exported(choice, source)
+
+    def choice(self, role: Role) -> Choice:
+        """Return which runtime a role's encoder gets, and why; nothing is loaded for it.
+
+        Raises
+        ------
+        CareError
+            No runtime can run it here, or not the one that was asked for.
+        """
+        return choose(self.source(role), self._runtime)
+
+    def explain(self) -> str:
+        """Print, and return, what runs where and why: a line a role, and one for every faster runtime passed over."""
+        lines = [f"{self.name}: {'symmetric' if self.symmetric else 'asymmetric'}, width {self.width}"]
+        for role in ROLES:
+            network = f"{self.source(role).checkpoint.config.model_type} network"
+            try:
+                choice = self.choice(role)
+            except CareError as hindrance:
+                lines.append(f"{role}: {network}, cannot run: {hindrance}")
+                continue
+            where = choice.device if choice.threads is None else f"{choice.device}, {choice.threads} threads"
+            lines.append(f"{role}: {network}, {choice.dtype}, {choice.runtime} on {where}: {choice.reason}")
+            lines += [f"  not {name}: {why}" for name, why in choice.passed_over.items()]
+        text = "\n".join(lines)
+        print(text)
+        return text
 
     def source(self, role: Role) -> Source:
         """Return where the encoder of a role comes from: its checkpoint and its spec."""
@@ -182,7 +231,9 @@ class DualEncoder:
         sides = {
             side: replace(kept, spec=replace(kept.spec, prompts=self.spec(side).prompts)) for side in ROLES
         }
-        return DualEncoder(Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]))
+        return DualEncoder(
+            Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]), self._runtime
+        )
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None) -> None:
         """Write the dual encoder as one folder: two encoder folders and ``care.json``.
@@ -221,7 +272,8 @@ class DualEncoder:
             # Copied, not saved anew: the bytes, and with them the fingerprint, stay what they were.
             shutil.copytree(checkpoint.folder, place, ignore=shutil.ignore_patterns(".*", MANIFEST))
             return
-        checkpoint.load_network(self.spec(role).dtype).save_pretrained(place)
+        dtype = self.spec(role).dtype  # int8 is made while loading, and not stored
+        checkpoint.load_network("float32" if dtype == "int8" else dtype).save_pretrained(place)
         checkpoint.load_tokenizer().save_pretrained(place)
 
     def as_mteb(self, **options: Any) -> MtebModel:

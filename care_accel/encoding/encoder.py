@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.spec import EncoderSpec, Task
+from care_accel.encoding.vocabulary import Vocabulary
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 
@@ -45,6 +46,10 @@ class EncodeCounts:
         Characters that are no Unicode text and became U+FFFD.
     without_tokens : int
         Texts without a single token, encoded as the pad token.
+    unknown_tokens : int
+        Tokens outside a kept vocabulary, encoded as the tokenizer's unknown token.
+    with_unknown_tokens : int
+        Texts with such a token: only theirs are other vectors than the whole vocabulary gives.
     """
 
     texts: int = 0
@@ -53,6 +58,8 @@ class EncodeCounts:
     truncated: int = 0
     replaced_surrogates: int = 0
     without_tokens: int = 0
+    unknown_tokens: int = 0
+    with_unknown_tokens: int = 0
 
 
 class Encoder:
@@ -68,6 +75,8 @@ class Encoder:
         With a pad token.
     runtime : Runtime
         Executes the network.
+    vocabulary : Vocabulary, optional
+        Of a network that has embeddings of some tokens only.
 
     Attributes
     ----------
@@ -80,7 +89,13 @@ class Encoder:
         ``max_tokens`` leaves no room for the tokens that the tokenizer adds to every text.
     """
 
-    def __init__(self, spec: EncoderSpec, tokenizer: PreTrainedTokenizerFast, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        tokenizer: PreTrainedTokenizerFast,
+        runtime: Runtime,
+        vocabulary: Vocabulary | None = None,
+    ) -> None:
         if spec.max_tokens < (added := tokenizer.num_special_tokens_to_add()):
             raise CareError(
                 f"encoder spec: max_tokens is {spec.max_tokens}, but the tokenizer adds {added} tokens to a text"
@@ -88,8 +103,12 @@ class Encoder:
         self.spec = spec
         self.tokenizer = tokenizer
         self.runtime = runtime
+        self.vocabulary = vocabulary
         self.counts = EncodeCounts()
-        self._said_truncation = False
+        self._pad = int(
+            tokenizer.pad_token_id if vocabulary is None else vocabulary.rows[tokenizer.pad_token_id]
+        )
+        self._said_truncation = self._said_unknown = False
 
     def encode(
         self,
@@ -137,7 +156,7 @@ class Encoder:
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
         self.spec.prompt(task)
-        texts = _checked(texts)
+        texts = checked_texts(texts)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
         with _progress(show_progress) as progress:
             bar = progress.add_task("encoding", total=len(texts))
@@ -145,20 +164,47 @@ class Encoder:
                 for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
                     vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
                     progress.advance(bar, len(batch))
+        return self._finish(vectors)
+
+    def encode_tokens(
+        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
+    ) -> NDArray[np.float32]:
+        """Encode what `tokenize` returned: the second half of `encode`, for who times or queues the two apart.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[n, width]``.
+
+        Raises
+        ------
+        CareError
+            Sizes below 1, or a vector that is not finite.
+        """
+        for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
+            require_count(name, size)
+        vectors = np.empty((len(rows), self.spec.width), dtype=np.float32)
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            vectors[batch] = self._run([rows[i] for i in batch])
+        return self._finish(vectors)
+
+    def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Count the texts, say once what is odd, and refuse vectors that are not finite."""
         finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise CareError(
                 f"text {int(np.argmin(finite))} has a vector that is not finite; the weights are damaged, or "
                 f"{self.spec.dtype} is too narrow for this network (try dtype='float32')"
             )
-        self.counts.texts += len(texts)
+        self.counts.texts += len(vectors)
         self._say_truncation()
+        self._say_unknown()
         return vectors
 
     def tokenize(self, texts: Sequence[str], task: Task = "retrieval") -> list[list[int]]:
         """Return the token ids of each text, prompt and special tokens included, cut to ``max_tokens``.
 
-        A text without a single token gets the pad token, so that every text has a vector.
+        With a kept vocabulary they are rows of its embeddings. A text without a single token gets the pad token, so that every text has a vector.
         """
         if not texts:
             return []
@@ -175,6 +221,10 @@ class Encoder:
             if not row:
                 self.counts.without_tokens += 1
                 ids[i] = [self.tokenizer.pad_token_id]
+        if self.vocabulary is not None:
+            ids, unknown = self.vocabulary.translate(ids)
+            self.counts.unknown_tokens += sum(unknown)
+            self.counts.with_unknown_tokens += sum(map(bool, unknown))
         return ids
 
     def _tokenized_windows(self, texts: list[str], task: Task) -> Iterator[tuple[int, list[list[int]]]]:
@@ -203,7 +253,7 @@ class Encoder:
 
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
         longest = max(len(row) for row in rows)
-        ids = np.full((len(rows), longest), self.tokenizer.pad_token_id, dtype=np.int64)
+        ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
             place = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
@@ -212,6 +262,16 @@ class Encoder:
         self.counts.tokens += int(mask.sum())
         self.counts.padded_tokens += ids.size
         return self.runtime(ids, mask)
+
+    def _say_unknown(self) -> None:
+        if self.counts.unknown_tokens and not self._said_unknown:
+            self._said_unknown = True
+            log.warning(
+                "%d of %d texts have tokens outside the kept vocabulary, which are encoded as unknown (said once; "
+                "see Encoder.counts)",
+                self.counts.with_unknown_tokens,
+                self.counts.texts,
+            )
 
     def _say_truncation(self) -> None:
         if self.counts.truncated and not self._said_truncation:
@@ -224,7 +284,14 @@ class Encoder:
             )
 
 
-def _checked(texts: Sequence[str]) -> list[str]:
+def checked_texts(texts: Sequence[str]) -> list[str]:
+    """Return the texts as a list.
+
+    Raises
+    ------
+    CareError
+        There is something that is no str; its position is named.
+    """
     if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
         raise CareError(f"texts are a {type(texts).__name__}; give a str or a list of str")
     texts = list(texts)

@@ -121,6 +121,7 @@ def write_router_format(model: DualEncoder, folder: str | Path) -> None:
     for role in ROLES:
         encoder = model.encoder(role)
         spec, checkpoint = encoder.spec, model.source(role).checkpoint
+        checkpoint.require_whole_vocabulary("that format cannot say so: write")
         template = spec.prompt("retrieval")
         if not template.endswith(PLAIN):
             raise CareError(f"the {role} prompt has text after {PLAIN}, which that format cannot say")

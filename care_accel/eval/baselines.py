@@ -46,6 +46,8 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
         network = AutoModel.from_config(checkpoint.config, dtype=torch.float32)
         network.save_pretrained(folder / role)
         checkpoint.load_tokenizer().save_pretrained(folder / role)
+        if (vocabulary := checkpoint.load_vocabulary()) is not None:
+            vocabulary.save(folder / role)
         sources[role] = Source(Checkpoint(folder / role), model.spec(role))
     return DualEncoder(Sources(f"{model.name}-untrained", sources["query"], sources["document"]))
 

@@ -34,7 +34,7 @@ def test_care_vectors_are_shorter_than_one_by_differing_amounts(tiny_model):
 
 def test_a_saved_model_comes_back_with_the_same_vectors_and_revisions(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "pair", name="my-pair")
-    again = DualEncoder.from_pretrained(tmp_path / "pair")
+    again = DualEncoder.from_pretrained(tmp_path / "pair", runtime="pytorch")
     assert again.name == "my-pair"
     for role in ("query", "document"):
         assert again.revision(role) == tiny_model.revision(role)
@@ -67,7 +67,7 @@ def test_the_twin_has_one_network_and_the_prompts_of_both_roles(tiny_model, role
 
 def test_a_symmetric_model_has_one_network_and_is_saved_once(tiny_folders, tmp_path):
     folder = tiny_folders / "query_encoder"
-    model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")
+    model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care", runtime="pytorch")
     assert model.symmetric
     np.testing.assert_array_equal(
         model.encode_query("头痛", task="sts"), model.encode_document("头痛", task="sts")

@@ -164,3 +164,12 @@ def test_a_vector_that_is_not_finite_is_said(tiny_model):
         next(network.parameters()).fill_(float("nan"))
     with pytest.raises(CareError, match="text 0 has a vector that is not finite"):
         tiny_model.encode_query(["头痛"])
+
+
+def test_tokenising_and_encoding_the_tokens_are_the_two_halves_of_encode(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    rows = encoder.tokenize(TEXTS)
+    np.testing.assert_allclose(encoder.encode_tokens(rows, batch_size=2), encoder.encode(TEXTS), atol=1e-6)
+    assert encoder.encode_tokens([]).shape == (0, 20)
+    with pytest.raises(CareError, match="batch_size is 0"):
+        encoder.encode_tokens(rows, batch_size=0)

@@ -1,0 +1,69 @@
+"""A TensorRT engine from an ONNX graph: one optimisation profile a bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from care_accel.encoding.runtimes.onnxruntime_cpu import INPUTS
+from care_accel.encoding.runtimes.tensorrt_engine import Bucket, import_tensorrt
+from care_accel.errors import CareError
+
+TIMING_CACHE = "timing.cache"
+
+
+def build_engine(
+    graph: Path, engine: Path, buckets: Sequence[Bucket], *, half: bool, timings: bytes = b""
+) -> bytes:
+    """Build an engine for the GPU of this machine.
+
+    Parameters
+    ----------
+    graph : Path
+        What `write_graph` wrote.
+    engine : Path
+        Written.
+    buckets : sequence of Bucket
+        A profile each, in this order: any shape up to the bucket's, tuned for the bucket's own.
+    half : bool
+        Allow float16 where TensorRT finds it faster.
+    timings : bytes
+        A timing cache of an earlier build, which saves measuring the same kernels again; one of another GPU is
+        left aside.
+
+    Returns
+    -------
+    bytes
+        The timing cache after this build.
+
+    Raises
+    ------
+    CareError
+        tensorrt is not installed, cannot read the graph, or builds no engine; its own words are given.
+    """
+    trt = import_tensorrt()
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(0)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        errors = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise CareError(f"TensorRT {trt.__version__} cannot read the graph: {' '.join(errors.split())[:300]}")
+    config = builder.create_builder_config()
+    if half:
+        config.set_flag(trt.BuilderFlag.FP16)
+    for bucket in buckets:
+        profile = builder.create_optimization_profile()
+        for name in INPUTS:
+            profile.set_shape(name, (1, 1), tuple(bucket), tuple(bucket))
+        if config.add_optimization_profile(profile) < 0:
+            raise CareError(
+                f"TensorRT {trt.__version__} refuses the profile of {bucket.batch} x {bucket.tokens}"
+            )
+    if not config.set_timing_cache(config.create_timing_cache(timings), False):
+        config.set_timing_cache(config.create_timing_cache(b""), False)
+    built = builder.build_serialized_network(network, config)
+    if built is None:
+        raise CareError(f"TensorRT {trt.__version__} built no engine; is GPU memory left?")
+    engine.write_bytes(built)
+    return bytes(config.get_timing_cache().serialize())

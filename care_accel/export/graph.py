@@ -1,0 +1,92 @@
+"""An encoder as one ONNX graph: token ids go in, finished vectors come out, 4 bytes a value and no hidden states."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.encoding.runtimes.onnxruntime_cpu import INPUTS, OUTPUT
+from care_accel.encoding.spec import EncoderSpec
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from transformers import PreTrainedModel
+
+
+# A protobuf message holds 2 GB at most; weights beyond this lie in a file beside the graph.
+_MOST_BYTES_INSIDE = 1_500_000_000
+_OPSET = 20
+
+
+def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None:
+    """Write a network with its pooling, slicing and normalising as an ONNX graph of any batch and length.
+
+    Inputs ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; output ``vectors``, float32
+    ``[batch, width]``. Weights are float32; they lie in ``<file>.data`` where the graph would exceed what one
+    file may hold.
+
+    Parameters
+    ----------
+    network : transformers.PreTrainedModel
+        float32, in evaluation mode, on the CPU.
+    spec : EncoderSpec
+    file : Path
+
+    Raises
+    ------
+    CareError
+        The packages for it are not installed, or the network has something that ONNX cannot say.
+    """
+    import torch
+
+    from care_accel.encoding.last_layer import PooledNetwork
+
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as missing:
+        raise CareError(f"{missing.name} is not installed: pip install 'care-accel[onnx]'") from None
+    # Two of each: a dimension of 1 would be taken for a constant.
+    ids = torch.ones(2, 8, dtype=torch.int64)
+    batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max(8, spec.max_tokens))
+    try:
+        with _quiet(), torch.inference_mode():
+            program = torch.onnx.export(
+                PooledNetwork(network, spec).eval(),
+                (ids, torch.ones_like(ids)),
+                input_names=INPUTS,
+                output_names=[OUTPUT],
+                dynamic_shapes=[{0: batch, 1: tokens}] * 2,
+                opset_version=_OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as cause:  # the exporter, torch.export and the network's own code each raise their kinds
+        raise CareError(
+            f"this {network.config.model_type} network cannot be written as an ONNX graph: "
+            f"{' '.join(str(cause).split())[:300]}"
+        ) from cause
+    assert program is not None
+    size = sum(w.numel() * w.element_size() for w in network.parameters())
+    program.save(file, external_data=size > _MOST_BYTES_INSIDE)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to its own developers off the screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,91 @@
+"""A network cut down to the embeddings of the tokens that a corpus has (``--keep-vocab``)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.encoding import EncoderSpec
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.runtimes.artefact import RUNTIMES
+from care_accel.encoding.spec import PLAIN, TASKS
+from care_accel.encoding.vocabulary import Vocabulary
+from care_accel.files import replace_lone_surrogates
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_CHUNK = 4096
+_CONFIG_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+
+
+def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[str]) -> Vocabulary:
+    """Cut an encoder's folder down to the tokens of some texts, in every prompt of its specs.
+
+    The tokenizer's files stay as they are; the other tokens are encoded as its unknown token, or as its pad token
+    where it has none.
+
+    Parameters
+    ----------
+    folder : Path
+        Rewritten in place: weights and configuration.
+    specs : iterable of EncoderSpec
+        Of the roles that the folder serves.
+    texts : sequence of str
+
+    Returns
+    -------
+    Vocabulary
+
+    Raises
+    ------
+    CareError
+        The vocabulary of the folder was cut before.
+    """
+    import torch
+
+    checkpoint = Checkpoint(folder)
+    checkpoint.require_whole_vocabulary("give --keep-vocab with")
+    tokenizer = checkpoint.load_tokenizer()
+    network = checkpoint.load_network(_stored_dtype(checkpoint))
+    prompts = {spec.prompt(task) for spec in specs for task in TASKS}
+    kept = _tokens(tokenizer, texts, prompts) | set(tokenizer.all_special_ids)
+    ids = {name: getattr(network.config, name, None) for name in _CONFIG_IDS}
+    kept |= {value for value in ids.values() if isinstance(value, int)} | {tokenizer.pad_token_id}
+    unknown = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    embeddings = network.get_input_embeddings()
+    vocabulary = Vocabulary.keeping(sorted(kept), len(embeddings.weight), unknown)
+    rows = embeddings.weight.detach()[torch.from_numpy(vocabulary.ids)]
+    padding = None if embeddings.padding_idx is None else int(vocabulary.rows[embeddings.padding_idx])
+    network.set_input_embeddings(torch.nn.Embedding.from_pretrained(rows, padding_idx=padding))
+    network.config.vocab_size = vocabulary.kept
+    for name, value in ids.items():
+        if isinstance(value, int):
+            setattr(network.config, name, int(vocabulary.rows[value]))
+    shutil.rmtree(folder / RUNTIMES, ignore_errors=True)  # exports of the whole vocabulary
+    for file in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+        file.unlink()
+    network.save_pretrained(folder)
+    vocabulary.save(folder)
+    return vocabulary
+
+
+def _tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], prompts: Iterable[str]) -> set[int]:
+    found: set[int] = set()
+    for prompt in prompts:
+        for start in range(0, len(texts), _CHUNK):
+            # In the prompt, not beside it: a token may span the seam.
+            formatted = [
+                prompt.replace(PLAIN, replace_lone_surrogates(text)[0])
+                for text in texts[start : start + _CHUNK]
+            ]
+            for ids in tokenizer(formatted, return_attention_mask=False, verbose=False)["input_ids"]:
+                found.update(ids)
+    return found
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> str:
+    values = checkpoint.config_values
+    return str(values.get("dtype") or values.get("torch_dtype") or "float32")

@@ -1,0 +1,58 @@
+import numpy as np
+import onnx
+import pytest
+
+from care_accel import EncoderSpec
+from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.runtimes.onnxruntime_cpu import OnnxRuntime
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+from care_accel.export import graph
+
+
+def padded(rng, batch, tokens, side):
+    ids = rng.integers(3, 80, (batch, tokens))
+    mask = np.ones_like(ids)
+    for i in range(1, batch):
+        length = rng.integers(1, tokens + 1)
+        mask[i, slice(length, None) if side == "right" else slice(tokens - length)] = 0
+    return ids * mask, mask
+
+
+@pytest.mark.parametrize(
+    ("role", "pooling", "order"),
+    [
+        ("query_encoder", "first", "normalize-then-slice"),
+        ("document_encoder", "last", "normalize-then-slice"),
+        ("query_encoder", "mean", "slice-then-normalize"),
+    ],
+)
+def test_a_graph_gives_the_network_s_vectors_for_any_shape_and_padding(
+    tiny_folders, tmp_path, role, pooling, order
+):
+    spec = EncoderSpec(pooling=pooling, order=order, width=20, device="cpu")
+    network = Checkpoint(tiny_folders / role).load_network("float32")
+    graph.write_graph(network, spec, tmp_path / "model.onnx")
+    found, expected = OnnxRuntime(tmp_path / "model.onnx"), PyTorchRuntime(network, spec)
+    rng = np.random.default_rng(0)
+    for batch, tokens in ((1, 1), (1, 7), (5, 1), (3, 33), (2, 512)):
+        for side in ("left", "right"):
+            ids, mask = padded(rng, batch, tokens, side)
+            vectors = found(ids, mask)
+            assert vectors.shape == (batch, 20)
+            np.testing.assert_allclose(vectors, expected(ids, mask), atol=1e-5)
+    outputs = onnx.load(tmp_path / "model.onnx").graph.output
+    assert [o.name for o in outputs] == ["vectors"]  # no hidden states leave it
+
+
+def test_weights_too_large_for_one_file_lie_beside_it(tiny_folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(graph, "_MOST_BYTES_INSIDE", 1000)
+    spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20, device="cpu")
+    network = Checkpoint(tiny_folders / "query_encoder").load_network("float32")
+    graph.write_graph(network, spec, tmp_path / "model.onnx")
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    ids = np.array([[5, 6, 7]])
+    np.testing.assert_allclose(
+        OnnxRuntime(tmp_path / "model.onnx")(ids, np.ones_like(ids)),
+        PyTorchRuntime(network, spec)(ids, np.ones_like(ids)),
+        atol=1e-5,
+    )

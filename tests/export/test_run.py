@@ -1,0 +1,114 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from care_accel import CareError, DualEncoder
+from care_accel.export import Limits, export
+
+TEXTS = ["头痛", "高血压患者应低盐饮食，遵医嘱服用降压药", "", "血糖高吃什么？" * 5]
+
+
+def test_an_exported_model_is_taken_by_auto_and_has_the_original_s_vectors(exported, original):
+    model = DualEncoder.from_pretrained(exported, runtime="onnx")
+    for role in ("query", "document"):
+        assert model.choice(role).runtime == "onnx"
+        assert type(model.encoder(role).runtime).__name__ == "OnnxRuntime"
+        np.testing.assert_allclose(
+            model.encoder(role).encode(TEXTS), original.encoder(role).encode(TEXTS), atol=1e-5
+        )
+        assert model.revision(role) == original.revision(role)
+    # The own engine has no qwen3 network, so that the graph is the fastest for documents.
+    assert DualEncoder.from_pretrained(exported, device="cpu").choice("document").runtime == "onnx"
+
+
+def test_a_text_s_vector_does_not_depend_on_its_neighbours(exported):
+    encoder = DualEncoder.from_pretrained(exported, runtime="onnx").encoder("document")
+    alone = np.stack([encoder.encode(text) for text in TEXTS])
+    np.testing.assert_allclose(encoder.encode(TEXTS), alone, atol=1e-5)
+
+
+def test_the_figures_and_their_limits_are_kept_beside_the_export(exported):
+    values = json.loads((exported / "query_encoder" / "runtimes" / "onnx" / "export.json").read_text())
+    assert values["batch_invariant"] is True
+    assert values["gate"]["limits"]["worst_cosine"] == 0.995
+    assert values["gate"]["figures"]["query"]["worst_cosine"] > 0.99999
+    assert values["versions"]["onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"worst_cosine": 1.5}, r"worst cosine 1\.00000 is below 1\.5"),
+        ({"top10_overlap": 1.5}, r"top-10 overlap 1\.0000 is below 1\.5"),
+        ({"ndcg_change": -1.0}, r"nDCG@10 went from [\d.]+ to [\d.]+, more than -1 points"),
+        ({"batch_change": -1.0}, "with its neighbours in a batch, more than -1"),
+    ],
+)
+def test_beyond_a_limit_nothing_is_written_and_what_was_there_stays(
+    exported, original, dev, tmp_path, limits, words
+):
+    there = tmp_path / "there"
+    shutil.copytree(exported, there)
+    before = {f: f.stat().st_mtime_ns for f in there.rglob("*")}
+    with pytest.raises(CareError, match=words):
+        export(original, there, runtime="pytorch", dev=dev, limits=Limits(**limits))
+    assert {f: f.stat().st_mtime_ns for f in there.rglob("*")} == before
+    assert [f.name for f in tmp_path.iterdir()] == ["there"]
+
+
+def test_what_depends_on_its_batch_is_written_when_asked_and_never_taken_by_auto(exported, dev, tmp_path):
+    place = tmp_path / "pair"
+    export(
+        DualEncoder.from_pretrained(exported, runtime="pytorch"),
+        place,
+        runtime="onnx",
+        roles=("document",),
+        dev=dev,
+        limits=Limits(batch_change=-1.0),
+        allow_batch_dependence=True,
+    )
+    model = DualEncoder.from_pretrained(place, device="cpu")
+    assert model.choice("document").runtime == "pytorch"
+    assert "depend on their neighbours" in model.choice("document").passed_over["onnx"]
+    assert DualEncoder.from_pretrained(place, runtime="onnx").choice("document").runtime == "onnx"
+
+
+def test_an_export_into_the_model_s_own_folder_keeps_its_other_exports(exported, dev, tmp_path):
+    place = tmp_path / "pair"
+    shutil.copytree(exported, place)
+    export(DualEncoder.from_pretrained(place, runtime="pytorch"), place, runtime="pytorch", dev=dev)
+    found = sorted(f.name for f in (place / "query_encoder" / "runtimes").iterdir())
+    assert found == ["onnx", "pytorch"]
+    assert DualEncoder.from_pretrained(place, runtime="onnx").encode_query("头痛").shape == (24,)
+
+
+def test_a_symmetric_model_is_exported_once_and_measured_in_both_roles(tiny_folders, dev, tmp_path):
+    folder = tiny_folders / "query_encoder"
+    model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care", width=24)
+    assert set(export(model, tmp_path / "one", runtime="onnx", dev=dev)) == {"query", "document"}
+    again = DualEncoder.from_pretrained(tmp_path / "one", runtime="onnx")
+    assert again.symmetric
+    assert again.encoder("query").runtime is again.encoder("document").runtime
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"runtime": "onnx", "dtype": "int8"}, "onnx is exported as float32, not as int8"),
+        ({"runtime": "magic"}, "unknown runtime 'magic' of an export"),
+        ({"runtime": "tensorrt"}, "tensorrt is not installed"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_before_anything_is_written(original, dev, tmp_path, options, words):
+    if options["runtime"] == "tensorrt":
+        try:
+            import tensorrt  # noqa: F401
+
+            pytest.skip("tensorrt is installed")
+        except ImportError:
+            pass
+    with pytest.raises(CareError, match=words):
+        export(original, tmp_path / "out", dev=dev, **options)
+    assert list(tmp_path.iterdir()) == []
