@@ -111,6 +111,7 @@ def gpu_matmul_rate():
 
 # What a benchmark may hold against its median: seconds that the limit allows, and what the limit is.
 LIMITS = {
+    "share_of_limit": "limit",
     "share_of_limit_bytes": "read bandwidth",
     "share_of_limit_products": "int8 rate",
     "share_of_limit_copy": "copy bandwidth",
@@ -135,4 +136,6 @@ def pytest_terminal_summary(terminalreporter, config):
             for key, limit in LIMITS.items():
                 if share := bench.extra_info.get(key):
                     line += f"{share / bench.stats.median:8.1%} of the {limit}"
+            if note := bench.extra_info.get("note"):
+                line += f"   {note}"
             terminalreporter.write_line(line)
