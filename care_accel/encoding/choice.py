@@ -91,8 +91,8 @@ def choose(source: Source, wanted: str = "auto") -> Choice:
     """
     require_runtime(wanted)
     device = resolve_device(source.spec.device)
-    # A runtime that was named decides the device where the spec leaves it open.
-    if wanted in ("native", "onnx") and source.spec.device == "auto":
+    # A runtime that was named, or the precision of one, decides the device where the spec leaves it open.
+    if source.spec.device == "auto" and (wanted in ("native", "onnx") or source.spec.dtype == "int8"):
         device = "cpu"
     on_gpu = device.startswith("cuda")
     names = (wanted,) if wanted != "auto" else _ON_GPU if on_gpu else _ON_CPU
