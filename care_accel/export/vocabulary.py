@@ -69,6 +69,8 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
         file.unlink()
     network.save_pretrained(folder)
     vocabulary.save(folder)
+    for file in folder.glob("*.safetensors"):  # which that library makes readable to their owner alone
+        file.chmod((folder / "config.json").stat().st_mode)
     return vocabulary
 
 
