@@ -43,7 +43,7 @@ CARE_INLINE float softmax(float* scores, std::size_t tokens) {
 // Products of rows with all blocks of weights; take(block, row, sums of one block).
 template <typename Take>
 CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const Rows& rows, const Take& take) {
-    NoFetcher none;
+    Fetcher none({nullptr, 0}, 0, 0);
     std::size_t block = 0;
     for (; block + kTileBlocks <= blocks; block += kTileBlocks, weights.from += kTileBlocks * weights.block_stride) {
         multiply_rows<Float32Words, kTileBlocks>(

@@ -114,7 +114,9 @@ void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, st
                 "a text has no token, or more than there are positions");
         tokens += static_cast<std::size_t>(lengths[t]);
     }
-    const auto known = [&](std::int64_t id) { return id >= 0 && static_cast<std::size_t>(id) < network.shape.vocabulary; };
+    const auto known = [&](std::int64_t id) {
+        return id >= 0 && static_cast<std::size_t>(id) < network.shape.vocabulary;
+    };
     require(std::all_of(ids, ids + tokens, known), "an id is not in the vocabulary");
 
     Session& session = state_->current();

@@ -13,7 +13,7 @@ namespace {
 // What a row of a matrix is multiplied from: itself, or its codes.
 class Operand {
 public:
-    Operand(const Network& network, const Buffer<float>& floats, std::size_t width, std::size_t rows, Codes8& codes)
+    Operand(const Network& network, const Buffer<float>& floats, std::size_t width, std::size_t rows, CodedRows& codes)
         : kernel_(*network.kernel), coded_(network.precision == Precision::kInt8), floats_(&floats), codes_(&codes),
           width_(width), stride_(rounded_to(width, kPanel) + kPanel), rows_(rows) {
         if (!coded_) return;
@@ -46,7 +46,7 @@ private:
     const EncoderKernel& kernel_;
     bool coded_;
     const Buffer<float>* floats_;
-    Codes8* codes_;
+    CodedRows* codes_;
     std::size_t width_, stride_, rows_;
 };
 

@@ -64,7 +64,7 @@ private:
 };
 
 // Coded rows of one width at a time.
-struct Codes8 {
+struct CodedRows {
     Pages codes;
     std::vector<float> scales;
     std::vector<std::int32_t> corrections;
@@ -74,7 +74,7 @@ struct Codes8 {
 struct Workspace {
     Buffer<float> hidden, added, projections, context, gated;
     Buffer<float> kept, kept_queries;  // of the tokens that are pooled
-    Codes8 codes, kept_codes;
+    CodedRows codes, kept_codes;
     Buffer<float> scratch;  // a row for each thread
     std::vector<std::atomic<std::uint32_t>> claims;
 };

@@ -13,7 +13,9 @@ inline constexpr std::size_t kPanel = 64;
 inline constexpr std::size_t kWord = 4;
 inline constexpr std::size_t kPanelGroupBytes = kPanel * kWord;
 
-inline constexpr std::size_t rounded_to(std::size_t count, std::size_t unit) { return (count + unit - 1) / unit * unit; }
+inline constexpr std::size_t rounded_to(std::size_t count, std::size_t unit) {
+    return (count + unit - 1) / unit * unit;
+}
 
 // A packed linear map. Outputs that only fill up a panel have weights, scales and biases of zero.
 struct PackedMap {

@@ -101,8 +101,8 @@ Packed::Packed(const std::vector<Output>& outputs, std::size_t inputs, Precision
 }
 
 PackedMap Packed::map(std::size_t first, std::size_t count) const {
-    return {pages_.data() + first * groups_ * kPanelGroupBytes, scales_.empty() ? nullptr : scales_.data() + first * kPanel,
-            biases_.data() + first * kPanel, groups_, count};
+    const float* const scales = scales_.empty() ? nullptr : scales_.data() + first * kPanel;
+    return {pages_.data() + first * groups_ * kPanelGroupBytes, scales, biases_.data() + first * kPanel, groups_, count};
 }
 
 }  // namespace care

@@ -82,7 +82,7 @@ public:
         : from_(ahead.from), left_(ahead.lines), groups_(groups), passes_(passes) {}
     CARE_INLINE void start_pass() {
         const std::size_t steps = groups_ * passes_--;
-        lines_ = (left_ + steps - 1) / steps;
+        lines_ = left_ > 0 ? (left_ + steps - 1) / steps : 0;
     }
     CARE_INLINE void step() {
         const std::size_t lines = lines_ < left_ ? lines_ : left_;
@@ -96,18 +96,15 @@ private:
     std::size_t left_, groups_, passes_, lines_ = 0;
 };
 
-struct NoFetcher {
-    CARE_INLINE void start_pass() {}
-    CARE_INLINE void step() {}
-};
-
 template <typename Words, std::size_t Blocks, std::size_t Count>
 using TileSums = typename Words::Sum[Count][Blocks][kParts];
 
-// Sums of `Count` rows from `first`, handed to take(first + r, sums of row r).
-template <typename Words, std::size_t Blocks, std::size_t Count, typename Fetch, typename Take>
-CARE_INLINE void multiply_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Fetch& fetch,
-                               const Take& take) {
+// Sums of `Count` rows from `first`. Not inlined: of this there is one for each size of a tile, whatever is done with
+// its sums, which pass through the first-level cache once in hundreds of steps.
+template <typename Words, std::size_t Blocks, std::size_t Count>
+[[gnu::noinline]] void sum_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Fetcher& fetcher,
+                                TileSums<Words, Blocks, Count>& found) {
+    Fetcher fetch = fetcher;
     TileSums<Words, Blocks, Count> sums;
     const std::byte* row[Count];
 #pragma GCC unroll 8
@@ -121,14 +118,15 @@ CARE_INLINE void multiply_tile(const TileWeights& weights, const Rows& rows, std
     }
     fetch.start_pass();
     const std::byte* from = weights.from;
-    for (std::size_t g = 0; g < weights.groups; ++g, from += weights.group_stride) {
+    const std::size_t groups = weights.groups, block_stride = weights.block_stride, step = weights.group_stride;
+    for (std::size_t g = 0; g < groups; ++g, from += step) {
         fetch.step();
         typename Words::Weights values[Blocks][kParts];
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kParts; ++p) {
-                values[b][p] = Words::weights(load<Bytes>(from + b * weights.block_stride + p * kRegisterBytes));
+                values[b][p] = Words::weights(load<Bytes>(from + b * block_stride + p * kRegisterBytes));
             }
         }
 #pragma GCC unroll 8
@@ -141,30 +139,37 @@ CARE_INLINE void multiply_tile(const TileWeights& weights, const Rows& rows, std
             }
         }
     }
+    fetcher = fetch;
 #pragma GCC unroll 8
-    for (std::size_t r = 0; r < Count; ++r) take(first + r, sums[r]);
-}
-
-// What is left of rows that would fill the registers.
-template <typename Words, std::size_t Blocks, std::size_t Count, typename Fetch, typename Take>
-CARE_INLINE void multiply_rest(const TileWeights& weights, const Rows& rows, std::size_t first, Fetch& fetch,
-                               const Take& take) {
-    if constexpr (Count > 0) {
-        if (rows.count - first == Count) {
-            multiply_tile<Words, Blocks, Count>(weights, rows, first, fetch, take);
-        } else {
-            multiply_rest<Words, Blocks, Count - 1>(weights, rows, first, fetch, take);
+    for (std::size_t r = 0; r < Count; ++r) {
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kParts; ++p) found[r][b][p] = sums[r][b][p];
         }
     }
 }
 
-template <typename Words, std::size_t Blocks, typename Fetch, typename Take>
-CARE_INLINE void multiply_rows(const TileWeights& weights, const Rows& rows, Fetch& fetch, const Take& take) {
-    std::size_t row = 0;
-    for (; row + kTileRows <= rows.count; row += kTileRows) {
-        multiply_tile<Words, Blocks, kTileRows>(weights, rows, row, fetch, take);
+// Sums of `count` rows from `first`, at most `Most`: what is left may not fill the registers.
+template <typename Words, std::size_t Blocks, std::size_t Most>
+CARE_INLINE void sum_rows(const TileWeights& weights, const Rows& rows, std::size_t first, std::size_t count,
+                          Fetcher& fetch, TileSums<Words, Blocks, kTileRows>& found) {
+    if constexpr (Most > 0) {
+        if (count < Most) return sum_rows<Words, Blocks, Most - 1>(weights, rows, first, count, fetch, found);
+        sum_tile<Words, Blocks, Most>(weights, rows, first, fetch,
+                                      reinterpret_cast<TileSums<Words, Blocks, Most>&>(found));
     }
-    multiply_rest<Words, Blocks, kTileRows - 1>(weights, rows, row, fetch, take);
+}
+
+// All rows, each handed to take(row, its sums [Blocks][kParts]).
+template <typename Words, std::size_t Blocks, typename Take>
+CARE_INLINE void multiply_rows(const TileWeights& weights, const Rows& rows, Fetcher& fetch, const Take& take) {
+    for (std::size_t first = 0; first < rows.count; first += kTileRows) {
+        const std::size_t left = rows.count - first, count = left < kTileRows ? left : kTileRows;
+        TileSums<Words, Blocks, kTileRows> sums;
+        sum_rows<Words, Blocks, kTileRows>(weights, rows, first, count, fetch, sums);
+        for (std::size_t r = 0; r < count; ++r) take(first + r, sums[r]);
+    }
 }
 
 // Tiles of one panel; take(block of the panel, row, sums of it).

@@ -162,7 +162,8 @@ private:
 
 // A case, and what float64 makes of it.
 struct Expected {
-    explicit Expected(const Case& c) : network(c.shape, c.layers, c.type), reduction{c.pooling, c.normalize_first, c.width} {
+    explicit Expected(const Case& c)
+        : network(c.shape, c.layers, c.type), reduction{c.pooling, c.normalize_first, c.width} {
         std::mt19937 random(3);
         for (const std::int64_t length : c.lengths) {
             const std::size_t first = ids.size();
