@@ -18,7 +18,10 @@ def retriever(tiny_model):
 def test_a_str_gives_hits_and_a_list_gives_lists_of_hits(retriever):
     hits = retriever.search("高血压怎么治", k=2)
     assert [type(hit) for hit in hits] == [Hit, Hit]
-    assert retriever.search(["高血压怎么治", "骨折"], k=2)[0] == hits
+    together = retriever.search(["高血压怎么治", "骨折"], k=2)[0]
+    assert [hit.id for hit in together] == [hit.id for hit in hits]
+    # A query's vector is the same to 1e-5 beside others, not to the last bit.
+    assert [hit.score for hit in together] == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert retriever.search([], k=2) == []
 
 
