@@ -18,6 +18,7 @@ constexpr std::size_t kTileBlocks = 1, kTileRows = 4;
 constexpr std::size_t kTileBlocks = 1, kTileRows = 2;
 #endif
 
+
 template <std::size_t Blocks, std::size_t Rows>
 struct Sums {
     Ints of[Rows][Blocks][kParts];
@@ -112,9 +113,11 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
 template <std::size_t Terms, std::size_t Count>
 CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
                                 std::uint16_t* masks) {
+    // With both terms memory is the limit, and one stream is read faster than several.
+    constexpr std::size_t kBlocks = Terms == 2 ? 1 : kTileBlocks;
     std::size_t block = 0;
-    for (; block + kTileBlocks <= tile.blocks; block += kTileBlocks) {
-        filter_blocks<Terms, kTileBlocks, Count>(tile, block, queries, query, thresholds, masks);
+    for (; block + kBlocks <= tile.blocks; block += kBlocks) {
+        filter_blocks<Terms, kBlocks, Count>(tile, block, queries, query, thresholds, masks);
     }
     for (; block < tile.blocks; ++block) {
         filter_blocks<Terms, 1, Count>(tile, block, queries, query, thresholds, masks);
