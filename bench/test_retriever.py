@@ -114,4 +114,5 @@ def test_query_to_hits(benchmark, texts, built, engine):
     }
     found = np.array([ids for _, ids in exact])
     expected = built.index.search(built.model.encode_query([query for query, _ in exact]), K)[1]
-    assert (found == expected).mean() > (0.9 if "int8" in engine else 0.99)
+    overlap = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, expected, strict=True)])
+    assert overlap > (0.95 if "int8" in engine else 0.999)
