@@ -84,11 +84,12 @@ def vector_keys(model: DualEncoder, role: Role, task: Task, texts: Sequence[str]
     """Return the cache's key of each text: everything that decides its vector.
 
     That is the encoder's revision (weights, tokenizer, pooling, order, width, length), role, prompt,
-    dtype, the releases of what computes it, and the text.
+    runtime and dtype, the releases of what computes it, and the text.
     """
     spec = model.spec(role)
     releases = [__version__, *map(version, ("transformers", "tokenizers"))]
-    context = "\0".join((model.revision(role), role, spec.prompt(task), spec.dtype, *releases))
+    runtime = model.choice(role).runtime
+    context = "\0".join((model.revision(role), role, spec.prompt(task), runtime, spec.dtype, *releases))
     start = hashlib.sha256(context.encode("utf-8", "surrogatepass"))
     keys = []
     for text in texts:

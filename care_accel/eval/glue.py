@@ -77,7 +77,10 @@ class MtebModel:
     @property
     def key(self) -> str:
         """A hash of all that decides this model's scores."""
-        parts = [f"{self.model.revision(role)} {self.model.spec(role).dtype}" for role in ROLES]
+        parts = [
+            f"{self.model.revision(role)} {self.model.choice(role).runtime} {self.model.spec(role).dtype}"
+            for role in ROLES
+        ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
     @property
@@ -108,6 +111,7 @@ class MtebModel:
                     "folder": str(self.model.source(role).checkpoint.folder),
                     "revision": self.model.revision(role),
                     "weights": self.model.source(role).checkpoint.fingerprint,
+                    "runtime": self.model.choice(role).runtime,
                     "spec": self.model.spec(role).to_dict(),
                 }
                 for role in ROLES

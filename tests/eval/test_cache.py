@@ -44,11 +44,12 @@ def test_a_key_follows_everything_that_decides_a_vector(tiny_model, tiny_folders
         "width": keys(DualEncoder.from_pretrained(**folders, preset="care", width=8)),
         "pooling and order": keys(DualEncoder.from_pretrained(**folders, width=tiny_model.width)),
         "dtype": keys(DualEncoder.from_pretrained(**folders, preset="care", width=24, dtype="bfloat16")),
+        "runtime": keys(DualEncoder.from_pretrained(**folders, preset="care", width=24)),
         "length": keys(DualEncoder.from_pretrained(**folders, preset="care", width=24, max_tokens=9)),
     }
     assert keys(tiny_model) not in other.values()
     assert len(set(other.values())) == len(other)
-    again = DualEncoder.from_pretrained(**folders, preset="care", width=tiny_model.width)
+    again = DualEncoder.from_pretrained(**folders, preset="care", width=24, runtime="pytorch")
     assert keys(again) == keys(tiny_model)
 
 

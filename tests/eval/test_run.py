@@ -34,6 +34,7 @@ def test_the_summary_says_what_was_measured_and_how(tiny_model, tasks, tmp_path)
     assert manifest["batch_size"] == 7
     assert manifest["document"]["revision"] == tiny_model.revision("document")
     assert manifest["query"]["spec"]["order"] == "normalize-then-slice"
+    assert manifest["query"]["runtime"] == "pytorch"
     assert manifest["versions"]["mteb"]
     assert {"seed", "device", "limit", "score"} <= manifest.keys()
     assert manifest["seconds"]["encode_query"] > 0
