@@ -196,7 +196,13 @@ def replaced_folder(
                 f"{folder} holds {others[0]}, which does not belong to what is saved there; choose another folder"
             )
     make_folder(folder.parent, "the folder")
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+    try:
+        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+    except OSError as cause:
+        raise CareError(
+            f"{folder.parent}: nothing can be written here ({cause.strerror}); choose another folder"
+        ) from None
+    with beside as temporary:
         built, old = Path(temporary) / "new", Path(temporary) / "old"
         built.mkdir(mode=0o700 if private else 0o777)
         yield built

@@ -10,6 +10,7 @@ from care_accel.files import (
     read_json,
     read_jsonl,
     read_lines,
+    replaced_folder,
     text_field,
     text_list_field,
     write_json,
@@ -95,3 +96,15 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(CareError, match="cannot be written"):
         write_json(tmp_path / "folder", {})
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def refuse(**_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    with (
+        pytest.raises(CareError, match=r"nothing can be written here \(Permission denied\)"),
+        replaced_folder(tmp_path / "new", "care.json", []),
+    ):
+        pass

@@ -90,6 +90,7 @@ def export(
     if runtime == "tensorrt":
         import_tensorrt()  # said before anything is written
     roles = ROLES if model.symmetric else tuple(role for role in ROLES if role in roles)
+    _require_one_dtype(model, roles, runtime, dtype)
     original = DualEncoder(_in_float32(model), "pytorch")
     output = Path(output)
     figures: dict[Role, Figures] = {}
@@ -177,6 +178,19 @@ def _in_float32(model: DualEncoder) -> Sources:
         for role in ROLES
     }
     return Sources(model.name, sources["query"], sources["document"])
+
+
+def _require_one_dtype(model: DualEncoder, roles: Sequence[Role], runtime: str, dtype: str) -> None:
+    """Refuse a precision that would put aside another export: an encoder's manifest has one."""
+    for role in roles:
+        folder = model.source(role).checkpoint.folder
+        for other in DTYPES:
+            found = Artefact.find(folder, other)
+            if other != runtime and found is not None and found.values.get("dtype") != dtype:
+                raise CareError(
+                    f"{folder}: its export for {other} is {found.values.get('dtype')}, which {runtime} in {dtype} "
+                    "would put aside; export from the original into another folder"
+                )
 
 
 def _set_dtype(folder: Path, roles: Sequence[Role], dtype: str) -> None:

@@ -186,6 +186,8 @@ private:
         const std::size_t hidden = shape_.hidden;
         float* const to = space_.hidden.row(row);
         std::memcpy(to, network_.words + static_cast<std::size_t>(batch_.ids[row]) * hidden, hidden * sizeof(float));
+        // What an earlier batch has left there, should it have been no number, would reach this one's sums.
+        std::fill(to + hidden, to + space_.hidden.stride(), 0.0f);
         network_.kernel->add_norm(to, network_.type.empty() ? nullptr : network_.type.data(),
                                   network_.norm.weights.data(), network_.norm.biases.data(), hidden, shape_.epsilon,
                                   to);

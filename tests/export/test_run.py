@@ -112,3 +112,13 @@ def test_what_cannot_be_exported_is_said_before_anything_is_written(original, de
     with pytest.raises(CareError, match=words):
         export(original, tmp_path / "out", dev=dev, **options)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev):
+    model = DualEncoder.from_pretrained(exported)
+    before = (exported / "care.json").read_bytes()
+    with pytest.raises(
+        CareError, match="its export for onnx is float32, which native in int8 would put aside"
+    ):
+        export(model, exported, runtime="native", dev=dev)
+    assert (exported / "care.json").read_bytes() == before

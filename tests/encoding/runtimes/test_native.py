@@ -337,3 +337,16 @@ def test_the_embedded_model_s_vectors_stay_what_they_are():
     for dtype, near in (("float32", 1e-6), ("int8", 2e-2)):
         encoder.runtime = NativeRuntime(net, dataclasses.replace(encoder.spec, dtype=dtype))
         np.testing.assert_allclose(encoder.encode(texts), expected, atol=near, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("hidden", [24, 32, 40])
+def test_a_text_that_is_no_number_leaves_nothing_behind(hidden, dtype):
+    net = network(hidden_size=hidden)
+    with torch.no_grad():
+        net.embeddings.word_embeddings.weight[7] = float("nan")
+    runtime = NativeRuntime(net, spec(dtype=dtype))
+    ids = np.array([[1, 2]], dtype=np.int64)
+    before = runtime(ids, np.ones_like(ids))
+    assert np.isnan(runtime(np.full_like(ids, 7), np.ones_like(ids))).all()
+    np.testing.assert_array_equal(runtime(ids, np.ones_like(ids)), before)
