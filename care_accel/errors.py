@@ -39,6 +39,6 @@ def exit_code(command: Callable[[], None]) -> int:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0

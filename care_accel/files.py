@@ -53,6 +53,8 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
                     yield number, raw.decode("utf-8")
     except UnicodeDecodeError:
         raise CareError(f"{file}, line {number}: is not UTF-8; convert the file (iconv -t UTF-8)") from None
+    except (FileNotFoundError, IsADirectoryError):
+        raise CareError(f"{file}: cannot be read: no such file") from None
     except (OSError, EOFError, zlib.error) as cause:
         raise CareError(f"{file}: cannot be read after line {number}: {cause}") from None
 

@@ -110,7 +110,8 @@ def choose(source: Source, wanted: str = "auto") -> Choice:
             )
         hindrances[name] = hindrance
     why = "; ".join(f"{name}: {hindrance}" for name, hindrance in hindrances.items())
-    raise CareError(f"{source.checkpoint.folder}: no runtime for this encoder on {device}: {why}")
+    mend = "" if wanted == "auto" else "; runtime='auto' takes for each role one that can"
+    raise CareError(f"{source.checkpoint.folder}: no runtime for this encoder on {device}: {why}{mend}")
 
 
 def load_exported(choice: Choice, source: Source) -> Runtime:
@@ -139,14 +140,18 @@ def with_int8(found: Sources) -> Sources:
     CareError
         It can run neither.
     """
-    changed = {}
-    for role, source in (("query", found.query), ("document", found.document)):
-        one = replace(source, spec=replace(source.spec, dtype="int8"))
-        hindrance = _native(one, "cpu", True)
-        changed[role] = source if hindrance else one
-    if hindrance and changed["query"] is found.query:
-        raise CareError(f"{found.name}: dtype is 'int8', which is of the native runtime: {hindrance}")
-    return Sources(found.name, changed["query"], changed["document"])
+    query, document = (
+        replace(source, spec=replace(source.spec, dtype="int8")) for source in (found.query, found.document)
+    )
+    hindrances = [_native(source, "cpu", True) for source in (query, document)]
+    if all(hindrances):
+        both = " and ".join(dict.fromkeys(map(str, hindrances)))
+        raise CareError(f"{found.name}: dtype is 'int8', which is of the native runtime: {both}")
+    return Sources(
+        found.name,
+        found.query if hindrances[0] else query,
+        found.document if hindrances[1] else document,
+    )
 
 
 def _hindrance(name: str, source: Source, device: str, *, named: bool) -> str | None:

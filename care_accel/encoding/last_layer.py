@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,14 +48,14 @@ class PooledNetwork(nn.Module):
     def __init__(self, network: PreTrainedModel, spec: EncoderSpec) -> None:
         super().__init__()
         self._pooling, self._order, self._width = spec.pooling, spec.order, spec.width
-        layer = _LAYERS.get(type(network).__name__) if spec.pooling != "mean" else None
+        compute = _LAYERS.get(type(network).__name__) if spec.pooling != "mean" else None
         # Layers of another kind, such as sliding windows, hide keys that the rule below would show.
         kinds = getattr(network.config, "layer_types", None) or ["full_attention"]
-        self.trimmed = layer is not None and kinds[-1] == "full_attention"
+        self.trimmed = compute is not None and kinds[-1] == "full_attention"
         # A decoder would keep the keys and values of every layer, for tokens that never come.
         parameters = inspect.signature(network.forward).parameters
         self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
-        self.network = _replace_last_layer(network, layer) if layer and self.trimmed else network
+        self.network = _replace_last_layer(network, compute) if compute and self.trimmed else network
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Encode one padded batch, int64 ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
@@ -67,32 +68,45 @@ class PooledNetwork(nn.Module):
         return embed(hidden, mask, self._pooling, self._order, self._width)
 
 
-class _GteLayer(nn.Module):
+def _gte_layer(
+    layer: Any,
+    states: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    tokens: torch.Tensor,
+) -> torch.Tensor:
     """Transformers' GteLayer (norms behind each half) for one token."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor],
-        pooled: tuple[torch.Tensor, torch.Tensor],
-        **_: Any,
-    ) -> torch.Tensor:
-        layer: Any = self.layer
-        attended = _attend(layer.self_attn, hidden_states, position_embeddings, *pooled)
-        token = layer.post_attention_layernorm(_at(hidden_states, pooled[0]) + attended)
-        return layer.post_mlp_layernorm(token + layer.mlp(token))
+    attended = _attend(layer.self_attn, states, rotation, position, tokens)
+    token = layer.post_attention_layernorm(_at(states, position) + attended)
+    return layer.post_mlp_layernorm(token + layer.mlp(token))
 
 
-class _Qwen3Layer(nn.Module):
+def _qwen3_layer(
+    layer: Any,
+    states: torch.Tensor,
+    rotation: tuple[torch.Tensor, torch.Tensor],
+    position: torch.Tensor,
+    tokens: torch.Tensor,
+) -> torch.Tensor:
     """Transformers' Qwen3DecoderLayer (norms before each half) for one token."""
+    attended = _attend(layer.self_attn, layer.input_layernorm(states), rotation, position, tokens)
+    token = _at(states, position) + attended
+    return token + layer.mlp(layer.post_attention_layernorm(token))
 
-    def __init__(self, layer: nn.Module) -> None:
+
+_Compute = Callable[
+    [Any, torch.Tensor, tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor], torch.Tensor
+]
+_LAYERS: dict[str, _Compute] = {"GteModel": _gte_layer, "Qwen3Model": _qwen3_layer}
+
+
+class _LastLayer(nn.Module):
+    """Stands where the last layer stood, and computes one token of it."""
+
+    def __init__(self, layer: nn.Module, compute: _Compute) -> None:
         super().__init__()
         self.layer = layer
+        self._compute = compute
 
     def forward(
         self,
@@ -101,23 +115,15 @@ class _Qwen3Layer(nn.Module):
         pooled: tuple[torch.Tensor, torch.Tensor],
         **_: Any,
     ) -> torch.Tensor:
-        layer: Any = self.layer
-        attended = _attend(
-            layer.self_attn, layer.input_layernorm(hidden_states), position_embeddings, *pooled
-        )
-        token = _at(hidden_states, pooled[0]) + attended
-        return token + layer.mlp(layer.post_attention_layernorm(token))
+        return self._compute(self.layer, hidden_states, position_embeddings, *pooled)
 
 
-_LAYERS: dict[str, type[nn.Module]] = {"GteModel": _GteLayer, "Qwen3Model": _Qwen3Layer}
-
-
-def _replace_last_layer(network: PreTrainedModel, layer: type[nn.Module]) -> PreTrainedModel:
+def _replace_last_layer(network: PreTrainedModel, compute: _Compute) -> PreTrainedModel:
     # A shallow copy: the modules are the same ones, only the list of layers is another. The layers hand on whatever
     # keyword they do not know, which is how the last one gets to know the pooled position.
     trimmed = copy.copy(network)
     *others, last = network.layers
-    trimmed._modules = network._modules | {"layers": nn.ModuleList([*others, layer(last)])}
+    trimmed._modules = network._modules | {"layers": nn.ModuleList([*others, _LastLayer(last, compute)])}
     return trimmed
 
 

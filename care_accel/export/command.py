@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from care_accel.encoding.sources import DEFAULT, EMBEDDED
@@ -66,6 +70,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@contextmanager
+def _ended_cleanly() -> Iterator[None]:
+    """Let SIGTERM end the process as an error does: what is half written, a copy of the model, is removed."""
+    if threading.current_thread() is not threading.main_thread():  # who alone may set handlers
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
 def run(options: argparse.Namespace) -> None:
     """Export as the options say, and print what the gate measured."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -84,24 +101,25 @@ def run(options: argparse.Namespace) -> None:
     dev = DevSet.read(options.data_dir or EMBEDDED / "care-demo", options.task, options.split)
     texts = None if options.texts is None else read_texts(options.texts)
     keep = None if options.keep_vocab is None else read_texts(options.keep_vocab)
-    figures = export(
-        DualEncoder.from_pretrained(options.model, preset=options.preset),
-        options.output,
-        runtime=options.runtime,
-        dev=dev,
-        roles=ROLES if options.role == "both" else (options.role,),
-        dtype=options.dtype,
-        texts=texts,
-        limits=Limits(
-            worst_cosine=options.worst_cosine,
-            top10_overlap=options.top10_overlap,
-            ndcg_change=options.ndcg_change,
-            batch_change=options.batch_change,
-        ),
-        keep=keep,
-        allow_batch_dependence=options.allow_batch_dependence,
-        progress=lambda line: print(line, file=sys.stderr, flush=True),
-    )
+    with _ended_cleanly():
+        figures = export(
+            DualEncoder.from_pretrained(options.model, preset=options.preset),
+            options.output,
+            runtime=options.runtime,
+            dev=dev,
+            roles=ROLES if options.role == "both" else (options.role,),
+            dtype=options.dtype,
+            texts=texts,
+            limits=Limits(
+                worst_cosine=options.worst_cosine,
+                top10_overlap=options.top10_overlap,
+                ndcg_change=options.ndcg_change,
+                batch_change=options.batch_change,
+            ),
+            keep=keep,
+            allow_batch_dependence=options.allow_batch_dependence,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     for role, one in figures.items():
         print(
             f"{role}: cosine {one.mean_cosine:.6f} on average, {one.worst_cosine:.6f} at worst ({one.texts} texts); "

@@ -26,7 +26,7 @@ def read_texts(file: Path) -> list[str]:
     else:
         texts = [line.rstrip("\r\n") for _, line in read_lines(file)]
     if not texts:
-        raise CareError(f"{file}: holds no text")
+        raise CareError(f"{file}: holds no text; give a text a line, or JSON lines with 'text'")
     return texts
 
 

@@ -80,6 +80,11 @@ def test_int8_for_no_encoder_at_all_is_refused(tiny_folders):
         DualEncoder.from_pretrained(query=folder, document=folder, dtype="int8")
 
 
+def test_int8_on_a_gpu_is_refused_for_what_hinders_each_encoder(tiny_folders):
+    with pytest.raises(CareError, match=r"runs on the CPU alone.* and .*only gte is known"):
+        tiny(tiny_folders, dtype="int8", device="cuda")
+
+
 @pytest.mark.usefixtures("without_native")
 def test_pytorch_runs_what_nothing_faster_can(tiny_folders):
     found = tiny(tiny_folders, device="cpu").choice("query")

@@ -1,4 +1,6 @@
 import json
+import os
+import signal
 
 import pytest
 
@@ -31,8 +33,9 @@ def test_a_command_exports_and_prints_what_was_measured(model, data_dir, tmp_pat
     [
         ("--runtime pytorch --worst-cosine 2", "worst cosine 1.00000 is below 2"),
         ("--runtime onnx --dtype float16", "onnx is exported as float32"),
-        ("--runtime onnx --keep-vocab nowhere.txt", "nowhere.txt: cannot be read"),
+        ("--runtime onnx --keep-vocab nowhere.txt", "nowhere.txt: cannot be read: no such file"),
         ("--runtime onnx --task retrieval/none", "no set 'retrieval/none'"),
+        ("--runtime pytorch --batch-change nan", "with its neighbours in a batch, more than nan"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_code_2(model, data_dir, tmp_path, capsys, options, words):
@@ -42,3 +45,17 @@ def test_a_refusal_is_one_line_and_exit_code_2(model, data_dir, tmp_path, capsys
     assert error.startswith("error: ")
     assert words in error
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_terminated_leaves_nothing_behind(model, data_dir, tmp_path, monkeypatch):
+    def terminate(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("care_accel.export.gate.Gate.measure", terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    where = f"--model {model} --output {tmp_path / 'out'} --data-dir {data_dir} --runtime pytorch"
+    with pytest.raises(SystemExit) as end:
+        main(["export", *where.split()])
+    assert end.value.code == 128 + signal.SIGTERM
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model"]
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -122,3 +122,27 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
     ):
         export(model, exported, runtime="native", dev=dev)
     assert (exported / "care.json").read_bytes() == before
+
+
+def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_is_written(
+    original, tiny_folders, dev, tmp_path
+):
+    with pytest.raises(CareError, match="only gte is known") as refused:
+        export(original, tmp_path / "out", runtime="native", roles=("query", "document"), dev=dev)
+    assert str(refused.value).startswith(str(tiny_folders / "document_encoder"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_vocabulary_that_was_cut_before_is_refused_by_the_model_s_own_name(original, dev, tmp_path):
+    texts = [*dev.queries.values()]
+    export(original, tmp_path / "cut", runtime="pytorch", dev=dev, keep=texts)
+    with pytest.raises(CareError, match="embeddings of some tokens only") as refused:
+        export(
+            DualEncoder.from_pretrained(tmp_path / "cut"),
+            tmp_path / "out",
+            runtime="onnx",
+            dev=dev,
+            keep=texts,
+        )
+    assert str(refused.value).startswith(str(tmp_path / "cut"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["cut"]
