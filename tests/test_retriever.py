@@ -20,9 +20,25 @@ def test_a_str_gives_hits_and_a_list_gives_lists_of_hits(retriever):
     assert [type(hit) for hit in hits] == [Hit, Hit]
     together = retriever.search(["高血压怎么治", "骨折"], k=2)[0]
     assert [hit.id for hit in together] == [hit.id for hit in hits]
-    # A query's vector is the same to 1e-5 beside others, not to the last bit.
+    # By PyTorch a query's vector is the same to 1e-5 beside others; by the default, below, to the last bit.
     assert [hit.score for hit in together] == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert retriever.search([], k=2) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_a_query_finds_the_same_to_the_last_bit_alone_and_beside_others(retriever, tiny_folders, dtype):
+    model = DualEncoder.from_pretrained(
+        query=tiny_folders / "query_encoder",
+        document=tiny_folders / "document_encoder",
+        preset="care",
+        width=24,
+        device="cpu",
+        dtype=dtype,
+    )
+    native = Retriever(model, retriever.index, DOCUMENTS)
+    hits = native.search("高血压怎么治", k=2)
+    assert [type(hit) for hit in hits] == [Hit, Hit]
+    assert native.search(["高血压怎么治", "骨折"], k=2)[0] == hits
 
 
 def test_hits_are_the_largest_inner_products_with_their_documents(retriever, tiny_model):
