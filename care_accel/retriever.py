@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, Protocol, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder
 from care_accel.encoding.encoder import checked_texts
+from care_accel.encoding.spec import Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
-from care_accel.index import BM25Index, ExactIndex
+from care_accel.index import BM25Index, ExactIndex, SearchStats
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 
 MANIFEST = "retriever.json"
@@ -62,13 +63,25 @@ class Timings(NamedTuple):
     scan: float
 
 
+class MadeBy(Protocol):
+    """What an index must agree with: a `DualEncoder`, or what is known of one that runs elsewhere."""
+
+    name: str
+    width: int
+
+    def revision(self, role: Role) -> str:
+        """Return the hash of a role's encoder."""
+        ...
+
+
 class Retriever:
     """Finds the documents of an index that answer a query.
 
     Parameters
     ----------
     model : DualEncoder
-        Only its query encoder is used, and loaded.
+        Only its query encoder is used, and loaded. Where queries are encoded elsewhere (`search_vectors`), anything
+        with a name, a width and a revision.
     index : ExactIndex
         Vectors of the same model's document encoder.
     documents : sequence, optional
@@ -86,7 +99,7 @@ class Retriever:
 
     def __init__(
         self,
-        model: DualEncoder,
+        model: MadeBy,
         index: ExactIndex,
         documents: Sequence[Any] | None = None,
         *,
@@ -110,7 +123,7 @@ class Retriever:
             raise CareError(
                 f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; they must be as many"
             )
-        self.model = model
+        self.model = cast(DualEncoder, model)
         self.index = index
         self.documents = documents
         self.lexical = lexical
@@ -156,7 +169,7 @@ class Retriever:
             write_json(built / MANIFEST, {"format": FORMAT, "parts": parts})
 
     @classmethod
-    def load(cls, folder: str | Path, model: DualEncoder) -> Retriever:
+    def load(cls, folder: str | Path, model: MadeBy) -> Retriever:
         """Open a saved retriever with the model that made it.
 
         Raises
@@ -216,7 +229,7 @@ class Retriever:
         scores, ids, timings = self._search([queries] if isinstance(queries, str) else queries, k)
         hits = [
             [
-                Hit(int(i), float(s), self._document(int(i)))
+                Hit(int(i), float(s), self.document(int(i)))
                 for i, s in zip(row, values, strict=True)
                 if i >= 0
             ]
@@ -236,20 +249,47 @@ class Retriever:
         times.append(perf_counter())
         vectors = encoder.encode_tokens(rows)
         times.append(perf_counter())
-        scores, ids = self._scan(queries, vectors, k)
+        scores, ids, _ = self.search_vectors(vectors, k, queries)
         times.append(perf_counter())
         return scores, ids, Timings(*(1e6 * float(seconds) for seconds in np.diff(times)))
 
-    def _scan(
-        self, queries: Sequence[str], vectors: NDArray[np.float32], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        if self.lexical is None:
-            return self.index.search(vectors, k=k)
-        depth = max(k, DEPTH)
-        rankings = [self.index.search(vectors, k=depth)[1], self.lexical.search(queries, k=depth)[1]]
-        return reciprocal_rank_fusion(rankings, k)
+    def search_vectors(
+        self, vectors: NDArray[np.float32], k: int = 10, queries: Sequence[str] | None = None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]:
+        """Search for queries that were encoded already: the second half of `search`.
 
-    def _document(self, position: int) -> Any:
+        Parameters
+        ----------
+        vectors : numpy.ndarray
+            float32 ``[n, width]``.
+        k : int
+        queries : sequence of str, optional
+            Their texts, which a lexical index needs.
+
+        Returns
+        -------
+        scores, ids : numpy.ndarray
+            float32 and int64 ``[n, k]``, best first; ``-inf`` and -1 where fewer documents are.
+        stats : SearchStats
+            Of the search among the vectors.
+
+        Raises
+        ------
+        CareError
+            k below 1, vectors that do not fit the index, or no texts for a lexical one.
+        """
+        if self.lexical is None:
+            return self.index.search(vectors, k=k, return_stats=True)
+        if queries is None or len(queries) != len(vectors):
+            raise CareError("this index has words beside its vectors; give the text of every query")
+        require_count("k", k)
+        depth = max(k, DEPTH)
+        _, ids, stats = self.index.search(vectors, k=depth, return_stats=True)
+        rankings = [ids, self.lexical.search(queries, k=depth)[1]]
+        return *reciprocal_rank_fusion(rankings, k), stats
+
+    def document(self, position: int) -> Any:
+        """Return what the retriever was given for a document, None if it was given nothing."""
         return None if self.documents is None else self.documents[position]
 
 
