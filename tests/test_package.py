@@ -28,7 +28,8 @@ ARROWS = {
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "export": {"encoding", "index", "eval", "kernels", "files", "errors"},
-    "cli": {"eval", "export", "training", "errors"},
+    "serving": {"encoding", "index", "retriever", "export", "files", "errors"},
+    "cli": {"eval", "export", "serving", "training", "errors"},
     "__main__": {"cli"},
 }
 # DualEncoder.as_mteb, a convenience that users look for on the model.

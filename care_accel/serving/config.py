@@ -1,0 +1,276 @@
+"""Configurations of served models, built as the server's own protobuf messages and written as ``config.pbtxt``.
+
+A message can hold no field that the server does not know, and its text comes out in the order of the schema with map
+keys sorted: the same configuration is always the same file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+CONFIG = "config.pbtxt"
+WARMUP = "warmup"  # the folder that the server looks in for samples
+VERSION = "1"
+
+# By the names that clients use; the schema's are TYPE_..., and TYPE_STRING for BYTES.
+_NUMPY = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a model.
+
+    Parameters
+    ----------
+    name : str
+    dtype : {"BYTES", "INT32", "INT64", "FP32"}
+    dims : sequence of int
+        Of one row: the batch's dimension is the server's. -1 is any size.
+    optional : bool
+        An input that a request may leave out.
+    """
+
+    name: str
+    dtype: str
+    dims: Sequence[int] = (1,)
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """A model of an ensemble.
+
+    Parameters
+    ----------
+    model : str
+    inputs : mapping of str to str
+        From the model's inputs to tensors of the ensemble.
+    outputs : mapping of str to str
+        From the model's outputs to tensors of the ensemble.
+    """
+
+    model: str
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    outputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def model_config(
+    name: str,
+    *,
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    max_batch_size: int,
+    backend: str = "",
+    platform: str = "",
+    parameters: Mapping[str, str] | None = None,
+    steps: Sequence[Step] = (),
+) -> ModelConfig:
+    """Return the message that describes a model; a field without a parameter here is set on the message itself.
+
+    Parameters
+    ----------
+    name : str
+        Of the model, and so of its folder.
+    inputs, outputs : sequence of Tensor
+    max_batch_size : int
+    backend, platform : str
+        What runs it; one of the two. An ensemble, which has ``steps``, needs neither.
+    parameters : mapping of str to str, optional
+    steps : sequence of Step
+        Of an ensemble.
+
+    Raises
+    ------
+    CareError
+        tritonclient is not installed.
+    """
+    schema = _schema()
+    if steps:
+        platform = "ensemble"
+    config = schema.ModelConfig(name=name, backend=backend, platform=platform, max_batch_size=max_batch_size)
+    for tensor in inputs:
+        config.input.add(
+            name=tensor.name, data_type=_dtype(tensor.dtype), dims=tensor.dims, optional=tensor.optional
+        )
+    for tensor in outputs:
+        config.output.add(name=tensor.name, data_type=_dtype(tensor.dtype), dims=tensor.dims)
+    for key, value in (parameters or {}).items():
+        config.parameters[key].string_value = value
+    for step in steps:
+        config.ensemble_scheduling.step.add(
+            model_name=step.model, model_version=-1, input_map=step.inputs, output_map=step.outputs
+        )
+    return config
+
+
+def add_instances(
+    config: ModelConfig, count: int = 1, *, kind: str = "CPU", gpus: Sequence[int] = ()
+) -> None:
+    """Add a group of instances.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Changed.
+    count : int
+        On each GPU, or in all.
+    kind : {"CPU", "GPU"}
+    gpus : sequence of int
+        All of them by default.
+    """
+    kinds = _schema().ModelInstanceGroup
+    config.instance_group.add(count=count, kind=kinds.Kind.Value(f"KIND_{kind}"), gpus=gpus)
+
+
+def set_batching(
+    config: ModelConfig,
+    *,
+    delay_us: int = 0,
+    preferred: Sequence[int] = (),
+    queue: int = 0,
+    timeout_us: int = 0,
+) -> None:
+    """Let the server join requests that wait together, and refuse those that it cannot serve in time.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Changed.
+    delay_us : int
+        How long a request may wait for others, in microseconds.
+    preferred : sequence of int
+        Batch sizes that are worth running at once; any size by default.
+    queue : int
+        Requests that may wait; one more is refused at once. No limit by default.
+    timeout_us : int
+        A request that waited longer is refused. No limit by default.
+    """
+    batching = config.dynamic_batching
+    batching.SetInParent()  # even if every value is the default's
+    batching.max_queue_delay_microseconds = delay_us
+    batching.preferred_batch_size.extend(preferred)
+    if queue:
+        batching.default_queue_policy.max_queue_size = queue
+    if timeout_us:
+        policy = batching.default_queue_policy
+        policy.default_timeout_microseconds = timeout_us
+        policy.timeout_action = type(policy).REJECT
+
+
+def add_warmup(
+    config: ModelConfig, name: str, samples: Mapping[str, NDArray[Any] | bytes], *, batch_size: int = 1
+) -> dict[str, bytes]:
+    """Add a request that the server runs before it says that the model is ready.
+
+    Parameters
+    ----------
+    config : ModelConfig
+        Changed. Its inputs say the types.
+    name : str
+    samples : mapping of str to numpy.ndarray or bytes
+        One row of each input: an array of the shape that a request has without the batch's dimension, or the bytes
+        of one text.
+    batch_size : int
+        Such requests in one batch: the server joins copies of the row.
+
+    Returns
+    -------
+    dict of str to bytes
+        Files for `write_model`: path within the model's folder, and what it holds.
+    """
+    kinds = {tensor.name: tensor.data_type for tensor in config.input}
+    names = {_dtype(dtype): as_numpy for dtype, as_numpy in _NUMPY.items()}
+    sample = config.model_warmup.add(name=name, batch_size=batch_size)
+    files = {}
+    for tensor, row in samples.items():
+        place = f"{name}_{tensor}"
+        if isinstance(row, bytes):
+            dims: Sequence[int] = (1,)
+            content = len(row).to_bytes(4, "little") + row  # as the protocol has texts
+        else:
+            dims = row.shape
+            content = np.ascontiguousarray(row, dtype=names[kinds[tensor]]).tobytes()
+        given = sample.inputs[tensor]
+        given.data_type, given.input_data_file = kinds[tensor], place
+        given.dims.extend(dims)
+        files[f"{WARMUP}/{place}"] = content
+    return files
+
+
+def write_model(
+    repository: Path, config: ModelConfig, files: Mapping[str, str | bytes] | None = None
+) -> Path:
+    """Write a model's folder: its configuration, its version and what else it holds.
+
+    Parameters
+    ----------
+    repository : Path
+    config : ModelConfig
+    files : mapping of str to str or bytes, optional
+        By path within the model's folder. An empty version gets a ``.gitkeep``: the server wants the folder, and git
+        keeps no empty one.
+
+    Returns
+    -------
+    Path
+        The model's folder.
+    """
+    folder = repository / config.name
+    (folder / VERSION).mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(text_of(config), encoding="utf-8")
+    for place, content in (files or {}).items():
+        file = folder / place
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    if not any((folder / VERSION).iterdir()):
+        (folder / VERSION / ".gitkeep").touch()
+    return folder
+
+
+def text_of(config: ModelConfig) -> str:
+    """Return a configuration as the text of ``config.pbtxt``."""
+    from google.protobuf import text_format
+
+    return text_format.MessageToString(config, as_utf8=True)
+
+
+def read_config(file: Path) -> ModelConfig:
+    """Read a ``config.pbtxt``.
+
+    Raises
+    ------
+    CareError
+        It is not there, or is none by the server's schema.
+    """
+    schema = _schema()
+    from google.protobuf import text_format
+
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), schema.ModelConfig())
+    except FileNotFoundError:
+        raise CareError(f"{file}: no such file; a served model has one") from None
+    except (OSError, UnicodeDecodeError, text_format.ParseError) as cause:
+        raise CareError(f"{file}: no configuration of a model: {' '.join(str(cause).split())}") from None
+
+
+def _dtype(name: str) -> int:
+    return _schema().DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}")
+
+
+def _schema() -> Any:
+    try:
+        from tritonclient.grpc import model_config_pb2
+    except ImportError:
+        raise CareError("tritonclient is not installed: pip install 'care-accel[server]'") from None
+    return model_config_pb2
