@@ -21,7 +21,7 @@ help:
 	@echo "make format  put style right"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
 	@echo "make gpu-check  build, test and measure what needs a GPU, with PYTHON's own torch"
-	@echo "make serve   start the inference server (not there yet)"
+	@echo "make serve   serve the embedded model and demo with NVIDIA Triton Inference Server"
 	@echo "make clean   remove everything that make made"
 
 eval: $(READY)
@@ -47,8 +47,8 @@ bench: $(READY)
 gpu-check:
 	$(PYTHON) bench/gpu_check.py
 
-serve:
-	@echo "make serve: the model repository is not there yet; see the table in README.md" >&2; exit 1
+serve: $(READY)
+	$(BIN)/care-accel serve --repository model_repository
 
 $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \

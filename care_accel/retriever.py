@@ -228,11 +228,7 @@ class Retriever:
         single = isinstance(queries, str)
         scores, ids, timings = self._search([queries] if isinstance(queries, str) else queries, k)
         hits = [
-            [
-                Hit(int(i), float(s), self.document(int(i)))
-                for i, s in zip(row, values, strict=True)
-                if i >= 0
-            ]
+            [Hit(int(i), float(s), self.document(int(i))) for i, s in zip(row, values, strict=True) if i >= 0]
             for row, values in zip(ids, scores, strict=True)
         ]
         found = hits[0] if single else hits

@@ -34,7 +34,7 @@ class Tensor:
     Parameters
     ----------
     name : str
-    dtype : {"BYTES", "INT32", "INT64", "FP32"}
+    dtype : {"BYTES", "BOOL", "INT32", "INT64", "FP32"}
     dims : sequence of int
         Of one row: the batch's dimension is the server's. -1 is any size.
     optional : bool

@@ -1,0 +1,109 @@
+"""The command line of the inference server: ``care-accel serve``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+from care_accel.encoding.sources import DEFAULT
+from care_accel.errors import CareError
+
+_LOOPBACK = "127.0.0.1"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the server to a parser."""
+    what = parser.add_argument_group("what is served")
+    what.add_argument(
+        "--repository", type=Path, metavar="DIR", help="a model repository instead of one written for --model"
+    )
+    what.add_argument("--model", help=f"a folder, a hub name, or the embedded model; default: {DEFAULT}")
+    what.add_argument("--preset", help="what folders without care.json follow: care or sentence-transformers")
+    what.add_argument(
+        "--index",
+        type=Path,
+        metavar="DIR",
+        help="a saved Retriever or ExactIndex; default: the demo's documents",
+    )
+    what.add_argument(
+        "--several-tenants",
+        action="store_true",
+        help="no response cache: how fast an answer comes would tell what others have asked",
+    )
+    what.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", default=_LOOPBACK, help="the address to listen on; default: %(default)s")
+    where.add_argument(
+        "--http-port", "--port", type=int, default=8000, metavar="N", help="default: %(default)s"
+    )
+    where.add_argument("--grpc-port", type=int, default=8001, metavar="N", help="default: %(default)s")
+    where.add_argument("--metrics-port", type=int, default=8002, metavar="N", help="default: %(default)s")
+    where.add_argument("--shared-memory", action="store_true", help="let clients register shared memory")
+    where.add_argument("--log", type=Path, metavar="FILE", help="default: a temporary file")
+    where.add_argument(
+        "--timeout", type=float, default=600, metavar="SECONDS", help="for loading; default: %(default)s"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Serve until the process is told to end."""
+    from care_accel.serving.repository import write_repository
+    from care_accel.serving.server import Server
+
+    if options.repository and (options.model or options.index or options.preset):
+        raise CareError(
+            "give --repository, or what one is written for (--model, --index, --preset), not both"
+        )
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    with tempfile.TemporaryDirectory(prefix="care-serve-") as temporary:
+        repository = options.repository
+        if repository is None:
+            repository = Path(temporary) / "model_repository"
+            write_repository(
+                repository,
+                options.model or DEFAULT,
+                index=options.index,
+                gpu=options.gpu,
+                several_tenants=options.several_tenants,
+                preset=options.preset,
+            )
+        server = Server(
+            repository,
+            http=options.http_port,
+            grpc=options.grpc_port,
+            metrics=options.metrics_port,
+            host=options.host,
+            log=options.log,
+            shared_memory=options.shared_memory,
+        )
+        if server.program.bundled:
+            _say("this is the server of the wheel nvidia-pytriton (2.51): for development, not for a network")
+        try:
+            server.start(options.timeout, progress=_say, ended=ended)
+            if not ended.is_set():
+                _tell(server.http, server.grpc, server.metrics)
+            while not ended.wait(0.2):
+                if server.died():
+                    raise CareError(f"the server ended by itself; its log is {server.log}")
+        finally:
+            code = server.stop()
+        _say(f"ended ({code})")
+
+
+def _tell(http: str, grpc: str, metrics: str) -> None:
+    body = '{"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["血压高怎么办"]}]}'
+    print(
+        f"ready: http://{http}  grpc://{grpc}  metrics: http://{metrics}/metrics\n"
+        f"curl -s http://{http}/v2/models/search/infer -d '{body}'",
+        flush=True,
+    )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

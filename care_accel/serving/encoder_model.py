@@ -1,0 +1,215 @@
+"""An encoder as a model of the inference server: TEXT in, EMBEDDING out, many requests in one batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.encoding import DualEncoder, Encoder, Role, Task
+from care_accel.errors import CareError
+from care_accel.serving.backend import Backend, read_tasks, read_texts, resolve, split
+
+# Tokens a text of the batches that are encoded before the model is ready.
+_WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
+
+
+class _Asked(NamedTuple):
+    """One request that can be answered."""
+
+    position: int
+    texts: list[str]
+    tasks: list[Task]
+    details: bool
+
+
+class EncoderModel:
+    """What ``model.py`` of ``query_encoder`` and ``document_encoder`` hands to the server.
+
+    The requests that the server has collected are tokenised together and encoded in batches of similar length
+    within a token budget. A vector does not depend on the texts beside it, so neither does an answer.
+
+    Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository`),
+    ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (whether this process may
+    compute only when no other wants to), ``warm_up_batch``.
+    """
+
+    role: Role
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Load the encoder, compare it with what the configuration recorded, and warm it up."""
+        self.backend = Backend(args)
+        parameters = self.backend.parameters
+        if parameters["background"] and self.backend.device == "cpu":
+            run_in_background()
+        self.encoder = load_encoder(self.backend, self.role)
+        self.token_budget = int(parameters["token_budget"])
+        warm_up(self.encoder, int(parameters["warm_up_batch"]), self.token_budget)
+        self._cut = self.encoder.counts.truncated
+
+    def finalize(self) -> None:
+        """Write the last counts."""
+        self.backend.end()
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Answer each request with its vectors, or with what was wrong with it."""
+        answers: list[Any] = [None] * len(requests)
+        asked = []
+        for position, request in enumerate(requests):
+            try:
+                if request.is_cancelled():
+                    raise CareError("the client has gone")
+                texts = self.backend.array(request, "TEXT")
+                assert texts is not None  # the configuration asks for it
+                clean = read_texts(texts, empty=self.role == "document")
+                tasks = read_tasks(self.backend.array(request, "TASK"), len(clean))
+                given = self.backend.array(request, "DETAILS")
+                details = given is not None and bool(given.all())
+                require_whole_answer(request.requested_output_names(), details)
+                asked.append(_Asked(position, clean, tasks, details))
+            except CareError as mistake:
+                answers[position] = self.backend.refusal(mistake)
+        if asked:
+            for one, answer in zip(asked, self._answers(asked), strict=True):
+                answers[one.position] = answer
+        return answers
+
+    def _answers(self, asked: Sequence[_Asked]) -> list[Any]:
+        try:
+            vectors, tokens, times = self._encode(
+                [text for one in asked for text in one.texts], [task for one in asked for task in one.tasks]
+            )
+        except Exception as failure:  # whatever it was, each client is told, and the next request is answered
+            failed = failure if not isinstance(failure, CareError) else RuntimeError(str(failure))
+            return [self.backend.refusal(failed) for _ in asked]
+        counts = [len(one.texts) for one in asked]
+        return [
+            self.backend.answer(EMBEDDING=rows, TOKENS=sizes, TIMES=np.tile(times, (len(sizes), 1)))
+            if one.details
+            else self.backend.answer(EMBEDDING=rows)
+            for one, rows, sizes in zip(asked, split(vectors, counts), split(tokens, counts), strict=True)
+        ]
+
+    def _encode(
+        self, texts: list[str], tasks: list[Task]
+    ) -> tuple[Any, NDArray[np.int32], NDArray[np.float32]]:
+        """Return vectors, float32 ``[n, width]``, tokens of each text ``[n, 1]``, and microseconds of both steps."""
+        begun = perf_counter()
+        rows: list[list[int]] = [[] for _ in texts]
+        for task in dict.fromkeys(tasks):
+            places = [i for i, one in enumerate(tasks) if one == task]
+            for place, ids in zip(
+                places, self.encoder.tokenize([texts[i] for i in places], task), strict=True
+            ):
+                rows[place] = ids
+        tokenised = perf_counter()
+        vectors = self.encoder.encode_tokens(rows, batch_size=len(rows), token_budget=self.token_budget)
+        encoded = perf_counter()
+        self._count(len(texts), tokenised - begun, encoded - tokenised)
+        sizes = np.array([[len(ids)] for ids in rows], dtype=np.int32)
+        return vectors, sizes, np.array([1e6 * (tokenised - begun), 1e6 * (encoded - tokenised)], np.float32)
+
+    def _count(self, texts: int, tokenise: float, encode: float) -> None:
+        count, role = self.backend.count, self.role
+        count("texts", "Texts encoded", texts, role=role)
+        count("tokenise_seconds", "Seconds spent on turning texts into tokens", tokenise, role=role)
+        count("encode_seconds", "Seconds spent in the network", encode, role=role)
+        cut = self.encoder.counts.truncated
+        count(
+            "truncated_texts",
+            "Texts longer than the encoder takes, cut at their end",
+            cut - self._cut,
+            role=role,
+        )
+        self._cut = cut
+
+
+class QueryEncoderModel(EncoderModel):
+    """The query encoder as a model of the server."""
+
+    role: Role = "query"
+
+
+class DocumentEncoderModel(EncoderModel):
+    """The document encoder as a model of the server."""
+
+    role: Role = "document"
+
+
+def require_whole_answer(names: Collection[str], details: bool) -> None:
+    """Refuse a request that asks for a part of what an answer to its inputs holds.
+
+    The server's response cache tells requests apart by their inputs, and keeps only the outputs that were asked for:
+    a part of an answer would be given to the next client, who asked for all of it.
+
+    Raises
+    ------
+    CareError
+    """
+    whole = {"EMBEDDING", "TOKENS", "TIMES"} if details else {"EMBEDDING"}
+    if set(names) != whole and len(names) < 3:
+        raise CareError(
+            f"outputs asked for are {', '.join(sorted(names))}; ask for {', '.join(sorted(whole))}"
+            + ("" if details else ", or send DETAILS for TOKENS and TIMES as well")
+        )
+
+
+def load_model(backend: Backend) -> DualEncoder:
+    """Find the dual encoder that a configuration names.
+
+    Raises
+    ------
+    CareError
+        It cannot be found; or there is another encoder in its place than the one that was recorded.
+    """
+    options = dict(backend.parameters["load"])
+    for name in ("model", "query", "document"):
+        # A name such as care-mini or a hub's stays one.
+        if options.get(name) and resolve(options[name], backend.folder).is_dir():
+            options[name] = resolve(options[name], backend.folder)
+    if backend.device != "cpu" or options.get("device") is None:
+        options["device"] = backend.device
+    model = DualEncoder.from_pretrained(**options)
+    known = backend.parameters["care"]
+    role = cast(Role, known.get("role", "document"))
+    if model.revision(role) != known["revision"]:
+        raise CareError(
+            f"this repository was written for {role} encoder {known['revision']}, but {model.name} has "
+            f"{model.revision(role)}; write the repository anew"
+        )
+    return model
+
+
+def load_encoder(backend: Backend, role: Role) -> Encoder:
+    """Load one encoder of the dual encoder that a configuration names."""
+    return load_model(backend).encoder(role)
+
+
+def warm_up(encoder: Encoder, batch: int, token_budget: int) -> None:
+    """Encode a batch of every length that texts can have, alone and full, so that no client pays for a first time.
+
+    Memory is taken, kernels are compiled and chosen, graphs are captured.
+    """
+    before = replace(encoder.counts)
+    filler = encoder.tokenize(["高血压患者应低盐饮食，遵医嘱服药。" * 100])[0]
+    for tokens in (*_WARM_UP_TOKENS, encoder.spec.max_tokens):
+        row = filler[: min(tokens, encoder.spec.max_tokens)]
+        for size in (1, max(1, min(batch, token_budget // len(row)))):
+            encoder.encode_tokens([row] * size, batch_size=size, token_budget=token_budget)
+        if len(row) == encoder.spec.max_tokens:
+            break
+    encoder.counts = before
+
+
+def run_in_background() -> None:
+    """Let this process compute only when no other wants the processor.
+
+    Documents are encoded in bulk while nobody waits, queries while somebody does. Threads that are started later
+    inherit it.
+    """
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
