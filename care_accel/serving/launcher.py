@@ -1,46 +1,52 @@
-"""The console script ``tritonserver``: a real server with everything where it looks for it.
+"""The console script ``tritonserver``: a real server with everything where it looks for it, kept alive.
 
-Arguments, signals and the exit code are the server's own: this process becomes it.
+Arguments, signals and the exit code are the server's own. It listens on loopback, and keeps to itself the APIs that
+change it, unless the arguments say otherwise; ``--shared-memory`` is the one argument of ours: it lets clients
+register shared memory.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
 from care_accel.errors import exit_code
-from care_accel.serving.server import find_program
+from care_accel.serving.program import find_program
+from care_accel.serving.supervisor import supervise
 
 _WARNING = (
     "tritonserver: this is the server of the wheel nvidia-pytriton (2.51), for development: its published "
     "vulnerabilities are fixed in NVIDIA's containers from 25.07 on. It listens on loopback unless told otherwise."
 )
+_SHARED_MEMORY = "--shared-memory"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Become the server; return only if there is none."""
+    """Run the server and return its exit code; 2 if there is none."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    codes: list[int] = []
 
-    def become() -> None:
+    def serve() -> None:
         program = find_program()
         if program.bundled:
             print(_WARNING, file=sys.stderr, flush=True)
-        command = program.command(_joined(given))
-        os.execve(command[0], command, program.environ())
+        command = program.command(
+            joined([one for one in given if one != _SHARED_MEMORY]), shared_memory=_SHARED_MEMORY in given
+        )
+        codes.append(supervise(command, program.environ()))
 
-    return exit_code(become)
+    return exit_code(serve) or codes[0]
 
 
-def _joined(arguments: Sequence[str]) -> list[str]:
+def joined(arguments: Sequence[str]) -> list[str]:
     """Write ``--name value`` as ``--name=value``, so that what is given is recognised."""
-    joined: list[str] = []
+    whole: list[str] = []
     for argument in arguments:
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("-"):
-            joined[-1] = f"{joined[-1]}={argument}"
+        if whole and whole[-1].startswith("--") and "=" not in whole[-1] and not argument.startswith("-"):
+            whole[-1] = f"{whole[-1]}={argument}"
         else:
-            joined.append(argument)
-    return joined
+            whole.append(argument)
+    return whole
 
 
 if __name__ == "__main__":

@@ -1,124 +1,21 @@
-"""Finds a real ``tritonserver``, arranges what it needs, starts it and ends it.
-
-One on PATH is preferred: that of NVIDIA's containers. Otherwise it is the one that the wheel nvidia-pytriton carries
-(extra ``server``): release 2.51, whose published vulnerabilities NVIDIA fixed in 25.07. It is for development.
-"""
+"""Starts an inference server and ends it: `Server`."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import secrets
-import shutil
-import site
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from care_accel.errors import CareError
-
-SITE = "CARE_ACCEL_SITE"
-LOOPBACK = "127.0.0.1"
-_ADDRESSES = ("http", "grpc", "metrics")
-# Of the server's APIs those that change it, or read its memory. Names differ between its two front ends.
-_RESTRICTED = {
-    "http": ("model-repository", "shared-memory", "trace", "logging"),
-    "grpc": ("model-repository", "shared-memory", "trace", "logging"),
-}
-_CACHE_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True)
-class Program:
-    """A server that was found.
-
-    Attributes
-    ----------
-    binary : Path
-    arguments : tuple of str
-        Where its backends and caches are, if it does not know by itself.
-    environment : dict of str to str
-        Added to this process's own.
-    bundled : bool
-        Whether it is the wheel's, which is for development.
-    """
-
-    binary: Path
-    arguments: tuple[str, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
-    bundled: bool = False
-
-    def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
-        """Return the command line: what is given, and what makes the server safe unless that says otherwise."""
-        return [
-            str(self.binary),
-            *arguments,
-            *_unless_given(self.arguments, arguments),
-            *_unless_given(safe_arguments(shared_memory=shared_memory), arguments),
-        ]
-
-    def environ(self) -> dict[str, str]:
-        """Return the environment that the server and its stubs run in."""
-        return os.environ | dict(self.environment)
-
-
-def find_program() -> Program:
-    """Find a server.
-
-    Raises
-    ------
-    CareError
-        There is none, or the wheel's lacks the system's Python library.
-    """
-    packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
-    for folder in os.environ.get("PATH", "").split(os.pathsep):
-        candidate = Path(folder) / "tritonserver"
-        if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_script(candidate):
-            return Program(candidate, environment=packages)
-    spec = find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise CareError(
-            "no tritonserver: none is on PATH, and nvidia-pytriton, whose wheel carries one, is not installed; "
-            "pip install 'care-accel[server]', or use one of NVIDIA's containers"
-        )
-    home = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    _require_libpython()
-    libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
-    return Program(
-        home / "bin" / "tritonserver",
-        (
-            f"--backend-directory={_backends(home)}",
-            f"--cache-directory={home / 'caches'}",
-        ),
-        packages | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))},
-        bundled=True,
-    )
-
-
-def safe_arguments(*, shared_memory: bool = False) -> list[str]:
-    """Return the arguments that make a server listen on loopback and keep to itself what changes it.
-
-    Loading models, shared memory, traces and log settings need a header with a key that nobody is told.
-    """
-    key = secrets.token_hex(16)
-    arguments = [f"--{name}-address={LOOPBACK}" for name in _ADDRESSES]
-    for front, option in (("http", "--http-restricted-api"), ("grpc", "--grpc-restricted-protocol")):
-        names = [name for name in _RESTRICTED[front] if not (shared_memory and name == "shared-memory")]
-        arguments.append(f"{option}={','.join(names)}:care-key={key}")
-    # A repository's response cache is used only if the server has one.
-    return [*arguments, f"--cache-config=local,size={_CACHE_BYTES}"]
+from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program
 
 
 class Server:
@@ -143,6 +40,7 @@ class Server:
     http, grpc, metrics : str
         ``host:port`` of each front end.
     process : subprocess.Popen
+        The script ``tritonserver``, whose child is the server (see `care_accel.serving.supervisor`).
     log : Path
 
     Raises
@@ -169,7 +67,7 @@ class Server:
             raise CareError(
                 f"{self.repository}: no such model repository; care-accel export --repository writes one"
             )
-        ports = dict(zip(_ADDRESSES, (http, grpc, metrics), strict=True))
+        ports = dict(zip(ADDRESSES, (http, grpc, metrics), strict=True))
         free = iter(free_ports(sum(port is None for port in ports.values())))
         self._ports = {name: next(free) if port is None else port for name, port in ports.items()}
         for name, port in self._ports.items():
@@ -201,19 +99,16 @@ class Server:
         ended : threading.Event, optional
             Once it is set, nobody waits any longer.
         """
-        command = self.program.command(
-            [
-                f"--model-repository={self.repository}",
-                *(f"--{name}-port={port}" for name, port in self._ports.items()),
-                *(f"--{name}-address={self._host}" for name in self._ports),
-                *self._arguments,
-            ],
-            shared_memory=self._shared_memory,
-        )
+        command = [
+            *(sys.executable, "-m", "care_accel.serving.launcher"),
+            *(["--shared-memory"] if self._shared_memory else []),
+            f"--model-repository={self.repository}",
+            *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *(f"--{name}-address={self._host}" for name in self._ports),
+            *self._arguments,
+        ]
         with self.log.open("wb") as stream:
-            self.process = subprocess.Popen(
-                command, env=self.program.environ(), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream
-            )
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         if progress:
             progress(f"starting {self.program.binary} (log: {self.log})")
         end = time.monotonic() + timeout
@@ -305,64 +200,3 @@ def first_error(log: Path) -> str:
                 said = line[place:].removeprefix("CareError: ")
                 return f"{' '.join(said.split())} (log: {log})"
     return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"
-
-
-def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
-    names = {argument.split("=", 1)[0] for argument in given}
-    return [argument for argument in defaults if argument.split("=", 1)[0] not in names]
-
-
-def _is_script(file: Path) -> bool:
-    """Tell whether a file is a script, as this package's own ``tritonserver`` is, and no server."""
-    with file.open("rb") as stream:
-        return stream.read(2) == b"#!"
-
-
-def _checkout() -> list[str]:
-    """Return the folder that holds this package if it is no site-packages: a source tree on PYTHONPATH."""
-    parent = str(Path(__file__).parents[2])
-    return [] if parent in site.getsitepackages() else [parent]
-
-
-def _backends(home: Path) -> Path:
-    """Return a folder of backends with the stub of this Python beside the Python backend.
-
-    The wheel keeps them apart, and may lie where nobody may write.
-    """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.is_file():
-        raise CareError(
-            f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
-        )
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = f"backends-{version}-{abs(hash_of(str(home))):016x}"
-    place = base / "care_accel" / name
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
-            built = Path(temporary) / "backends"
-            shutil.copytree(home / "backends", built)
-            shutil.copy2(stub, built / "python" / stub.name)
-            with suppress(OSError):  # another process was faster
-                os.rename(built, place)
-    return place
-
-
-def hash_of(text: str) -> int:
-    """Return a number that stands for a text, the same in every process."""
-    import hashlib
-
-    return int(hashlib.sha256(text.encode()).hexdigest()[:16], 16)
-
-
-def _require_libpython() -> None:
-    """The stub is an own program that loads Python as a library of the system's."""
-    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    folder: Any = sysconfig.get_config_var("LIBDIR")
-    for place in (name, f"{folder}/{name}"):
-        with suppress(OSError):
-            ctypes.CDLL(place)
-            return
-    package = name.split(".so")[0]
-    raise CareError(f"the server's Python backend needs {name}: install the system package {package}")
