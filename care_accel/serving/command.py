@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--several-tenants",
         action="store_true",
-        help="no response cache: how fast an answer comes would tell what others have asked",
+        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
     )
     what.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
     where = parser.add_argument_group("where")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple, cast
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.errors import CareError
 from care_accel.serving.backend import Backend, read_tasks, read_texts, resolve, split
+from care_accel.serving.vector_cache import VectorCache
 
 # Tokens a text of the batches that are encoded before the model is ready.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
@@ -25,7 +26,6 @@ class _Asked(NamedTuple):
     position: int
     texts: list[str]
     tasks: list[Task]
-    details: bool
 
 
 class EncoderModel:
@@ -36,7 +36,7 @@ class EncoderModel:
 
     Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository`),
     ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (whether this process may
-    compute only when no other wants to), ``warm_up_batch``.
+    compute only when no other wants to), ``cached_texts``, ``warm_up_batch``.
     """
 
     role: Role
@@ -48,8 +48,9 @@ class EncoderModel:
         if parameters["background"] and self.backend.device == "cpu":
             run_in_background()
         self.encoder = load_encoder(self.backend, self.role)
-        self.token_budget = int(parameters["token_budget"])
-        warm_up(self.encoder, int(parameters["warm_up_batch"]), self.token_budget)
+        self._token_budget = int(parameters["token_budget"])
+        self._cache = VectorCache(int(parameters["cached_texts"]))
+        warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
 
     def finalize(self) -> None:
@@ -68,10 +69,7 @@ class EncoderModel:
                 assert texts is not None  # the configuration asks for it
                 clean = read_texts(texts, empty=self.role == "document")
                 tasks = read_tasks(self.backend.array(request, "TASK"), len(clean))
-                given = self.backend.array(request, "DETAILS")
-                details = given is not None and bool(given.all())
-                require_whole_answer(request.requested_output_names(), details)
-                asked.append(_Asked(position, clean, tasks, details))
+                asked.append(_Asked(position, clean, tasks))
             except CareError as mistake:
                 answers[position] = self.backend.refusal(mistake)
         if asked:
@@ -90,33 +88,45 @@ class EncoderModel:
         counts = [len(one.texts) for one in asked]
         return [
             self.backend.answer(EMBEDDING=rows, TOKENS=sizes, TIMES=np.tile(times, (len(sizes), 1)))
-            if one.details
-            else self.backend.answer(EMBEDDING=rows)
-            for one, rows, sizes in zip(asked, split(vectors, counts), split(tokens, counts), strict=True)
+            for rows, sizes in zip(split(vectors, counts), split(tokens, counts), strict=True)
         ]
 
     def _encode(
         self, texts: list[str], tasks: list[Task]
-    ) -> tuple[Any, NDArray[np.int32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
         """Return vectors, float32 ``[n, width]``, tokens of each text ``[n, 1]``, and microseconds of both steps."""
         begun = perf_counter()
-        rows: list[list[int]] = [[] for _ in texts]
-        for task in dict.fromkeys(tasks):
-            places = [i for i, one in enumerate(tasks) if one == task]
-            for place, ids in zip(
-                places, self.encoder.tokenize([texts[i] for i in places], task), strict=True
-            ):
-                rows[place] = ids
+        vectors = np.empty((len(texts), self.encoder.spec.width), dtype=np.float32)
+        sizes = np.empty((len(texts), 1), dtype=np.int32)
+        new: dict[Task, list[int]] = {}
+        for place, (text, task) in enumerate(zip(texts, tasks, strict=True)):
+            kept = self._cache.get(text, task)
+            if kept is None:
+                new.setdefault(task, []).append(place)
+            else:
+                vectors[place], sizes[place] = kept
+        rows = [
+            ids
+            for task, places in new.items()
+            for ids in self.encoder.tokenize([texts[place] for place in places], task)
+        ]
+        order = [place for places in new.values() for place in places]
         tokenised = perf_counter()
-        vectors = self.encoder.encode_tokens(rows, batch_size=len(rows), token_budget=self.token_budget)
+        if rows:
+            vectors[order] = self.encoder.encode_tokens(
+                rows, batch_size=len(rows), token_budget=self._token_budget
+            )
+        for place, ids in zip(order, rows, strict=True):
+            sizes[place] = len(ids)
+            self._cache.put(texts[place], tasks[place], vectors[place], len(ids))
         encoded = perf_counter()
-        self._count(len(texts), tokenised - begun, encoded - tokenised)
-        sizes = np.array([[len(ids)] for ids in rows], dtype=np.int32)
+        self._count(len(texts), len(texts) - len(rows), tokenised - begun, encoded - tokenised)
         return vectors, sizes, np.array([1e6 * (tokenised - begun), 1e6 * (encoded - tokenised)], np.float32)
 
-    def _count(self, texts: int, tokenise: float, encode: float) -> None:
+    def _count(self, texts: int, kept: int, tokenise: float, encode: float) -> None:
         count, role = self.backend.count, self.role
-        count("texts", "Texts encoded", texts, role=role)
+        count("texts", "Texts asked for", texts, role=role)
+        count("cached_texts", "Texts whose vector was known from before", kept, role=role)
         count("tokenise_seconds", "Seconds spent on turning texts into tokens", tokenise, role=role)
         count("encode_seconds", "Seconds spent in the network", encode, role=role)
         cut = self.encoder.counts.truncated
@@ -139,24 +149,6 @@ class DocumentEncoderModel(EncoderModel):
     """The document encoder as a model of the server."""
 
     role: Role = "document"
-
-
-def require_whole_answer(names: Collection[str], details: bool) -> None:
-    """Refuse a request that asks for a part of what an answer to its inputs holds.
-
-    The server's response cache tells requests apart by their inputs, and keeps only the outputs that were asked for:
-    a part of an answer would be given to the next client, who asked for all of it.
-
-    Raises
-    ------
-    CareError
-    """
-    whole = {"EMBEDDING", "TOKENS", "TIMES"} if details else {"EMBEDDING"}
-    if set(names) != whole and len(names) < 3:
-        raise CareError(
-            f"outputs asked for are {', '.join(sorted(names))}; ask for {', '.join(sorted(whole))}"
-            + ("" if details else ", or send DETAILS for TOKENS and TIMES as well")
-        )
 
 
 def load_model(backend: Backend) -> DualEncoder:

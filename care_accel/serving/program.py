@@ -29,7 +29,6 @@ LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
 # Those of the server's APIs that change it or read its memory.
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
-_CACHE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Program:
     ----------
     binary : Path
     arguments : tuple of str
-        Where its backends and caches are, if it does not know by itself.
+        Where its backends are, if it does not know by itself.
     environment : dict of str to str
         Added to this process's own.
     bundled : bool
@@ -90,10 +89,7 @@ def find_program() -> Program:
     libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
     return Program(
         home / "bin" / "tritonserver",
-        (
-            f"--backend-directory={_backends(home)}",
-            f"--cache-directory={home / 'caches'}",
-        ),
+        (f"--backend-directory={_backends(home)}",),
         packages | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))},
         bundled=True,
     )
@@ -109,8 +105,7 @@ def safe_arguments(*, shared_memory: bool = False) -> list[str]:
     for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
         names = [name for name in _RESTRICTED if not (shared_memory and name == "shared-memory")]
         arguments.append(f"{option}={','.join(names)}:care-key={key}")
-    # A repository's response cache is used only if the server has one.
-    return [*arguments, f"--cache-config=local,size={_CACHE_BYTES}"]
+    return arguments
 
 
 def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:

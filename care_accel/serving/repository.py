@@ -30,6 +30,8 @@ K, MOST_K = 10, 1000
 _DELAY_US = 0
 _QUERY_BATCH, _DOCUMENT_BATCH, _SCAN_BATCH = 64, 64, 64
 _QUERY_TOKENS, _DOCUMENT_TOKENS = 2048, 4096
+# Vectors of queries that are kept: some 10 MB of CARE's.
+_CACHED_TEXTS = 4096
 # A batch of queries takes milliseconds: a queue of eight is a wait that nobody notices, and what comes beyond it
 # is refused while the client can still do something else.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
@@ -64,7 +66,7 @@ def write_repository(
     gpu : bool
         An instance on each GPU instead of one on the processor.
     several_tenants : bool
-        Leave out the response cache: how fast an answer comes would tell what others have asked.
+        Keep no vectors of queries: how fast an answer comes would tell what others have asked.
     **options
         Of `DualEncoder.from_pretrained`: ``query``, ``document``, ``preset``, ``width``, ``max_tokens``, ``dtype``,
         ``runtime``, ``revision``.
@@ -86,9 +88,8 @@ def write_repository(
         folder, "search", [name for name in MODELS if name != "search"], private=False
     ) as built:
         for role in ("query", "document"):
-            config = _encoder(found, role, loading, gpu=gpu)
-            if role == "query" and not several_tenants:
-                config.response_cache.enable = True
+            keep = 0 if role == "document" or several_tenants else _CACHED_TEXTS
+            config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
         _write(built, _scan(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         write_model(built, search_ensemble())
@@ -131,7 +132,6 @@ def search_ensemble() -> ModelConfig:
             Tensor("TEXT", "BYTES"),
             Tensor("K", "INT32", optional=True),
             Tensor("TASK", "BYTES", optional=True),
-            Tensor("DETAILS", "BOOL", optional=True),
         ],
         outputs=[
             Tensor("IDS", "INT64", (-1,)),
@@ -144,7 +144,7 @@ def search_ensemble() -> ModelConfig:
         steps=[
             Step(
                 "query_encoder",
-                {"TEXT": "TEXT", "TASK": "TASK", "DETAILS": "DETAILS"},
+                {"TEXT": "TEXT", "TASK": "TASK"},
                 {"EMBEDDING": "embedding", "TOKENS": "TOKENS", "TIMES": "encode_times"},
             ),
             Step(
@@ -156,7 +156,9 @@ def search_ensemble() -> ModelConfig:
     )
 
 
-def _encoder(model: DualEncoder, role: Role, loading: Mapping[str, Any], *, gpu: bool) -> ModelConfig:
+def _encoder(
+    model: DualEncoder, role: Role, loading: Mapping[str, Any], *, gpu: bool, cached_texts: int
+) -> ModelConfig:
     of_queries = role == "query"
     config = model_config(
         f"{role}_encoder",
@@ -164,7 +166,6 @@ def _encoder(model: DualEncoder, role: Role, loading: Mapping[str, Any], *, gpu:
         inputs=[
             Tensor("TEXT", "BYTES"),
             Tensor("TASK", "BYTES", optional=True),
-            Tensor("DETAILS", "BOOL", optional=True),
         ],
         outputs=[
             Tensor("EMBEDDING", "FP32", (model.width,)),
@@ -177,6 +178,7 @@ def _encoder(model: DualEncoder, role: Role, loading: Mapping[str, Any], *, gpu:
             "load": json.dumps(loading),
             "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
             "background": json.dumps(not of_queries),
+            "cached_texts": str(cached_texts),
             "warm_up_batch": str(8 if of_queries else 1),
         },
     )
