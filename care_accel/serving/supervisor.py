@@ -31,8 +31,8 @@ def supervise(
 ) -> int:
     """Run a server until it is told to end, or cannot be kept alive.
 
-    Signals are the server's: they are handed on. A server that ends before it has lived for a minute is not started
-    again the first time (its arguments or models are wrong), and after restarts at most five times in a row.
+    Signals are the server's: they are handed on. A server that ends in order is not started again, nor one that fails
+    in its first minute (its arguments or models are wrong); one that dies, at most five times in a row.
 
     Parameters
     ----------
@@ -68,8 +68,9 @@ def supervise(
             code = running[0].returncode
             lived = time.monotonic() - begun
             restarts = 0 if lived > _LONG_ENOUGH else restarts + 1
-            by_itself = why is None and code >= 0 and lived < _LONG_ENOUGH and restarts == 1
-            if told or by_itself or restarts > _MOST_RESTARTS:
+            wrong = why is None and code > 0 and restarts == 1
+            ended = why is None and code == 0
+            if told or ended or wrong or restarts > _MOST_RESTARTS:
                 return code if code >= 0 else 128 - code
             say(f"{why or f'the server ended by itself ({code})'}; restarting it")
             time.sleep(0 if restarts < 2 else 2.0 ** (restarts - 2))

