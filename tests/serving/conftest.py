@@ -90,7 +90,7 @@ def _raw(text):
 def children(pid):
     """Return the processes that a process has started, as a dict of number to command line."""
     listing = subprocess.run(
-        ["ps", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True, check=False
+        ["ps", "-ww", "--ppid", str(pid), "-o", "pid=,args="], capture_output=True, text=True, check=False
     )
     return {int(line.split()[0]): line.split(None, 1)[1] for line in listing.stdout.splitlines()}
 

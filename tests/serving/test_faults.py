@@ -1,0 +1,312 @@
+"""What goes wrong around a real server: killed processes, signals, floods, replaced indexes. No wrong answer is given."""
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from care_accel import DualEncoder, ExactIndex, Retriever
+from care_accel.serving import Server, write_repository
+
+from .conftest import stub, tensors
+
+grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed (extra server)")
+
+pytestmark = pytest.mark.usefixtures("require_server")
+
+DOCUMENTS = [f"第{i}号文档：{'头痛发热咳嗽腹泻失眠'[i % 10]}怎么办" for i in range(200)]
+
+
+class Load:
+    """Asks for hits from several threads until it is stopped, and remembers every answer."""
+
+    def __init__(self, server, expected, threads=4):
+        self._server, self._expected, self._ended = server, expected, threading.Event()
+        self.answers, self.wrong = [], []
+        self._threads = [threading.Thread(target=self._ask, args=(i,)) for i in range(threads)]
+
+    def _ask(self, first):
+        queries = list(self._expected)
+        position = first
+        with grpc.InferenceServerClient(self._server.grpc) as client:
+            while not self._ended.is_set():
+                query = queries[position % len(queries)]
+                position += 1
+                sent = time.monotonic()
+                try:
+                    answer = client.infer("search", tensors(grpc, [query]), client_timeout=30)
+                except grpc.InferenceServerException as failure:
+                    self.answers.append((sent, time.monotonic(), str(failure.status())))
+                    time.sleep(0.05)  # as a client backs off
+                    continue
+                self.answers.append((sent, time.monotonic(), "OK"))
+                if answer.as_numpy("IDS")[0].tolist() != self._expected[query]:
+                    self.wrong.append(query)
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self._ended.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for(self, condition, seconds):
+        end = time.monotonic() + seconds
+        while not condition(self.answers) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert condition(self.answers), self.answers[-5:]
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """Return the right ids of some queries over the demo's documents."""
+    from care_accel.eval.command import DEMO
+    from care_accel.files import read_jsonl
+
+    folder = DEMO / "retrieval" / "care-demo"
+    texts = [f"{row['title']} {row['text']}".strip() for _, row in read_jsonl(folder / "corpus.jsonl")]
+    queries = [row["text"] for _, row in read_jsonl(folder / "queries.jsonl")]
+    hits = Retriever.from_documents(model, texts).search(queries)
+    return {query: [hit.id for hit in row] for query, row in zip(queries, hits, strict=True)}
+
+
+@pytest.mark.parametrize("name", ["query_encoder", "scan"])
+def test_a_killed_model_process_comes_back_and_no_answer_is_wrong(query_repository, expected, name):
+    with Server(query_repository) as server, Load(server, expected) as load:
+        load.wait_for(lambda answers: len(answers) > 50, 60)
+        killed = stub(server, name)
+        os.kill(killed, signal.SIGKILL)
+        at = time.monotonic()
+        load.wait_for(
+            lambda answers: any(sent > at + 1 and status == "OK" for sent, _, status in answers), 120
+        )
+        back = len(load.answers)
+        load.wait_for(lambda answers: len(answers) > back + 50, 60)
+        assert {status for _, _, status in load.answers[back:]} == {"OK"}
+        assert stub(server, name) != killed
+        failures = {status for _, _, status in load.answers} - {"OK"}
+        assert failures <= {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL"}
+    assert load.wrong == []
+
+
+def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model):
+    write_repository(tmp_path / "repository")
+    texts = [f"{document}{'，病史很长' * 60}" for document in DOCUMENTS[:64]]
+    with Server(tmp_path / "repository") as server:
+        found = []
+
+        def ask():
+            with grpc.InferenceServerClient(server.grpc) as client:
+                found.append(client.infer("document_encoder", tensors(grpc, texts)).as_numpy("EMBEDDING"))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.3)
+        working = not found
+        server.process.send_signal(signal.SIGTERM)
+        thread.join()
+        assert server.process.wait(60) == 0
+    assert working
+    np.testing.assert_allclose(found[0], model.encode_document(texts), atol=1e-5)
+
+
+def test_a_sigterm_under_load_leaves_no_client_waiting(query_repository, expected):
+    with Server(query_repository) as server, Load(server, expected) as load:
+        load.wait_for(lambda answers: len(answers) > 50, 60)
+        begun = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        code = server.process.wait(60)
+        load.wait_for(lambda answers: answers[-1][2] != "OK", 30)
+    assert code == 0
+    assert load.wrong == []
+    # The server refuses what comes now, the second step of a search too: a client asks again, elsewhere.
+    refusals = {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND"}
+    assert {status for _, _, status in load.answers} - {"OK"} <= refusals
+    assert max(ended - sent for sent, ended, _ in load.answers if sent > begun - 1) < 30
+
+
+def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(query_repository, model):
+    # Long texts and a short queue, so that what is sent at once is more than what can wait.
+    config = query_repository / "query_encoder" / "config.pbtxt"
+    config.write_text(re.sub(r"max_queue_size: \d+", "max_queue_size: 16", config.read_text()))
+    texts = [[f"{i} {j} {'胸闷气短' * 100}" for j in range(16)] for i in range(160)]
+
+    async def flood(server):
+        import tritonclient.grpc.aio as aio
+
+        async with aio.InferenceServerClient(server.grpc) as client:
+
+            async def ask(some):
+                sent = time.monotonic()
+                try:
+                    answer = await client.infer("query_encoder", tensors(grpc, some))
+                except grpc.InferenceServerException as refused:
+                    return time.monotonic() - sent, str(refused), None
+                return time.monotonic() - sent, "OK", answer.as_numpy("EMBEDDING")
+
+            return await asyncio.gather(*(ask(some) for some in texts))
+
+    with Server(query_repository) as server:
+        asyncio.run(flood(server))  # memory is taken once
+        before = resident(server)
+        for _ in range(3):
+            answers = asyncio.run(flood(server))
+        after = resident(server)
+        refused = [(seconds, said) for seconds, said, _ in answers if said != "OK"]
+        served = [seconds for seconds, said, _ in answers if said == "OK"]
+        assert len(refused) > 80
+        assert all("UNAVAILABLE" in said and "maximum queue size" in said for _, said in refused)
+        # Refusals do not wait for those that are served.
+        assert np.median([seconds for seconds, _ in refused]) < np.median(served)
+        assert after < 1.05 * before
+        for some, (_, said, vectors) in zip(texts, answers, strict=True):
+            if said == "OK":
+                np.testing.assert_allclose(vectors, model.encode_query(some), atol=1e-5)
+        with grpc.InferenceServerClient(server.grpc) as client:
+            assert client.infer("search", tensors(grpc, ["头痛"])).as_numpy("IDS").shape == (1, 10)
+
+
+def resident(server):
+    """Return the memory of the server and its model processes, in bytes."""
+    from .conftest import children
+
+    (tritonserver,) = children(server.process.pid)
+    pages = [
+        int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        for pid in (tritonserver, *children(tritonserver))
+    ]
+    return sum(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture
+def index_repository(tmp_path, model):
+    """Return a repository with an index of documents, without the document encoder."""
+    import shutil
+
+    retriever = Retriever.from_documents(model, DOCUMENTS)
+    retriever.save(tmp_path / "index")
+    write_repository(tmp_path / "repository", index=tmp_path / "index")
+    shutil.rmtree(tmp_path / "repository" / "document_encoder")
+    return tmp_path / "repository"
+
+
+def test_a_replaced_index_goes_live_without_a_lost_or_mixed_answer(index_repository, tmp_path, model):
+    new = [f"新的{document}" for document in reversed(DOCUMENTS)] * 2
+    built = Retriever.from_documents(model, new)
+    old = {
+        query: [hit.document for hit in Retriever.from_documents(model, DOCUMENTS).search(query)]
+        for query in DOCUMENTS[:20]
+    }
+    after = {query: [hit.document for hit in built.search(query)] for query in old}
+    seen, failures, ended = [], [], threading.Event()
+
+    def ask(server):
+        import json
+
+        with grpc.InferenceServerClient(server.grpc) as client:
+            while not ended.is_set():
+                for query in old:
+                    try:
+                        answer = client.infer("search", tensors(grpc, [query]))
+                    except grpc.InferenceServerException as failure:
+                        failures.append(str(failure))
+                        continue
+                    found = [json.loads(raw) for raw in answer.as_numpy("DOCUMENTS")[0]]
+                    seen.append("old" if found == old[query] else "new" if found == after[query] else "mixed")
+
+    with Server(index_repository) as server:
+        threads = [threading.Thread(target=ask, args=(server,)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        built.save(tmp_path / "index")
+        end = time.monotonic() + 60
+        while "new" not in seen[-1:] and time.monotonic() < end:
+            time.sleep(0.1)
+        time.sleep(0.5)
+        ended.set()
+        for thread in threads:
+            thread.join()
+        assert "a new index is live, 400 vectors" in server.log.read_text(errors="replace")
+    assert failures == []
+    assert set(seen) == {"old", "new"}
+    assert seen[-1] == "new"
+
+
+def test_a_replaced_index_of_another_encoder_or_a_broken_one_is_refused_and_the_old_one_stays(
+    index_repository, tmp_path, model
+):
+    with Server(index_repository) as server, grpc.InferenceServerClient(server.grpc) as client:
+        first = client.infer("search", tensors(grpc, [DOCUMENTS[7]])).as_numpy("IDS")
+        other = ExactIndex(model.width, encoder_revision="sha256:of-another")
+        other.add(np.eye(model.width, dtype=np.float32))
+        foreign = Retriever(Named(model), other, None)
+        foreign.save(tmp_path / "index")
+        wait_for_log(
+            server, "the new index is refused, the old one stays: the index was made by document encoder"
+        )
+        said = server.log.read_text(errors="replace")
+        assert "sha256:of-another" in said
+        assert model.revision("document") in said
+        (tmp_path / "index" / "vectors" / "codes.npy").write_bytes(b"broken")
+        os.utime(tmp_path / "index" / "retriever.json")
+        wait_for_log(server, "codes.npy")
+        again = client.infer("search", tensors(grpc, [DOCUMENTS[7]])).as_numpy("IDS")
+        np.testing.assert_array_equal(first, again)
+
+
+class Named:
+    """Stands for the other model that made an index."""
+
+    def __init__(self, model):
+        self.name, self.width = model.name, model.width
+
+    def revision(self, role):
+        return "sha256:of-another"
+
+
+def wait_for_log(server, text):
+    end = time.monotonic() + 60
+    while text not in server.log.read_text(errors="replace"):
+        assert time.monotonic() < end, server.log.read_text(errors="replace")[-2000:]
+        time.sleep(0.1)
+
+
+def test_a_server_does_not_start_with_an_index_of_another_document_encoder(tmp_path, index_repository, model):
+    from care_accel import CareError
+
+    other = ExactIndex(model.width, encoder_revision="sha256:of-another")
+    other.add(np.eye(model.width, dtype=np.float32))
+    Retriever(Named(model), other, None).save(tmp_path / "index")
+    both = f"sha256:of-another.*{model.revision('document')}"
+    with pytest.raises(CareError, match=both), Server(index_repository):
+        pass
+    with pytest.raises(CareError, match=both):
+        write_repository(tmp_path / "repository2", index=tmp_path / "index")
+
+
+def test_a_server_does_not_start_when_the_model_is_not_the_one_it_was_written_for(tmp_path, tiny_folders):
+    from care_accel import CareError
+
+    DualEncoder.from_pretrained(
+        query=tiny_folders / "query_encoder",
+        document=tiny_folders / "document_encoder",
+        preset="care",
+        width=24,
+    ).save_pretrained(tmp_path / "model")
+    write_repository(tmp_path / "repository", tmp_path / "model")
+    DualEncoder.from_pretrained("care-mini").save_pretrained(tmp_path / "model")
+    with (
+        pytest.raises(CareError, match="this repository was written for"),
+        Server(tmp_path / "repository"),
+    ):
+        pass
