@@ -59,7 +59,7 @@ _THREADS = {"intra_op_thread_count": "0", "inter_op_thread_count": "1", "executi
 _BATCH = max(bucket.batch for bucket in BUCKETS)
 _QUEUE: dict[Role, int] = {"query": 8 * _BATCH, "document": 4 * _BATCH}
 _WAIT_US: dict[Role, int] = {"query": 2_000_000, "document": 60_000_000}
-# How tokenizers gather requests into one shape; measured as docs/serving.md says. On a GPU a batch of 16 takes hardly longer
+# How tokenizers gather requests into one shape; measured in bench/engine_batches.py. On a GPU a batch of 16 takes hardly longer
 # than one text, so waiting half a millisecond for company pays; a processor's work grows with every token.
 _GPU_STRETCH, _GPU_DELAY_US = 8, 500
 _CPU_STRETCH, _CPU_DELAY_US = 1, 0
