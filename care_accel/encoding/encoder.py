@@ -251,14 +251,34 @@ class Encoder:
         self.counts.replaced_surrogates += replaced
         return clean
 
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        longest = max(len(row) for row in rows)
+    def pad(
+        self, rows: Sequence[list[int]], tokens: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return what `tokenize` returned as a network takes it: filled up to one length.
+
+        Parameters
+        ----------
+        rows : sequence of list of int
+            One at least.
+        tokens : int, optional
+            The length, at least that of the longest row, which is the default.
+
+        Returns
+        -------
+        ids, mask : numpy.ndarray
+            int64 ``[n, tokens]``; the mask is 0 where ``ids`` was filled up.
+        """
+        longest = max(len(row) for row in rows) if tokens is None else tokens
         ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
             place = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
             ids[i, place] = row
             mask[i, place] = 1
+        return ids, mask
+
+    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        ids, mask = self.pad(rows)
         self.counts.tokens += int(mask.sum())
         self.counts.padded_tokens += ids.size
         return self.runtime(ids, mask)

@@ -17,7 +17,15 @@ from care_accel.encoding.sources import DEFAULT
 from care_accel.files import replaced_folder
 from care_accel.index import ExactIndex
 from care_accel.retriever import MANIFEST, MadeBy, Retriever
-from care_accel.serving.config import Step, Tensor, add_instances, model_config, set_batching, write_model
+from care_accel.serving.config import (
+    Step,
+    Tensor,
+    add_instances,
+    model_config,
+    model_file,
+    set_batching,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -36,11 +44,6 @@ _CACHED_TEXTS = 4096
 # is refused while the client can still do something else.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
 _QUERY_WAIT_US, _DOCUMENT_WAIT_US = 2_000_000, 60_000_000
-
-_MODEL = """import os, site  # the server's own Python runs this: first the packages beside care_accel
-any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
-from care_accel.serving.{module} import {name} as TritonPythonModel
-"""
 
 
 def write_repository(
@@ -91,7 +94,7 @@ def write_repository(
             keep = 0 if role == "document" or several_tenants else _CACHED_TEXTS
             config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
-        _write(built, _scan(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
+        _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         write_model(built, search_ensemble())
 
 
@@ -194,7 +197,7 @@ def _encoder(
     return config
 
 
-def _scan(
+def scan_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
 ) -> ModelConfig:
     known = {
@@ -237,7 +240,7 @@ def _scan(
 
 
 def _write(repository: Path, config: ModelConfig, module: str, name: str) -> None:
-    write_model(repository, config, {"1/model.py": _MODEL.format(module=module, name=name)})
+    write_model(repository, config, {"1/model.py": model_file(module, name)})
 
 
 def _absolute(value: Any) -> Any:
