@@ -19,6 +19,7 @@ from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
     from transformers import PreTrainedTokenizerFast
 
@@ -188,18 +189,49 @@ class Encoder:
             vectors[batch] = self._run([rows[i] for i in batch])
         return self._finish(vectors)
 
+    def encode_tokens_on_device(
+        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
+    ) -> torch.Tensor:
+        """Encode as `encode_tokens` does, to vectors that stay on the runtime's device: for a scan there, say.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 ``[n, width]`` on ``runtime.device``.
+
+        Raises
+        ------
+        CareError
+            The runtime is not PyTorch's, or as in `encode_tokens`.
+        """
+        import torch
+
+        from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+
+        if not isinstance(self.runtime, PyTorchRuntime):
+            raise CareError("vectors stay on the device with runtime='pytorch' alone; use encode_tokens")
+        for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
+            require_count(name, size)
+        vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            vectors[batch] = self.runtime.on_device(*self._padded([rows[i] for i in batch]))
+        self._require_finite(torch.isfinite(vectors).all(dim=1).cpu().numpy())
+        return vectors
+
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._require_finite(np.isfinite(vectors).all(axis=1))
+        return vectors
+
+    def _require_finite(self, finite: NDArray[np.bool_]) -> None:
         """Count the texts, say once what is odd, and refuse vectors that are not finite."""
-        finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise CareError(
                 f"text {int(np.argmin(finite))} has a vector that is not finite; the weights are damaged, or "
                 f"{self.spec.dtype} is too narrow for this network (try dtype='float32')"
             )
-        self.counts.texts += len(vectors)
+        self.counts.texts += len(finite)
         self._say_truncation()
         self._say_unknown()
-        return vectors
 
     def tokenize(self, texts: Sequence[str], task: Task = "retrieval") -> list[list[int]]:
         """Return the token ids of each text, prompt and special tokens included, cut to ``max_tokens``.
@@ -278,10 +310,13 @@ class Encoder:
         return ids, mask
 
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        return self.runtime(*self._padded(rows))
+
+    def _padded(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, mask = self.pad(rows)
         self.counts.tokens += int(mask.sum())
         self.counts.padded_tokens += ids.size
-        return self.runtime(ids, mask)
+        return ids, mask
 
     def _say_unknown(self) -> None:
         if self.counts.unknown_tokens and not self._said_unknown:
