@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding.spec import TASKS, Task
 from care_accel.errors import CareError
+from care_accel.serving.backlog import Backlog
 
 # The longest text that is looked at. The longest input of the paper's encoders is 512 tokens, some 2,000 bytes of
 # Chinese; what is a hundred times longer is a mistake, and tokenising it would keep others waiting.
@@ -118,6 +119,7 @@ class Backend:
             else "cpu"
         )
         self.parameters = read_parameters(arguments["model_config"])
+        self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
 
     def tensor(self, request: Any, name: str) -> Any:
         """Return an input of a request, None if an optional one was left out."""
@@ -144,6 +146,17 @@ class Backend:
         code = error.INVALID_ARG if isinstance(why, CareError) else error.INTERNAL
         line = " ".join(str(why).split()) or type(why).__name__
         return self._server.InferenceResponse([], error(line, code))
+
+    def backlog(self) -> Backlog:
+        """Return the watch over the requests that wait for this model."""
+        queue, wait = self.parameters["queue"], self.parameters["wait"]
+        return Backlog(self.name, int(queue), float(wait), max(1, self._batch))
+
+    def overload(self, why: str, requests: int) -> list[Any]:
+        """Return a response to each of so many requests that says that there are too many."""
+        self.count("refused_requests", "Requests refused because too many waited", requests)
+        error = self._server.TritonError
+        return [self._server.InferenceResponse([], error(why, error.UNAVAILABLE)) for _ in range(requests)]
 
     def count(self, name: str, help_text: str, amount: float, role: str = "") -> None:
         """Add to a counter, ``care_<name>_total``, which is on the server's metrics page within a second."""

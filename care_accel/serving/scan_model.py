@@ -56,8 +56,9 @@ class ScanModel:
     `Retriever.save`) goes live by itself: it is opened beside the old one, which answers until then, and stays if the
     new one is not whole or was made by another document encoder.
 
-    Parameters of the configuration, as JSON: ``care`` (document encoder's revision, width, ``k``, ``most_k``), and one of
-    ``index`` (a folder) and ``documents`` (an embedded data set, encoded while loading).
+    Parameters of the configuration, as JSON: ``care`` (document encoder's revision, width, ``k``, ``most_k``), one of
+    ``index`` (a folder) and ``documents`` (an embedded data set, encoded while loading), ``queue`` and ``wait`` (see
+    `Backlog`).
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -66,6 +67,7 @@ class ScanModel:
         known = self.backend.parameters["care"]
         self._k, self._most_k = int(known["k"]), int(known["most_k"])
         self._made_by = Recorded(known["name"], int(known["width"]), known["revision"])
+        self._backlog = self.backend.backlog()
         self._ended = threading.Event()
         folder = self.backend.parameters.get("index")
         if folder is None:
@@ -83,19 +85,21 @@ class ScanModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with its hits, or with what was wrong with it."""
+        begun = perf_counter()
+        if why := self._backlog.excess(len(requests)):
+            return self.backend.overload(why, len(requests))
         retriever = self.retriever  # one index for the whole batch, whatever is replaced meanwhile
         answers: list[Any] = [None] * len(requests)
         asked = []
         for position, request in enumerate(requests):
             try:
-                if request.is_cancelled():
-                    raise CareError("the client has gone")
                 asked.append(self._read(position, request, retriever))
             except CareError as mistake:
                 answers[position] = self.backend.refusal(mistake)
         if asked:
             for one, answer in zip(asked, self._answers(asked, retriever), strict=True):
                 answers[one.position] = answer
+            self._backlog.took(len(requests), perf_counter() - begun)
         return answers
 
     def _read(self, position: int, request: Any, retriever: Retriever) -> _Asked:
