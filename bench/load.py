@@ -13,8 +13,8 @@ import argparse
 import asyncio
 import itertools
 import json
-import os
 import random
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,46 +29,13 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio
 from tritonclient.grpc import service_pb2
 
-from care_accel.eval.command import DEMO
-from care_accel.files import find_plain_or_gzip, read_jsonl
+sys.path.insert(0, str(Path(__file__).parent))
+from texts import answers, questions
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 # What the server's own statistics tell apart, in the order in which a request meets them.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 _HTTP2 = [("grpc.max_receive_message_length", -1)]
-
-
-def questions() -> list[str]:
-    """Return real questions and titles, each once, in an order that is always the same; the demo's without data."""
-    data = Path(os.environ.get("CARE_DATA", ""))
-    if not (data / "retrieval").is_dir():
-        data = DEMO
-    files = [(file, ("text",)) for file in _files(data / "retrieval", "queries")]
-    files += [(file, ("text",)) for file in _files(data / "retrieval", "corpus") if "cmedir" in file.parts]
-    files += [
-        (file, ("sentence1", "sentence2"))
-        for split in ("train", "dev", "test")
-        for file in _files(data / "sts", split)
-    ]
-    once = dict.fromkeys(
-        row[name].strip() for file, names in files for _, row in read_jsonl(file) for name in names
-    )
-    texts = [text for text in once if text]
-    random.Random(0).shuffle(texts)
-    return texts
-
-
-def answers() -> list[str]:
-    """Return real documents longer than titles: doctors' answers; the demo's documents without data."""
-    data = Path(os.environ.get("CARE_DATA", "")) / "retrieval"
-    folder = data if data.is_dir() else DEMO / "retrieval"
-    files = [file for file in _files(folder, "corpus") if "cmedir" not in file.parts]
-    return [f"{row.get('title', '')}{row['text']}" for file in files for _, row in read_jsonl(file)]
-
-
-def _files(folder: Path, name: str) -> list[Path]:
-    some = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [file for one in some if (file := find_plain_or_gzip(one / f"{name}.jsonl"))]
 
 
 class Request(NamedTuple):
@@ -93,6 +60,11 @@ def request(model: str, texts: Sequence[str], *, k: int | None = None) -> Reques
         message.raw_input_contents.append(given._get_content())  # nothing public gives the bytes
         inputs.append(given)
     return Request(model, inputs, message.SerializeToString())
+
+
+def json_request(model: str, texts: Sequence[str]) -> Request:
+    """Build the same for a server that speaks JSON, of one text."""
+    return Request(model, [], json.dumps({"text": texts[0]}).encode())
 
 
 def requests(model: str, texts: Iterable[str], rows: int = 1, **options: Any) -> Iterator[Request]:
@@ -211,7 +183,26 @@ class _Tritonclient:
         await self._client.close()
 
 
-CLIENTS = {"raw": _Raw, "tritonclient": _Tritonclient}
+class _Json:
+    """POST and JSON, for servers that people write by hand; needs aiohttp, which tritonclient's HTTP part has."""
+
+    def __init__(self, address: str) -> None:
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._address, self._headers = address, {"Content-Type": "application/json"}
+
+    async def infer(self, one: Request) -> bytes:
+        place = f"{self._address}/{one.model}"
+        async with self._session.post(place, data=one.raw, headers=self._headers) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+CLIENTS = {"raw": _Raw, "tritonclient": _Tritonclient, "json": _Json}
 
 
 def run(
@@ -225,7 +216,7 @@ def run(
         ``host:port`` of gRPC.
     *loads : Load
     seconds : float
-    client : {"raw", "tritonclient"}
+    client : {"raw", "tritonclient", "json"}
     pid : int, optional
         Of the server, if it runs here: its processor time is measured.
 
@@ -235,7 +226,7 @@ def run(
         One a load; processor time and statistics are of all loads together and belong to the first.
     """
     results = [Measured() for _ in loads]
-    asking = triton.InferenceServerClient(address)
+    asking = None if client == "json" else triton.InferenceServerClient(address)
     try:
         before, used = statistics(asking), processor_seconds(pid)
         own = time.process_time()
@@ -245,7 +236,8 @@ def run(
         results[0].server = {name: after[name] - used.get(name, 0.0) for name in after}
         results[0].models = spent(before, statistics(asking))
     finally:
-        asking.close()
+        if asking:
+            asking.close()
     return results
 
 
@@ -307,9 +299,11 @@ async def _open(client: Any, load: Load, result: Measured, end: float, ended: as
     result.seconds = time.perf_counter() - begun
 
 
-def statistics(asking: triton.InferenceServerClient) -> dict[str, dict[str, float]]:
-    """Return the server's counters of each model, times in microseconds."""
-    found = {}
+def statistics(asking: triton.InferenceServerClient | None) -> dict[str, dict[str, float]]:
+    """Return the server's counters of each model, times in microseconds; nothing of a server that has none."""
+    found: dict[str, dict[str, float]] = {}
+    if asking is None:
+        return found
     for model in asking.get_inference_statistics().model_stats:
         stats = model.inference_stats
         found[model.name] = {
@@ -374,7 +368,7 @@ def main() -> None:
         "--rate", type=float, help="requests a second, answered or not, instead of --concurrency"
     )
     parser.add_argument("--seconds", type=float, default=5.0)
-    parser.add_argument("--client", choices=list(CLIENTS), default="raw")
+    parser.add_argument("--client", choices=["raw", "tritonclient"], default="raw")
     parser.add_argument(
         "--pid", type=int, help="of a server on this machine: its processor time is printed as well"
     )
