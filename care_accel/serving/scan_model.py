@@ -24,6 +24,8 @@ from care_accel.serving.backend import Backend, read_texts, resolve, split
 
 # How often the index's folder is looked at, in seconds: one call of the system each time.
 _LOOK_EVERY = 0.5
+# Documents that are kept as they are sent; of CARE's tasks some tens of megabytes.
+_KEPT_DOCUMENTS = 16_384
 
 
 @dataclass
@@ -72,10 +74,12 @@ class ScanModel:
         folder = self.backend.parameters.get("index")
         if folder is None:
             self.retriever = encode_embedded(self.backend, self.backend.parameters["documents"])
+            self._documents = Documents(self.retriever)
             return
         self._folder = resolve(folder, self.backend.folder)
         self._seen = identity(self._folder)
         self.retriever = self._open()
+        self._documents = Documents(self.retriever)
         threading.Thread(target=self._watch, name="index", daemon=True).start()
 
     def finalize(self) -> None:
@@ -126,6 +130,8 @@ class ScanModel:
         return _Asked(position, vectors, ks, texts, times)
 
     def _answers(self, asked: Sequence[_Asked], retriever: Retriever) -> list[Any]:
+        if self._documents.retriever is not retriever:
+            self._documents = Documents(retriever)
         begun = perf_counter()
         try:
             scores, ids, rescored = search_together(
@@ -150,7 +156,7 @@ class ScanModel:
                 self.backend.answer(
                     IDS=np.ascontiguousarray(found[:, :k]),
                     SCORES=np.ascontiguousarray(values[:, :k]),
-                    DOCUMENTS=documents(retriever, found[:, :k]),
+                    DOCUMENTS=self._documents.get(found[:, :k]),
                     TIMES=np.hstack([one.times, np.full((len(found), 1), 1e6 * seconds, np.float32)]),
                 )
             )
@@ -217,13 +223,29 @@ def identity(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def documents(retriever: Retriever, ids: NDArray[np.int64]) -> NDArray[np.object_]:
-    """Return the document of each hit as JSON in UTF-8, ``null`` where there is none."""
-    values = np.empty(ids.shape, dtype=np.object_)
-    for place, position in np.ndenumerate(ids):
-        document = retriever.document(int(position)) if position >= 0 else None
-        values[place] = json.dumps(document, ensure_ascii=False).encode("utf-8")
-    return values
+class Documents:
+    """The documents of an index as clients get them: JSON in UTF-8.
+
+    Those that are found often are kept as they are sent; to write them anew would take as long as to find them.
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        self._kept: dict[int, bytes] = {-1: b"null"}
+
+    def get(self, ids: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Return the document of each hit, ``null`` where there is none."""
+        values = np.empty(ids.size, dtype=np.object_)
+        for place, position in enumerate(ids.ravel().tolist()):
+            raw = self._kept.get(position)
+            values[place] = self._write(position) if raw is None else raw
+        return values.reshape(ids.shape)
+
+    def _write(self, position: int) -> bytes:
+        raw = json.dumps(self.retriever.document(position), ensure_ascii=False).encode("utf-8")
+        if len(self._kept) < _KEPT_DOCUMENTS:
+            self._kept[position] = raw
+        return raw
 
 
 def encode_embedded(backend: Backend, name: str) -> Retriever:
