@@ -26,6 +26,8 @@ MOST_BYTES = 100_000
 # Seconds between two writes to the metrics page. Each is a message to the server and back, tens of microseconds that
 # no query should wait for.
 _REPORT_EVERY = 1.0
+# What is read for a query out of a processor's cache, in a fraction of a millisecond.
+_SMALL_BYTES = 16 * 2**20
 
 
 def read_parameters(model_config: str) -> dict[str, Any]:
@@ -195,3 +197,12 @@ def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[A
     """Cut what was computed together into the part of each request."""
     ends = np.cumsum(counts)
     return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def fair_threads(threads: int, read: int) -> int:
+    """Return how many of the cores a model takes that reads so many bytes for a query.
+
+    Threads that share little work meet every few microseconds. Where one of them has to wait for a core all do, and
+    here the server, its clients and the other models want cores at the same time.
+    """
+    return max(1, threads // 2) if read < _SMALL_BYTES else threads

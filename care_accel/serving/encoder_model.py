@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend import Backend, read_tasks, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, resolve, split
 from care_accel.serving.vector_cache import VectorCache
 
 # Tokens a text of the batches that are encoded before the model is ready.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
-# Layers of fewer bytes than this are computed from a processor's cache.
-_SMALL_BYTES = 16 * 2**20
 
 
 class _Asked(NamedTuple):
@@ -54,7 +52,9 @@ class EncoderModel:
         self._token_budget = int(parameters["token_budget"])
         self._cache = VectorCache(int(parameters["cached_texts"]))
         self._backlog = self.backend.backlog()
-        share_cores(self.encoder)
+        runtime = self.encoder.runtime
+        if isinstance(runtime, NativeRuntime):
+            runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
 
@@ -207,16 +207,6 @@ def warm_up(encoder: Encoder, batch: int, token_budget: int) -> None:
         if len(row) == encoder.spec.max_tokens:
             break
     encoder.counts = before
-
-
-def share_cores(encoder: Encoder) -> None:
-    """Leave half of the cores to the server and its clients if the network is small.
-
-    Threads of a small network meet every few microseconds. Where one of them has to wait for a core, all do.
-    """
-    runtime = encoder.runtime
-    if isinstance(runtime, NativeRuntime) and runtime.nbytes < _SMALL_BYTES:
-        runtime.threads = max(1, runtime.threads // 2)
 
 
 def run_in_background() -> None:

@@ -20,7 +20,7 @@ from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
 from care_accel.index import store as index_store
 from care_accel.retriever import MANIFEST, Retriever
-from care_accel.serving.backend import Backend, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_texts, resolve, split
 
 # How often the index's folder is looked at, in seconds: one call of the system each time.
 _LOOK_EVERY = 0.5
@@ -164,8 +164,12 @@ class ScanModel:
 
     def _open(self) -> Retriever:
         if (self._folder / MANIFEST).is_file():
-            return Retriever.load(self._folder, self._made_by)
-        return Retriever(self._made_by, ExactIndex.load(self._folder))
+            opened = Retriever.load(self._folder, self._made_by)
+        else:
+            opened = Retriever(self._made_by, ExactIndex.load(self._folder))
+        index = opened.index
+        index.threads = fair_threads(index.threads, len(index) * index.width)  # a byte a value
+        return opened
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK_EVERY):
