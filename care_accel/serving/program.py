@@ -13,14 +13,12 @@ import secrets
 import shutil
 import site
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from care_accel.errors import CareError
 
@@ -85,12 +83,15 @@ def find_program() -> Program:
             "pip install 'care-accel[server]', or use one of NVIDIA's containers"
         )
     home = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    _require_libpython()
     libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
+    added = {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PATH": _path_for(_python_library(), os.environ.get("PATH", "")),
+    }
     return Program(
         home / "bin" / "tritonserver",
         (f"--backend-directory={_backends(home)}",),
-        packages | {"LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries))},
+        packages | added,
         bundled=True,
     )
 
@@ -149,13 +150,33 @@ def _backends(home: Path) -> Path:
     return place
 
 
-def _require_libpython() -> None:
-    """The stub is an own program that loads Python as a library of the system's."""
+def _python_library() -> Path:
+    """Return the Python library that the stub loads: it is a program of its own, not this interpreter.
+
+    Raises
+    ------
+    CareError
+        There is none where the system looks for libraries.
+    """
     name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
-    folder: Any = sysconfig.get_config_var("LIBDIR")
-    for place in (name, f"{folder}/{name}"):
-        with suppress(OSError):
-            ctypes.CDLL(place)
-            return
+    with suppress(OSError):
+        ctypes.CDLL(name)
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(f"/{name}"):
+                return Path(line.split(None, 5)[5])
     package = name.split(".so")[0]
     raise CareError(f"the server's Python backend needs {name}: install the system package {package}")
+
+
+def _path_for(library: Path, path: str) -> str:
+    """Return PATH without the folders of other Pythons than a library's own.
+
+    The library takes the standard library that belongs to the first ``python3`` on PATH. In an activated environment
+    that is another build's, whose compiled modules do not fit.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    own = [prefix / "bin" for prefix in library.parents if (prefix / "lib" / version / "os.py").is_file()]
+    folders = [Path(folder) for folder in path.split(os.pathsep) if folder]
+    return os.pathsep.join(
+        str(folder) for folder in folders if folder in own or not (folder / "python3").exists()
+    )

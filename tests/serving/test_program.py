@@ -53,7 +53,21 @@ def test_the_system_s_python_library_is_asked_for_by_its_package(monkeypatch):
 
     monkeypatch.setattr(program.ctypes, "CDLL", missing)
     with pytest.raises(CareError, match=r"needs (libpython3\.\d+)\.so\.1\.0: install the system package \1"):
-        program._require_libpython()
+        program._python_library()
+
+
+def test_the_stub_finds_no_other_python_than_its_own(tmp_path):
+    version = f"python{program.sys.version_info.major}.{program.sys.version_info.minor}"
+    (tmp_path / "usr" / "lib" / version).mkdir(parents=True)
+    (tmp_path / "usr" / "lib" / version / "os.py").touch()
+    library = tmp_path / "usr" / "lib" / "x86_64-linux-gnu" / f"lib{version}.so.1.0"
+    folders = [tmp_path / "venv" / "bin", tmp_path / "usr" / "bin", tmp_path / "tools"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    for folder in folders[:2]:
+        (folder / "python3").touch()
+    kept = program._path_for(library, os.pathsep.join(map(str, folders)))
+    assert kept == os.pathsep.join(map(str, folders[1:]))
 
 
 def test_a_server_listens_on_loopback_and_keeps_its_apis_to_itself():

@@ -1,0 +1,128 @@
+"""The commands as a user starts them: processes with arguments, signals and exit codes."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from care_accel import Retriever
+from care_accel.serving.server import free_ports
+
+from .conftest import REPOSITORY
+
+SCRIPTS = Path(sys.executable).parent
+
+
+def serve(*arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "care_accel", "serve", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture
+def ports():
+    http, grpc, metrics = free_ports(3)
+    return ["--port", http, "--grpc-port", grpc, "--metrics-port", metrics]
+
+
+@pytest.mark.usefixtures("require_server")
+def test_serve_prints_a_line_for_curl_that_works_and_ends_at_a_signal(tmp_path, model, ports):
+    documents = ["高血压要低盐饮食", "骨折后要固定", "发热要多喝水"]
+    Retriever.from_documents(model, documents).save(tmp_path / "index")
+    process = serve("--index", tmp_path / "index", *ports)
+    try:
+        ready = process.stdout.readline()
+        assert f"http://127.0.0.1:{ports[1]}" in ready
+        line = process.stdout.readline()
+        done = subprocess.run(shlex.split(line), capture_output=True, text=True, check=True)
+        outputs = {one["name"]: one["data"] for one in json.loads(done.stdout)["outputs"]}
+        expected = Retriever.from_documents(model, documents).search("血压高怎么办")
+        assert [json.loads(raw) for raw in outputs["DOCUMENTS"][:3]] == [hit.document for hit in expected]
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert said.endswith("ended (0)\n")
+    assert "for development" in said
+
+
+@pytest.mark.usefixtures("require_server")
+def test_serve_ends_at_once_when_it_is_told_so_while_it_starts(ports):
+    process = serve("--repository", REPOSITORY, *ports)
+    process.stderr.readline()
+    time.sleep(1)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repository", "nowhere"], "nowhere: no such model repository"),
+        (["--repository", "a", "--model", "b"], "not both"),
+        (["--model", "nowhere"], "nowhere"),
+        (["--index", "nowhere"], "nowhere"),
+    ],
+)
+def test_serve_refuses_in_one_line(arguments, message, ports):
+    process = serve(*arguments, *ports)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert said.splitlines()[-1].startswith("error: ")
+    assert message in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.usefixtures("require_server")
+def test_the_script_tritonserver_serves_the_committed_repository_in_an_activated_environment():
+    script = SCRIPTS / "tritonserver"
+    if not script.exists():
+        pytest.skip("the package is not installed, so that it has no scripts")
+    http, grpc, metrics = free_ports(3)
+    process = subprocess.Popen(
+        [
+            script,
+            "--model-repository",
+            "model_repository",
+            f"--http-port={http}",
+            f"--grpc-port={grpc}",
+            f"--metrics-port={metrics}",
+        ],
+        cwd=REPOSITORY.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PATH": f"{SCRIPTS}{os.pathsep}{os.environ['PATH']}"},
+    )
+    assert "for development" in process.stdout.readline()
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "Started Metrics Service" in line:
+            break
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 0, "".join(said[-400:])
+
+
+@pytest.mark.usefixtures("require_server")
+def test_the_server_s_own_exit_code_and_words_are_handed_on(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "care_accel.serving.launcher", f"--model-repository={tmp_path / 'nothing'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 1
+    assert "failed to stat" in done.stderr

@@ -1,0 +1,81 @@
+import socket
+import urllib.request
+
+import pytest
+
+from care_accel import CareError
+from care_accel.serving import Server
+from care_accel.serving.server import first_error, free_ports
+
+from .conftest import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("require_server")
+
+
+def test_a_server_says_that_it_is_ready(server):
+    assert server.ready()
+    assert urllib.request.urlopen(f"http://{server.metrics}/metrics").status == 200
+
+
+def test_front_ends_have_ports_of_their_own_on_loopback(server):
+    addresses = [server.http, server.grpc, server.metrics]
+    assert len(set(addresses)) == 3
+    assert all(address.startswith("127.0.0.1:") for address in addresses)
+
+
+def test_free_ports_differ():
+    assert len(set(free_ports(20))) == 20
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(CareError, match=rf"grpc cannot listen on 127.0.0.1:{port}: .*--grpc-port"):
+            Server(REPOSITORY, grpc=port)
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_a_port_that_is_none_is_refused(port):
+    with pytest.raises(CareError, match="http cannot listen on"):
+        Server(REPOSITORY, http=port)
+
+
+def test_an_address_of_another_machine_is_refused():
+    with pytest.raises(CareError, match=r"http cannot listen on 192\.0\.2\.1"):
+        Server(REPOSITORY, host="192.0.2.1")
+
+
+def test_a_repository_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(CareError, match="no such model repository"):
+        Server(tmp_path / "nothing")
+
+
+def test_a_server_that_cannot_load_a_model_says_why_in_one_line(tmp_path):
+    (tmp_path / "r" / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "r" / "broken" / "1" / "model.py").write_text("raise RuntimeError('no luck today')\n")
+    (tmp_path / "r" / "broken" / "config.pbtxt").write_text('backend: "python"\nmax_batch_size: 1\n')
+    with (
+        pytest.raises(CareError, match=r"the server did not start: .*no luck today") as refused,
+        Server(tmp_path / "r"),
+    ):
+        pass
+    assert "\n" not in str(refused.value)
+
+
+def test_an_argument_that_there_is_not_is_said(tmp_path):
+    with (
+        pytest.raises(CareError, match="the server did not start"),
+        Server(REPOSITORY, arguments=["--dance"]),
+    ):
+        pass
+
+
+def test_the_first_error_of_a_log_is_our_own_if_there_is_one(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("I1125 fine\nE1125 failed to load 'scan'\n  care_accel.errors.CareError: the index\n")
+    assert first_error(log).startswith("the index (log: ")
+    log.write_text("I1125 fine\nE1125 something\n")
+    assert first_error(log).startswith("E1125 something")
+    assert first_error(tmp_path / "none").startswith("it said nothing")
