@@ -62,6 +62,11 @@ class ExactIndex:
     order : {"normalize-then-slice", "slice-then-normalize"}
         How the encoder makes narrower vectors (`EncoderSpec.order`). Only the first kind can be searched by a prefix.
 
+    Attributes
+    ----------
+    threads : int
+        Threads of one search, for those that do not say; may be changed.
+
     Raises
     ------
     CareError
@@ -88,7 +93,7 @@ class ExactIndex:
         self.width = int(width)
         self.encoder_revision = encoder_revision
         self.order = order
-        self._threads = int(threads) if threads else len(os.sched_getaffinity(0))
+        self.threads = int(threads) if threads else len(os.sched_getaffinity(0))
         self._stored: NDArray[np.float32] = np.empty((0, self.width), dtype=np.float32)
         self._count = 0
         self._codes = Codes(self.width)
@@ -120,7 +125,7 @@ class ExactIndex:
         rows = self._checked(vectors, "vectors")
         self._reserve(self._count + len(rows))
         self._stored[self._count : self._count + len(rows)] = rows
-        self._codes.update(self._stored[: self._count + len(rows)], self._threads)
+        self._codes.update(self._stored[: self._count + len(rows)], self.threads)
         self._count += len(rows)
 
     @overload
@@ -221,7 +226,7 @@ class ExactIndex:
             **self._codes.arguments(),
             queries=rows,
             k=int(k),
-            threads=int(threads or self._threads),
+            threads=int(threads or self.threads),
             allowed=allowed,
         )
 

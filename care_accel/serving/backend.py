@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding.spec import TASKS, Task
 from care_accel.errors import CareError
+from care_accel.serving.backlog import Backlog
 
 # The longest text that is looked at. The longest input of the paper's encoders is 512 tokens, some 2,000 bytes of
 # Chinese; what is a hundred times longer is a mistake, and tokenising it would keep others waiting.
@@ -25,6 +26,8 @@ MOST_BYTES = 100_000
 # Seconds between two writes to the metrics page. Each is a message to the server and back, tens of microseconds that
 # no query should wait for.
 _REPORT_EVERY = 1.0
+# What is read for a query out of a processor's cache, in a fraction of a millisecond.
+_SMALL_BYTES = 16 * 2**20
 
 
 def read_parameters(model_config: str) -> dict[str, Any]:
@@ -118,6 +121,7 @@ class Backend:
             else "cpu"
         )
         self.parameters = read_parameters(arguments["model_config"])
+        self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
 
     def tensor(self, request: Any, name: str) -> Any:
         """Return an input of a request, None if an optional one was left out."""
@@ -144,6 +148,17 @@ class Backend:
         code = error.INVALID_ARG if isinstance(why, CareError) else error.INTERNAL
         line = " ".join(str(why).split()) or type(why).__name__
         return self._server.InferenceResponse([], error(line, code))
+
+    def backlog(self) -> Backlog:
+        """Return the watch over the requests that wait for this model."""
+        queue, wait = self.parameters["queue"], self.parameters["wait"]
+        return Backlog(self.name, int(queue), float(wait), max(1, self._batch))
+
+    def overload(self, why: str, requests: int) -> list[Any]:
+        """Return a response to each of so many requests that says that there are too many."""
+        self.count("refused_requests", "Requests refused because too many waited", requests)
+        error = self._server.TritonError
+        return [self._server.InferenceResponse([], error(why, error.UNAVAILABLE)) for _ in range(requests)]
 
     def count(self, name: str, help_text: str, amount: float, role: str = "") -> None:
         """Add to a counter, ``care_<name>_total``, which is on the server's metrics page within a second."""
@@ -182,3 +197,12 @@ def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[A
     """Cut what was computed together into the part of each request."""
     ends = np.cumsum(counts)
     return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def fair_threads(threads: int, read: int) -> int:
+    """Return how many of the cores a model takes that reads so many bytes for a query.
+
+    Threads that share little work meet every few microseconds. Where one of them has to wait for a core all do, and
+    here the server, its clients and the other models want cores at the same time.
+    """
+    return max(1, threads // 2) if read < _SMALL_BYTES else threads

@@ -41,9 +41,9 @@ _QUERY_TOKENS, _DOCUMENT_TOKENS = 2048, 4096
 # Vectors of queries that are kept: some 10 MB of CARE's.
 _CACHED_TEXTS = 4096
 # A batch of queries takes milliseconds: a queue of eight is a wait that nobody notices, and what comes beyond it
-# is refused while the client can still do something else.
+# is refused while the client can still do something else. The models see to it: `care_accel.serving.backlog` says why.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
-_QUERY_WAIT_US, _DOCUMENT_WAIT_US = 2_000_000, 60_000_000
+_QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
 
 
 def write_repository(
@@ -183,17 +183,12 @@ def _encoder(
             "background": json.dumps(not of_queries),
             "cached_texts": str(cached_texts),
             "warm_up_batch": str(8 if of_queries else 1),
+            "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
+            "wait": str(_QUERY_WAIT if of_queries else _DOCUMENT_WAIT),
         },
     )
     add_instances(config, kind="GPU" if gpu else "CPU")
-    set_batching(
-        config,
-        delay_us=_DELAY_US,
-        queue=_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE,
-        timeout_us=_QUERY_WAIT_US if of_queries else _DOCUMENT_WAIT_US,
-    )
-    # A client that waits for less says so, and is refused earlier.
-    config.dynamic_batching.default_queue_policy.allow_timeout_override = True
+    set_batching(config, delay_us=_DELAY_US)
     return config
 
 
@@ -207,7 +202,12 @@ def scan_config(
         "k": K,
         "most_k": MOST_K,
     }
-    parameters = {"care": json.dumps(known, ensure_ascii=False), "load": json.dumps(loading)}
+    parameters = {
+        "care": json.dumps(known, ensure_ascii=False),
+        "load": json.dumps(loading),
+        "queue": str(_QUERY_QUEUE),
+        "wait": str(_QUERY_WAIT),
+    }
     if index is None:
         parameters["documents"] = json.dumps("care-demo")
     else:
@@ -231,8 +231,7 @@ def scan_config(
         parameters=parameters,
     )
     add_instances(config, kind="GPU" if gpu else "CPU")
-    set_batching(config, queue=_QUERY_QUEUE, timeout_us=_QUERY_WAIT_US)
-    config.dynamic_batching.default_queue_policy.allow_timeout_override = True
+    set_batching(config)
     if gpu:
         # Embeddings that lie on the GPU are handed over there.
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"

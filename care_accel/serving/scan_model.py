@@ -20,10 +20,12 @@ from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
 from care_accel.index import store as index_store
 from care_accel.retriever import MANIFEST, Retriever
-from care_accel.serving.backend import Backend, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_texts, resolve, split
 
 # How often the index's folder is looked at, in seconds: one call of the system each time.
 _LOOK_EVERY = 0.5
+# Documents that are kept as they are sent; of CARE's tasks some tens of megabytes.
+_KEPT_DOCUMENTS = 16_384
 
 
 @dataclass
@@ -56,8 +58,9 @@ class ScanModel:
     `Retriever.save`) goes live by itself: it is opened beside the old one, which answers until then, and stays if the
     new one is not whole or was made by another document encoder.
 
-    Parameters of the configuration, as JSON: ``care`` (document encoder's revision, width, ``k``, ``most_k``), and one of
-    ``index`` (a folder) and ``documents`` (an embedded data set, encoded while loading).
+    Parameters of the configuration, as JSON: ``care`` (document encoder's revision, width, ``k``, ``most_k``), one of
+    ``index`` (a folder) and ``documents`` (an embedded data set, encoded while loading), ``queue`` and ``wait`` (see
+    `Backlog`).
     """
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -66,14 +69,17 @@ class ScanModel:
         known = self.backend.parameters["care"]
         self._k, self._most_k = int(known["k"]), int(known["most_k"])
         self._made_by = Recorded(known["name"], int(known["width"]), known["revision"])
+        self._backlog = self.backend.backlog()
         self._ended = threading.Event()
         folder = self.backend.parameters.get("index")
         if folder is None:
             self.retriever = encode_embedded(self.backend, self.backend.parameters["documents"])
+            self._documents = Documents(self.retriever)
             return
         self._folder = resolve(folder, self.backend.folder)
         self._seen = identity(self._folder)
         self.retriever = self._open()
+        self._documents = Documents(self.retriever)
         threading.Thread(target=self._watch, name="index", daemon=True).start()
 
     def finalize(self) -> None:
@@ -83,19 +89,21 @@ class ScanModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with its hits, or with what was wrong with it."""
+        begun = perf_counter()
+        if why := self._backlog.excess(len(requests)):
+            return self.backend.overload(why, len(requests))
         retriever = self.retriever  # one index for the whole batch, whatever is replaced meanwhile
         answers: list[Any] = [None] * len(requests)
         asked = []
         for position, request in enumerate(requests):
             try:
-                if request.is_cancelled():
-                    raise CareError("the client has gone")
                 asked.append(self._read(position, request, retriever))
             except CareError as mistake:
                 answers[position] = self.backend.refusal(mistake)
         if asked:
             for one, answer in zip(asked, self._answers(asked, retriever), strict=True):
                 answers[one.position] = answer
+            self._backlog.took(len(requests), perf_counter() - begun)
         return answers
 
     def _read(self, position: int, request: Any, retriever: Retriever) -> _Asked:
@@ -122,6 +130,8 @@ class ScanModel:
         return _Asked(position, vectors, ks, texts, times)
 
     def _answers(self, asked: Sequence[_Asked], retriever: Retriever) -> list[Any]:
+        if self._documents.retriever is not retriever:
+            self._documents = Documents(retriever)
         begun = perf_counter()
         try:
             scores, ids, rescored = search_together(
@@ -146,7 +156,7 @@ class ScanModel:
                 self.backend.answer(
                     IDS=np.ascontiguousarray(found[:, :k]),
                     SCORES=np.ascontiguousarray(values[:, :k]),
-                    DOCUMENTS=documents(retriever, found[:, :k]),
+                    DOCUMENTS=self._documents.get(found[:, :k]),
                     TIMES=np.hstack([one.times, np.full((len(found), 1), 1e6 * seconds, np.float32)]),
                 )
             )
@@ -154,8 +164,12 @@ class ScanModel:
 
     def _open(self) -> Retriever:
         if (self._folder / MANIFEST).is_file():
-            return Retriever.load(self._folder, self._made_by)
-        return Retriever(self._made_by, ExactIndex.load(self._folder))
+            opened = Retriever.load(self._folder, self._made_by)
+        else:
+            opened = Retriever(self._made_by, ExactIndex.load(self._folder))
+        index = opened.index
+        index.threads = fair_threads(index.threads, len(index) * index.width)  # a byte a value
+        return opened
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK_EVERY):
@@ -213,13 +227,29 @@ def identity(folder: Path) -> tuple[int, int] | None:
     return None
 
 
-def documents(retriever: Retriever, ids: NDArray[np.int64]) -> NDArray[np.object_]:
-    """Return the document of each hit as JSON in UTF-8, ``null`` where there is none."""
-    values = np.empty(ids.shape, dtype=np.object_)
-    for place, position in np.ndenumerate(ids):
-        document = retriever.document(int(position)) if position >= 0 else None
-        values[place] = json.dumps(document, ensure_ascii=False).encode("utf-8")
-    return values
+class Documents:
+    """The documents of an index as clients get them: JSON in UTF-8.
+
+    Those that are found often are kept as they are sent; to write them anew would take as long as to find them.
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self.retriever = retriever
+        self._kept: dict[int, bytes] = {-1: b"null"}
+
+    def get(self, ids: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Return the document of each hit, ``null`` where there is none."""
+        values = np.empty(ids.size, dtype=np.object_)
+        for place, position in enumerate(ids.ravel().tolist()):
+            raw = self._kept.get(position)
+            values[place] = self._write(position) if raw is None else raw
+        return values.reshape(ids.shape)
+
+    def _write(self, position: int) -> bytes:
+        raw = json.dumps(self.retriever.document(position), ensure_ascii=False).encode("utf-8")
+        if len(self._kept) < _KEPT_DOCUMENTS:
+            self._kept[position] = raw
+        return raw
 
 
 def encode_embedded(backend: Backend, name: str) -> Retriever:

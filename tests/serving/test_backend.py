@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from care_accel.errors import CareError
-from care_accel.serving.backend import MOST_BYTES, read_parameters, read_tasks, read_texts, resolve, split
+from care_accel.serving.backend import (
+    MOST_BYTES,
+    fair_threads,
+    read_parameters,
+    read_tasks,
+    read_texts,
+    resolve,
+    split,
+)
 
 
 def tensor(*raw):
@@ -63,3 +71,8 @@ def test_a_relative_path_starts_at_the_repository(tmp_path):
 def test_what_was_computed_together_is_cut_into_each_request_s_part():
     values = np.arange(6)
     assert [part.tolist() for part in split(values, [2, 1, 3])] == [[0, 1], [2], [3, 4, 5]]
+
+
+def test_what_is_read_from_a_cache_leaves_half_of_the_cores_to_others():
+    assert [fair_threads(threads, 2**20) for threads in (1, 2, 3, 16)] == [1, 1, 1, 8]
+    assert fair_threads(16, 2**30) == 16

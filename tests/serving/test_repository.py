@@ -61,10 +61,17 @@ def test_documents_give_way_to_queries_and_overload_is_refused():
     assert parameter(REPOSITORY, "document_encoder", "background") is True
     assert parameter(REPOSITORY, "query_encoder", "background") is False
     for name in ("query_encoder", "document_encoder", "scan"):
-        policy = read_config(REPOSITORY / name / "config.pbtxt").dynamic_batching.default_queue_policy
-        assert policy.max_queue_size > 0
-        assert policy.default_timeout_microseconds > 0
-        assert policy.timeout_action == policy.REJECT
+        assert parameter(REPOSITORY, name, "queue") > 0
+        assert parameter(REPOSITORY, name, "wait") > 0
+
+
+def test_the_server_s_own_limits_are_not_used():
+    # With any of them its batcher forgets requests for half a second: see care_accel.serving.backlog.
+    for name in ("query_encoder", "document_encoder", "scan"):
+        batching = read_config(REPOSITORY / name / "config.pbtxt").dynamic_batching
+        assert not batching.HasField("default_queue_policy")
+        assert not batching.priority_queue_policy
+        assert batching.priority_levels == 0
 
 
 def test_a_gpu_repository_has_an_instance_on_each_gpu(tmp_path):

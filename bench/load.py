@@ -1,0 +1,389 @@
+"""Load on a running inference server: many clients in one event loop, over gRPC, with texts that nobody has sent before.
+
+``python bench/load.py localhost:8001 --model search --concurrency 1 8 64``
+
+Requests are built before anything is timed and go out as the bytes that they are; answers come back unparsed. On a
+machine that client and server share, what the client computes is taken from the server. ``--client tritonclient`` is
+what a user writes, to show what that costs. Answers are looked at after the clock has stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import numpy as np
+import psutil
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio
+from tritonclient.grpc import service_pb2
+
+sys.path.insert(0, str(Path(__file__).parent))
+from texts import answers, questions
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+# What the server's own statistics tell apart, in the order in which a request meets them.
+PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
+_HTTP2 = [("grpc.max_receive_message_length", -1)]
+
+
+class Request(NamedTuple):
+    """A request for a model: as tritonclient has it, and as it goes out."""
+
+    model: str
+    inputs: list[triton.InferInput]
+    raw: bytes
+
+
+def request(model: str, texts: Sequence[str], *, k: int | None = None) -> Request:
+    """Build a request of some texts."""
+    columns: list[tuple[str, str, Any]] = [("TEXT", "BYTES", [[text.encode()] for text in texts])]
+    if k is not None:
+        columns.append(("K", "INT32", [[k]] * len(texts)))
+    message = service_pb2.ModelInferRequest(model_name=model)
+    inputs = []
+    for name, kind, rows in columns:
+        given = triton.InferInput(name, [len(texts), 1], kind)
+        given.set_data_from_numpy(np.array(rows, dtype=triton.triton_to_np_dtype(kind)))
+        message.inputs.add(name=name, datatype=kind, shape=[len(texts), 1])
+        message.raw_input_contents.append(given._get_content())  # nothing public gives the bytes
+        inputs.append(given)
+    return Request(model, inputs, message.SerializeToString())
+
+
+def json_request(model: str, texts: Sequence[str]) -> Request:
+    """Build the same for a server that speaks JSON, of one text."""
+    return Request(model, [], json.dumps({"text": texts[0]}).encode())
+
+
+def requests(model: str, texts: Iterable[str], rows: int = 1, **options: Any) -> Iterator[Request]:
+    """Yield requests of so many texts each."""
+    source = iter(texts)
+    while len(some := list(itertools.islice(source, rows))) == rows:
+        yield request(model, some, **options)
+
+
+def outputs(answer: bytes) -> dict[str, np.ndarray]:
+    """Return the tensors of an answer."""
+    parsed = triton.InferResult(service_pb2.ModelInferResponse.FromString(answer))
+    return {tensor.name: parsed.as_numpy(tensor.name) for tensor in parsed.get_response().outputs}
+
+
+@dataclass
+class Measured:
+    """What one load saw.
+
+    Attributes
+    ----------
+    seconds : float
+        From the first request to the last answer.
+    latencies : list of float
+        Seconds of each request that was answered.
+    errors : Counter of str
+        Requests that failed, by status.
+    last : bytes
+        An answer.
+    client, server : float, dict of str to float
+        Processor seconds: of this process, and of the server's by name where it runs here.
+    models : dict of str to dict
+        What the server says of each model that was asked: see `spent`.
+    """
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+    last: bytes = b""
+    client: float = 0.0
+    server: dict[str, float] = field(default_factory=dict)
+    models: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    @property
+    def rate(self) -> float:
+        """Requests answered a second."""
+        return len(self.latencies) / self.seconds
+
+    def at(self, percent: float) -> float:
+        """Return a percentile of the latencies in milliseconds."""
+        return 1e3 * float(np.percentile(self.latencies, percent))
+
+    def summary(self) -> dict[str, Any]:
+        """Return what is reported, as JSON has it."""
+        answered = max(1, len(self.latencies))
+        return {
+            "requests": len(self.latencies),
+            "errors": dict(self.errors),
+            "per_second": round(self.rate, 1),
+            "p50_p90_p99_ms": [round(self.at(percent), 3) for percent in (50, 90, 99)],
+            "client_cpu_us": round(1e6 * self.client / answered, 1),
+            "server_cpu_us": {name: round(1e6 * used / answered, 1) for name, used in self.server.items()},
+            "models": self.models,
+        }
+
+
+@dataclass
+class Load:
+    """Requests, and how they are sent.
+
+    Parameters
+    ----------
+    source : iterator of Request
+    concurrency : int
+        Clients that each wait for their answer before they ask again.
+    rate : float, optional
+        Requests a second at random moments instead, whether or not the last one was answered; a latency then counts
+        from the moment at which the request was due.
+    most : int, optional
+        End after so many requests.
+    """
+
+    source: Iterator[Request]
+    concurrency: int = 1
+    rate: float | None = None
+    most: int | None = None
+
+
+class _Raw:
+    """Bytes out, bytes in."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=_HTTP2)
+        self._call = self._channel.unary_unary(METHOD)
+
+    async def infer(self, one: Request) -> bytes:
+        return await self._call(one.raw)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class _Tritonclient:
+    """What a user writes: tritonclient's own call, and every output as an array."""
+
+    def __init__(self, address: str) -> None:
+        self._client = tritonclient.grpc.aio.InferenceServerClient(address)
+
+    async def infer(self, one: Request) -> bytes:
+        answer = await self._client.infer(one.model, one.inputs)
+        for tensor in answer.get_response().outputs:
+            answer.as_numpy(tensor.name)
+        return b""
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+class _Json:
+    """POST and JSON, for servers that people write by hand; needs aiohttp, which tritonclient's HTTP part has."""
+
+    def __init__(self, address: str) -> None:
+        import aiohttp
+
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._address, self._headers = address, {"Content-Type": "application/json"}
+
+    async def infer(self, one: Request) -> bytes:
+        place = f"{self._address}/{one.model}"
+        async with self._session.post(place, data=one.raw, headers=self._headers) as answer:
+            answer.raise_for_status()
+            return await answer.read()
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+CLIENTS = {"raw": _Raw, "tritonclient": _Tritonclient, "json": _Json}
+
+
+def run(
+    address: str, *loads: Load, seconds: float, client: str = "raw", pid: int | None = None
+) -> list[Measured]:
+    """Send loads beside each other until the first one ends.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port`` of gRPC.
+    *loads : Load
+    seconds : float
+    client : {"raw", "tritonclient", "json"}
+    pid : int, optional
+        Of the server, if it runs here: its processor time is measured.
+
+    Returns
+    -------
+    list of Measured
+        One a load; processor time and statistics are of all loads together and belong to the first.
+    """
+    results = [Measured() for _ in loads]
+    asking = None if client == "json" else triton.InferenceServerClient(address)
+    try:
+        before, used = statistics(asking), processor_seconds(pid)
+        own = time.process_time()
+        asyncio.run(_run(address, loads, results, seconds, CLIENTS[client]))
+        results[0].client = time.process_time() - own
+        after = processor_seconds(pid)
+        results[0].server = {name: after[name] - used.get(name, 0.0) for name in after}
+        results[0].models = spent(before, statistics(asking))
+    finally:
+        if asking:
+            asking.close()
+    return results
+
+
+async def _run(
+    address: str, loads: Sequence[Load], results: list[Measured], seconds: float, kind: type
+) -> None:
+    client = kind(address)
+    begun = time.perf_counter()
+    end = begun + seconds
+    ended = asyncio.Event()
+    try:
+        tasks = [
+            asyncio.ensure_future((_open if load.rate else _closed)(client, load, result, end, ended))
+            for load, result in zip(loads, results, strict=True)
+        ]
+        await tasks[0]
+        ended.set()
+        await asyncio.gather(*tasks[1:])
+    finally:
+        await client.close()
+
+
+async def _ask(client: Any, one: Request, result: Measured, due: float) -> None:
+    try:
+        result.last = await client.infer(one)
+        result.latencies.append(time.perf_counter() - due)
+    except (grpc.RpcError, triton.InferenceServerException) as failed:
+        code = failed.code().name if isinstance(failed, grpc.RpcError) else str(failed.status())
+        result.errors[code.removeprefix("StatusCode.")] += 1
+
+
+async def _closed(client: Any, load: Load, result: Measured, end: float, ended: asyncio.Event) -> None:
+    source = itertools.islice(load.source, load.most)
+
+    async def worker() -> None:
+        while not ended.is_set() and (now := time.perf_counter()) < end and (one := next(source, None)):
+            await _ask(client, one, result, now)
+
+    begun = time.perf_counter()
+    await asyncio.gather(*(worker() for _ in range(load.concurrency)))
+    result.seconds = time.perf_counter() - begun
+
+
+async def _open(client: Any, load: Load, result: Measured, end: float, ended: asyncio.Event) -> None:
+    assert load.rate is not None
+    gaps = random.Random(1)
+    begun = due = time.perf_counter()
+    asked: set[asyncio.Task[None]] = set()
+    for one in itertools.islice(load.source, load.most):
+        due += gaps.expovariate(load.rate)
+        if ended.is_set() or due > end:
+            break
+        if (wait := due - time.perf_counter()) > 0:
+            await asyncio.sleep(wait)
+        task = asyncio.ensure_future(_ask(client, one, result, due))
+        asked.add(task)
+        task.add_done_callback(asked.discard)
+    await asyncio.gather(*asked)
+    result.seconds = time.perf_counter() - begun
+
+
+def statistics(asking: triton.InferenceServerClient | None) -> dict[str, dict[str, float]]:
+    """Return the server's counters of each model, times in microseconds; nothing of a server that has none."""
+    found: dict[str, dict[str, float]] = {}
+    if asking is None:
+        return found
+    for model in asking.get_inference_statistics().model_stats:
+        stats = model.inference_stats
+        found[model.name] = {
+            "requests": stats.success.count,
+            "rows": model.inference_count,
+            "executions": model.execution_count,
+            "failed": stats.fail.count,
+            "cached": stats.cache_hit.count,
+            "total": 1e-3 * stats.success.ns,
+            **{part: 1e-3 * getattr(stats, part).ns for part in PARTS},
+        }
+    return found
+
+
+def spent(
+    before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]
+) -> dict[str, dict[str, float]]:
+    """Return what happened between two statistics: mean microseconds a request by part, rows a batch."""
+    found = {}
+    for name, now in after.items():
+        change = {key: value - before.get(name, {}).get(key, 0) for key, value in now.items()}
+        if not (count := change["requests"]):
+            continue
+        found[name] = {part: round(change[part] / count, 1) for part in ("total", *PARTS)}
+        found[name] |= {key: change[key] for key in ("failed", "cached")}
+        if change["executions"]:
+            found[name]["batch"] = round(change["rows"] / change["executions"], 2)
+    return found
+
+
+def processor_seconds(pid: int | None) -> dict[str, float]:
+    """Return the processor seconds of the server and of each model's own process so far."""
+    if pid is None:
+        return {}
+    used: dict[str, float] = {}
+    server = psutil.Process(pid)
+    for process in (server, *server.children(recursive=True)):
+        with process.oneshot():
+            name, times = process_name(process), process.cpu_times()
+        used[name] = used.get(name, 0.0) + times.user + times.system
+    return used
+
+
+def process_name(process: psutil.Process) -> str:
+    """Return the model whose process it is, or ``server``."""
+    for argument in process.cmdline():
+        if argument.endswith("/model.py"):
+            return Path(argument).parents[1].name
+    return "server"
+
+
+def main() -> None:
+    """Print a line for each concurrency."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("address")
+    parser.add_argument("--model", default="search")
+    parser.add_argument("--rows", type=int, default=1, help="texts of a request; default: %(default)s")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument(
+        "--rate", type=float, help="requests a second, answered or not, instead of --concurrency"
+    )
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--client", choices=["raw", "tritonclient"], default="raw")
+    parser.add_argument(
+        "--pid", type=int, help="of a server on this machine: its processor time is printed as well"
+    )
+    options = parser.parse_args()
+    texts = answers() if options.model == "document_encoder" else questions()
+    built = list(requests(options.model, texts, options.rows))
+    source = iter(built)
+    for concurrency in [1] if options.rate else options.concurrency:
+        load = Load(source, concurrency, options.rate)
+        (found,) = run(options.address, load, seconds=options.seconds, client=options.client, pid=options.pid)
+        if not found.latencies and not found.errors:
+            parser.error(f"{len(texts):,} texts are used up; ask for fewer seconds")
+        how = f"{options.rate:g} a second" if options.rate else f"concurrency {concurrency}"
+        print(f"{how}: {json.dumps(found.summary())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

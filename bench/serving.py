@@ -1,0 +1,218 @@
+"""What the measurements of the server share: models, their indexes, repositories in variants, and servers of them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import load
+import networks
+import numpy as np
+import texts
+
+from care_accel import DualEncoder, ExactIndex, Retriever
+from care_accel.serving import Server, write_repository
+from care_accel.serving.config import read_config, text_of
+from care_accel.serving.server import free_ports
+
+MINI, INT8, FLOAT32 = "care-mini", "CARE's size, int8", "CARE's size, float32"
+
+
+def as_shipped(config: Any) -> None:
+    """Leave a configuration as it is."""
+
+
+def not_batched(config: Any) -> None:
+    """Take out what joins requests: each is executed alone."""
+    config.ClearField("dynamic_batching")
+
+
+def delayed(microseconds: int) -> Callable[[Any], None]:
+    """Return a change that lets queries wait so long for others."""
+
+    def change(config: Any) -> None:
+        if config.name == "query_encoder":
+            config.dynamic_batching.max_queue_delay_microseconds = microseconds
+
+    return change
+
+
+def documents_in_the_foreground(config: Any) -> None:
+    """Let the document encoder compete with queries for the processor."""
+    if config.name == "document_encoder":
+        config.parameters["background"].string_value = "false"
+
+
+@dataclass
+class World:
+    """A model with an index of titles, in process and as repositories.
+
+    Parameters
+    ----------
+    name : str
+    folder : Path
+        For what is written.
+    documents : list of str
+    """
+
+    name: str
+    folder: Path
+    documents: list[str]
+
+    @cached_property
+    def options(self) -> dict[str, Any]:
+        """Options of `DualEncoder.from_pretrained`."""
+        if self.name == MINI:
+            return {"model": "care-mini"}
+        size = "gte, 305M" if len(self.documents) > 1000 else "gte, small"
+        return {
+            "model": write_model(self.folder.parent / size.replace(", ", "-"), size),
+            "dtype": "int8" if self.name == INT8 else "float32",
+        }
+
+    @cached_property
+    def index(self) -> Path:
+        """A saved retriever. Random networks get random vectors: a scan takes as long."""
+        model = DualEncoder.from_pretrained(**self.options)
+        if self.name == MINI:
+            built = Retriever.from_documents(model, self.documents)
+        else:
+            found = ExactIndex(model.width, encoder_revision=model.revision("document"))
+            vectors = np.random.default_rng(0).standard_normal((len(self.documents), model.width), np.float32)
+            found.add(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            built = Retriever(model, found, self.documents)
+        built.save(self.folder / "index")
+        return self.folder / "index"
+
+    @cached_property
+    def retriever(self) -> Retriever:
+        """The library in process."""
+        return Retriever.load(self.index, DualEncoder.from_pretrained(**self.options))
+
+    @cached_property
+    def written(self) -> Path:
+        """The repository as it is written."""
+        options = dict(self.options)
+        write_repository(self.folder / "written", options.pop("model"), index=self.index, **options)
+        return self.folder / "written"
+
+    def repository(self, change: Callable[[Any], None]) -> Path:
+        """Return the repository with every configuration changed."""
+        place = self.folder / "changed"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(self.written, place)
+        for file in place.glob("*/config.pbtxt"):
+            config = read_config(file)
+            change(config)
+            file.write_text(text_of(config), encoding="utf-8")
+        return place
+
+
+def write_model(folder: Path, size: str) -> Path:
+    """Write a dual encoder with random weights: a query network of a size, and a small document network."""
+    if (folder / "care.json").is_file():
+        return folder
+    mini = DualEncoder.from_pretrained("care-mini")
+    tokenizer = mini.encoder("query").tokenizer
+    hidden = networks.network(size).config.hidden_size
+    small = {
+        "hidden_size": hidden,
+        "num_hidden_layers": 1,
+        "num_attention_heads": hidden // 16,
+        "intermediate_size": 2 * hidden,
+        "vocab_size": len(tokenizer),
+    }
+    networks.NETWORKS["document"] = ("gte", small)
+    parts = {"query_encoder": size, "document_encoder": "document"}
+    for place, name in parts.items():
+        networks.network(name).save_pretrained(folder / place)
+        tokenizer.save_pretrained(folder / place)
+    networks.network.cache_clear()
+    found = DualEncoder.from_pretrained(
+        query=folder / "query_encoder", document=folder / "document_encoder", preset="care", width=hidden
+    )
+    found.save_pretrained(folder / "saved")
+    for file in (folder / "saved").iterdir():
+        shutil.rmtree(folder / file.name, ignore_errors=True)
+        file.rename(folder / file.name)
+    return folder
+
+
+@dataclass
+class Running:
+    """A server that runs.
+
+    Attributes
+    ----------
+    address : str
+    pid : int
+    client : str
+        Of `load.CLIENTS`.
+    texts : iterator of str
+        Questions that this server was not asked yet.
+    """
+
+    address: str
+    pid: int
+    client: str = "raw"
+    texts: Iterator[str] = field(default_factory=lambda: itertools.cycle(texts.questions()))
+
+    def requests(self, model: str, count: int) -> list[load.Request]:
+        """Return requests of one question each."""
+        build = load.json_request if self.client == "json" else load.request
+        return [build(model, [next(self.texts)]) for _ in range(count)]
+
+    def measure(self, model: str, count: int, concurrency: int) -> load.Measured:
+        """Send requests of one question each by so many clients."""
+        return self.send(load.Load(iter(self.requests(model, count)), concurrency))[0]
+
+    def send(self, *loads: load.Load, seconds: float = 120.0) -> list[load.Measured]:
+        """Send loads beside each other."""
+        return load.run(self.address, *loads, seconds=seconds, client=self.client, pid=self.pid)
+
+
+@contextmanager
+def served(repository: Path) -> Iterator[Running]:
+    """Run the server on a repository."""
+    with Server(repository) as server:
+        assert server.process is not None
+        running = Running(server.grpc, server.process.pid)
+        running.measure("search", 50, 4)
+        yield running
+
+
+@contextmanager
+def by_hand(world: World) -> Iterator[Running]:
+    """Run the server that people write by hand on the same documents."""
+    folder = world.folder / "by-hand"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "vectors.npy", world.retriever.index.vectors)
+    (folder / "documents.json").write_text(json.dumps(world.retriever.documents), encoding="utf-8")
+    (port,) = free_ports(1)
+    command = [sys.executable, str(Path(__file__).with_name("peer_server.py")), str(folder), str(port)]
+    process = subprocess.Popen(command)
+    try:
+        end = time.monotonic() + 120
+        while True:
+            assert process.poll() is None, "the peer ended by itself"
+            assert time.monotonic() < end, "the peer does not answer"
+            with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=2):
+                break
+            time.sleep(0.1)
+        running = Running(f"http://127.0.0.1:{port}", process.pid, "json")
+        running.measure("search", 50, 4)
+        yield running
+    finally:
+        process.terminate()
+        process.wait(20)
