@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -158,7 +159,7 @@ class Encoder:
         self.spec.prompt(task)
         texts = checked_texts(texts)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
-        with _progress(show_progress) as progress:
+        with progress_bar(show_progress) as progress:
             bar = progress.add_task("encoding", total=len(texts))
             for start, window in self._tokenized_windows(texts, task):
                 for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
@@ -187,6 +188,24 @@ class Encoder:
         for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
             vectors[batch] = self._run([rows[i] for i in batch])
         return self._finish(vectors)
+
+    def encode_timed(
+        self, texts: Sequence[str], task: Task = "retrieval"
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """Encode, and tell where the time went.
+
+        Returns
+        -------
+        vectors : numpy.ndarray
+            float32 ``[n, width]``.
+        tokenise, encode : float
+            Microseconds of the wall clock.
+        """
+        begun = perf_counter()
+        rows = self.tokenize(checked_texts(texts), task)
+        tokenised = perf_counter()
+        vectors = self.encode_tokens(rows)
+        return vectors, 1e6 * (tokenised - begun), 1e6 * (perf_counter() - tokenised)
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Count the texts, say once what is odd, and refuse vectors that are not finite."""
@@ -301,7 +320,8 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def _progress(show: bool) -> Progress:
+def progress_bar(show: bool) -> Progress:
+    """Return the bar of long work on standard error, or one that draws nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
