@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +18,6 @@ from care_accel.encoding.runtimes.server import ServedEncoder, ServerClient
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
 from care_accel.files import replace_lone_surrogates
-
-if TYPE_CHECKING:
-    from care_accel.eval.glue import MtebModel
 
 
 class ServedTextEncoder:
@@ -78,14 +77,13 @@ class ServedTextEncoder:
             replace_lone_surrogates(text)
             for text in checked_texts([texts] if isinstance(texts, str) else texts)
         ]
-        with progress_bar(show_progress) as progress:
-            bar = progress.add_task("encoding", total=len(clean))
+        with ExitStack() as stack:
+            move = None
+            if show_progress:  # a single query does not wait for a bar that nobody sees
+                progress = stack.enter_context(progress_bar(True))
+                move = partial(progress.advance, progress.add_task("encoding", total=len(clean)))
             encoded = self._client.encode(
-                self._served.role,
-                [text for text, _ in clean],
-                task,
-                batch_size=batch_size,
-                progress=lambda count: progress.advance(bar, count),
+                self._served.role, [text for text, _ in clean], task, batch_size=batch_size, progress=move
             )
         self.counts.texts += len(clean)
         self.counts.tokens += int(encoded.tokens.sum())
@@ -236,12 +234,6 @@ class ServedDualEncoder:
         text = "\n".join(lines)
         print(text)
         return text
-
-    def as_mteb(self, **options: Any) -> MtebModel:
-        """Return this model as one that ``mteb.evaluate`` takes; see `DualEncoder.as_mteb`."""
-        from care_accel.eval.glue import MtebModel
-
-        return MtebModel(self, **options)
 
     def close(self) -> None:
         """Close the connection."""

@@ -20,6 +20,10 @@ class NotServedError(CareError):
     """A server is there and has no such model."""
 
 
+class RefusedError(CareError):
+    """A server takes the request for a mistake; the words are its own."""
+
+
 def checked_address(address: str) -> str:
     """Return the address as it is.
 
@@ -124,5 +128,5 @@ class Attempts:
                 f"{self._address}: serves no model {self._model!r} ({words}); serve a repository of this package"
             )
         if status == "INVALID_ARGUMENT":
-            return CareError(f"{self._model}: {words}")
+            return RefusedError(f"{self._model}: {words}")
         return CareError(f"{self._address}: {self._model} failed: {status}: {words}")

@@ -10,7 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from care_accel.encoding.runtimes.attempts import Attempts, checked_address, checked_limits
+from care_accel.encoding.runtimes.attempts import Attempts, RefusedError, checked_address, checked_limits
 from care_accel.encoding.runtimes.server_messages import (
     ENCODERS,
     SCAN,
@@ -201,12 +201,14 @@ class ServerClient(_Client):
     def _run(self, plan: Plan[_A], progress: Callable[[int], None] | None = None) -> _A:
         def ask(portion: list[int]) -> _A:
             inputs = plan.inputs(portion)
-            result = self._tried(
-                plan.model,
-                lambda left: self._client.infer(
-                    plan.model, inputs, timeout=int(1e6 * left), client_timeout=left
-                ),
-            )
+
+            def send(left: float) -> Any:
+                return self._client.infer(plan.model, inputs, timeout=int(1e6 * left), client_timeout=left)
+
+            try:
+                result = self._tried(plan.model, send)
+            except RefusedError as refused:
+                raise plan.placed(refused, portion) from None
             return plan.read(result, portion)
 
         answers = []
@@ -322,12 +324,16 @@ class AsyncServerClient(_Client):
         async def ask(portion: list[int]) -> _A:
             async with places:
                 inputs = plan.inputs(portion)
-                result = await self._tried(
-                    plan.model,
-                    lambda left: self._client.infer(
+
+                def send(left: float) -> Awaitable[Any]:
+                    return self._client.infer(
                         plan.model, inputs, timeout=int(1e6 * left), client_timeout=left
-                    ),
-                )
+                    )
+
+                try:
+                    result = await self._tried(plan.model, send)
+                except RefusedError as refused:
+                    raise plan.placed(refused, portion) from None
                 return plan.read(result, portion)
 
         if len(plan.portions) == 1:

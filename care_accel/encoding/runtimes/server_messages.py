@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding.encoder import checked_texts
+from care_accel.encoding.runtimes.attempts import RefusedError
 from care_accel.encoding.spec import EncoderSpec, Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
@@ -20,6 +22,8 @@ from care_accel.files import replace_lone_surrogates
 ENCODERS: dict[Role, str] = {"query": "query_encoder", "document": "document_encoder"}
 SEARCH, SCAN = "search", "scan"
 DESCRIPTION = "care"  # the parameter of a model's configuration that describes it, as JSON
+
+_PLACE = re.compile(r"\b(TEXT|TASK|K) (\d+) ")
 
 
 @dataclass(frozen=True)
@@ -159,6 +163,15 @@ class Plan(Generic[_Answer]):
             An output is missing, or has another shape or type.
         """
         return self._read(result, len(portion))
+
+    def placed(self, refused: RefusedError, portion: Sequence[int]) -> RefusedError:
+        """Return the server's words with the place among all texts, where they name one in the request."""
+
+        def place(match: re.Match[str]) -> str:
+            row = int(match[2])
+            return f"{match[1]} {portion[row] if row < len(portion) else row} "
+
+        return RefusedError(_PLACE.sub(place, str(refused)))
 
     def merged(self, answers: Sequence[_Answer]) -> _Answer:
         """Put the answers to all requests into one, in the order of the texts."""
