@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding.choice import Choice
 from care_accel.encoding.encoder import EncodeCounts, checked_texts, progress_bar
-from care_accel.encoding.runtimes.attempts import NotServedError
+from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServedEncoder, ServerClient
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
@@ -134,7 +134,9 @@ class ServedDualEncoder:
         for role in ROLES:
             try:
                 served.append(client.describe(role))
-            except NotServedError as absent:  # a server may have one of them only
+            except ServerError as absent:
+                if absent.status != "NOT_FOUND":  # a server may have one of them only
+                    raise
                 self._absent[role] = absent
         if not served:
             raise self._absent["query"]

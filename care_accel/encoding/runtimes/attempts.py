@@ -16,12 +16,18 @@ _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
 _BUSY = re.compile(r"queue size|timeout expired", re.IGNORECASE)
 
 
-class NotServedError(CareError):
-    """A server is there and has no such model."""
+class ServerError(CareError):
+    """What a server said, or that it said nothing.
 
+    Attributes
+    ----------
+    status : str
+        gRPC's name for it, such as ``"UNAVAILABLE"``.
+    """
 
-class RefusedError(CareError):
-    """A server takes the request for a mistake; the words are its own."""
+    def __init__(self, status: str, line: str) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 def checked_address(address: str) -> str:
@@ -96,7 +102,7 @@ class Attempts:
 
         Raises
         ------
-        CareError
+        ServerError
             There is no next try: the error is of another kind, or tries or time are used up.
         """
         pause = self._pause * (0.5 + 0.5 * self._chance())
@@ -106,27 +112,26 @@ class Attempts:
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)
         return pause
 
-    def _explained(self, error: Any) -> CareError:
+    def _explained(self, error: Any) -> ServerError:
         status = str(error.status()).removeprefix("StatusCode.")
         words = " ".join(str(error.message()).split()).removeprefix("[request id: <id_unknown>] ")
+        return ServerError(status, self._line(status, words))
+
+    def _line(self, status: str, words: str) -> str:
         if status == "DEADLINE_EXCEEDED":
-            return CareError(
+            return (
                 f"{self._address}: {self._model} did not answer within {self._timeout:g} s; give a longer timeout or "
                 "fewer texts at a time"
             )
         if status == "UNAVAILABLE" and _BUSY.search(words):
-            return CareError(
-                f"{self._address}: {self._model} is overloaded ({words}); try again later, or give more retries"
-            )
+            return f"{self._address}: {self._model} is overloaded ({words}); try again later, or give more retries"
         if status == "UNAVAILABLE":
-            return CareError(
+            return (
                 f"{self._address}: no inference server answers there ({words}); start one with care-accel serve, and "
                 "give the address of its gRPC port"
             )
         if status == "NOT_FOUND":
-            return NotServedError(
-                f"{self._address}: serves no model {self._model!r} ({words}); serve a repository of this package"
-            )
+            return f"{self._address}: serves no model {self._model!r} ({words}); serve a repository of this package"
         if status == "INVALID_ARGUMENT":
-            return RefusedError(f"{self._model}: {words}")
-        return CareError(f"{self._address}: {self._model} failed: {status}: {words}")
+            return f"{self._model}: {words}"
+        return f"{self._address}: {self._model} failed: {status}: {words}"

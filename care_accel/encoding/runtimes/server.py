@@ -10,7 +10,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from care_accel.encoding.runtimes.attempts import Attempts, RefusedError, checked_address, checked_limits
+from care_accel.encoding.runtimes.attempts import Attempts, ServerError, checked_address, checked_limits
 from care_accel.encoding.runtimes.server_messages import (
     ENCODERS,
     SCAN,
@@ -207,8 +207,8 @@ class ServerClient(_Client):
 
             try:
                 result = self._tried(plan.model, send)
-            except RefusedError as refused:
-                raise plan.placed(refused, portion) from None
+            except ServerError as error:
+                raise plan.placed(error, portion) from None
             return plan.read(result, portion)
 
         answers = []
@@ -332,8 +332,8 @@ class AsyncServerClient(_Client):
 
                 try:
                     result = await self._tried(plan.model, send)
-                except RefusedError as refused:
-                    raise plan.placed(refused, portion) from None
+                except ServerError as error:
+                    raise plan.placed(error, portion) from None
                 return plan.read(result, portion)
 
         if len(plan.portions) == 1:
@@ -382,4 +382,12 @@ def _tritonclient(module: str) -> Any:
         ) from None
 
 
-__all__ = ["AsyncServerClient", "Encoded", "Found", "ServedEncoder", "ServedSearch", "ServerClient"]
+__all__ = [
+    "AsyncServerClient",
+    "Encoded",
+    "Found",
+    "ServedEncoder",
+    "ServedSearch",
+    "ServerClient",
+    "ServerError",
+]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding.encoder import checked_texts
-from care_accel.encoding.runtimes.attempts import RefusedError
+from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.spec import EncoderSpec, Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
@@ -164,14 +164,16 @@ class Plan(Generic[_Answer]):
         """
         return self._read(result, len(portion))
 
-    def placed(self, refused: RefusedError, portion: Sequence[int]) -> RefusedError:
-        """Return the server's words with the place among all texts, where they name one in the request."""
+    def placed(self, error: ServerError, portion: Sequence[int]) -> ServerError:
+        """Return an error with the place among all texts, where the server names one in the request."""
 
         def place(match: re.Match[str]) -> str:
             row = int(match[2])
             return f"{match[1]} {portion[row] if row < len(portion) else row} "
 
-        return RefusedError(_PLACE.sub(place, str(refused)))
+        if error.status != "INVALID_ARGUMENT":
+            return error
+        return ServerError(error.status, _PLACE.sub(place, str(error)))
 
     def merged(self, answers: Sequence[_Answer]) -> _Answer:
         """Put the answers to all requests into one, in the order of the texts."""
