@@ -37,6 +37,10 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
         What each inference brought: model, inputs by name, request timeout, seconds until its deadline.
     change : callable
         Takes and returns the outputs by name before they are sent.
+    care : str, optional
+        What every model says of itself, instead of the truth.
+    changes : dict
+        By model, what else it says of itself.
     """
 
     def __init__(self):
@@ -44,7 +48,7 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.change = lambda outputs: outputs
         self.revision = "sha256:one"
         self.missing = set()
-        self.care = None
+        self.care, self.changes = None, {}
         self.busy = self.most_busy = 0
         self.cancelled = threading.Event()
         self._lock = threading.Lock()
@@ -64,6 +68,7 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
             "name": "care-test", "role": role, "width": WIDTH, "revision": self.revision,
             "fingerprint": "sha256:f", "spec": SPEC.to_dict(), "symmetric": False, "k": 10, "most_k": 1000,
         }  # fmt: skip
+        care |= self.changes.get(request.name, {})
         answer.config.parameters["care"].string_value = json.dumps(care) if self.care is None else self.care
         return answer
 
