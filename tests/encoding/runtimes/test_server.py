@@ -165,12 +165,11 @@ def test_after_a_failure_the_rest_of_a_list_is_not_asked_for(connect, address, s
     assert len(service.asked) < 50
 
 
-def test_a_refused_text_is_named_by_its_place_in_the_whole_list(client, service):
-    texts = ["长" * 9, "", *TEXTS]
+def test_a_refused_text_is_named_by_its_place_in_the_whole_list(connect, address, service):
+    client = connect(address, in_flight=1)  # requests in their order, the shortest text alone in the last
     service.errors = [None] * 5 + [(grpc.StatusCode.INVALID_ARGUMENT, "TEXT 0 is empty; send a question")]
     with pytest.raises(CareError, match="query_encoder: TEXT 1 is empty; send a question"):
-        # The shortest is alone in the last request.
-        client.encode("query", [*texts[:2], *(text + "头" for text in TEXTS[:19])])
+        client.encode("query", ["长" * 9, "", *(text + "头" for text in TEXTS[:19])])
 
 
 def change(name, values):
