@@ -61,8 +61,6 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
             context.abort(grpc.StatusCode.NOT_FOUND, f"Request for unknown model: '{request.name}'")
         answer = service_pb2.ModelConfigResponse()
         answer.config.name, answer.config.max_batch_size = request.name, 4
-        answer.config.input.add(name="TEXT")
-        answer.config.input.add(name="DETAILS")
         role = request.name.removesuffix("_encoder")
         care = {
             "name": "care-test", "role": role, "width": WIDTH, "revision": self.revision,
@@ -101,16 +99,15 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
 
     @staticmethod
     def _read(request):
-        kinds = {"BOOL": np.bool_, "INT32": np.int32}
         return {
             one.name: [value.decode() for value in deserialize_bytes_tensor(raw)]
             if one.datatype == "BYTES"
-            else np.frombuffer(raw, kinds[one.datatype]).tolist()
+            else np.frombuffer(raw, np.int32).tolist()
             for one, raw in zip(request.inputs, request.raw_input_contents, strict=True)
         }
 
     def _answer(self, model, inputs):
-        texts, details = inputs["TEXT"], "DETAILS" in inputs
+        texts = inputs["TEXT"]
         vectors = np.array([vector(text) for text in texts], np.float32).reshape(len(texts), WIDTH)
         sizes = np.array([[len(text)] for text in texts], np.int32)
         # Every request a batch of its own, whose size its times tell.
@@ -123,8 +120,7 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
                 "SCORES": np.tile(vectors[:, :1], (1, k)),
                 "DOCUMENTS": np.array([[json.dumps({"of": t}).encode()] * k for t in texts], np.object_),
             }
-        if details:
-            outputs |= {"TOKENS": sizes, "TIMES": times}
+        outputs |= {"TOKENS": sizes, "TIMES": times}
         answer = service_pb2.ModelInferResponse(model_name=model)
         names = {"float32": "FP32", "int32": "INT32", "int64": "INT64", "object": "BYTES"}
         for name, values in self.change(outputs).items():
@@ -198,6 +194,7 @@ def server_at():
 
     def at(service, port):
         started.append(start(service, port)[0])
+        return started[-1]
 
     yield at
     for one in started:

@@ -72,6 +72,8 @@ class Attempts:
         Seconds for all tries and the pauses between them.
     retries : int
         Tries after the first.
+    reached : bool
+        Whether the server has answered before: if it is away now, it starts anew, and is asked until the deadline.
     clock, chance : callable
         Seconds, and a number from 0 to 1.
     """
@@ -82,6 +84,7 @@ class Attempts:
         model: str,
         timeout: float,
         retries: int,
+        reached: bool = False,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random,
     ) -> None:
@@ -89,6 +92,7 @@ class Attempts:
         self._timeout, self._clock, self._chance = timeout, clock, chance
         self._deadline = clock() + timeout
         self._left = retries
+        self._reached = reached
         self._pause = _FIRST_PAUSE
 
     def seconds(self) -> float:
@@ -106,7 +110,8 @@ class Attempts:
             There is no next try: the error is of another kind, or tries or time are used up.
         """
         pause = self._pause * (0.5 + 0.5 * self._chance())
-        if error.status() != "StatusCode.UNAVAILABLE" or self._left < 1 or pause >= self.seconds():
+        waits = self._left > 0 or (self._reached and not _BUSY.search(str(error.message())))
+        if error.status() != "StatusCode.UNAVAILABLE" or not waits or pause >= self.seconds():
             raise self._explained(error)
         self._left -= 1
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

@@ -53,10 +53,11 @@ class _Client:
         self.in_flight = in_flight
         self._encoders: dict[Role, ServedEncoder] = {}
         self._search: ServedSearch | None = None
+        self._reached = False
         self._error = _tritonclient("tritonclient.utils").InferenceServerException
 
     def _attempts(self, model: str) -> Attempts:
-        return Attempts(self.address, model, self.timeout, self.retries)
+        return Attempts(self.address, model, self.timeout, self.retries, self._reached)
 
     def _require_same(self, before: ServedEncoder, after: ServedEncoder) -> None:
         if before != after:
@@ -80,8 +81,9 @@ class ServerClient(_Client):
         Seconds that one request may take, its retries included. The server drops a request from its queue when
         the time is over.
     retries : int
-        How often a request is sent again when the server is unavailable (not there, or its queue is full), after a
-        pause that doubles. Nothing else is retried.
+        How often a request is sent again when the server is unavailable, after a pause that doubles. That is one whose
+        queue is full, or one that never answered; a server that answered before and is away starts anew, and is waited
+        for until ``timeout``. Nothing else is retried.
     in_flight : int
         Requests on their way at most, for lists that need more than one.
 
@@ -136,7 +138,6 @@ class ServerClient(_Client):
         task: str = "retrieval",
         *,
         batch_size: int | None = None,
-        details: bool = True,
         progress: Callable[[int], None] | None = None,
     ) -> Encoded:
         """Encode some texts.
@@ -150,8 +151,6 @@ class ServerClient(_Client):
             Chooses the prompt.
         batch_size : int, optional
             Texts in a request at most, where the server takes more.
-        details : bool
-            Ask for tokens and times as well.
         progress : callable, optional
             Called with the number of texts after every request.
 
@@ -166,15 +165,13 @@ class ServerClient(_Client):
             The server does not answer in time, refuses the texts, or its model changed in between.
         """
         served = self.describe(role)
-        plan = encode_plan(served, texts, task, batch_size, details)
+        plan = encode_plan(served, texts, task, batch_size)
         encoded = self._run(plan, progress)
         if len(plan.portions) > 1:
             self._require_same(served, self.describe(role, anew=True))
         return encoded
 
-    def search(
-        self, texts: Sequence[str], k: int = 10, task: str = "retrieval", *, details: bool = True
-    ) -> Found:
+    def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> Found:
         """Find the k best documents of each query.
 
         Parameters
@@ -183,8 +180,6 @@ class ServerClient(_Client):
         k : int
         task : {"retrieval", "reranking", "sts"}
             Chooses the prompt.
-        details : bool
-            Ask for tokens and times as well.
 
         Returns
         -------
@@ -196,7 +191,7 @@ class ServerClient(_Client):
         CareError
             The server does not answer in time, or refuses the texts or k.
         """
-        return self._run(search_plan(self.describe_search(), texts, k, task, details))
+        return self._run(search_plan(self.describe_search(), texts, k, task))
 
     def _run(self, plan: Plan[_A], progress: Callable[[int], None] | None = None) -> _A:
         def ask(portion: list[int]) -> _A:
@@ -234,9 +229,12 @@ class ServerClient(_Client):
         attempts = self._attempts(model)
         while True:
             try:
-                return send(attempts.seconds())
+                answer = send(attempts.seconds())
             except self._error as error:
                 time.sleep(attempts.pause(error))
+            else:
+                self._reached = True
+                return answer
 
     def close(self) -> None:
         """Close the connection."""
@@ -302,21 +300,18 @@ class AsyncServerClient(_Client):
         task: str = "retrieval",
         *,
         batch_size: int | None = None,
-        details: bool = True,
     ) -> Encoded:
         """Encode some texts; see `ServerClient.encode`."""
         served = await self.describe(role)
-        plan = encode_plan(served, texts, task, batch_size, details)
+        plan = encode_plan(served, texts, task, batch_size)
         encoded = await self._run(plan)
         if len(plan.portions) > 1:
             self._require_same(served, await self.describe(role, anew=True))
         return encoded
 
-    async def search(
-        self, texts: Sequence[str], k: int = 10, task: str = "retrieval", *, details: bool = True
-    ) -> Found:
+    async def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> Found:
         """Find the k best documents of each query; see `ServerClient.search`."""
-        return await self._run(search_plan(await self.describe_search(), texts, k, task, details))
+        return await self._run(search_plan(await self.describe_search(), texts, k, task))
 
     async def _run(self, plan: Plan[_A]) -> _A:
         places = asyncio.Semaphore(self.in_flight)
@@ -355,9 +350,12 @@ class AsyncServerClient(_Client):
         attempts = self._attempts(model)
         while True:
             try:
-                return await send(attempts.seconds())
+                answer = await send(attempts.seconds())
             except self._error as error:
                 await asyncio.sleep(attempts.pause(error))
+            else:
+                self._reached = True
+                return answer
 
     async def close(self) -> None:
         """Close the connection."""

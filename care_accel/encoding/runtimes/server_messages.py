@@ -44,8 +44,6 @@ class ServedEncoder:
     symmetric : bool
     max_batch_size : int
         Texts in a request at most.
-    details : bool
-        Whether it tells tokens and times to who asks.
     """
 
     name: str
@@ -56,7 +54,6 @@ class ServedEncoder:
     spec: EncoderSpec
     symmetric: bool
     max_batch_size: int
-    details: bool = True
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,12 @@ class ServedSearch:
         Hits of a query at most.
     max_batch_size : int
         Queries in a request at most.
-    details : bool
-        Whether it tells tokens and times to who asks.
     """
 
     width: int
     revision: str
     most_k: int
     max_batch_size: int
-    details: bool = True
 
 
 _Answer = TypeVar("_Answer", "Encoded", "Found")
@@ -94,10 +88,10 @@ class Encoded(NamedTuple):
     vectors : numpy.ndarray
         float32 ``[n, width]``.
     tokens : numpy.ndarray
-        int32 ``[n]``; 0 without details.
+        int32 ``[n]``: tokens of each text.
     times : numpy.ndarray
-        float32 ``[n, 2]``: microseconds that the server took to tokenise and to encode the batch of each text; 0
-        without details. An answer from the server's cache has those of when it was computed.
+        float32 ``[n, 2]``: microseconds that the server took to tokenise and to encode the batch of each text; of a
+        text that it remembered, those of the look-up.
     """
 
     vectors: NDArray[np.float32]
@@ -117,10 +111,9 @@ class Found(NamedTuple):
     documents : list of list
         What the index holds for each hit, None if it holds nothing.
     tokens : numpy.ndarray
-        int32 ``[n]``; 0 without details.
+        int32 ``[n]``: tokens of each text.
     times : numpy.ndarray
-        float32 ``[n, 3]``: microseconds that the server took to tokenise, encode and scan the batch of each query;
-        0 without details.
+        float32 ``[n, 3]``: microseconds that the server took to tokenise, encode and scan the batch of each query.
     """
 
     ids: NDArray[np.int64]
@@ -145,14 +138,13 @@ class Plan(Generic[_Answer]):
     portions: list[list[int]]
     _texts: Sequence[str]
     _task: str
-    _details: bool
     _k: int | None
     _nothing: _Answer
     _read: Callable[[Any, int], _Answer]
 
     def inputs(self, portion: Sequence[int]) -> list[Any]:
         """Return the inputs of a request, as tritonclient has them."""
-        return _text_inputs([self._texts[i] for i in portion], self._task, self._details, self._k)
+        return _text_inputs([self._texts[i] for i in portion], self._task, self._k)
 
     def read(self, result: Any, portion: Sequence[int]) -> _Answer:
         """Read the answer to a request.
@@ -184,7 +176,7 @@ class Plan(Generic[_Answer]):
 
 
 def encode_plan(
-    served: ServedEncoder, texts: Sequence[str], task: str, batch_size: int | None, details: bool
+    served: ServedEncoder, texts: Sequence[str], task: str, batch_size: int | None
 ) -> Plan[Encoded]:
     """Share texts out to requests to an encoder, ``batch_size`` in each at most if it is given.
 
@@ -197,13 +189,14 @@ def encode_plan(
         require_count("batch_size", batch_size)
     texts = _checked(texts)
     portions = _portions(texts, min(batch_size or served.max_batch_size, served.max_batch_size))
-    details = details and served.details
-    nothing = Encoded(np.empty((0, served.width), np.float32), *_no_details(0, 2))
-    read = partial(_read_encoded, width=served.width, details=details)
-    return Plan(ENCODERS[served.role], portions, texts, task, details, None, nothing, read)
+    nothing = Encoded(
+        np.empty((0, served.width), np.float32), np.empty(0, np.int32), np.empty((0, 2), np.float32)
+    )
+    read = partial(_read_encoded, width=served.width)
+    return Plan(ENCODERS[served.role], portions, texts, task, None, nothing, read)
 
 
-def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str, details: bool) -> Plan[Found]:
+def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str) -> Plan[Found]:
     """Share queries out to requests to the search.
 
     Raises
@@ -215,10 +208,10 @@ def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str, d
     k = min(int(k), np.iinfo(np.int32).max)  # too many in any case, which the server says
     texts = _checked(texts)
     portions = _portions(texts, served.max_batch_size)
-    details = details and served.details
-    nothing = Found(np.empty((0, k), np.int64), np.empty((0, k), np.float32), [], *_no_details(0, 3))
-    read = partial(_read_found, k=k, details=details)
-    return Plan(SEARCH, portions, texts, task, details, k, nothing, read)
+    vacant = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+    nothing = Found(*vacant, [], np.empty(0, np.int32), np.empty((0, 3), np.float32))
+    read = partial(_read_found, k=k)
+    return Plan(SEARCH, portions, texts, task, k, nothing, read)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
@@ -238,7 +231,7 @@ def _portions(texts: Sequence[str], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _text_inputs(texts: Sequence[str], task: str, details: bool, k: int | None) -> list[Any]:
+def _text_inputs(texts: Sequence[str], task: str, k: int | None) -> list[Any]:
     from tritonclient.grpc import InferInput
 
     rows = len(texts)
@@ -246,8 +239,6 @@ def _text_inputs(texts: Sequence[str], task: str, details: bool, k: int | None) 
     # Left out where they are the default: the server batches only requests that have the same inputs.
     if task != "retrieval":
         columns["TASK"] = "BYTES", _bytes_column([task] * rows)
-    if details:
-        columns["DETAILS"] = "BOOL", np.ones((rows, 1), dtype=np.bool_)
     if k is not None:
         columns["K"] = "INT32", np.full((rows, 1), k, dtype=np.int32)
     inputs = []
@@ -263,32 +254,26 @@ def _bytes_column(texts: Sequence[str]) -> NDArray[np.object_]:
     return column
 
 
-def _read_encoded(result: Any, count: int, width: int, details: bool) -> Encoded:
+def _read_encoded(result: Any, count: int, width: int) -> Encoded:
     vectors = _output(result, "EMBEDDING", np.float32, (count, width))
-    return Encoded(vectors, *(_read_details(result, count, 2) if details else _no_details(count, 2)))
+    return Encoded(vectors, *_read_costs(result, count, 2))
 
 
-def _read_found(result: Any, count: int, k: int, details: bool) -> Found:
+def _read_found(result: Any, count: int, k: int) -> Found:
     documents = _output(result, "DOCUMENTS", np.object_, (count, k))
     try:
         values = [[json.loads(value) for value in row] for row in documents]
     except ValueError as cause:
         raise _strange(f"a document that is no JSON value ({cause})") from None
-    return Found(
-        _output(result, "IDS", np.int64, (count, k)),
-        _output(result, "SCORES", np.float32, (count, k)),
-        values,
-        *(_read_details(result, count, 3) if details else _no_details(count, 3)),
+    ids, scores = (
+        _output(result, name, kind, (count, k)) for name, kind in (("IDS", np.int64), ("SCORES", np.float32))
     )
+    return Found(ids, scores, values, *_read_costs(result, count, 3))
 
 
-def _read_details(result: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+def _read_costs(result: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     tokens = _output(result, "TOKENS", np.int32, (count, 1))[:, 0]
     return tokens, _output(result, "TIMES", np.float32, (count, steps))
-
-
-def _no_details(count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    return np.zeros(count, np.int32), np.zeros((count, steps), np.float32)
 
 
 def _output(result: Any, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
@@ -337,7 +322,6 @@ def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
             spec=EncoderSpec.from_dict(values["spec"], f"{address}: {config.name}"),
             symmetric=bool(values["symmetric"]),
             max_batch_size=max(1, config.max_batch_size),
-            details=_has_details(config),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise _no_description(config, address, cause) from None
@@ -363,14 +347,9 @@ def read_search(search: Any, scan: Any, address: str) -> ServedSearch:
             revision=str(values["revision"]),
             most_k=int(values["most_k"]),
             max_batch_size=max(1, search.max_batch_size),
-            details=_has_details(search),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise _no_description(scan, address, cause) from None
-
-
-def _has_details(config: Any) -> bool:
-    return any(one.name == "DETAILS" for one in config.input)
 
 
 def _description(config: Any, address: str) -> Mapping[str, Any]:

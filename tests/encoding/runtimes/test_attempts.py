@@ -17,9 +17,9 @@ class Clock:
         return self.now
 
 
-def attempts(timeout=60.0, retries=10, chance=1.0):
+def attempts(timeout=60.0, retries=10, chance=1.0, reached=False):
     clock = Clock()
-    return Attempts("localhost:8001", "search", timeout, retries, clock, lambda: chance), clock
+    return Attempts("localhost:8001", "search", timeout, retries, reached, clock, lambda: chance), clock
 
 
 def pauses(some, clock, count):
@@ -43,6 +43,16 @@ def test_tries_end_after_the_retries():
     pauses(some, clock, 2)
     with pytest.raises(CareError, match="as told"):
         some.pause(error())
+
+
+def test_a_server_that_was_there_before_is_waited_for_until_the_deadline_unless_it_is_only_overloaded():
+    some, clock = attempts(retries=0, timeout=10.0, reached=True)
+    assert sum(pauses(some, clock, 8)) > 8
+    with pytest.raises(CareError, match="no inference server answers there"):
+        some.pause(error())
+    some, _ = attempts(retries=0, reached=True)
+    with pytest.raises(CareError, match="is overloaded"):
+        some.pause(error(words="Exceeds maximum queue size"))
 
 
 def test_no_pause_goes_beyond_the_deadline():

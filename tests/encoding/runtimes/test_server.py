@@ -56,12 +56,12 @@ def test_a_batch_size_makes_smaller_requests_and_never_larger_ones(client, servi
 
 def test_only_what_is_not_the_default_is_sent(client, service):
     client.encode("query", ["头痛"])
-    client.encode("query", ["头痛"], details=False)
+    client.search(["头痛"])
     client.encode("query", ["头痛", "发热"], "sts")
     assert [sorted(one["inputs"]) for one in service.asked] == [
-        ["DETAILS", "TEXT"],
         ["TEXT"],
-        ["DETAILS", "TASK", "TEXT"],
+        ["K", "TEXT"],
+        ["TASK", "TEXT"],
     ]
     assert service.asked[2]["inputs"]["TASK"] == ["sts", "sts"]
 
@@ -93,15 +93,18 @@ def test_hits_of_many_queries_stay_with_their_query(client):
     assert found.scores[:, 0].tolist() == [len(text) for text in TEXTS]
 
 
-def test_without_details_tokens_and_times_are_nought(client):
-    assert client.encode("query", ["头痛"], details=False).tokens.tolist() == [0]
-    assert client.search(["头痛"], k=2, details=False).times.tolist() == [[0, 0, 0]]
-
-
 def test_an_unavailable_server_is_asked_again(client, service):
     service.errors = [UNAVAILABLE] * 3
     assert client.encode("query", ["头痛"]).vectors.tolist() == expected(["头痛"])
     assert len(service.asked) == 4
+
+
+def test_a_server_that_answered_before_is_waited_for_until_the_deadline(connect, address, service):
+    client = connect(address, retries=0, timeout=20.0)
+    client.describe("query")
+    service.errors = [(UNAVAILABLE, "Socket closed")] * 4
+    assert client.encode("query", ["头痛"]).vectors.tolist() == expected(["头痛"])
+    assert len(service.asked) == 5
 
 
 def test_retries_end(connect, address, service):
@@ -258,6 +261,18 @@ def test_where_no_server_is_the_line_says_how_to_start_one(connect):
     assert client.ready() is False
     with pytest.raises(CareError, match=r"127\.0\.0\.1:\d+: no inference server answers .* care-accel serve"):
         client.encode("query", ["头痛"])
+
+
+def test_a_server_that_starts_anew_is_waited_for(connect, service, server_at):
+    port = free_port()
+    client = connect(f"127.0.0.1:{port}", retries=0)
+    first = server_at(service, port)
+    client.encode("query", ["头痛"])
+    first.stop(0).wait()
+    again = threading.Timer(1.0, server_at, (service, port))
+    again.start()
+    assert client.encode("query", TEXTS).vectors.tolist() == expected(TEXTS)
+    again.join()
 
 
 def test_a_server_that_comes_up_meanwhile_is_reached(connect, service, server_at):
