@@ -14,6 +14,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
 # What a server says that is there but takes no more.
 _BUSY = re.compile(r"queue size|timeout expired", re.IGNORECASE)
+_LOADING = re.compile(r"unknown model: .* has no available versions")
 
 
 class ServerError(CareError):
@@ -110,8 +111,13 @@ class Attempts:
             There is no next try: the error is of another kind, or tries or time are used up.
         """
         pause = self._pause * (0.5 + 0.5 * self._chance())
-        waits = self._left > 0 or (self._reached and not _BUSY.search(str(error.message())))
-        if error.status() != "StatusCode.UNAVAILABLE" or not waits or pause >= self.seconds():
+        words = str(error.message())
+        # A server that unloads its models to end, or has not loaded them yet, did not look at the request either.
+        unavailable = error.status() == "StatusCode.UNAVAILABLE" or (
+            self._reached and bool(_LOADING.search(words))
+        )
+        waits = self._left > 0 or (self._reached and not _BUSY.search(words))
+        if not unavailable or not waits or pause >= self.seconds():
             raise self._explained(error)
         self._left -= 1
         self._pause = min(2 * self._pause, _LONGEST_PAUSE)

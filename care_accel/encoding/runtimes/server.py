@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -96,9 +97,16 @@ class ServerClient(_Client):
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
-        self._client = _tritonclient("tritonclient.grpc").InferenceServerClient(
-            self.address, channel_args=_CHANNEL
-        )
+        module = _tritonclient("tritonclient.grpc")
+        self._opened = [module.InferenceServerClient(self.address, channel_args=_CHANNEL)]
+        # Whoever does not close it: gRPC cannot do so any more once the interpreter takes its modules apart.
+        self._end = weakref.finalize(self, _close, self._opened)
+
+    @property
+    def _client(self) -> Any:
+        if not self._opened:
+            raise CareError(f"{self!r} is closed; make another one")
+        return self._opened[0]
 
     def ready(self) -> bool:
         """Tell whether a server answers and has all its models loaded."""
@@ -238,7 +246,7 @@ class ServerClient(_Client):
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        self._end()
 
     def __enter__(self) -> Self:
         return self
@@ -369,6 +377,11 @@ class AsyncServerClient(_Client):
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _close(opened: list[Any]) -> None:
+    while opened:
+        opened.pop().close()
 
 
 def _tritonclient(module: str) -> Any:

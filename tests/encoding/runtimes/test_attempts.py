@@ -55,6 +55,13 @@ def test_a_server_that_was_there_before_is_waited_for_until_the_deadline_unless_
         some.pause(error(words="Exceeds maximum queue size"))
 
 
+def test_a_model_that_the_server_unloads_to_end_is_waited_for():
+    unloaded = error("NOT_FOUND", "Request for unknown model: 'search' has no available versions")
+    assert attempts(retries=0, reached=True)[0].pause(unloaded) > 0
+    with pytest.raises(CareError, match="serves no model 'search'"):
+        attempts()[0].pause(unloaded)
+
+
 def test_no_pause_goes_beyond_the_deadline():
     some, clock = attempts(timeout=1.0)
     assert sum(pauses(some, clock, 3)) == pytest.approx(0.7)

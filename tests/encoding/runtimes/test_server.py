@@ -377,3 +377,19 @@ def test_a_client_needs_neither_torch_nor_transformers(address):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str([2.0, 97.0, 195.0]), ""]
+
+
+def test_a_client_that_nobody_closes_ends_quietly(address):
+    code = (
+        f"from care_accel import DualEncoder; m = DualEncoder.from_server({address!r}); m.encode_query('ab')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+def test_a_closed_client_says_so(address):
+    with ServerClient(address) as client:
+        client.describe("query")
+    client.close()
+    with pytest.raises(CareError, match="is closed"):
+        client.encode("query", ["头痛"])
