@@ -240,8 +240,15 @@ class Retriever(_Finder):
         return ServedRetriever(client)
 
     @classmethod
-    def load(cls, folder: str | Path, model: MadeBy) -> Retriever:
+    def load(cls, folder: str | Path, model: MadeBy, *, device: str = "cpu") -> Retriever:
         """Open a saved retriever with the model that made it.
+
+        Parameters
+        ----------
+        folder : str or Path
+        model : DualEncoder
+        device : str
+            Where vectors are scanned, as in `ExactIndex`.
 
         Raises
         ------
@@ -258,7 +265,7 @@ class Retriever(_Finder):
             [value for _, value in read_json_values(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
         )
         lexical = BM25Index.load(folder / _WORDS) if parts[_WORDS] else None
-        return cls(model, ExactIndex.load(folder / _VECTORS), documents, lexical=lexical)
+        return cls(model, ExactIndex.load(folder / _VECTORS, device=device), documents, lexical=lexical)
 
     def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
         vectors, tokenise, encode = self.model.encoder("query").encode_timed(queries)

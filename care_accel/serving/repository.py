@@ -91,7 +91,8 @@ def write_repository(
         folder, "search", [name for name in MODELS if name != "search"], private=False
     ) as built:
         for role in ("query", "document"):
-            keep = 0 if role == "document" or several_tenants else _CACHED_TEXTS
+            # Vectors that stay on a GPU are not kept here.
+            keep = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
             config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
         _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
@@ -181,6 +182,7 @@ def _encoder(
             "load": json.dumps(loading),
             "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
             "background": json.dumps(not of_queries),
+            "on_device": json.dumps(gpu),
             "cached_texts": str(cached_texts),
             "warm_up_batch": str(8 if of_queries else 1),
             "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
