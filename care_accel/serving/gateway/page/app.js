@@ -52,6 +52,7 @@ function show() {
   if (shown?.error) at("error").textContent = plain(shown.error);
   if (answer) {
     showTime(answer);
+    cut.disconnect();
     at("hits").replaceChildren(...answer.hits.map((hit) => entry(hit, answer.hits[0].score)));
     at("found").hidden = !answer.hits.length;
   }
@@ -78,8 +79,11 @@ function showTime(answer) {
   at("parts").replaceChildren(
     ...PARTS.map((part) => {
       const group = make("div", part);
-      group.title = words().partNotes[part];
-      group.append(make("dt", "", words().parts[part]), make("dd", "", milliseconds(times[part])));
+      group.append(
+        make("dt", "", words().parts[part]),
+        make("dd", "", milliseconds(times[part])),
+        make("dd", "note", words().partNotes[part]),
+      );
       return group;
     }),
   );
@@ -102,14 +106,26 @@ function entry(hit, best) {
   const body = make("p", text === null ? "body note" : "body clamped", text ?? words().nothing);
   body.lang = "zh-CN";
   item.append(body);
-  if (text !== null && (text.length > 160 || text.split("\n").length > 3)) item.append(toggle(body));
+  if (text !== null) item.append(toggle(body));
   return item;
 }
+
+// Whether a text is cut off depends on the window: its button is there only while it is.
+const cut = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    const button = target.nextElementSibling;
+    if (button && target.classList.contains("clamped")) {
+      button.hidden = target.scrollHeight <= target.clientHeight + 1;
+    }
+  }
+});
 
 function toggle(body) {
   const button = make("button", "quiet more", words().more);
   button.type = "button";
   button.setAttribute("aria-expanded", "false");
+  button.hidden = true;
+  cut.observe(body);
   button.addEventListener("click", () => {
     const open = !body.classList.toggle("clamped");
     button.setAttribute("aria-expanded", String(open));

@@ -23,8 +23,8 @@ export const WORDS = {
     partNotes: {
       tokenise: "文本变成词元",
       encode: "词元变成向量",
-      scan: "与全部文档向量比较",
-      network: "浏览器测得的总时间减去其余：网络、网关、排队",
+      scan: "与所有文档的向量比较",
+      network: "其余：网络、网关、排队",
     },
     kept: "这个问题刚刚有人问过：服务器给出的是保存的向量，分词与编码的时间是当时的。",
     milliseconds: "毫秒",
@@ -70,7 +70,7 @@ export const WORDS = {
       tokenise: "text to tokens",
       encode: "tokens to a vector",
       scan: "the vector against every document's",
-      network: "the total that the browser measured, less the rest: network, gateway, queues",
+      network: "all the rest: network, gateway, queues",
     },
     kept:
       "Somebody asked this a moment ago: the server gave a vector that it had kept, and the times of tokenising and encoding are of then.",
