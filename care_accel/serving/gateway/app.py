@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
 
@@ -32,17 +32,15 @@ _PAGE = {
 }
 
 
-def create_app(
-    settings: Settings, connect: Callable[[], Backend], *, rate: RateLimit | None = None
-) -> ASGIApp:
+def create_app(settings: Settings, backend: Backend, *, rate: RateLimit | None = None) -> ASGIApp:
     """Return the gateway.
 
     Parameters
     ----------
     settings : Settings
-    connect : callable
-        Makes the client of the inference server, in the event loop that will use it. The server need not be
-        there yet: until it is, requests are answered with 503.
+    backend : Backend
+        A client of the inference server, closed at the end. The server need not be there yet: until it is,
+        requests are answered with 503.
     rate : RateLimit, optional
         By default what the settings say.
     """
@@ -50,7 +48,6 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        backend = connect()
         app.state.upstream = Upstream(backend, settings.timeout)
         app.state.api = Api(settings, app.state.upstream, meters)
         try:

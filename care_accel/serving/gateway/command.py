@@ -110,7 +110,9 @@ def run(options: argparse.Namespace) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("care_accel.serving.gateway").setLevel(logging.INFO)
-    app = create_app(settings, lambda: AsyncServerClient(options.server, timeout=settings.timeout))
+    # One more try is for a connection that broke; a queue that is full is the caller's to try again.
+    client = AsyncServerClient(options.server, timeout=settings.timeout, retries=1)
+    app = create_app(settings, client)
     with listening(options.host, options.port) as sockets:
         address = address_of(sockets)
         print(f"gateway: {address}/ in front of {options.server}", flush=True)

@@ -123,7 +123,7 @@ def gateway(memory):
 
     def open_(**options):
         rate = options.pop("limiter", None)
-        app = create_app(Settings(**{"rate": 0.0, **options}), lambda: memory, rate=rate)
+        app = create_app(Settings(**{"rate": 0.0, **options}), memory, rate=rate)
         client = TestClient(app, base_url="http://localhost", raise_server_exceptions=False)
         client.__enter__()
         opened.append(client)
@@ -148,7 +148,7 @@ def served(memory):
     ends = []
 
     def serve(**options):
-        app = create_app(Settings(**{"rate": 0.0, **options}), lambda: memory)
+        app = create_app(Settings(**{"rate": 0.0, **options}), memory)
         sockets = listening("127.0.0.1", 0)
         opened = sockets.__enter__()
         server = uvicorn.Server(

@@ -317,7 +317,7 @@ def test_readiness_follows_the_inference_server_and_health_does_not(gateway, mem
 
 
 def test_a_gateway_that_ends_closes_its_connection_to_the_server(memory):
-    with TestClient(create_app(Settings(), lambda: memory), base_url="http://localhost") as client:
+    with TestClient(create_app(Settings(), memory), base_url="http://localhost") as client:
         assert client.get("/healthz").status_code == 200
         assert not memory.closed
     assert memory.closed

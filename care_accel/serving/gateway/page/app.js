@@ -62,7 +62,7 @@ function plain(error) {
   const known = words().errors;
   let text = known[error.kind] ?? known.other;
   if (error.kind === 400) text += error.message;
-  return error.id ? `${text} (${words().request} ${error.id})` : text;
+  return error.id ? text + words().request(error.id) : text;
 }
 
 function showTime(answer) {

@@ -47,7 +47,7 @@ export const WORDS = {
       network: "连不上网关。请检查它是否仍在运行。",
       empty: "请先输入一个问题。",
     },
-    request: "请求编号",
+    request: (id) => `（请求编号 ${id}）`,
   },
   en: {
     tag: "en",
@@ -95,6 +95,6 @@ export const WORDS = {
       network: "The gateway cannot be reached. Check that it is still running.",
       empty: "Type a question first.",
     },
-    request: "request",
+    request: (id) => ` (request ${id})`,
   },
 };
