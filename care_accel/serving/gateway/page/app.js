@@ -66,9 +66,8 @@ function plain(error) {
 }
 
 function showTime(answer) {
-  const { times, total, kept } = answer;
+  const { times, total } = answer;
   at("total").textContent = milliseconds(total);
-  at("kept").hidden = !kept;
   at("bar").replaceChildren(
     ...PARTS.map((part) => {
       const piece = make("span", part);
@@ -202,11 +201,8 @@ async function request(query, signal) {
     encode: found.timings.encode_us,
     scan: found.timings.scan_us,
   };
-  const rest = times.tokenise + times.encode + times.scan;
-  // More than everything together: the vector was kept from before, and with it the times of its making.
-  const kept = rest > total;
-  times.network = kept ? Math.max(0, total - times.scan) : total - rest;
-  return { answer: { hits: found.hits, times, total, kept } };
+  times.network = Math.max(0, total - times.tokenise - times.encode - times.scan);
+  return { answer: { hits: found.hits, times, total } };
 }
 
 at("form").addEventListener("submit", (event) => {

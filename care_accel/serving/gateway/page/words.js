@@ -26,7 +26,6 @@ export const WORDS = {
       scan: "与所有文档的向量比较",
       network: "其余：网络、网关、排队",
     },
-    kept: "这个问题刚刚有人问过：服务器给出的是保存的向量，分词与编码的时间是当时的。",
     milliseconds: "毫秒",
     score: "得分",
     more: "展开",
@@ -72,8 +71,6 @@ export const WORDS = {
       scan: "the vector against every document's",
       network: "all the rest: network, gateway, queues",
     },
-    kept:
-      "Somebody asked this a moment ago: the server gave a vector that it had kept, and the times of tokenising and encoding are of then.",
     milliseconds: "ms",
     score: "score",
     more: "Show all",

@@ -63,16 +63,8 @@ def test_a_question_shows_hits_with_scores_and_where_the_time_went(page, memory)
     )
     assert len(widths) == 4
     assert widths[1] > widths[0] > widths[2] > 0
-    assert not browser.run("document.querySelector('#kept').checkVisibility()")
     assert browser.complaints() == []
     browser.screenshot("light")
-
-
-def test_times_of_a_kept_vector_are_not_taken_for_this_question_s(page, memory):
-    browser = page()
-    memory.times = (200.0, 60e6, 50.0)
-    ask(browser)
-    assert browser.run("document.querySelector('#kept').checkVisibility()")
 
 
 def test_a_document_is_text_whatever_it_holds(page):
