@@ -119,6 +119,8 @@ def run(options: argparse.Namespace) -> None:
         print(
             "token: asked for" if tokens else "token: none asked for; only this machine can call", flush=True
         )
+        if not (options.allow_host or is_loopback(options.host)):
+            print(f"names: {options.host} alone; --allow-host NAME adds what others call it by", flush=True)
         header = f' -H "Authorization: Bearer ${TOKEN_VARIABLE}"' if tokens else ""
         print(
             f"try: curl {address}/v1/search{header} -H 'Content-Type: application/json' "

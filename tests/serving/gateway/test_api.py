@@ -7,8 +7,15 @@ import time
 
 import httpx2
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from care_accel.errors import CareError
+
+
+@pytest.fixture
+def client(gateway):
+    return gateway()
 
 
 def refused(client, path, status, **fields):
@@ -201,3 +208,23 @@ def test_unknown_addresses_and_methods_are_answered_in_the_same_shape(gateway):
     answer = client.get("/v1/search")
     assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
     assert json.loads(answer.text)["error"]["code"] == "method_not_allowed"
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
+NAMES = st.sampled_from(
+    ["input", "query", "model", "k", "task", "input_type", "dimensions", "encoding_format"]
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    path=st.sampled_from(["/v1/embeddings", "/v1/search"]),
+    fields=st.dictionaries(NAMES, VALUES | st.just("care-mini") | st.just("头痛"), max_size=6),
+)
+def test_whatever_the_fields_hold_the_answer_is_an_answer(client, path, fields):
+    answer = client.post(path, content=json.dumps(fields), headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 404)
+    assert ("error" in answer.json()) == (answer.status_code != 200)

@@ -1,4 +1,4 @@
-"""The gateway in front of the real inference server: vectors and hits are the library's."""
+"""The gateway in front of the real inference server: its vectors are the library's, its hits the server's."""
 
 import threading
 
@@ -7,8 +7,7 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 
-from care_accel import Retriever
-from care_accel.encoding.runtimes.server import AsyncServerClient
+from care_accel.encoding.runtimes.server import AsyncServerClient, ServerClient
 from care_accel.eval.command import DEMO
 from care_accel.files import read_jsonl
 from care_accel.serving.gateway import Settings
@@ -63,16 +62,15 @@ def test_fewer_dimensions_are_the_narrower_model_s(client, model):
     )
 
 
-def test_hits_are_the_library_s(http, model):
-    rows = [row for _, row in read_jsonl(DEMO / "retrieval" / "care-demo" / "corpus.jsonl")]
-    texts = [f"{row['title']} {row['text']}".strip() for row in rows]
-    library = Retriever(model, Retriever.from_documents(model, texts).index, rows)
+def test_hits_are_what_a_client_of_the_server_gets(http, server):
     queries = [row["text"] for _, row in read_jsonl(DEMO / "retrieval" / "care-demo" / "queries.jsonl")][:40]
     answer = http.post("/v1/search", json={"query": queries, "k": 7}).json()
-    for found, hits in zip(answer["data"], library.search(queries, k=7), strict=True):
-        assert [hit["id"] for hit in found["hits"]] == [hit.id for hit in hits]
-        assert [hit["document"] for hit in found["hits"]] == [hit.document for hit in hits]
-        np.testing.assert_allclose([h["score"] for h in found["hits"]], [h.score for h in hits], atol=1e-5)
+    with ServerClient(server.grpc) as plain:
+        expected = plain.search(queries, k=7)
+    for place, found in enumerate(answer["data"]):
+        assert [hit["id"] for hit in found["hits"]] == expected.ids[place].tolist()
+        assert [hit["document"] for hit in found["hits"]] == expected.documents[place]
+        np.testing.assert_allclose([hit["score"] for hit in found["hits"]], expected.scores[place], atol=1e-5)
         assert all(time >= 0 for time in found["timings"].values())
 
 
