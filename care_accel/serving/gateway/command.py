@@ -110,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("care_accel.serving.gateway").setLevel(logging.INFO)
-    # One more try is for a connection that broke; a queue that is full is the caller's to try again.
+    # A server that starts anew is waited for; one whose queue is full is its callers' to try again.
     client = AsyncServerClient(options.server, timeout=settings.timeout, retries=1)
     app = create_app(settings, client)
     with listening(options.host, options.port) as sockets:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
+from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.spec import ROLES, Role, Task
 from care_accel.errors import CareError
 from care_accel.serving.gateway.errors import ApiError, invalid
@@ -122,7 +123,7 @@ class Upstream:
 
 
 def _in_http(error: CareError) -> ApiError:
-    status = _status(error)
+    status = error.status if isinstance(error, ServerError) else None
     if status == "INVALID_ARGUMENT":
         return invalid(str(error), code="refused_by_server")
     log.warning("the inference server: %s", status or "an answer that cannot be read")
@@ -144,13 +145,3 @@ def _too_slow() -> ApiError:
     return ApiError(
         504, "server_too_slow", "the inference server did not answer in time; send fewer texts at a time"
     )
-
-
-def _status(error: BaseException) -> str | None:
-    """Return the gRPC status that a client's error stands for: the client raises it from tritonclient's own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if callable(status := getattr(cause, "status", None)):
-            return str(status()).removeprefix("StatusCode.")
-        cause = cause.__cause__ or cause.__context__
-    return None

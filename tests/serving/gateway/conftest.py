@@ -100,17 +100,6 @@ class Memory:
         self.closed = True
 
 
-class GrpcError(Exception):
-    """Has the status of a gRPC error, as tritonclient's exception does."""
-
-    def __init__(self, status):
-        super().__init__("words of the server")
-        self._status = status
-
-    def status(self):
-        return f"StatusCode.{self._status}"
-
-
 @pytest.fixture
 def memory():
     return Memory()
@@ -179,11 +168,6 @@ def served(memory):
     yield serve
     for end in ends:
         end()
-
-
-@pytest.fixture
-def grpc_error():
-    return GrpcError
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.errors import CareError
 
 
@@ -151,13 +152,10 @@ def test_a_compressed_body_is_refused_for_nobody_knows_its_length(gateway):
         ("INTERNAL", 502, "server_failed"),
     ],
 )
-def test_an_error_of_the_inference_server_has_its_status_here(
-    gateway, memory, grpc_error, status, http, code
-):
+def test_an_error_of_the_inference_server_has_its_status_here(gateway, memory, status, http, code):
     client = gateway()
     assert client.post("/v1/search", json={"query": "头痛"}).status_code == 200
-    memory.fault = CareError("localhost:8001: words for those who run it")
-    memory.fault.__context__ = grpc_error(status)
+    memory.fault = ServerError(status, "localhost:8001: words for those who run it")
     answer = client.post("/v1/search", json={"query": "头痛"})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (http, code)

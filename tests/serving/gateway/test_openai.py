@@ -6,7 +6,7 @@ import numpy as np
 import openai
 import pytest
 
-from care_accel.errors import CareError
+from care_accel.encoding.runtimes.attempts import ServerError
 
 TOKEN = "0123456789abcdef0123"
 
@@ -64,7 +64,7 @@ def test_fewer_dimensions_are_refused_where_a_part_of_a_vector_is_no_vector(clie
     assert len(asking.embeddings.create(model="care-mini", input="头痛", dimensions=8).data[0].embedding) == 8
 
 
-def test_errors_arrive_as_the_client_s_own(client, memory, grpc_error):
+def test_errors_arrive_as_the_client_s_own(client, memory):
     asking = client(tokens=(TOKEN,), max_body=2000)
     with pytest.raises(openai.NotFoundError) as error:
         asking.embeddings.create(model="text-embedding-3-small", input="头痛")
@@ -78,8 +78,7 @@ def test_errors_arrive_as_the_client_s_own(client, memory, grpc_error):
     assert error.value.status_code == 413
     with pytest.raises(openai.AuthenticationError):
         asking.with_options(api_key="wrong").models.list()
-    memory.fault = CareError("refused")
-    memory.fault.__cause__ = grpc_error("UNAVAILABLE")
+    memory.fault = ServerError("UNAVAILABLE", "its queue is full")
     with pytest.raises(openai.InternalServerError) as error:
         asking.embeddings.create(model="care-mini", input="头痛")
     assert error.value.status_code == 503

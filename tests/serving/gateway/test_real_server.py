@@ -17,8 +17,8 @@ TEXTS = ["高血压怎么治", "a", " ", "孩子发烧三天了，咳嗽有痰�
 
 
 @pytest.fixture(scope="module")
-def app(server):
-    return create_app(Settings(rate=0.0, max_text=2_000_000), AsyncServerClient(server.grpc, retries=1))
+def app(care_server):
+    return create_app(Settings(rate=0.0, max_text=2_000_000), AsyncServerClient(care_server.grpc, retries=1))
 
 
 @pytest.fixture(scope="module")
@@ -35,13 +35,14 @@ def client(http):
 @pytest.mark.parametrize("role", ["query", "document"])
 @pytest.mark.parametrize("task", ["retrieval", "sts"])
 @pytest.mark.parametrize("encoding", [openai.omit, "float"])
-def test_embeddings_are_the_library_s(client, model, role, task, encoding):
+def test_embeddings_are_the_library_s(client, embedded_model, role, task, encoding):
     answer = client.embeddings.create(
         model="care-mini",
         input=TEXTS,
         encoding_format=encoding,
         extra_body={"input_type": role, "task": task},
     )
+    model = embedded_model
     encode = model.encode_query if role == "query" else model.encode_document
     expected = encode(TEXTS, task=task)
     np.testing.assert_allclose([one.embedding for one in answer.data], expected, atol=1e-5)
@@ -49,23 +50,25 @@ def test_embeddings_are_the_library_s(client, model, role, task, encoding):
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == tokens
 
 
-def test_more_texts_than_a_batch_holds_are_one_request_here(client, model):
+def test_more_texts_than_a_batch_holds_are_one_request_here(client, embedded_model):
     texts = [f"头痛{number}天" for number in range(150)]
     answer = client.embeddings.create(model="care-mini", input=texts)
-    np.testing.assert_allclose([one.embedding for one in answer.data], model.encode_query(texts), atol=1e-5)
-
-
-def test_fewer_dimensions_are_the_narrower_model_s(client, model):
-    answer = client.embeddings.create(model="care-mini", input=TEXTS, dimensions=64)
     np.testing.assert_allclose(
-        [one.embedding for one in answer.data], model.encode_query(TEXTS)[:, :64], atol=1e-5
+        [one.embedding for one in answer.data], embedded_model.encode_query(texts), atol=1e-5
     )
 
 
-def test_hits_are_what_a_client_of_the_server_gets(http, server):
+def test_fewer_dimensions_are_the_narrower_model_s(client, embedded_model):
+    answer = client.embeddings.create(model="care-mini", input=TEXTS, dimensions=64)
+    np.testing.assert_allclose(
+        [one.embedding for one in answer.data], embedded_model.encode_query(TEXTS)[:, :64], atol=1e-5
+    )
+
+
+def test_hits_are_what_a_client_of_the_server_gets(http, care_server):
     queries = [row["text"] for _, row in read_jsonl(DEMO / "retrieval" / "care-demo" / "queries.jsonl")][:40]
     answer = http.post("/v1/search", json={"query": queries, "k": 7}).json()
-    with ServerClient(server.grpc) as plain:
+    with ServerClient(care_server.grpc) as plain:
         expected = plain.search(queries, k=7)
     for place, found in enumerate(answer["data"]):
         assert [hit["id"] for hit in found["hits"]] == expected.ids[place].tolist()
@@ -86,9 +89,9 @@ def test_it_is_ready_when_the_server_is(http):
     assert http.get("/v1/models").json()["data"][0]["id"] == "care-mini"
 
 
-def test_many_at_once_each_get_their_own_answer(http, model):
+def test_many_at_once_each_get_their_own_answer(http, embedded_model):
     texts = [f"血压{number}怎么办" for number in range(48)]
-    expected = model.encode_query(texts)
+    expected = embedded_model.encode_query(texts)
     found = {}
 
     def ask(number):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from care_accel.errors import CareError
+from care_accel.encoding.runtimes.attempts import ServerError
 
 TOKEN = "0123456789abcdef-page"
 HOSTILE = (
@@ -264,10 +264,9 @@ def test_a_token_is_asked_for_and_kept_in_memory_only(page, memory):
     ("status", "words"),
     [("UNAVAILABLE", "服务器正忙"), ("DEADLINE_EXCEEDED", "没有及时回答"), ("NOT_FOUND", "没有提供检索")],
 )
-def test_an_error_is_told_in_plain_words_with_the_request_s_number(page, memory, grpc_error, status, words):
+def test_an_error_is_told_in_plain_words_with_the_request_s_number(page, memory, status, words):
     browser = page()
-    memory.fault = CareError("no")
-    memory.fault.__cause__ = grpc_error(status)
+    memory.fault = ServerError(status, "words of the server")
     browser.run("document.querySelector('#examples button').click()")
     browser.until("!document.querySelector('#error').hidden")
     assert words in browser.text("#error")
