@@ -44,11 +44,12 @@ class Api:
         """``POST /v1/embeddings``, as OpenAI's, with ``input_type`` and ``task`` besides."""
         asked = EmbeddingRequest.read(await read_object(request, self._settings), self._settings)
         _noted(request, asked.texts)
-        served = await self._upstream.model(asked.role, asked.model)
-        width = _width(asked.dimensions, served)
-        found = await _unless_gone(
-            request.receive, self._upstream.encode(asked.role, asked.texts, asked.task)
-        )
+        async with self._upstream.deadline():
+            served = await self._upstream.model(asked.role, asked.model)
+            width = _width(asked.dimensions, served)
+            found = await _unless_gone(
+                request.receive, self._upstream.encode(asked.role, asked.texts, asked.task)
+            )
         vectors = np.ascontiguousarray(found.vectors[:, :width], "<f4")
         data = [
             {"object": "embedding", "index": place, "embedding": embedding}
@@ -63,8 +64,11 @@ class Api:
         started = perf_counter()
         asked = SearchRequest.read(await read_object(request, self._settings), self._settings)
         _noted(request, asked.texts)
-        served = await self._upstream.model("query", asked.model)
-        found = await _unless_gone(request.receive, self._upstream.search(asked.texts, asked.k, asked.task))
+        async with self._upstream.deadline():
+            served = await self._upstream.model("query", asked.model)
+            found = await _unless_gone(
+                request.receive, self._upstream.search(asked.texts, asked.k, asked.task)
+            )
         data = [
             {
                 "object": "search.hits",
@@ -87,13 +91,15 @@ class Api:
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
-        served = await self._upstream.models()
+        async with self._upstream.deadline():
+            served = await self._upstream.models()
         return await _as_json({"object": "list", "data": [_model(*one) for one in served.items()]})
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/{model}``."""
         name = request.path_params["model"]
-        served = await self._upstream.models()
+        async with self._upstream.deadline():
+            served = await self._upstream.models()
         if name not in served:
             raise ApiError(404, "model_not_found", "no model of that name is served here", param="model")
         return await _as_json(_model(name, served[name]))

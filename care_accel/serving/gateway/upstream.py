@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _FRESH = 10.0  # seconds; another model may be served under the same address after that
+_NOT_SERVED = "not_served"
 _PROBE = 1.0  # seconds that an answer about readiness is kept: probes cost the server nothing
 
 
@@ -46,7 +48,7 @@ class Upstream:
     ----------
     backend : Backend
     timeout : float
-        Seconds for a whole call, retries included.
+        Seconds for all that one request asks of it, retries included.
     """
 
     def __init__(self, backend: Backend, timeout: float) -> None:
@@ -60,7 +62,7 @@ class Upstream:
         Raises
         ------
         ApiError
-            404 for another name; what `call` raises.
+            404 for another name; what `encode` raises.
         """
         served = await self._describe(role)
         if name is not None and name != served.name:
@@ -73,20 +75,32 @@ class Upstream:
         return served
 
     async def models(self) -> dict[str, dict[Role, Any]]:
-        """Return what is served: names, and by role what each is."""
+        """Return what is served: names, and by role what each is; a server may serve one role alone."""
         found: dict[str, dict[Role, Any]] = {}
         for role in ROLES:
-            served = await self._describe(role)
-            found.setdefault(served.name, {})[role] = served
+            try:
+                served = await self._describe(role)
+            except ApiError as error:
+                if error.code != _NOT_SERVED:
+                    raise
+            else:
+                found.setdefault(served.name, {})[role] = served
         return found
 
     async def encode(self, role: Role, texts: list[str], task: Task) -> Any:
-        """Encode some texts; errors as `call` has them."""
-        return await self.call(self._backend.encode(role, texts, task))
+        """Encode some texts.
+
+        Raises
+        ------
+        ApiError
+            400 with the server's own words for a request it refuses, 503 while it is away or overloaded, 504
+            when it takes too long, 502 for what else goes wrong in it.
+        """
+        return await _answer(self._backend.encode(role, texts, task))
 
     async def search(self, texts: list[str], k: int, task: Task) -> Any:
-        """Search for some texts; errors as `call` has them."""
-        return await self.call(self._backend.search(texts, k, task))
+        """Search for some texts; errors as `encode` has them."""
+        return await _answer(self._backend.search(texts, k, task))
 
     async def ready(self) -> bool:
         """Tell whether it can serve now; asked at most once a second."""
@@ -101,25 +115,31 @@ class Upstream:
 
     async def _describe(self, role: Role) -> Any:
         if role not in self._known or monotonic() - self._known[role][0] > _FRESH:
-            self._known[role] = (monotonic(), await self.call(self._backend.describe(role, anew=True)))
+            self._known[role] = (monotonic(), await _answer(self._backend.describe(role, anew=True)))
         return self._known[role][1]
 
-    async def call(self, answer: Awaitable[_T]) -> _T:
-        """Await an answer of the server.
+    @asynccontextmanager
+    async def deadline(self) -> AsyncIterator[None]:
+        """Give all that one request asks of the server its time, together.
 
         Raises
         ------
         ApiError
-            400 with the server's own words for a request it refuses, 503 while it is away or overloaded, 504
-            when it takes too long, 502 for what else goes wrong in it.
+            504 when it is over.
         """
         try:
             async with asyncio.timeout(self._timeout):
-                return await answer
+                yield
         except TimeoutError:
             raise _too_slow() from None
-        except CareError as error:
-            raise _in_http(error) from error
+
+
+async def _answer(call: Awaitable[_T]) -> _T:
+    """Await an answer of the server; what goes wrong becomes an `ApiError`."""
+    try:
+        return await call
+    except CareError as error:
+        raise _in_http(error) from error
 
 
 def _in_http(error: CareError) -> ApiError:
@@ -137,7 +157,7 @@ def _in_http(error: CareError) -> ApiError:
     if status == "DEADLINE_EXCEEDED":
         return _too_slow()
     if status == "NOT_FOUND":
-        return ApiError(404, "not_served", "the inference server does not serve this")
+        return ApiError(404, _NOT_SERVED, "the inference server does not serve this")
     return ApiError(502, "server_failed", "the inference server failed")
 
 

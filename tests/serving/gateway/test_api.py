@@ -174,6 +174,19 @@ def test_a_server_that_takes_too_long_is_given_up(gateway, memory):
     assert memory.cancelled == 1
 
 
+def test_a_server_that_does_not_even_say_what_it_serves_is_given_up(gateway, memory, monkeypatch):
+    async def silent(role, *, anew):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(memory, "describe", silent)
+    client = gateway(timeout=0.05)
+    assert (
+        refused(client, "/v1/embeddings", 504, input="头痛", model="care-mini")["code"] == "server_too_slow"
+    )
+    assert client.get("/v1/models").status_code == client.get("/v1/models/care-mini").status_code == 504
+    assert client.get("/healthz").status_code == 200
+
+
 def test_a_caller_who_hangs_up_leaves_no_work_behind(served, memory):
     gateway = served()
     memory.hold = asyncio.Event()
@@ -198,6 +211,22 @@ def test_another_model_under_the_same_address_is_noticed(gateway, memory, monkey
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-mini"
     monkeypatch.setattr("care_accel.serving.gateway.upstream._FRESH", -1.0)
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-large"
+
+
+def test_a_server_of_queries_alone_is_listed_as_such(gateway, memory, monkeypatch):
+    describe = memory.describe
+
+    async def only_queries(role, *, anew=False):
+        if role == "document":
+            raise ServerError("NOT_FOUND", "serves no model 'document_encoder'")
+        return await describe(role)
+
+    monkeypatch.setattr(memory, "describe", only_queries)
+    client = gateway()
+    (model,) = client.get("/v1/models").json()["data"]
+    assert list(model["roles"]) == ["query"]
+    fields = {"input": "头痛", "model": "care-mini", "input_type": "document"}
+    assert refused(client, "/v1/embeddings", 404, **fields)["code"] == "not_served"
 
 
 def test_unknown_addresses_and_methods_are_answered_in_the_same_shape(gateway):
