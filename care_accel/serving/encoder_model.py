@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -48,8 +50,6 @@ class EncoderModel:
         """Load the encoder, compare it with what the configuration recorded, and warm it up."""
         self.backend = Backend(args)
         parameters = self.backend.parameters
-        if parameters["background"] and self.backend.device == "cpu":
-            run_in_background()
         self.encoder = load_encoder(self.backend, self.role)
         self._token_budget = int(parameters["token_budget"])
         self._cache = VectorCache(int(parameters["cached_texts"]))
@@ -60,6 +60,9 @@ class EncoderModel:
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
+        # Not before: a server that starts on a busy machine would wait for it.
+        if parameters["background"] and self.backend.device == "cpu":
+            run_in_background()
 
     def finalize(self) -> None:
         """Write the last counts."""
@@ -227,4 +230,6 @@ def run_in_background() -> None:
     Documents are encoded in bulk while nobody waits, queries while somebody does. Threads that are started later
     inherit it.
     """
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    for thread in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))
