@@ -106,7 +106,7 @@ def worlds(bench_size, tmp_path_factory):
 
     def get(name):
         if name not in made:
-            folder = tmp_path_factory.mktemp(name.split(",")[0].replace(" ", "-"))
+            folder = tmp_path_factory.mktemp(SHORT[name])
             made[name] = serving.World(name, folder, texts.titles(TITLES[bench_size]))
         return made[name]
 
@@ -223,7 +223,7 @@ RATES = {serving.MINI: 100.0, serving.INT8: 15.0}
 @pytest.mark.parametrize("way", ["concurrency 1", "open loop"])
 def test_beside_documents(benchmark, bench_size, running, way, beside):
     """What queries notice of documents that are encoded in bulk: four requests of 64 at any time."""
-    count = min(1000, REQUESTS[bench_size][running.name])
+    count = min(500, REQUESTS[bench_size][running.name])
     rows = 8 if bench_size == "smoke" else 64
     queries = load.Load(
         iter(running.requests("search", count)), rate=RATES[running.name] if way == "open loop" else None
