@@ -7,13 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple, Protocol, cast, overload
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder
 from care_accel.encoding.encoder import checked_texts
+from care_accel.encoding.runtimes.server import ServerClient
+from care_accel.encoding.served import batch_times
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
@@ -74,7 +76,56 @@ class MadeBy(Protocol):
         ...
 
 
-class Retriever:
+class _Finder:
+    """Search, as `Retriever` and `ServedRetriever` have it."""
+
+    @overload  # a str is a sequence of str as well, which the checker cannot tell apart
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, k: int = ..., *, return_timings: Literal[False] = ...
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[False] = ...
+    ) -> list[list[Hit]]: ...
+
+    @overload
+    def search(  # type: ignore[overload-overlap]
+        self, queries: str, k: int = ..., *, return_timings: Literal[True]
+    ) -> tuple[list[Hit], Timings]: ...
+
+    @overload
+    def search(
+        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[True]
+    ) -> tuple[list[list[Hit]], Timings]: ...
+
+    def search(self, queries: str | Sequence[str], k: int = 10, *, return_timings: bool = False) -> Any:
+        """Return the k best documents, best first, ties by smaller id.
+
+        Parameters
+        ----------
+        queries : str or sequence of str
+        k : int
+            Fewer hits come back from an index with fewer vectors.
+        return_timings : bool
+
+        Returns
+        -------
+        hits : list of Hit, or one such list a query
+        timings : Timings
+            If ``return_timings``: of all queries together.
+        """
+        single = isinstance(queries, str)
+        require_count("k", k)
+        hits, timings = self._find(checked_texts([queries] if isinstance(queries, str) else queries), k)
+        found = hits[0] if single else hits
+        return (found, timings) if return_timings else found
+
+    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+        raise NotImplementedError
+
+
+class Retriever(_Finder):
     """Finds the documents of an index that answer a query.
 
     Parameters
@@ -169,8 +220,35 @@ class Retriever:
             write_json(built / MANIFEST, {"format": FORMAT, "parts": parts})
 
     @classmethod
-    def load(cls, folder: str | Path, model: MadeBy) -> Retriever:
+    def from_server(cls, address: str, **options: Any) -> ServedRetriever:
+        """Return a retriever whose encoder and index are in an inference server.
+
+        Parameters
+        ----------
+        address : str
+            Host and gRPC port, such as ``"localhost:8001"``.
+        **options
+            Of `ServerClient`: ``timeout``, ``retries``, ``in_flight``.
+
+        Raises
+        ------
+        CareError
+            The server does not answer, or serves no ``search``.
+        """
+        client = ServerClient(address, **options)
+        client.describe_search()
+        return ServedRetriever(client)
+
+    @classmethod
+    def load(cls, folder: str | Path, model: MadeBy, *, device: str = "cpu") -> Retriever:
         """Open a saved retriever with the model that made it.
+
+        Parameters
+        ----------
+        folder : str or Path
+        model : DualEncoder
+        device : str
+            Where vectors are scanned, as in `ExactIndex`.
 
         Raises
         ------
@@ -187,67 +265,18 @@ class Retriever:
             [value for _, value in read_json_values(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
         )
         lexical = BM25Index.load(folder / _WORDS) if parts[_WORDS] else None
-        return cls(model, ExactIndex.load(folder / _VECTORS), documents, lexical=lexical)
+        return cls(model, ExactIndex.load(folder / _VECTORS, device=device), documents, lexical=lexical)
 
-    @overload  # a str is a sequence of str as well, which the checker cannot tell apart
-    def search(  # type: ignore[overload-overlap]
-        self, queries: str, k: int = ..., *, return_timings: Literal[False] = ...
-    ) -> list[Hit]: ...
-
-    @overload
-    def search(
-        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[False] = ...
-    ) -> list[list[Hit]]: ...
-
-    @overload
-    def search(  # type: ignore[overload-overlap]
-        self, queries: str, k: int = ..., *, return_timings: Literal[True]
-    ) -> tuple[list[Hit], Timings]: ...
-
-    @overload
-    def search(
-        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[True]
-    ) -> tuple[list[list[Hit]], Timings]: ...
-
-    def search(self, queries: str | Sequence[str], k: int = 10, *, return_timings: bool = False) -> Any:
-        """Return the k best documents, best first, ties by smaller id.
-
-        Parameters
-        ----------
-        queries : str or sequence of str
-        k : int
-            Fewer hits come back from an index with fewer vectors.
-        return_timings : bool
-
-        Returns
-        -------
-        hits : list of Hit, or one such list a query
-        timings : Timings
-            If ``return_timings``: of all queries together.
-        """
-        single = isinstance(queries, str)
-        scores, ids, timings = self._search([queries] if isinstance(queries, str) else queries, k)
+    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+        vectors, tokenise, encode = self.model.encoder("query").encode_timed(queries)
+        begun = perf_counter()
+        scores, ids, _ = self.search_vectors(vectors, k, queries)
+        scan = 1e6 * (perf_counter() - begun)
         hits = [
             [Hit(int(i), float(s), self.document(int(i))) for i, s in zip(row, values, strict=True) if i >= 0]
             for row, values in zip(ids, scores, strict=True)
         ]
-        found = hits[0] if single else hits
-        return (found, timings) if return_timings else found
-
-    def _search(
-        self, queries: Sequence[str], k: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64], Timings]:
-        require_count("k", k)
-        encoder = self.model.encoder("query")
-        times = [perf_counter()]
-        queries = checked_texts(queries)
-        rows = encoder.tokenize(queries)
-        times.append(perf_counter())
-        vectors = encoder.encode_tokens(rows)
-        times.append(perf_counter())
-        scores, ids, _ = self.search_vectors(vectors, k, queries)
-        times.append(perf_counter())
-        return scores, ids, Timings(*(1e6 * float(seconds) for seconds in np.diff(times)))
+        return hits, Timings(tokenise, encode, scan)
 
     def search_vectors(
         self, vectors: NDArray[np.float32], k: int = 10, queries: Sequence[str] | None = None
@@ -287,6 +316,39 @@ class Retriever:
     def document(self, position: int) -> Any:
         """Return what the retriever was given for a document, None if it was given nothing."""
         return None if self.documents is None else self.documents[position]
+
+
+class ServedRetriever(_Finder):
+    """Finds documents by the model ``search`` of an inference server; made by `Retriever.from_server`.
+
+    `search` is that of `Retriever`; its timings are the server's own, what batches took together counted once. The
+    server refuses empty queries and a ``k`` above its limit.
+
+    Attributes
+    ----------
+    client : ServerClient
+    """
+
+    def __init__(self, client: ServerClient) -> None:
+        self.client = client
+
+    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+        found = self.client.search(queries, k)
+        hits = [
+            [Hit(int(i), float(s), d) for i, s, d in zip(*row, strict=True) if i >= 0]
+            for row in zip(found.ids, found.scores, found.documents, strict=True)
+        ]
+        return hits, Timings(*batch_times(found.times))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _write_documents(file: Path, documents: Sequence[Any]) -> None:

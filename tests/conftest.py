@@ -1,8 +1,13 @@
 """Tiny real networks: the paper's two architectures with random weights and a small tokenizer of their own."""
 
+import fcntl
+import json
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -71,3 +76,62 @@ def tiny_model(tiny_folders):
         width=24,
         runtime="pytorch",  # tests look into its network
     )
+
+
+@contextmanager
+def held(file: Path) -> Iterator[dict]:
+    """Give the values in a JSON file, and write them back; one process at a time."""
+    with file.open("a+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.seek(0)
+        values = json.loads(stream.read() or "{}")
+        yield values
+        stream.truncate(0)
+        json.dump(values, stream)
+        stream.flush()
+
+
+@pytest.fixture(scope="session")
+def care_server(tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """Return the addresses (``grpc``, ``http``, ``metrics``) of a real server of the committed repository.
+
+    It takes half a minute to start, so that the processes of a test run share one. Who starts it waits at the end for
+    the others.
+    """
+    from care_accel import CareError
+    from care_accel.serving import Server
+    from care_accel.serving.program import find_program
+
+    try:
+        find_program()
+    except CareError as missing:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(missing))
+    folder = tmp_path_factory.getbasetemp()
+    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "server.json"
+    own = None
+    with held(file) as known:
+        if not known:
+            own = Server(Path(__file__).parents[1] / "model_repository").start(timeout=300)
+            known |= {"users": 0, "addresses": {n: getattr(own, n) for n in ("grpc", "http", "metrics")}}
+        known["users"] += 1
+        addresses = known["addresses"]
+    yield SimpleNamespace(**addresses)
+    with held(file) as known:
+        known["users"] -= 1
+    while own is not None:
+        with held(file) as known:
+            if known["users"] == 0:
+                known.clear()
+                own.__exit__()
+                break
+        time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def embedded_model():
+    """Return the embedded model, in this process."""
+    from care_accel import DualEncoder
+
+    return DualEncoder.from_pretrained(device="cpu")

@@ -1,3 +1,4 @@
+import json
 import stat
 import time
 
@@ -173,3 +174,67 @@ def test_a_search_tells_where_its_time_went_and_finds_the_same(hybrid, retriever
         assert timings.tokenise + timings.encode + timings.scan < took
         many, _ = one.search(["高血压怎么治", "骨折"], k=2, return_timings=True)
         assert many == one.search(["高血压怎么治", "骨折"], k=2)
+
+
+QUESTIONS = ["高血压怎么治", "血糖高吃什么", "感冒发热怎么办", "骨折", "胃炎" * 300]
+
+
+@pytest.fixture(scope="module")
+def demo(embedded_model):
+    """Return the retriever that the committed repository serves."""
+    from care_accel.encoding.sources import EMBEDDED
+
+    file = EMBEDDED / "care-demo" / "retrieval" / "care-demo" / "corpus.jsonl"
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    texts = [f"{row['title']} {row['text']}".strip() for row in rows]
+    return Retriever(embedded_model, Retriever.from_documents(embedded_model, texts).index, rows)
+
+
+def test_a_server_finds_what_the_library_finds(care_server, demo):
+    with Retriever.from_server(care_server.grpc) as served:
+        for k in (1, 10, 1000):
+            for there, here in zip(served.search(QUESTIONS, k=k), demo.search(QUESTIONS, k=k), strict=True):
+                assert [(h.id, h.document) for h in there] == [(h.id, h.document) for h in here]
+                assert [h.score for h in there] == pytest.approx([h.score for h in here], abs=1e-5)
+        assert served.search(QUESTIONS[0]) == served.search(QUESTIONS[:1])[0]
+        assert served.search([]) == []
+
+
+def test_a_served_search_of_more_queries_than_a_request_takes_keeps_their_order(care_server, demo):
+    queries = [f"第{i}种病怎么治" for i in range(150)]
+    with Retriever.from_server(care_server.grpc) as served:
+        found = served.search(queries, k=3)
+    assert [[h.id for h in hits] for hits in found] == [
+        [h.id for h in hits] for hits in demo.search(queries, k=3)
+    ]
+
+
+def test_a_served_search_tells_where_its_time_went(care_server):
+    with Retriever.from_server(care_server.grpc) as served:
+        begun = time.perf_counter()
+        hits, timings = served.search("头痛已经三天了还没有好", k=2, return_timings=True)
+        took = 1e6 * (time.perf_counter() - begun)
+    assert len(hits) == 2
+    assert min(timings) > 0
+    assert sum(timings) < took
+
+
+def test_queries_that_a_server_encodes_search_an_index_that_is_here(care_server, demo):
+    with DualEncoder.from_server(care_server.grpc) as model:
+        retriever = Retriever(model, demo.index, demo.documents)
+        hits, timings = retriever.search(QUESTIONS, k=5, return_timings=True)
+    assert [[h.id for h in row] for row in hits] == [
+        [h.id for h in row] for row in demo.search(QUESTIONS, k=5)
+    ]
+    assert min(timings) > 0
+
+
+@pytest.mark.parametrize(
+    ("query", "k", "words"),
+    [("", 10, "TEXT 0 is empty"), ("头痛", 10**12, "must be 1 to 1,000"), ("头痛", 0, "k is 0")],
+)
+def test_what_a_server_refuses_is_one_line(care_server, query, k, words):
+    with Retriever.from_server(care_server.grpc) as served:
+        with pytest.raises(CareError, match=words):
+            served.search(query, k=k)
+        assert len(served.search("头痛")) == 10

@@ -1,7 +1,21 @@
-"""Text to vectors: what an encoder is, one encoder, and the two of a dual encoder."""
+"""Text to vectors: what an encoder is, one encoder, and the two of a dual encoder, here or in a server."""
 
 from care_accel.encoding.dual import DualEncoder
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.runtimes.server import AsyncServerClient, ServerClient
+from care_accel.encoding.served import ServedDualEncoder
 from care_accel.encoding.spec import ROLES, TASKS, EncoderSpec, Role, Task, preset
 
-__all__ = ["ROLES", "TASKS", "DualEncoder", "Encoder", "EncoderSpec", "Role", "Task", "preset"]
+__all__ = [
+    "ROLES",
+    "TASKS",
+    "AsyncServerClient",
+    "DualEncoder",
+    "Encoder",
+    "EncoderSpec",
+    "Role",
+    "ServedDualEncoder",
+    "ServerClient",
+    "Task",
+    "preset",
+]

@@ -45,10 +45,11 @@ class Choice:
 
     Attributes
     ----------
-    runtime : {"pytorch", "onnx", "native", "tensorrt"}
+    runtime : {"pytorch", "onnx", "native", "tensorrt", "server"}
     dtype : str
         Precision of the network.
     device : str
+        Of the runtime ``server``, its address.
     threads : int or None
         Of one call on the CPU; None on a GPU.
     reason : str
@@ -63,6 +64,11 @@ class Choice:
     reason: str
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What may change the last bits of a vector; of a server, which one: what runs there is its own choice."""
+        return (self.runtime, self.dtype, *([self.device] if self.runtime == "server" else []))
+
 
 def require_runtime(name: str) -> None:
     """Refuse what is no runtime.
@@ -72,6 +78,8 @@ def require_runtime(name: str) -> None:
     CareError
         With the names that are.
     """
+    if name == "server":
+        raise CareError("runtime 'server' has its networks elsewhere; use DualEncoder.from_server(address)")
     if name not in RUNTIMES:
         raise CareError(f"unknown runtime {name!r}; choose one of {', '.join(RUNTIMES)}")
 

@@ -18,6 +18,8 @@ from care_accel.encoding.choice import Choice, RuntimeName, choose, load_exporte
 from care_accel.encoding.encoder import Encoder
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+from care_accel.encoding.runtimes.server import ServerClient
+from care_accel.encoding.served import ServedDualEncoder
 from care_accel.encoding.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
@@ -111,6 +113,24 @@ class DualEncoder:
                 sources.find(model, query, document, preset, revision, changes | {"dtype": dtype}), runtime
             )
         return cls(with_int8(sources.find(model, query, document, preset, revision, changes)), runtime)
+
+    @classmethod
+    def from_server(cls, address: str, **options: Any) -> ServedDualEncoder:
+        """Return a dual encoder whose networks run in an inference server (needs the extra ``server``).
+
+        Parameters
+        ----------
+        address : str
+            Host and gRPC port, such as ``"localhost:8001"``.
+        **options
+            Of `ServerClient`: ``timeout`` (seconds a request), ``retries``, ``in_flight``.
+
+        Raises
+        ------
+        CareError
+            The server does not answer, or serves no encoder of this package.
+        """
+        return ServedDualEncoder(ServerClient(address, **options))
 
     def encode_query(
         self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
@@ -221,6 +241,17 @@ class DualEncoder:
         # document encoder does not read gigabytes to name it.
         both = f"{source.recorded or source.checkpoint.fingerprint} {source.spec.identity}"
         return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
+
+    def provenance(self, role: Role) -> dict[str, Any]:
+        """Return what a reader needs to get the same encoder of a role again."""
+        source = self.source(role)
+        return {
+            "folder": str(source.checkpoint.folder),
+            "revision": self.revision(role),
+            "weights": source.checkpoint.fingerprint,
+            "runtime": self.choice(role).runtime,
+            "spec": source.spec.to_dict(),
+        }
 
     def twin(self, role: Role = "document") -> DualEncoder:
         """Return the symmetric twin: the network of one role on both sides, each with its own prompts.

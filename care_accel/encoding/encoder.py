@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 
 if TYPE_CHECKING:
+    import torch
     from rich.progress import Progress
     from transformers import PreTrainedTokenizerFast
 
@@ -158,7 +160,7 @@ class Encoder:
         self.spec.prompt(task)
         texts = checked_texts(texts)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
-        with _progress(show_progress) as progress:
+        with progress_bar(show_progress) as progress:
             bar = progress.add_task("encoding", total=len(texts))
             for start, window in self._tokenized_windows(texts, task):
                 for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
@@ -188,18 +190,67 @@ class Encoder:
             vectors[batch] = self._run([rows[i] for i in batch])
         return self._finish(vectors)
 
+    def encode_tokens_on_device(
+        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
+    ) -> torch.Tensor:
+        """Encode as `encode_tokens` does, to vectors that stay on the runtime's device: for a scan there, say.
+
+        Returns
+        -------
+        torch.Tensor
+            float32 ``[n, width]`` on ``runtime.device``.
+
+        Raises
+        ------
+        CareError
+            The runtime is not PyTorch's, or as in `encode_tokens`.
+        """
+        import torch
+
+        from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+
+        if not isinstance(self.runtime, PyTorchRuntime):
+            raise CareError("vectors stay on the device with runtime='pytorch' alone; use encode_tokens")
+        for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
+            require_count(name, size)
+        vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            vectors[batch] = self.runtime.on_device(*self._padded([rows[i] for i in batch]))
+        self._require_finite(torch.isfinite(vectors).all(dim=1).cpu().numpy())
+        return vectors
+
+    def encode_timed(
+        self, texts: Sequence[str], task: Task = "retrieval"
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """Encode, and tell where the time went.
+
+        Returns
+        -------
+        vectors : numpy.ndarray
+            float32 ``[n, width]``.
+        tokenise, encode : float
+            Microseconds of the wall clock.
+        """
+        begun = perf_counter()
+        rows = self.tokenize(checked_texts(texts), task)
+        tokenised = perf_counter()
+        vectors = self.encode_tokens(rows)
+        return vectors, 1e6 * (tokenised - begun), 1e6 * (perf_counter() - tokenised)
+
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._require_finite(np.isfinite(vectors).all(axis=1))
+        return vectors
+
+    def _require_finite(self, finite: NDArray[np.bool_]) -> None:
         """Count the texts, say once what is odd, and refuse vectors that are not finite."""
-        finite = np.isfinite(vectors).all(axis=1)
         if not finite.all():
             raise CareError(
                 f"text {int(np.argmin(finite))} has a vector that is not finite; the weights are damaged, or "
                 f"{self.spec.dtype} is too narrow for this network (try dtype='float32')"
             )
-        self.counts.texts += len(vectors)
+        self.counts.texts += len(finite)
         self._say_truncation()
         self._say_unknown()
-        return vectors
 
     def tokenize(self, texts: Sequence[str], task: Task = "retrieval") -> list[list[int]]:
         """Return the token ids of each text, prompt and special tokens included, cut to ``max_tokens``.
@@ -251,17 +302,40 @@ class Encoder:
         self.counts.replaced_surrogates += replaced
         return clean
 
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        longest = max(len(row) for row in rows)
+    def pad(
+        self, rows: Sequence[list[int]], tokens: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return what `tokenize` returned as a network takes it: filled up to one length.
+
+        Parameters
+        ----------
+        rows : sequence of list of int
+            One at least.
+        tokens : int, optional
+            The length, at least that of the longest row, which is the default.
+
+        Returns
+        -------
+        ids, mask : numpy.ndarray
+            int64 ``[n, tokens]``; the mask is 0 where ``ids`` was filled up.
+        """
+        longest = max(len(row) for row in rows) if tokens is None else tokens
         ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
             place = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
             ids[i, place] = row
             mask[i, place] = 1
+        return ids, mask
+
+    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        return self.runtime(*self._padded(rows))
+
+    def _padded(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        ids, mask = self.pad(rows)
         self.counts.tokens += int(mask.sum())
         self.counts.padded_tokens += ids.size
-        return self.runtime(ids, mask)
+        return ids, mask
 
     def _say_unknown(self) -> None:
         if self.counts.unknown_tokens and not self._said_unknown:
@@ -301,7 +375,8 @@ def checked_texts(texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def _progress(show: bool) -> Progress:
+def progress_bar(show: bool) -> Progress:
+    """Return the bar of long work on standard error, or one that draws nothing."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

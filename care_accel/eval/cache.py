@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel import __version__
-from care_accel.encoding import DualEncoder, Role, Task
+from care_accel.encoding import DualEncoder, Role, ServedDualEncoder, Task
 from care_accel.errors import CareError
 
 _KEYS_AT_A_TIME = 500  # below SQLite's limit of variables in one statement
@@ -80,16 +80,18 @@ class EmbeddingCache:
         self._connection.close()
 
 
-def vector_keys(model: DualEncoder, role: Role, task: Task, texts: Sequence[str]) -> list[bytes]:
+def vector_keys(
+    model: DualEncoder | ServedDualEncoder, role: Role, task: Task, texts: Sequence[str]
+) -> list[bytes]:
     """Return the cache's key of each text: everything that decides its vector.
 
     That is the encoder's revision (weights, tokenizer, pooling, order, width, length), role, prompt,
-    runtime and dtype, the releases of what computes it, and the text.
+    runtime (a server's address with it) and dtype, the releases of what computes it, and the text.
     """
     spec = model.spec(role)
     releases = [__version__, *map(version, ("transformers", "tokenizers"))]
-    runtime = model.choice(role).runtime
-    context = "\0".join((model.revision(role), role, spec.prompt(task), runtime, spec.dtype, *releases))
+    runs = model.choice(role).identity
+    context = "\0".join((model.revision(role), role, spec.prompt(task), *runs, *releases))
     start = hashlib.sha256(context.encode("utf-8", "surrogatepass"))
     keys = []
     for text in texts:

@@ -17,11 +17,13 @@ from care_accel.files import make_folder
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-    from care_accel.encoding import DualEncoder
+    from care_accel.encoding import DualEncoder, ServedDualEncoder
     from care_accel.eval.tasks import Skipped
 
 DEMO = EMBEDDED / "care-demo"
 CACHE = ".embeddings.sqlite3"
+# Nobody waits for a single request of an evaluation, and one that was refused must not end it.
+_SERVER_TIMEOUT, _SERVER_RETRIES = 600.0, 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,6 +50,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--document-model", metavar="DIR", help="... and the document encoder")
     model.add_argument(
         "--preset", help="what folders without care.json follow: care or sentence-transformers"
+    )
+    model.add_argument(
+        "--server",
+        metavar="ADDRESS",
+        help="instead of --model: what an inference server serves at this gRPC address, such as localhost:8001",
     )
     model.add_argument(
         "--baseline",
@@ -93,19 +100,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate as the options say, and print the table."""
-    from care_accel.encoding import DualEncoder
-    from care_accel.encoding.runtimes.pytorch import resolve_device
-
     if (options.query_model or options.document_model) and options.model:
         raise CareError("give --model, or --query-model and --document-model, not both")
-    options.device = resolve_device(options.device)
-    model = DualEncoder.from_pretrained(
-        options.model,
-        query=options.query_model,
-        document=options.document_model,
-        preset=options.preset,
-        device=options.device,
-    )
+    model = _local_model(options) if options.server is None else _served_model(options)
     _quieten()
     tasks, skipped = _tasks(options)
     # Everything is read before anything is encoded: a broken row is said at once.
@@ -117,13 +114,47 @@ def run(options: argparse.Namespace) -> None:
         _evaluate(options, model, tasks, skipped, Path(folder))
 
 
+def _local_model(options: argparse.Namespace) -> DualEncoder:
+    from care_accel.encoding import DualEncoder
+    from care_accel.encoding.runtimes.pytorch import resolve_device
+
+    options.device = resolve_device(options.device)
+    return DualEncoder.from_pretrained(
+        options.model,
+        query=options.query_model,
+        document=options.document_model,
+        preset=options.preset,
+        device=options.device,
+    )
+
+
+def _served_model(options: argparse.Namespace) -> ServedDualEncoder:
+    from care_accel.encoding import DualEncoder
+
+    for name in ("model", "query_model", "document_model", "preset"):
+        if getattr(options, name) is not None:
+            raise CareError(
+                f"give --server or --{name.replace('_', '-')}, not both: the server has its own model"
+            )
+    if options.device != "auto":
+        raise CareError("give --server or --device, not both: the server has its own device")
+    if weights := sorted({"untrained", "twin"} & set(options.baseline)):
+        raise CareError(
+            f"--baseline {weights[0]} needs the networks, which are in the server; run it with --model instead of "
+            "--server"
+        )
+    options.device = f"server {options.server}"
+    return DualEncoder.from_server(options.server, timeout=_SERVER_TIMEOUT, retries=_SERVER_RETRIES)
+
+
 def _evaluate(
     options: argparse.Namespace,
-    model: DualEncoder,
+    model: DualEncoder | ServedDualEncoder,
     tasks: list[AbsTask],
     skipped: list[Skipped],
     folder: Path,
 ) -> None:
+    from care_accel.encoding import DualEncoder
     from care_accel.eval.baselines import BM25Model, untrained
     from care_accel.eval.cache import EmbeddingCache
     from care_accel.eval.glue import MtebModel
@@ -131,12 +162,13 @@ def _evaluate(
     from care_accel.eval.report import print_report
     from care_accel.eval.run import evaluate
 
-    unnamed = options.model is None and options.query_model is None
-    dual_encoders = [model]
-    if unnamed or "untrained" in options.baseline:
-        dual_encoders.append(untrained(model, folder))
-    if "twin" in options.baseline:
-        dual_encoders.append(model.twin())
+    dual_encoders: list[DualEncoder | ServedDualEncoder] = [model]
+    if isinstance(model, DualEncoder):
+        unnamed = options.model is None and options.query_model is None
+        if unnamed or "untrained" in options.baseline:
+            dual_encoders.append(untrained(model, folder))
+        if "twin" in options.baseline:
+            dual_encoders.append(model.twin())
     cache = EmbeddingCache(options.output / CACHE, anew=options.overwrite)
     models: list[Any] = [
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())

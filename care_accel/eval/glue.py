@@ -14,7 +14,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from numpy.typing import NDArray
 
-from care_accel.encoding import ROLES, DualEncoder, Role, Task
+from care_accel.encoding import ROLES, DualEncoder, Role, ServedDualEncoder, Task
 from care_accel.errors import CareError
 from care_accel.eval.cache import EmbeddingCache, vector_keys
 from care_accel.index import ExactIndex
@@ -39,7 +39,7 @@ class MtebModel:
 
     Parameters
     ----------
-    model : DualEncoder
+    model : DualEncoder or ServedDualEncoder
     cache : EmbeddingCache, optional
         Where vectors are kept between runs.
     batch_size : int
@@ -57,7 +57,7 @@ class MtebModel:
 
     def __init__(
         self,
-        model: DualEncoder,
+        model: DualEncoder | ServedDualEncoder,
         *,
         cache: EmbeddingCache | None = None,
         batch_size: int = 64,
@@ -78,8 +78,7 @@ class MtebModel:
     def key(self) -> str:
         """A hash of all that decides this model's scores."""
         parts = [
-            f"{self.model.revision(role)} {self.model.choice(role).runtime} {self.model.spec(role).dtype}"
-            for role in ROLES
+            f"{self.model.revision(role)} {' '.join(self.model.choice(role).identity)}" for role in ROLES
         ]
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()
 
@@ -106,16 +105,7 @@ class MtebModel:
         """Return what a reader needs to repeat the scores, for both roles."""
         return {
             "batch_size": self._batch_size,
-            **{
-                role: {
-                    "folder": str(self.model.source(role).checkpoint.folder),
-                    "revision": self.model.revision(role),
-                    "weights": self.model.source(role).checkpoint.fingerprint,
-                    "runtime": self.model.choice(role).runtime,
-                    "spec": self.model.spec(role).to_dict(),
-                }
-                for role in ROLES
-            },
+            **{role: self.model.provenance(role) for role in ROLES},
         }
 
     def encode(

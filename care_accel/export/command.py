@@ -14,6 +14,7 @@ from pathlib import Path
 from care_accel.encoding.sources import DEFAULT, EMBEDDED
 from care_accel.errors import CareError
 
+_ENGINES = ("python", "onnxruntime", "tensorrt")
 _RUNTIMES = ("onnx", "native", "tensorrt", "pytorch")
 
 
@@ -27,7 +28,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--runtime",
-        required=True,
         choices=_RUNTIMES,
         help="onnx: ONNX Runtime on the CPU; native: the own engine on the CPU; tensorrt: this machine's NVIDIA GPU; "
         "pytorch: weights alone, for --keep-vocab",
@@ -40,12 +40,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", default="query", choices=("query", "document", "both"), help="default: %(default)s"
     )
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="a dual encoder's folder")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="a dual encoder's folder")
     parser.add_argument(
         "--keep-vocab",
         type=Path,
         metavar="FILE",
         help="keep the embeddings of this corpus's tokens only: JSON lines with 'text', or a text a line, .gz or not",
+    )
+    served = parser.add_argument_group(
+        "repository", "for NVIDIA Triton Inference Server, instead of --runtime and --output"
+    )
+    served.add_argument("--repository", type=Path, metavar="DIR", help="a model repository")
+    served.add_argument(
+        "--engine",
+        default="python",
+        choices=_ENGINES,
+        help="python: this package's runtimes, in any server; the others: backends of NVIDIA's containers; "
+        "default: %(default)s",
+    )
+    served.add_argument(
+        "--index", type=Path, metavar="DIR", help="a saved Retriever or ExactIndex, for scan and search"
+    )
+    served.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
+    served.add_argument(
+        "--several-tenants",
+        action="store_true",
+        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
     )
     gate = parser.add_argument_group("accuracy gate", "what is beyond a limit is not written")
     gate.add_argument("--texts", type=Path, metavar="FILE", help="for the cosines; default: the set's own")
@@ -86,6 +106,11 @@ def _ended_cleanly() -> Iterator[None]:
 def run(options: argparse.Namespace) -> None:
     """Export as the options say, and print what the gate measured."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if options.repository is not None:
+        _write_repository(options)
+        return
+    if options.runtime is None or options.output is None:
+        raise CareError("give --runtime and --output, or --repository")
     try:
         from transformers.utils import logging as transformers_logging
 
@@ -118,7 +143,7 @@ def run(options: argparse.Namespace) -> None:
             ),
             keep=keep,
             allow_batch_dependence=options.allow_batch_dependence,
-            progress=lambda line: print(line, file=sys.stderr, flush=True),
+            progress=_say,
         )
     for role, one in figures.items():
         print(
@@ -127,3 +152,34 @@ def run(options: argparse.Namespace) -> None:
             f"a batch changes {one.batch_change:.1e}"
         )
     print(f"written to {options.output}/")
+
+
+def _write_repository(options: argparse.Namespace) -> None:
+    # Above this room in the house: one verb writes both what the library and what the server runs.
+    from care_accel.serving.engines import write_engine_repository
+    from care_accel.serving.repository import write_repository
+
+    if options.runtime is not None or options.output is not None or options.keep_vocab is not None:
+        raise CareError(
+            "--repository goes without --runtime, --output and --keep-vocab; export the model first"
+        )
+    common = {
+        "index": options.index,
+        "gpu": options.gpu,
+        "preset": options.preset,
+        "dtype": options.dtype,
+    }
+    with _ended_cleanly():
+        if options.engine == "python":
+            write_repository(
+                options.repository, options.model, several_tenants=options.several_tenants, **common
+            )
+        else:
+            write_engine_repository(
+                options.repository, options.model, engine=options.engine, progress=_say, **common
+            )
+    print(f"written to {options.repository}/")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

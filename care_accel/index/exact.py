@@ -67,6 +67,11 @@ class ExactIndex:
     threads : int
         Threads of one search, for those that do not say; may be changed.
 
+    Attributes
+    ----------
+    device : str
+        Where the scan runs.
+
     Raises
     ------
     CareError
@@ -91,6 +96,7 @@ class ExactIndex:
         if threads is not None:
             require_count("threads", threads)
         self.width = int(width)
+        self.device = device
         self.encoder_revision = encoder_revision
         self.order = order
         self.threads = int(threads) if threads else len(os.sched_getaffinity(0))

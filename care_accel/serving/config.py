@@ -23,6 +23,11 @@ CONFIG = "config.pbtxt"
 WARMUP = "warmup"  # the folder that the server looks in for samples
 VERSION = "1"
 
+_PYTHON_MODEL = """import os, site  # the server's own Python runs this: first the packages beside care_accel
+any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
+from care_accel.serving.{module} import {name} as TritonPythonModel
+"""
+
 # By the names that clients use; the schema's are TYPE_..., and TYPE_STRING for BYTES.
 _NUMPY = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
 
@@ -236,6 +241,11 @@ def write_model(
     if not any((folder / VERSION).iterdir()):
         (folder / VERSION / ".gitkeep").touch()
     return folder
+
+
+def model_file(module: str, name: str) -> str:
+    """Return the ``model.py`` of a model whose class ``name`` is in ``care_accel.serving.<module>``."""
+    return _PYTHON_MODEL.format(module=module, name=name)
 
 
 def text_of(config: ModelConfig) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
 from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, resolve, split
 from care_accel.serving.vector_cache import VectorCache
@@ -37,7 +38,8 @@ class EncoderModel:
 
     Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository`),
     ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (whether this process may
-    compute only when no other wants to), ``cached_texts``, ``warm_up_batch``, ``queue`` and ``wait`` (see `Backlog`).
+    compute only when no other wants to), ``cached_texts``, ``warm_up_batch``, ``queue`` and ``wait`` (see `Backlog`),
+    ``on_device`` (whether vectors stay where PyTorch made them; none are kept then).
     """
 
     role: Role
@@ -53,6 +55,7 @@ class EncoderModel:
         self._cache = VectorCache(int(parameters["cached_texts"]))
         self._backlog = self.backend.backlog()
         runtime = self.encoder.runtime
+        self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
         if isinstance(runtime, NativeRuntime):
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
@@ -104,10 +107,13 @@ class EncoderModel:
 
     def _encode(
         self, texts: list[str], tasks: list[Task]
-    ) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.float32]]:
-        """Return vectors, float32 ``[n, width]``, tokens of each text ``[n, 1]``, and microseconds of both steps."""
+    ) -> tuple[Any, NDArray[np.int32], NDArray[np.float32]]:
+        """Return vectors, float32 ``[n, width]``, tokens of each text ``[n, 1]``, and microseconds of both steps.
+
+        On a GPU the vectors stay there, where the scan reads them.
+        """
         begun = perf_counter()
-        vectors = np.empty((len(texts), self.encoder.spec.width), dtype=np.float32)
+        vectors: Any = np.empty((len(texts), self.encoder.spec.width), dtype=np.float32)
         sizes = np.empty((len(texts), 1), dtype=np.int32)
         new: dict[Task, list[int]] = {}
         for place, (text, task) in enumerate(zip(texts, tasks, strict=True)):
@@ -123,7 +129,13 @@ class EncoderModel:
         ]
         order = [place for places in new.values() for place in places]
         tokenised = perf_counter()
-        if rows:
+        if self._stay:
+            found = self.encoder.encode_tokens_on_device(
+                rows, batch_size=len(rows), token_budget=self._token_budget
+            )
+            vectors = found.new_empty(found.shape)
+            vectors[order] = found
+        elif rows:
             vectors[order] = self.encoder.encode_tokens(
                 rows, batch_size=len(rows), token_budget=self._token_budget
             )

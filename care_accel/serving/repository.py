@@ -17,7 +17,15 @@ from care_accel.encoding.sources import DEFAULT
 from care_accel.files import replaced_folder
 from care_accel.index import ExactIndex
 from care_accel.retriever import MANIFEST, MadeBy, Retriever
-from care_accel.serving.config import Step, Tensor, add_instances, model_config, set_batching, write_model
+from care_accel.serving.config import (
+    Step,
+    Tensor,
+    add_instances,
+    model_config,
+    model_file,
+    set_batching,
+    write_model,
+)
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -36,11 +44,6 @@ _CACHED_TEXTS = 4096
 # is refused while the client can still do something else. The models see to it: `care_accel.serving.backlog` says why.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
 _QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
-
-_MODEL = """import os, site  # the server's own Python runs this: first the packages beside care_accel
-any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
-from care_accel.serving.{module} import {name} as TritonPythonModel
-"""
 
 
 def write_repository(
@@ -88,10 +91,11 @@ def write_repository(
         folder, "search", [name for name in MODELS if name != "search"], private=False
     ) as built:
         for role in ("query", "document"):
-            keep = 0 if role == "document" or several_tenants else _CACHED_TEXTS
+            # Vectors that stay on a GPU are not kept here.
+            keep = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
             config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
-        _write(built, _scan(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
+        _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         write_model(built, search_ensemble())
 
 
@@ -178,6 +182,7 @@ def _encoder(
             "load": json.dumps(loading),
             "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
             "background": json.dumps(not of_queries),
+            "on_device": json.dumps(gpu),
             "cached_texts": str(cached_texts),
             "warm_up_batch": str(8 if of_queries else 1),
             "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
@@ -189,7 +194,7 @@ def _encoder(
     return config
 
 
-def _scan(
+def scan_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
 ) -> ModelConfig:
     known = {
@@ -236,7 +241,7 @@ def _scan(
 
 
 def _write(repository: Path, config: ModelConfig, module: str, name: str) -> None:
-    write_model(repository, config, {"1/model.py": _MODEL.format(module=module, name=name)})
+    write_model(repository, config, {"1/model.py": model_file(module, name)})
 
 
 def _absolute(value: Any) -> Any:

@@ -19,6 +19,7 @@ from care_accel.errors import CareError
 from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
 from care_accel.index import store as index_store
+from care_accel.index.cuda import require_cuda
 from care_accel.retriever import MANIFEST, Retriever
 from care_accel.serving.backend import Backend, fair_threads, read_texts, resolve, split
 
@@ -45,7 +46,7 @@ class _Asked(NamedTuple):
     """One request that can be answered."""
 
     position: int
-    vectors: NDArray[np.float32]
+    vectors: Any
     ks: NDArray[np.int32]
     texts: list[str] | None
     times: NDArray[np.float32]
@@ -70,6 +71,7 @@ class ScanModel:
         self._k, self._most_k = int(known["k"]), int(known["most_k"])
         self._made_by = Recorded(known["name"], int(known["width"]), known["revision"])
         self._backlog = self.backend.backlog()
+        self._device = scan_device(self.backend)
         self._ended = threading.Event()
         folder = self.backend.parameters.get("index")
         if folder is None:
@@ -107,9 +109,10 @@ class ScanModel:
         return answers
 
     def _read(self, position: int, request: Any, retriever: Retriever) -> _Asked:
-        vectors = self.backend.array(request, "EMBEDDING")
-        assert vectors is not None  # the configuration asks for it
-        finite = np.isfinite(vectors).all(axis=1)
+        vectors = self._vectors(self.backend.tensor(request, "EMBEDDING"), retriever)
+        finite = (
+            np.isfinite(vectors).all(axis=1) if here(vectors) else np.asarray(vectors.isfinite().all(1).cpu())
+        )
         if not finite.all():
             raise CareError(f"EMBEDDING {int(np.argmin(finite))} holds a value that is not finite")
         ks = self.backend.array(request, "K")
@@ -129,6 +132,16 @@ class ScanModel:
             times = np.zeros((len(vectors), 2), np.float32)
         return _Asked(position, vectors, ks, texts, times)
 
+    @staticmethod
+    def _vectors(tensor: Any, retriever: Retriever) -> Any:
+        """Return a request's vectors where they are searched: here, or on the GPU that they and the index lie on."""
+        if tensor.is_cpu():
+            return tensor.as_numpy()
+        import torch
+
+        there = torch.from_dlpack(tensor.to_dlpack())
+        return there if retriever.index.device != "cpu" and retriever.lexical is None else there.cpu().numpy()
+
     def _answers(self, asked: Sequence[_Asked], retriever: Retriever) -> list[Any]:
         if self._documents.retriever is not retriever:
             self._documents = Documents(retriever)
@@ -136,7 +149,7 @@ class ScanModel:
         try:
             scores, ids, rescored = search_together(
                 retriever,
-                np.concatenate([one.vectors for one in asked]),
+                joined([one.vectors for one in asked]),
                 np.concatenate([one.ks for one in asked]),
                 [text for one in asked for text in one.texts or ()] or None,
             )
@@ -164,9 +177,9 @@ class ScanModel:
 
     def _open(self) -> Retriever:
         if (self._folder / MANIFEST).is_file():
-            opened = Retriever.load(self._folder, self._made_by)
+            opened = Retriever.load(self._folder, self._made_by, device=self._device)
         else:
-            opened = Retriever(self._made_by, ExactIndex.load(self._folder))
+            opened = Retriever(self._made_by, ExactIndex.load(self._folder, device=self._device))
         index = opened.index
         index.threads = fair_threads(index.threads, len(index) * index.width)  # a byte a value
         return opened
@@ -189,9 +202,19 @@ class ScanModel:
 
 
 def search_together(
-    retriever: Retriever, vectors: NDArray[np.float32], ks: NDArray[np.int32], texts: list[str] | None
+    retriever: Retriever, vectors: Any, ks: NDArray[np.int32], texts: list[str] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """Search for queries that each want their own number of hits.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    vectors : numpy.ndarray or torch.Tensor
+        float32 ``[n, width]``; a tensor lies on the index's GPU.
+    ks : numpy.ndarray
+        int32 ``[n]``.
+    texts : list of str, optional
+        For an index with words.
 
     Returns
     -------
@@ -200,6 +223,12 @@ def search_together(
     rescored : int
         Vectors that were scored exactly.
     """
+    if not here(vectors):
+        there = retriever.index.search_on_device(vectors, int(ks.max()))
+        scores, ids = (np.array(tensor.cpu()) for tensor in there)
+        beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
+        scores[beyond], ids[beyond] = -np.inf, -1
+        return scores, ids, 0  # how many were rescored stays on the GPU
     different = np.unique(ks)
     if len(different) == 1:
         scores, ids, stats = retriever.search_vectors(vectors, int(ks[0]), texts)
@@ -214,6 +243,32 @@ def search_together(
         scores[rows, :k], ids[rows, :k] = found[0], found[1]
         rescored += int(found[2].rescored.sum())
     return scores, ids, rescored
+
+
+def scan_device(backend: Backend) -> str:
+    """Return where the index goes: to the instance's GPU if this build can scan there."""
+    if backend.device != "cpu":
+        try:
+            require_cuda(backend.device)
+        except CareError as hindrance:
+            backend.log(f"the scan runs on the processor: {hindrance}")
+            return "cpu"
+    return backend.device
+
+
+def here(vectors: Any) -> bool:
+    """Tell whether vectors lie in the processor's memory."""
+    return isinstance(vectors, np.ndarray)
+
+
+def joined(parts: Sequence[Any]) -> Any:
+    """Return the vectors of several requests as one array, on the GPU if some lie there."""
+    there = next((part for part in parts if not here(part)), None)
+    if there is None:
+        return np.concatenate(parts)
+    import torch
+
+    return torch.cat([torch.as_tensor(part, device=there.device) for part in parts])
 
 
 def identity(folder: Path) -> tuple[int, int] | None:

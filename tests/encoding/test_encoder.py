@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from care_accel import CareError
+from care_accel import CareError, DualEncoder
 from care_accel.encoding import Encoder, EncoderSpec
 from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
@@ -173,3 +173,19 @@ def test_tokenising_and_encoding_the_tokens_are_the_two_halves_of_encode(tiny_fo
     assert encoder.encode_tokens([]).shape == (0, 20)
     with pytest.raises(CareError, match="batch_size is 0"):
         encoder.encode_tokens(rows, batch_size=0)
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_vectors_that_stay_on_the_device_are_the_same(tiny_model, role):
+    encoder = tiny_model.encoder(role)
+    rows = encoder.tokenize([*TEXTS, "", "短"] * 3)
+    there = encoder.encode_tokens_on_device(rows, batch_size=4)
+    assert there.device.type == encoder.runtime.device
+    np.testing.assert_array_equal(there.numpy(), encoder.encode_tokens(rows, batch_size=4))
+    assert encoder.encode_tokens_on_device([]).shape == (0, 24)
+
+
+def test_vectors_stay_on_the_device_with_pytorch_alone():
+    encoder = DualEncoder.from_pretrained("care-mini").encoder("query")
+    with pytest.raises(CareError, match="runtime='pytorch' alone"):
+        encoder.encode_tokens_on_device([[1]])

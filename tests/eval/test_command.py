@@ -75,6 +75,35 @@ def test_tasks_and_limit_choose(folders, data_dir, tmp_path):
     assert summary["manifest"]["limit"] == 2
 
 
+def test_a_server_is_evaluated_and_scores_as_the_model_does_in_process(care_server, data_dir, tmp_path):
+    arguments = ["--data-dir", str(data_dir), "--baseline", "bm25", "--hybrid", "--output"]
+    assert main(["--model", "care-mini", "--device", "cpu", *arguments, str(tmp_path / "here")]) == 0
+    assert main(["--server", care_server.grpc, *arguments, str(tmp_path / "there")]) == 0
+    here, there = (
+        {f.parent.name: json.loads(f.read_text()) for f in (tmp_path / place).glob("*/summary.json")}
+        for place in ("here", "there")
+    )
+    assert set(here) == set(there) == {"care-mini", "care-mini-hybrid", "bm25"}
+    for name, summary in here.items():
+        for task, one in summary["tasks"].items():
+            assert there[name]["tasks"][task]["main_score"] == pytest.approx(one["main_score"], abs=1e-9)
+    manifest = there["care-mini"]["manifest"]
+    assert manifest["device"] == f"server {care_server.grpc}"
+    for role in ("query", "document"):
+        assert manifest[role]["server"] == care_server.grpc
+        assert manifest[role]["runtime"] == "server"
+        for field in ("revision", "weights"):
+            assert manifest[role][field] == here["care-mini"]["manifest"][role][field]
+
+
+def test_vectors_of_a_server_are_kept_apart_from_others(care_server, data_dir, tmp_path):
+    arguments = ["--data-dir", str(data_dir), "--tasks", "sts/*", "--output", str(tmp_path / "out")]
+    for place, encoded in ((["--model", "care-mini"], 6), (["--server", care_server.grpc], 6)):
+        assert main([*place, *arguments]) == 0
+        summary = json.loads((tmp_path / "out" / "care-mini" / "summary.json").read_text())
+        assert summary["tasks"]["sts/tiny"]["texts"] == {"encoded": encoded, "cached": 0}
+
+
 def fails_in_one_line(arguments, capsys):
     assert main(arguments) == 2
     error = capsys.readouterr().err.strip()
@@ -100,6 +129,11 @@ def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_
         (["--tasks", "nothing"], "'nothing' matches none of"),
         (["--split", "dev"], "dev"),
         (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--server", "here"], "'here' is no address of an inference server"),
+        (["--server", "h:1", "--model", "a"], "give --server or --model, not both"),
+        (["--server", "h:1", "--query-model", "a"], "give --server or --query-model, not both"),
+        (["--server", "h:1", "--device", "cpu"], "give --server or --device, not both"),
+        (["--server", "h:1", "--baseline", "bm25", "twin"], "--baseline twin needs the networks"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):

@@ -1,9 +1,13 @@
 """The scan inside the server, as far as it needs no server."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import torch
 
+from care_accel import CareError, ExactIndex, Retriever
 from care_accel.serving import scan_model
 
 
@@ -34,3 +38,67 @@ def test_a_document_is_written_once(monkeypatch):
     for _ in range(2):
         kept.get(np.array([[0, 1, 2]]))
     assert retriever.asked == [0, 1, 2, 2]  # for the last one there was no room
+
+
+class OnDevice:
+    """Stands for an index on a GPU: takes and gives tensors, which lie in memory here."""
+
+    device = "cuda:0"
+
+    def __init__(self, index):
+        self._index = index
+
+    def search_on_device(self, vectors, k):
+        assert isinstance(vectors, torch.Tensor)
+        return tuple(torch.from_numpy(found) for found in self._index.search(vectors.numpy(), k))
+
+
+@pytest.fixture
+def index():
+    index = ExactIndex(8)
+    index.add(np.random.default_rng(0).standard_normal((50, 8), np.float32))
+    return index
+
+
+@pytest.mark.parametrize("ks", [[3, 3, 3], [1, 4, 2], [60, 2, 7]])
+def test_vectors_that_lie_on_the_gpu_find_the_same_there(index, ks):
+    queries = np.random.default_rng(1).standard_normal((3, 8), np.float32)
+    ks = np.array(ks, np.int32)
+    here = Retriever(scan_model.Recorded("m", 8, "r"), index)
+    there = SimpleNamespace(index=OnDevice(index), lexical=None)
+    expected = scan_model.search_together(here, queries, ks, None)
+    found = scan_model.search_together(there, torch.from_numpy(queries), ks, None)
+    np.testing.assert_array_equal(found[0], expected[0])
+    np.testing.assert_array_equal(found[1], expected[1])
+
+
+def test_vectors_are_searched_where_the_index_is(index):
+    values = np.ones((2, 8), np.float32)
+    tensor = SimpleNamespace(is_cpu=lambda: False, to_dlpack=lambda: torch.from_numpy(values).__dlpack__())
+    on_gpu = SimpleNamespace(index=OnDevice(index), lexical=None)
+    assert isinstance(scan_model.ScanModel._vectors(tensor, on_gpu), torch.Tensor)
+    for elsewhere in (
+        SimpleNamespace(index=index, lexical=None),
+        SimpleNamespace(index=OnDevice(index), lexical=object()),  # words are fused on the processor
+    ):
+        found = scan_model.ScanModel._vectors(tensor, elsewhere)
+        np.testing.assert_array_equal(found, values)
+
+
+def test_requests_from_the_gpu_and_from_elsewhere_are_joined_there():
+    values = np.arange(4, dtype=np.float32).reshape(2, 2)
+    assert isinstance(scan_model.joined([values, values]), np.ndarray)
+    both = scan_model.joined([values, torch.from_numpy(values)])
+    assert isinstance(both, torch.Tensor)
+    np.testing.assert_array_equal(both.numpy(), np.concatenate([values, values]))
+
+
+def test_a_build_without_cuda_scans_on_the_processor_and_says_so(monkeypatch):
+    def refuse(device):
+        raise CareError("this build has no CUDA parts")
+
+    monkeypatch.setattr(scan_model, "require_cuda", refuse)
+    said = []
+    assert scan_model.scan_device(SimpleNamespace(device="cuda:1", log=said.append)) == "cpu"
+    assert said == ["the scan runs on the processor: this build has no CUDA parts"]
+    assert scan_model.scan_device(SimpleNamespace(device="cpu", log=said.append)) == "cpu"

@@ -123,20 +123,35 @@ class CudaGraphs:
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
     ) -> NDArray[np.float32]:
         """Encode one batch in a bucket that it fits, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
-        rows, tokens = ids.shape
         with self._lock, torch.inference_mode():
-            filled_ids, filled_mask = self._view(self._host, bucket)
-            filled_ids.zero_()
-            filled_mask.zero_()
-            # On the right whichever side the batch is padded on: no token changes its position.
-            filled_ids[:rows, :tokens] = torch.from_numpy(ids)
-            filled_mask[:rows, :tokens] = torch.from_numpy(mask)
-            # A row without a single token would attend to nothing: NaN, and slower paths in some kernels.
-            filled_mask[rows:, 0] = 1
-            count = 2 * bucket[0] * bucket[1]
-            self._input[:count].copy_(self._host[:count], non_blocking=True)
             # The copy to the host waits for the replay, so the buffers are free again when the lock is.
-            return self._replays[bucket]()[:rows].cpu().numpy()
+            return self._replay(ids, mask, bucket).cpu().numpy()
+
+    def run_on_device(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
+    ) -> torch.Tensor:
+        """Encode one batch as `run` does, to a tensor that stays on the device."""
+        with self._lock, torch.inference_mode():
+            vectors = self._replay(ids, mask, bucket).clone()  # the next replay writes over its own
+            if vectors.is_cuda:
+                torch.cuda.current_stream(vectors.device).synchronize()  # until then the buffers are read
+            return vectors
+
+    def _replay(
+        self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
+    ) -> torch.Tensor:
+        rows, tokens = ids.shape
+        filled_ids, filled_mask = self._view(self._host, bucket)
+        filled_ids.zero_()
+        filled_mask.zero_()
+        # On the right whichever side the batch is padded on: no token changes its position.
+        filled_ids[:rows, :tokens] = torch.from_numpy(ids)
+        filled_mask[:rows, :tokens] = torch.from_numpy(mask)
+        # A row without a single token would attend to nothing: NaN, and slower paths in some kernels.
+        filled_mask[rows:, 0] = 1
+        count = 2 * bucket[0] * bucket[1]
+        self._input[:count].copy_(self._host[:count], non_blocking=True)
+        return self._replays[bucket]()[:rows]
 
     @staticmethod
     def _view(memory: torch.Tensor, bucket: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:

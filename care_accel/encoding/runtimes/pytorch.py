@@ -11,6 +11,7 @@ from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -58,15 +59,36 @@ class PyTorchRuntime:
         """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
         import torch
 
-        if self.graphs is not None and (bucket := self.graphs.bucket_for(*ids.shape)):
+        if bucket := self._bucket(ids):
+            assert self.graphs is not None
+            return self.graphs.run(ids, mask, bucket)
+        with torch.inference_mode():
+            return self._eagerly(ids, mask).cpu().numpy()
+
+    def on_device(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> torch.Tensor:
+        """Encode one batch as a call does, to a float32 tensor ``[batch, width]`` that stays on the device."""
+        import torch
+
+        if bucket := self._bucket(ids):
+            assert self.graphs is not None
+            return self.graphs.run_on_device(ids, mask, bucket)
+        with torch.inference_mode():
+            return self._eagerly(ids, mask)
+
+    def _bucket(self, ids: NDArray[np.int64]) -> tuple[int, int] | None:
+        """Return the bucket that a batch is run in, None for one that runs eagerly, and count it."""
+        bucket = None if self.graphs is None else self.graphs.bucket_for(*ids.shape)
+        if bucket is None:
+            self.counts.eager += 1
+        else:
             self.counts.replayed += 1
             self.counts.bucket_padding += bucket[0] * bucket[1] - ids.size
-            return self.graphs.run(ids, mask, bucket)
-        self.counts.eager += 1
-        with torch.inference_mode():
-            ids_tensor = torch.from_numpy(ids).to(self.device)
-            mask_tensor = torch.from_numpy(mask).to(self.device)
-            return self._encode(ids_tensor, mask_tensor).cpu().numpy()
+        return bucket
+
+    def _eagerly(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> torch.Tensor:
+        import torch
+
+        return self._encode(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
 
 
 def resolve_device(device: str) -> str:

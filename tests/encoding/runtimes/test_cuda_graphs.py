@@ -125,3 +125,15 @@ def test_graphs_on_a_gpu_equal_the_eager_network(
     assert runtime.counts.eager == 0
     runtime(*batch_of([64] * 65))
     assert runtime.counts.eager == 1
+
+
+def test_vectors_that_stay_on_the_device_outlive_the_next_replay(tiny_folders):
+    runtime = runtime_of(tiny_folders / "document_encoder")
+    graphs = CudaGraphs(runtime._encode, "cpu", buckets_up_to(16), capture=recorded)
+    ids, mask = batch_of([5, 3, 1])
+    bucket = graphs.bucket_for(*ids.shape)
+    first = graphs.run_on_device(ids, mask, bucket)
+    np.testing.assert_array_equal(first.numpy(), graphs.run(ids, mask, bucket))
+    kept = first.numpy().copy()
+    graphs.run_on_device(*batch_of([4, 4, 4]), bucket)
+    np.testing.assert_array_equal(first.numpy(), kept)

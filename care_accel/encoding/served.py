@@ -1,0 +1,255 @@
+"""A dual encoder whose networks run in an inference server: texts are sent there, vectors come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.encoding.choice import Choice
+from care_accel.encoding.encoder import EncodeCounts, checked_texts, progress_bar
+from care_accel.encoding.runtimes.attempts import ServerError
+from care_accel.encoding.runtimes.server import ServedEncoder, ServerClient
+from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
+from care_accel.errors import CareError
+from care_accel.files import replace_lone_surrogates
+
+
+class ServedTextEncoder:
+    """One encoder of a server, with the calls of `Encoder`.
+
+    Attributes
+    ----------
+    spec : EncoderSpec
+    counts : EncodeCounts
+        Texts, tokens and replaced surrogates; what is counted while tokenising is in the server's metrics.
+    """
+
+    def __init__(self, client: ServerClient, served: ServedEncoder) -> None:
+        self.spec = served.spec
+        self.counts = EncodeCounts()
+        self._client = client
+        self._served = served
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        *,
+        task: Task = "retrieval",
+        batch_size: int = 64,
+        token_budget: int | None = None,
+        show_progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """Encode one text or many.
+
+        Parameters
+        ----------
+        texts : str or sequence of str
+            Lone surrogates become U+FFFD and are counted.
+        task : {"retrieval", "reranking", "sts"}
+            Chooses the prompt.
+        batch_size : int
+            Texts in a request at most; fewer where the server takes fewer.
+        token_budget : int, optional
+            Taken for `Encoder`'s sake; the server has its own.
+        show_progress : bool
+            Draw a progress bar on standard error.
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]`` in the order of ``texts``.
+
+        Raises
+        ------
+        CareError
+            As `Encoder.encode`; and the server does not answer in time, refuses the texts (an empty query, a text
+            that is too long), or no longer serves the encoder that it served at first.
+        """
+        single = isinstance(texts, str)
+        self.spec.prompt(task)
+        clean = [
+            replace_lone_surrogates(text)
+            for text in checked_texts([texts] if isinstance(texts, str) else texts)
+        ]
+        with ExitStack() as stack:
+            move = None
+            if show_progress:  # a single query does not wait for a bar that nobody sees
+                progress = stack.enter_context(progress_bar(True))
+                move = partial(progress.advance, progress.add_task("encoding", total=len(clean)))
+            encoded = self._client.encode(
+                self._served.role, [text for text, _ in clean], task, batch_size=batch_size, progress=move
+            )
+        self.counts.texts += len(clean)
+        self.counts.tokens += int(encoded.tokens.sum())
+        self.counts.replaced_surrogates += sum(replaced for _, replaced in clean)
+        return encoded.vectors[0] if single else encoded.vectors
+
+    def encode_timed(
+        self, texts: Sequence[str], task: Task = "retrieval"
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """Encode, and tell where the server's time went.
+
+        Returns
+        -------
+        vectors : numpy.ndarray
+            float32 ``[n, width]``.
+        tokenise, encode : float
+            Microseconds; of an answer from the server's cache, those of when it was computed.
+        """
+        encoded = self._client.encode(self._served.role, checked_texts(texts), task)
+        self.counts.texts += len(encoded.tokens)
+        self.counts.tokens += int(encoded.tokens.sum())
+        tokenise, encode = batch_times(encoded.times)
+        return encoded.vectors, tokenise, encode
+
+
+class ServedDualEncoder:
+    """A `DualEncoder` whose encoders run in an inference server; made by `DualEncoder.from_server`.
+
+    It encodes, searches and is evaluated as a `DualEncoder` is, and has no weights: no `save_pretrained`, no `twin`.
+    Threads may share one.
+
+    Attributes
+    ----------
+    name : str
+        Of the model that is served.
+    width : int
+        Length of every vector.
+    symmetric : bool
+        Whether one network serves both roles.
+    client : ServerClient
+    """
+
+    def __init__(self, client: ServerClient) -> None:
+        self.client = client
+        self._encoders: dict[Role, ServedTextEncoder] = {}
+        self._absent: dict[Role, CareError] = {}
+        served = []
+        for role in ROLES:
+            try:
+                served.append(client.describe(role))
+            except ServerError as absent:
+                if absent.status != "NOT_FOUND":  # a server may have one of them only
+                    raise
+                self._absent[role] = absent
+        if not served:
+            raise self._absent["query"]
+        self.name = served[0].name
+        self.width = served[0].width
+        self.symmetric = served[0].symmetric
+        if (other := served[-1]).name != self.name or other.width != self.width:
+            raise CareError(
+                f"{client.address}: the query encoder is of {self.name} (width {self.width}), the document encoder of "
+                f"{other.name} (width {other.width}); serve the two of one model"
+            )
+
+    def encode_query(
+        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
+    ) -> NDArray[np.float32]:
+        """Encode queries; see `ServedTextEncoder.encode` for the options (batch_size, show_progress).
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]``.
+        """
+        return self.encoder("query").encode(texts, task=task, **options)
+
+    def encode_document(
+        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
+    ) -> NDArray[np.float32]:
+        """Encode documents; see `ServedTextEncoder.encode` for the options (batch_size, show_progress).
+
+        Returns
+        -------
+        numpy.ndarray
+            float32 ``[width]`` for a str, else ``[n, width]``.
+        """
+        return self.encoder("document").encode(texts, task=task, **options)
+
+    def encoder(self, role: Role) -> ServedTextEncoder:
+        """Return the encoder of a role.
+
+        Raises
+        ------
+        CareError
+            The server does not serve it.
+        """
+        if role not in self._encoders:
+            self._encoders[role] = ServedTextEncoder(self.client, self.served(role))
+        return self._encoders[role]
+
+    def served(self, role: Role) -> ServedEncoder:
+        """Return what the server said of an encoder.
+
+        Raises
+        ------
+        CareError
+            The server does not serve it.
+        """
+        if role in self._absent:
+            raise self._absent[role]
+        return self.client.describe(role)
+
+    def spec(self, role: Role) -> EncoderSpec:
+        """Return what an encoder is."""
+        return self.served(role).spec
+
+    def revision(self, role: Role) -> str:
+        """Return the hash of a role's encoder: weights, tokenizer and spec, as `DualEncoder.revision`."""
+        return self.served(role).revision
+
+    def choice(self, role: Role) -> Choice:
+        """Return what runs a role's encoder: the server, whose address is the device."""
+        dtype = self.spec(role).dtype
+        return Choice("server", dtype, self.client.address, None, "named by from_server")
+
+    def provenance(self, role: Role) -> dict[str, Any]:
+        """Return what a reader needs to get the same encoder again."""
+        served = self.served(role)
+        return {
+            "server": self.client.address,
+            "revision": served.revision,
+            "weights": served.fingerprint,
+            "runtime": "server",
+            "spec": served.spec.to_dict(),
+        }
+
+    def explain(self) -> str:
+        """Print, and return, what runs where: a line a role."""
+        lines = [f"{self.name}: {'symmetric' if self.symmetric else 'asymmetric'}, width {self.width}"]
+        for role in ROLES:
+            if role in self._absent:
+                lines.append(f"{role}: cannot run: {self._absent[role]}")
+                continue
+            served = self.served(role)
+            lines.append(
+                f"{role}: {served.spec.dtype}, server on {self.client.address}, at most {served.max_batch_size} texts a "
+                f"request, revision {served.revision}"
+            )
+        text = "\n".join(lines)
+        print(text)
+        return text
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<ServedDualEncoder {self.name} at {self.client.address}: width {self.width}>"
+
+
+def batch_times(times: NDArray[np.float32]) -> list[float]:
+    """Add up times that every text has of the batch it was in, each batch once."""
+    return [float(total) for total in np.unique(times, axis=0).sum(axis=0)]
