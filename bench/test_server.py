@@ -255,8 +255,13 @@ def measured(benchmark, running, model, count, concurrency, *, name=None, ours):
     benchmark.pedantic(lambda: found.extend(running.send(loads)), rounds=1)
     running.last = found[0]
     note(benchmark, found[0], name or running.how, ours=ours)
-    assert not found[0].errors
-    assert len(found[0].latencies) == count
+    refused = sum(found[0].errors.values())
+    assert len(found[0].latencies) + refused == count
+    if running.name == serving.MINI:
+        assert not refused
+    elif refused:  # so many clients of a slow network wait for longer than the server lets them
+        assert set(found[0].errors) == {"UNAVAILABLE"}
+        benchmark.extra_info["note"] += f"; {refused} refused"
 
 
 def note(benchmark, found, name, *, ours):
