@@ -71,7 +71,10 @@ def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
         names = archive.namelist()
         shipped = sum(entry.file_size for entry in archive.infolist() if "care-mini" in entry.filename)
     assert sum(name.startswith("care_accel/_native.") and name.endswith(".so") for name in names) == 1
-    for name in ("_native.pyi", "py.typed", "assets/care-mini/care.json", "training/recipes/care-mini.yaml"):
+    for name in (
+        *("_native.pyi", "py.typed", "assets/care-mini/care.json", "training/recipes/care-mini.yaml"),
+        "serving/gateway/page/index.html",
+    ):
         assert f"care_accel/{name}" in names
     assert any(name.startswith("care_accel/assets/care-demo/retrieval/") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/"))]

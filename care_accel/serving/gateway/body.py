@@ -1,0 +1,86 @@
+"""Reading a request's body: no longer than permitted, no slower, and JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from starlette.requests import Request
+
+from care_accel.serving.gateway.errors import ApiError, invalid
+from care_accel.serving.gateway.settings import Settings
+
+# A body that is too long is read to its end and thrown away while it is below so many limits: closing the
+# connection under a client that still sends loses the answer that tells it why.
+_DRAINED = 4
+
+
+async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
+    """Return the JSON object that a request carries.
+
+    Raises
+    ------
+    ApiError
+        408, 413 and 415 for a body that is slow, too long or of another type; 400 for one that is no JSON object.
+    """
+    # A page of another origin can send text/plain without asking, but not this type.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ApiError(415, "unsupported_media_type", "send Content-Type: application/json")
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise ApiError(415, "unsupported_encoding", "send the body without Content-Encoding")
+    try:
+        async with asyncio.timeout(settings.body_timeout):
+            body = await _read(request, settings.max_body)
+    except TimeoutError:
+        raise ApiError(
+            408,
+            "body_too_slow",
+            f"the body did not arrive within {settings.body_timeout:g} s",
+            headers={"Connection": "close"},
+        ) from None
+    try:
+        values = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise invalid("the body is not UTF-8", code="invalid_json") from None
+    except json.JSONDecodeError as cause:
+        raise invalid(
+            f"the body is no JSON: {cause.msg} at character {cause.pos + 1}", code="invalid_json"
+        ) from None
+    except (ValueError, RecursionError):  # a number of thousands of digits, NaN, thousands of brackets
+        raise invalid("the body is no JSON that can be read", code="invalid_json") from None
+    if not isinstance(values, dict):
+        raise invalid("the body must be a JSON object", code="invalid_json")
+    return values
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    length = request.headers.get("content-length", "0")
+    declared = int(length) if length.isascii() and length.isdigit() else 0
+    if declared > _DRAINED * limit:
+        raise _too_long(limit)
+    body = bytearray()
+    read = 0
+    async for piece in request.stream():  # a chunked body has no length that could be believed beforehand
+        read += len(piece)
+        if read <= limit:
+            body += piece
+        elif read > _DRAINED * limit:
+            break
+    if read > limit:
+        raise _too_long(limit)
+    return bytes(body)
+
+
+def _too_long(limit: int) -> ApiError:
+    return ApiError(
+        413,
+        "body_too_long",
+        f"the body has more than {limit} bytes; send fewer texts at a time",
+        headers={"Connection": "close"},
+    )
+
+
+def _refuse_constant(_name: str) -> None:
+    raise ValueError("JSON has no NaN and no infinity")

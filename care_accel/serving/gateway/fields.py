@@ -1,0 +1,175 @@
+"""The fields of a request's JSON object, checked one by one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from care_accel.encoding.spec import ROLES, TASKS, Role, Task
+from care_accel.files import replace_lone_surrogates
+from care_accel.serving.gateway.errors import invalid
+from care_accel.serving.gateway.settings import Settings
+
+_EMBEDDING_FIELDS = ("input", "model", "input_type", "task", "dimensions", "encoding_format", "user")
+_SEARCH_FIELDS = ("query", "k", "model", "task", "user")
+_FORMATS = ("float", "base64")
+_DEFAULT_K = 10
+
+
+@dataclass(frozen=True)
+class EmbeddingRequest:
+    """What ``POST /v1/embeddings`` asks for."""
+
+    texts: list[str]
+    model: str
+    role: Role
+    task: Task
+    dimensions: int | None
+    base64: bool
+
+    @classmethod
+    def read(cls, values: dict[str, Any], settings: Settings) -> EmbeddingRequest:
+        """Check the fields.
+
+        Raises
+        ------
+        ApiError
+            400 for a field that is unknown, missing, of another type or beyond a limit.
+        """
+        _refuse_unknown(values, _EMBEDDING_FIELDS)
+        role = _choice(values, "input_type", ROLES)
+        model = _text(values, "model")
+        if model is None:
+            raise invalid("'model' is missing; GET /v1/models lists what is served", "model", "missing")
+        return cls(
+            texts=_texts(values, "input", settings, empty=role == "document"),
+            model=model,
+            role=role,
+            task=_choice(values, "task", TASKS),
+            dimensions=_count(values, "dimensions"),
+            base64=_choice(values, "encoding_format", _FORMATS) == "base64",
+        )
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What ``POST /v1/search`` asks for."""
+
+    texts: list[str]
+    model: str | None
+    task: Task
+    k: int
+
+    @classmethod
+    def read(cls, values: dict[str, Any], settings: Settings) -> SearchRequest:
+        """Check the fields.
+
+        Raises
+        ------
+        ApiError
+            400 for a field that is unknown, missing, of another type or beyond a limit.
+        """
+        _refuse_unknown(values, _SEARCH_FIELDS)
+        texts = _texts(values, "query", settings, empty=False)
+        k = _count(values, "k")
+        k = _DEFAULT_K if k is None else k
+        if k > settings.max_k:
+            raise invalid(f"'k' is {_shown(k)}; at most {settings.max_k} hits are given", "k", "too_large")
+        if k * len(texts) > settings.max_hits:
+            raise invalid(
+                f"{len(texts)} queries with {k} hits each; a response holds {settings.max_hits} at most: "
+                "send fewer queries at a time or ask for a smaller k",
+                "k",
+                "too_large",
+            )
+        return cls(texts=texts, model=_text(values, "model"), task=_choice(values, "task", TASKS), k=k)
+
+
+def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
+    # A misspelt input_type would otherwise encode documents as queries, and nobody would see it.
+    if unknown := sorted(set(values) - set(known)):
+        # A name that is no identifier may be a misplaced text, which no message repeats.
+        name = unknown[0] if unknown[0].isidentifier() and len(unknown[0]) <= 40 else None
+        raise invalid(
+            f"unknown field{'' if name is None else f' {name!r}'}; known are {', '.join(known)}",
+            name,
+            "unknown_field",
+        )
+
+
+def _texts(values: dict[str, Any], name: str, settings: Settings, *, empty: bool) -> list[str]:
+    given = values.get(name)
+    if given is None:
+        raise invalid(f"{name!r} is missing; it must be a text or a list of texts", name, "missing")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list):
+        raise invalid(f"{name!r} must be a text or a list of texts", name)
+    if not texts:
+        raise invalid(f"{name!r} is an empty list; send one text or more", name)
+    if len(texts) > settings.max_inputs and not _token_ids(texts):
+        raise invalid(
+            f"{name!r} has {len(texts)} texts; at most {settings.max_inputs} are taken at a time",
+            name,
+            "too_many",
+        )
+    return [
+        _checked(text, name, place if isinstance(given, list) else None, settings, empty)
+        for place, text in enumerate(texts)
+    ]
+
+
+def _token_ids(values: list[Any]) -> bool:
+    first = values[0][0] if isinstance(values[0], list) and values[0] else values[0]
+    return isinstance(first, int) and not isinstance(first, bool)
+
+
+def _checked(text: Any, name: str, place: int | None, settings: Settings, empty: bool) -> str:
+    where = f"{name!r}" if place is None else f"{name!r}[{place}]"
+    if not isinstance(text, str):
+        if _token_ids([text]):
+            raise invalid(
+                f"{where} holds token ids, which mean nothing to this model's own tokenizer; send texts",
+                name,
+                "token_ids",
+            )
+        raise invalid(f"{where} is no text", name)
+    # Half of a surrogate pair, which \u escapes can write, is no character; the library replaces it likewise.
+    text, _ = replace_lone_surrogates(text)
+    if not text and not empty:
+        raise invalid(f"{where} is empty; a query needs a word", name, "empty")
+    if (length := len(text.encode("utf-8"))) > settings.max_text:
+        raise invalid(
+            f"{where} has {length} bytes in UTF-8; a text may have {settings.max_text}", name, "too_long"
+        )
+    return text
+
+
+def _text(values: dict[str, Any], name: str) -> str | None:
+    value = values.get(name)
+    if value is not None and not isinstance(value, str):
+        raise invalid(f"{name!r} must be a text", name)
+    return value
+
+
+def _choice(values: dict[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:
+    value = values.get(name)
+    if value is None:
+        return allowed[0]
+    if value not in allowed:
+        raise invalid(f"{name!r} must be one of {', '.join(allowed)}", name)
+    return value
+
+
+def _count(values: dict[str, Any], name: str) -> int | None:
+    value = values.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise invalid(f"{name!r} must be a whole number", name)
+    if value < 1:
+        raise invalid(f"{name!r} is {_shown(value)}; it must be 1 or more", name)
+    return value
+
+
+def _shown(number: int) -> str:
+    return str(number) if abs(number) < 10**12 else "a very large number" if number > 0 else "negative"

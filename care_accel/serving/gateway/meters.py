@@ -1,0 +1,55 @@
+"""What the gateway counts of itself, for Prometheus."""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+
+# Seconds; a query of a small model takes milliseconds, a batch of documents on a CPU seconds.
+_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+
+_NAMESPACE = "care_gateway"
+
+
+class Meters:
+    """The counters of one gateway, in a registry of their own: two in a process do not mix.
+
+    Labels are routes, methods and statuses, never anything that a caller made up.
+    """
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self) -> None:
+        self._registry = registry = CollectorRegistry()
+
+        def counter(name: str, text: str, label: str, *labels: str) -> Counter:
+            return Counter(name, text, (label, *labels), namespace=_NAMESPACE, registry=registry)
+
+        self.requests = counter("requests", "Answered.", "route", "method", "status")
+        self.rejected = counter("rejected", "Refused before any work.", "reason")
+        self.texts = counter("texts", "Texts encoded or searched.", "route")
+        self.tokens = counter("tokens", "Tokens of those texts.", "route")
+        self.seconds = Histogram(
+            "request_seconds",
+            "From the headers read to the response sent.",
+            ("route",),
+            buckets=_BUCKETS,
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "requests_in_flight",
+            "Embedding and search requests in work.",
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
+
+    def exposition(self) -> bytes:
+        """Return the counters in Prometheus's text format."""
+        return generate_latest(self._registry)
