@@ -92,14 +92,9 @@ def held(file: Path) -> Iterator[dict]:
 
 
 @pytest.fixture(scope="session")
-def care_server(tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """Return the addresses (``grpc``, ``http``, ``metrics``) of a real server of the committed repository.
-
-    It takes half a minute to start, so that the processes of a test run share one. Who starts it waits at the end for
-    the others.
-    """
+def require_server() -> None:
+    """Skip where there is no server: its wheel is for Python below 3.13, and needs the system's Python library."""
     from care_accel import CareError
-    from care_accel.serving import Server
     from care_accel.serving.program import find_program
 
     try:
@@ -108,16 +103,30 @@ def care_server(tmp_path_factory) -> Iterator[SimpleNamespace]:
         if os.environ.get("CI"):
             raise
         pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def care_server(require_server, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    """Return a real server of the committed repository: its addresses, its log and the process that keeps it.
+
+    It takes a while to start, so that the processes of a test run share one. Who starts it waits at the end for the
+    others.
+    """
+    from care_accel.serving import Server
+
     folder = tmp_path_factory.getbasetemp()
     file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "server.json"
     own = None
     with held(file) as known:
         if not known:
             own = Server(Path(__file__).parents[1] / "model_repository").start(timeout=300)
-            known |= {"users": 0, "addresses": {n: getattr(own, n) for n in ("grpc", "http", "metrics")}}
+            addresses = {name: getattr(own, name) for name in ("grpc", "http", "metrics")}
+            known |= {"users": 0, "server": addresses | {"log": str(own.log), "pid": own.process.pid}}
         known["users"] += 1
-        addresses = known["addresses"]
-    yield SimpleNamespace(**addresses)
+        server = SimpleNamespace(**known["server"])
+    server.log = Path(server.log)
+    server.process = SimpleNamespace(pid=server.pid)
+    yield server
     with held(file) as known:
         known["users"] -= 1
     while own is not None:

@@ -1,6 +1,5 @@
-"""A real tritonserver with the committed repository: one for all tests of a worker; and a plain client."""
+"""A real tritonserver with the committed repository, and plain clients of it."""
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,31 +8,13 @@ import numpy as np
 import pytest
 
 from care_accel import DualEncoder
-from care_accel.errors import CareError
 
 REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
 @pytest.fixture(scope="session")
-def require_server():
-    """Skip where there is no server: its wheel is for Python below 3.13, and needs the system's Python library."""
-    from care_accel.serving.program import find_program
-
-    try:
-        find_program()
-    except CareError as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
-
-
-@pytest.fixture(scope="session")
-def server(require_server, tmp_path_factory):
-    """Return a server of the committed repository, whose log is kept for who looks into a failure."""
-    from care_accel.serving import Server
-
-    with Server(REPOSITORY, log=tmp_path_factory.mktemp("server") / "log") as running:
-        yield running
+def server(care_server):
+    return care_server
 
 
 @pytest.fixture(scope="session")

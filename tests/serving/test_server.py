@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("require_server")
 
 
 def test_a_server_says_that_it_is_ready(server):
-    assert server.ready()
+    assert Server.ready(server)
     assert urllib.request.urlopen(f"http://{server.metrics}/metrics").status == 200
 
 

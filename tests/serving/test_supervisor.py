@@ -41,7 +41,7 @@ def test_a_server_whose_model_process_has_died_is_restarted(tmp_path):
     # The first server loses a child and does not care, as tritonserver does; the second one ends.
     command = program(
         tmp_path,
-        "if starts == 1:\n    subprocess.Popen(['sh', '-c', 'kill -9 $$'])\n    time.sleep(60)\nsys.exit(0)",
+        "if starts == 1:\n    child = subprocess.Popen(['sh', '-c', 'kill -9 $$'])\n    time.sleep(60)\nsys.exit(0)",
     )
     assert supervise(command, os.environ, said.append) == 0
     assert starts(tmp_path) == 2
