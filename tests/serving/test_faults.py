@@ -139,9 +139,8 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(query_re
     config = query_repository / "query_encoder" / "config.pbtxt"
     config.write_text(re.sub(r'(key: "queue"[^"]*string_value: )"\d+"', r'\1"16"', config.read_text()))
     assert '"16"' in config.read_text()
-    texts = [[f"{i} {j} {'胸闷气短' * 100}" for j in range(16)] for i in range(160)]
 
-    async def flood(server):
+    async def flood(server, texts):
         import tritonclient.grpc.aio as aio
 
         async with aio.InferenceServerClient(server.grpc) as client:
@@ -157,10 +156,11 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(query_re
             return await asyncio.gather(*(ask(some) for some in texts))
 
     with Server(query_repository) as server:
-        asyncio.run(flood(server))  # memory is taken once
+        asyncio.run(flood(server, long_texts(0)))  # memory is taken once
         before = resident(server)
-        for _ in range(3):
-            answers = asyncio.run(flood(server))
+        for number in (1, 2, 3):
+            texts = long_texts(number)
+            answers = asyncio.run(flood(server, texts))
         after = resident(server)
         refused = [(seconds, said) for seconds, said, _ in answers if said != "OK"]
         served = [seconds for seconds, said, _ in answers if said == "OK"]
@@ -174,6 +174,11 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(query_re
                 np.testing.assert_allclose(vectors, model.encode_query(some), atol=1e-5)
         with grpc.InferenceServerClient(server.grpc) as client:
             assert client.infer("search", tensors(grpc, ["头痛"])).as_numpy("IDS").shape == (1, 10)
+
+
+def long_texts(number):
+    """Return 160 requests of 16 texts that no other number has: a text that was encoded lately is not encoded again."""
+    return [[f"{number} {i} {j} {'胸闷气短' * 100}" for j in range(16)] for i in range(160)]
 
 
 def resident(server):
