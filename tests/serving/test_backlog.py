@@ -3,9 +3,11 @@
 import http.server
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from care_accel.encoding.runtimes.attempts import Attempts, ServerError
 from care_accel.serving.backlog import Backlog, metrics_address, read_gauge
 
 PAGE = """# HELP nv_inference_pending_request_count Instantaneous number of pending requests awaiting execution per-model
@@ -53,6 +55,18 @@ def test_requests_are_refused_until_no_more_wait_than_may(page):
     assert "limit is 512" in backlog.excess(64)
     page.waiting = 512
     eventually(lambda: backlog.excess(64) is None)
+
+
+def test_clients_take_a_refusal_for_what_it_is_and_do_not_ask_until_their_deadline(page):
+    page.waiting = 1000
+    backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
+    refusals = []
+    eventually(lambda: refusals.append(backlog.excess(64)) or refusals[-1])
+    said = SimpleNamespace(status=lambda: "StatusCode.UNAVAILABLE", message=lambda: refusals[-1])
+    attempts = Attempts("localhost:8001", "query_encoder", timeout=30.0, retries=1, reached=True)
+    assert attempts.pause(said) > 0
+    with pytest.raises(ServerError, match=r"query_encoder is overloaded .*the limit is 512"):
+        attempts.pause(said)
 
 
 def test_a_few_requests_are_no_reason_to_look(page):
