@@ -79,8 +79,9 @@ class ScanModel:
             self._documents = Documents(self.retriever)
             return
         self._folder = resolve(folder, self.backend.folder)
-        self._seen = identity(self._folder)
-        self.retriever = self._open()
+        self._seen = None
+        while self._seen is None:
+            self._seen, self.retriever = self._open()
         self._documents = Documents(self.retriever)
         threading.Thread(target=self._watch, name="index", daemon=True).start()
 
@@ -175,28 +176,33 @@ class ScanModel:
             )
         return answers
 
-    def _open(self) -> Retriever:
+    def _open(self) -> tuple[tuple[int, int] | None, Retriever]:
+        """Open the index, and tell its identity: None if it was replaced meanwhile, and may hold parts of both."""
+        before = identity(self._folder)
         if (self._folder / MANIFEST).is_file():
             opened = Retriever.load(self._folder, self._made_by, device=self._device)
         else:
             opened = Retriever(self._made_by, ExactIndex.load(self._folder, device=self._device))
         index = opened.index
         index.threads = fair_threads(index.threads, len(index) * index.width)  # a byte a value
-        return opened
+        return before if identity(self._folder) == before else None, opened
 
     def _watch(self) -> None:
         while not self._ended.wait(_LOOK_EVERY):
             now = identity(self._folder)
             if now in (None, self._seen):  # between two renames the folder is away for a moment
                 continue
-            self._seen = now
             try:
-                self.retriever = self._open()
+                seen, opened = self._open()
             except Exception as failure:  # a thread that ended here would never look again
                 if identity(self._folder) == now:
+                    self._seen = now
                     self.backend.log(f"the new index is refused, the old one stays: {failure}")
                     self.backend.count("refused_indexes", "Replaced indexes that could not be opened", 1)
                 continue
+            if seen is None:
+                continue
+            self._seen, self.retriever = seen, opened
             self.backend.log(f"a new index is live, {len(self.retriever.index)} vectors")
             self.backend.count("reopened_indexes", "Replaced indexes that went live", 1)
 
@@ -301,7 +307,11 @@ class Documents:
         return values.reshape(ids.shape)
 
     def _write(self, position: int) -> bytes:
-        raw = json.dumps(self.retriever.document(position), ensure_ascii=False).encode("utf-8")
+        document = self.retriever.document(position)
+        try:
+            raw = json.dumps(document, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 cannot
+            raw = json.dumps(document).encode("ascii")
         if len(self._kept) < _KEPT_DOCUMENTS:
             self._kept[position] = raw
         return raw

@@ -1,6 +1,7 @@
 """The scan inside the server, as far as it needs no server."""
 
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from care_accel import CareError, ExactIndex, Retriever
+from care_accel import retriever as retriever_module
 from care_accel.serving import scan_model
 
 
@@ -38,6 +40,78 @@ def test_a_document_is_written_once(monkeypatch):
     for _ in range(2):
         kept.get(np.array([[0, 1, 2]]))
     assert retriever.asked == [0, 1, 2, 2]  # for the last one there was no room
+
+
+def test_a_document_with_half_of_a_surrogate_pair_does_not_fail_the_batch_it_is_found_in():
+    document = "发热\ud83d要多喝水"
+    found = scan_model.Documents(SimpleNamespace(document=lambda position: document)).get(np.array([[0]]))
+    assert json.loads(found[0, 0]) == document
+
+
+@pytest.fixture
+def watching(tmp_path):
+    """Return a function that starts a scan model over a saved index, with a log in place of its server's."""
+    started = []
+
+    def start(monkeypatch):
+        said = []
+        parameters = {
+            "care": {"k": 10, "most_k": 1000, "name": "m", "width": 8, "revision": "r"},
+            "index": str(tmp_path / "index"),
+        }
+        backend = SimpleNamespace(
+            parameters=parameters,
+            folder=str(tmp_path),
+            device="cpu",
+            backlog=lambda: None,
+            log=said.append,
+            count=lambda *_: None,
+            end=lambda: None,
+        )
+        monkeypatch.setattr(scan_model, "Backend", lambda args: backend)
+        monkeypatch.setattr(scan_model, "_LOOK_EVERY", 0.01)
+        model = scan_model.ScanModel()
+        started.append(model)
+        model.initialize({})
+        return model, said
+
+    yield start
+    for model in started:
+        model.finalize()
+
+
+def saved(folder, index, name):
+    made_by = scan_model.Recorded("m", 8, "r")
+    Retriever(made_by, index, [f"{name} {i}" for i in range(len(index))]).save(folder)
+
+
+@pytest.mark.parametrize("when", ["while the model loads", "while a new one is opened"])
+def test_an_index_that_is_replaced_while_it_is_read_is_read_again(
+    monkeypatch, tmp_path, index, watching, when
+):
+    """Its documents would be those of one index and its vectors those of another."""
+    folder, live = tmp_path / "index", []
+    read_documents = retriever_module.read_json_values
+    first = "old" if when == "while the model loads" else "middle"
+
+    def interrupted(file):
+        values = list(read_documents(file))
+        if values[0][1] == f"{first} 0" and not live:
+            live.append("replaced")
+            saved(folder, index, "new")
+        return values
+
+    monkeypatch.setattr(retriever_module, "read_json_values", interrupted)
+    saved(folder, index, "old")
+    model, said = watching(monkeypatch)
+    seen = {model.retriever.document(0)}
+    if first == "middle":
+        saved(folder, index, "middle")
+    end = time.monotonic() + 30
+    while "new 0" not in seen and time.monotonic() < end:
+        seen.add(model.retriever.document(0))
+    assert seen == ({"new 0"} if first == "old" else {"old 0", "new 0"})
+    assert not any("refused" in line for line in said)
 
 
 class OnDevice:
