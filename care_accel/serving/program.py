@@ -25,6 +25,9 @@ from care_accel.errors import CareError
 SITE = "CARE_ACCEL_SITE"
 LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
+# Paths that are part of the command by which the Python backend starts a model's process, unquoted, in a shell.
+_PATHS = ("--model-repository", "--model-store", "--backend-directory")
+_READ_BY_SHELLS = frozenset(" \t\r\n\\\"'$`;&|<>()[]{}*?!#~")
 # Those of the server's APIs that change it or read its memory.
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 
@@ -50,7 +53,17 @@ class Program:
     bundled: bool = False
 
     def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
-        """Return the command line: what is given, and what makes the server safe unless that says otherwise."""
+        """Return the command line: what is given, and what makes the server safe unless that says otherwise.
+
+        Raises
+        ------
+        CareError
+            A path holds what a shell reads.
+        """
+        for argument in (*arguments, *self.arguments):
+            name, _, value = argument.partition("=")
+            if name in _PATHS:
+                require_plain(value)
         return [
             str(self.binary),
             *arguments,
@@ -109,6 +122,20 @@ def safe_arguments(*, shared_memory: bool = False) -> list[str]:
     return arguments
 
 
+def require_plain(path: str | Path) -> None:
+    """Refuse a path that a shell would take apart, or run a part of: the server's Python backend hands it to one.
+
+    Raises
+    ------
+    CareError
+        With the first such character.
+    """
+    if wrong := [character for character in str(path) if character in _READ_BY_SHELLS]:
+        raise CareError(
+            f"{path}: the server's Python backend takes no path with {wrong[0]!r}; choose another place or name"
+        )
+
+
 def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
     names = {argument.split("=", 1)[0] for argument in given}
     return [argument for argument in defaults if argument.split("=", 1)[0] not in names]
@@ -116,8 +143,11 @@ def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
 
 def _is_script(file: Path) -> bool:
     """Tell whether a file is a script, as this package's own ``tritonserver`` is, and no server."""
-    with file.open("rb") as stream:
-        return stream.read(2) == b"#!"
+    try:
+        with file.open("rb") as stream:
+            return stream.read(2) == b"#!"
+    except OSError:  # it may be run, but not be read: no script could be run so
+        return False
 
 
 def _checkout() -> list[str]:
@@ -138,7 +168,20 @@ def _backends(home: Path) -> Path:
             f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
         )
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = base / "care_accel" / f"backends-{version}-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"
+    # Another release in the same place has another stub.
+    key = hashlib.sha256(f"{home} {stub.stat().st_size} {stub.stat().st_mtime_ns}".encode()).hexdigest()[:16]
+    place = base / "care_accel" / f"backends-{version}-{key}"
+    try:
+        _copy_backends(home, stub, place)
+    except OSError as cause:
+        raise CareError(
+            f"{place.parent}: the server's backends cannot be put there ({cause.strerror}); set XDG_CACHE_HOME to a "
+            "folder that can be written"
+        ) from None
+    return place
+
+
+def _copy_backends(home: Path, stub: Path, place: Path) -> None:
     if not place.is_dir():
         place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
@@ -147,7 +190,6 @@ def _backends(home: Path) -> Path:
             shutil.copy2(stub, built / "python" / stub.name)
             with suppress(OSError):  # another process was faster
                 os.rename(built, place)
-    return place
 
 
 def _python_library() -> Path:

@@ -70,6 +70,47 @@ def test_the_stub_finds_no_other_python_than_its_own(tmp_path):
     assert kept == os.pathsep.join(map(str, folders[1:]))
 
 
+@pytest.mark.parametrize("path", ["a b", "$(x)", "a;b", "`x`", "a'b", "a&b"])
+def test_a_path_that_a_shell_would_read_is_refused(path):
+    """The server's Python backend starts each model's process by a line for a shell that holds it as it is."""
+    with pytest.raises(CareError, match="takes no path with"):
+        Program(program.Path("/tritonserver")).command([f"--model-repository={path}"])
+    with pytest.raises(CareError, match="takes no path with"):
+        Program(program.Path("/tritonserver"), (f"--backend-directory={path}",)).command([])
+
+
+def test_any_other_path_is_taken():
+    given = ["--model-repository=/数据/model_repository-1.0+a,b@c:d"]
+    assert Program(program.Path("/tritonserver")).command(given)[1:2] == given
+
+
+@pytest.fixture
+def home(tmp_path):
+    """Return a folder that looks like the wheel's server."""
+    version = f"{program.sys.version_info.major}.{program.sys.version_info.minor}"
+    stub = tmp_path / "wheel" / "python_backend_stubs" / version / "triton_python_backend_stub"
+    stub.parent.mkdir(parents=True)
+    stub.write_text("one")
+    (tmp_path / "wheel" / "backends" / "python").mkdir(parents=True)
+    return tmp_path / "wheel"
+
+
+def test_another_release_of_the_server_gets_its_own_stub(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = program._backends(home)
+    assert program._backends(home) == first
+    (stub,) = home.glob("python_backend_stubs/*/*")
+    stub.write_text("another")
+    assert (program._backends(home) / "python" / stub.name).read_text() == "another"
+
+
+def test_a_cache_that_cannot_be_written_is_said(home, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CareError, match=r"backends cannot be put there .*; set XDG_CACHE_HOME"):
+        program._backends(home)
+
+
 def test_a_server_listens_on_loopback_and_keeps_its_apis_to_itself():
     command = Program(program.Path("/tritonserver")).command(["--model-repository=r"])
     assert command[:2] == ["/tritonserver", "--model-repository=r"]
