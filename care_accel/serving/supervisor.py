@@ -73,7 +73,11 @@ def supervise(
             if told or ended or wrong or restarts > _MOST_RESTARTS:
                 return code if code >= 0 else 128 - code
             say(f"{why or f'the server ended by itself ({code})'}; restarting it")
-            time.sleep(0 if restarts < 2 else 2.0 ** (restarts - 2))
+            for _ in range(round((0 if restarts < 2 else 2.0 ** (restarts - 2)) / _LOOK_EVERY)):
+                if not told:  # a signal interrupts no sleep
+                    time.sleep(_LOOK_EVERY)
+            if told:
+                return code if code >= 0 else 128 - code
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -64,6 +64,20 @@ def test_a_server_that_dies_again_and_again_is_given_up(tmp_path, monkeypatch):
     assert starts(tmp_path) == 6
 
 
+def test_a_signal_between_two_servers_starts_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr("care_accel.serving.supervisor._LOOK_EVERY", 0.01)
+    command = program(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
+    restarts = []
+
+    def say(line):
+        restarts.append(line)
+        if len(restarts) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert supervise(command, os.environ, say) == 128 + 9
+    assert starts(tmp_path) == 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_reaches_the_server_whose_code_is_returned(tmp_path, number):
     command = program(
