@@ -7,6 +7,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 from care_accel.encoding.sources import DEFAULT
@@ -54,10 +55,12 @@ def run(options: argparse.Namespace) -> None:
     from care_accel.serving.repository import write_repository
     from care_accel.serving.server import Server
 
-    if options.repository and (options.model or options.index or options.preset):
-        raise CareError(
-            "give --repository, or what one is written for (--model, --index, --preset), not both"
-        )
+    for name in ("model", "preset", "index", "gpu", "several_tenants"):
+        if options.repository and getattr(options, name):
+            raise CareError(
+                f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, by care-accel "
+                "export --repository"
+            )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -88,9 +91,12 @@ def run(options: argparse.Namespace) -> None:
             server.start(options.timeout, progress=_say, ended=ended)
             if not ended.is_set():
                 _tell(server.http, server.grpc, server.metrics)
-            while not ended.wait(0.2):
+            # Not ended.wait(): the handler would wait for the lock that it interrupted.
+            while not ended.is_set():
                 if server.died():
+                    server.keep_log()
                     raise CareError(f"the server ended by itself; its log is {server.log}")
+                time.sleep(0.2)
         finally:
             code = server.stop()
         _say(f"ended ({code})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,12 +11,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import weakref
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from care_accel.errors import CareError
-from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program
+from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program, require_plain
+
+# Whatever proxy the environment names: it would be asked for loopback as well.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class Server:
@@ -63,6 +67,7 @@ class Server:
     ) -> None:
         self.program = find_program()
         self.repository = Path(repository)
+        require_plain(self.repository)
         if not self.repository.is_dir():
             raise CareError(
                 f"{self.repository}: no such model repository; care-accel export --repository writes one"
@@ -70,15 +75,20 @@ class Server:
         ports = dict(zip(ADDRESSES, (http, grpc, metrics), strict=True))
         free = iter(free_ports(sum(port is None for port in ports.values())))
         self._ports = {name: next(free) if port is None else port for name, port in ports.items()}
+        self._host = numeric(host)
         for name, port in self._ports.items():
-            require_free(host, port, name)
-        self._host = host
-        self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports.values())
+            require_free(self._host, port, name)
+            if sum(port == other for other in self._ports.values()) > 1:
+                raise CareError(
+                    f"{name} cannot listen on port {port}, which another front end has; choose two"
+                )
+        self.http, self.grpc, self.metrics = (f"{self._host}:{port}" for port in self._ports.values())
         self._arguments, self._shared_memory = list(arguments), shared_memory
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._discard_log: Callable[[], object] = lambda: None
         if log is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="care-server-")
-            log = Path(self._temporary.name) / "log"
+            folder = tempfile.mkdtemp(prefix="care-server-")
+            self._discard_log = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            log = Path(folder) / "log"
         self.log = Path(log)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -107,7 +117,11 @@ class Server:
             *(f"--{name}-address={self._host}" for name in self._ports),
             *self._arguments,
         ]
-        with self.log.open("wb") as stream:
+        try:
+            stream = self.log.open("wb")
+        except OSError as cause:
+            raise CareError(f"{self.log}: no log can be written there: {cause.strerror}") from None
+        with stream:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         if progress:
             progress(f"starting {self.program.binary} (log: {self.log})")
@@ -120,14 +134,20 @@ class Server:
                     raise CareError(f"the server was not ready after {timeout:g} s; its log is {self.log}")
                 time.sleep(0.05)
         except BaseException:
+            self.keep_log()
             self.stop()
             raise
         return self
 
+    def keep_log(self) -> None:
+        """Let a temporary log stay: somebody is told to read it."""
+        if isinstance(self._discard_log, weakref.finalize):
+            self._discard_log.detach()
+
     def ready(self) -> bool:
         """Tell whether the server answers and every model is ready."""
         try:
-            with urllib.request.urlopen(f"http://{self.http}/v2/health/ready", timeout=2) as answer:
+            with _DIRECT.open(f"http://{self.http}/v2/health/ready", timeout=2) as answer:
                 return answer.status == 200
         except (OSError, urllib.error.URLError):
             return False
@@ -154,9 +174,7 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        if self._temporary is not None:
-            with suppress(OSError):
-                self._temporary.cleanup()
+        self._discard_log()
 
 
 def free_ports(count: int) -> list[int]:
@@ -171,6 +189,20 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
+def numeric(host: str) -> str:
+    """Return a host's address in numbers: by a name the server listens with some of its front ends only.
+
+    Raises
+    ------
+    CareError
+        The name has no address.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except (OSError, UnicodeError):
+        raise CareError(f"--host {host}: no IPv4 address has that name") from None
+
+
 def require_free(host: str, port: int, name: str) -> None:
     """Refuse a port that cannot be listened on.
 
@@ -182,6 +214,8 @@ def require_free(host: str, port: int, name: str) -> None:
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            if port == 0:  # any free one, which nobody would be told
+                raise OverflowError
             one.bind((host, port))
         except (OSError, OverflowError) as cause:
             why = cause.strerror if isinstance(cause, OSError) else "a port is 1 to 65535"
@@ -190,10 +224,14 @@ def require_free(host: str, port: int, name: str) -> None:
             ) from None
 
 
+# What every server without a GPU writes.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream")
+
+
 def first_error(log: Path) -> str:
     """Return what a log says first of an error, in one line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    lines = text.splitlines()
+    lines = [line for line in text.splitlines() if line.strip() and not any(one in line for one in _HARMLESS)]
     for mark in ("CareError: ", "failed to load ", "error: ", "E1"):
         for line in lines:
             if (place := line.find(mark)) >= 0 and (mark != "E1" or place == 0):

@@ -70,6 +70,11 @@ def test_serve_ends_at_once_when_it_is_told_so_while_it_starts(ports):
     [
         (["--repository", "nowhere"], "nowhere: no such model repository"),
         (["--repository", "a", "--model", "b"], "not both"),
+        (
+            ["--repository", REPOSITORY, "--several-tenants"],
+            "give --repository or --several-tenants, not both",
+        ),
+        (["--repository", REPOSITORY, "--gpu"], "give --repository or --gpu, not both"),
         (["--model", "nowhere"], "nowhere"),
         (["--index", "nowhere"], "nowhere"),
     ],

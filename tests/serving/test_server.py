@@ -1,4 +1,6 @@
+import gc
 import socket
+import tempfile
 import urllib.request
 
 import pytest
@@ -36,10 +38,59 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts():
             Server(REPOSITORY, grpc=port)
 
 
-@pytest.mark.parametrize("port", [-1, 70_000])
+def test_a_proxy_of_the_environment_is_not_asked_for_loopback(server, monkeypatch):
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    assert Server.ready(server)
+
+
+@pytest.mark.parametrize("port", [-1, 0, 70_000])
 def test_a_port_that_is_none_is_refused(port):
     with pytest.raises(CareError, match="http cannot listen on"):
         Server(REPOSITORY, http=port)
+
+
+def test_two_front_ends_with_one_port_are_refused():
+    (port,) = free_ports(1)
+    with pytest.raises(CareError, match=f"http cannot listen on port {port}, which another front end has"):
+        Server(REPOSITORY, http=port, metrics=port)
+
+
+def test_a_name_is_listened_on_by_its_address():
+    """By a name the server's HTTP front end says that it has started, and answers nobody."""
+    assert Server(REPOSITORY, host="localhost").http.startswith("127.0.0.1:")
+    with pytest.raises(CareError, match=r"--host nowhere\.invalid: no IPv4 address"):
+        Server(REPOSITORY, host="nowhere.invalid")
+
+
+@pytest.mark.parametrize("name", ["my models", "$(touch made)", "a;b"])
+def test_a_repository_whose_path_a_shell_would_read_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir()
+    with pytest.raises(CareError, match="takes no path with"):
+        Server(tmp_path / name)
+
+
+def test_a_log_that_cannot_be_written_is_said(tmp_path):
+    with pytest.raises(CareError, match="no log can be written there: No such file"):
+        Server(REPOSITORY, log=tmp_path / "nowhere" / "log").start()
+
+
+def test_a_temporary_log_is_there_for_who_is_told_to_read_it_and_gone_otherwise(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def start():
+        with pytest.raises(CareError) as refused:
+            Server(REPOSITORY, arguments=["--dance"]).start()
+        return str(refused.value)
+
+    said = start()
+    gc.collect()  # the server is gone, as it is when a command line has ended
+    (log,) = tmp_path.glob("*/log")
+    assert f"(log: {log})" in said
+    Server(REPOSITORY).__exit__()
+    assert list(tmp_path.iterdir()) == [log.parent]
 
 
 def test_an_address_of_another_machine_is_refused():
@@ -78,4 +129,7 @@ def test_the_first_error_of_a_log_is_our_own_if_there_is_one(tmp_path):
     assert first_error(log).startswith("the index (log: ")
     log.write_text("I1125 fine\nE1125 something\n")
     assert first_error(log).startswith("E1125 something")
+    harmless = 'E1125 server.cc:241] "CudaDriverHelper has not been initialized."'
+    log.write_text(f"I1125 fine\n{harmless}\ntritonserver: a model's process (7) has died\n\n")
+    assert first_error(log).startswith("tritonserver: a model's process (7) has died (log: ")
     assert first_error(tmp_path / "none").startswith("it said nothing")
