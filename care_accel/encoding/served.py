@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from care_accel.encoding.choice import Choice
 from care_accel.encoding.encoder import EncodeCounts, checked_texts, progress_bar
 from care_accel.encoding.runtimes.attempts import ServerError
-from care_accel.encoding.runtimes.server import ServedEncoder, ServerClient
+from care_accel.encoding.runtimes.server import ServerClient
+from care_accel.encoding.runtimes.server_messages import Encoded, ServedEncoder
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
 from care_accel.files import replace_lone_surrogates
@@ -81,9 +82,7 @@ class ServedTextEncoder:
             if show_progress:  # a single query does not wait for a bar that nobody sees
                 progress = stack.enter_context(progress_bar(True))
                 move = partial(progress.advance, progress.add_task("encoding", total=len(clean)))
-            encoded = self._client.encode(
-                self._served.role, [text for text, _ in clean], task, batch_size=batch_size, progress=move
-            )
+            encoded = self._encoded([text for text, _ in clean], task, batch_size=batch_size, progress=move)
         self.counts.texts += len(clean)
         self.counts.tokens += int(encoded.tokens.sum())
         self.counts.replaced_surrogates += sum(replaced for _, replaced in clean)
@@ -101,11 +100,21 @@ class ServedTextEncoder:
         tokenise, encode : float
             Microseconds; of an answer from the server's cache, those of when it was computed.
         """
-        encoded = self._client.encode(self._served.role, checked_texts(texts), task)
+        encoded = self._encoded(checked_texts(texts), task)
         self.counts.texts += len(encoded.tokens)
         self.counts.tokens += int(encoded.tokens.sum())
         tokenise, encode = batch_times(encoded.times)
         return encoded.vectors, tokenise, encode
+
+    def _encoded(self, texts: list[str], task: Task, **options: Any) -> Encoded:
+        encoded = self._client.encode(self._served.role, texts, task, **options)
+        # The client goes on with whatever is served. Here vectors lie beside those that were made before.
+        if (now := self._client.describe(self._served.role)) != self._served:
+            raise CareError(
+                f"{self._client.address}: no longer serves {self._served.role} encoder {self._served.revision}, but "
+                f"{now.revision}; call from_server again, and encode anew what came from the first"
+            )
+        return encoded
 
 
 class ServedDualEncoder:

@@ -1,3 +1,4 @@
+import grpc
 import numpy as np
 import pytest
 
@@ -84,6 +85,21 @@ def test_encoders_of_two_models_are_refused(address, service, change):
         CareError, match=r"query encoder is of care-test \(width 3\), .* serve the two of one"
     ):
         DualEncoder.from_server(address)
+
+
+def test_a_server_that_comes_back_with_another_encoder_gives_no_vector_beside_the_first_one_s(
+    address, service
+):
+    model = DualEncoder.from_server(address)
+    assert model.encode_query("ab").tolist() == [2, 97, 195]
+    service.revision = "sha256:two"
+    service.errors = [(grpc.StatusCode.UNAVAILABLE, "Socket closed")]
+    with pytest.raises(CareError, match=r"sha256:one, now sha256:two"):
+        model.encode_query("ab")
+    for encode in (model.encode_query, model.encoder("query").encode_timed):
+        with pytest.raises(CareError, match=r"no longer serves query encoder sha256:one, but sha256:two"):
+            encode(["ab"])
+    assert DualEncoder.from_server(address).encode_query("ab").tolist() == [2, 97, 195]
 
 
 def test_encoders_that_took_each_other_s_place_are_refused(address, service):

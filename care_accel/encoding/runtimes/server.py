@@ -59,6 +59,11 @@ class _Client:
     def _attempts(self, model: str) -> Attempts:
         return Attempts(self.address, model, self.timeout, self.retries, self._reached)
 
+    def _pause(self, attempts: Attempts, error: Any) -> float:
+        if error.status() == "StatusCode.UNAVAILABLE":
+            self._encoders = {}  # the server that comes back may serve others
+        return attempts.pause(error)
+
     def _require_same(self, before: ServedEncoder, after: ServedEncoder) -> None:
         if before != after:
             raise CareError(
@@ -122,9 +127,10 @@ class ServerClient(_Client):
         CareError
             The server does not answer, or serves no such encoder.
         """
-        if anew or role not in self._encoders:
-            self._encoders[role] = read_encoder(self._config(ENCODERS[role]), role, self.address)
-        return self._encoders[role]
+        known = None if anew else self._encoders.get(role)
+        if known is None:
+            self._encoders[role] = known = read_encoder(self._config(ENCODERS[role]), role, self.address)
+        return known
 
     def describe_search(self, *, anew: bool = False) -> ServedSearch:
         """Return what the server says of its search; asked for once, or ``anew``.
@@ -174,7 +180,7 @@ class ServerClient(_Client):
         served = self.describe(role)
         plan = encode_plan(served, texts, task, batch_size)
         encoded = self._run(plan, progress)
-        if len(plan.portions) > 1:
+        if len(plan.portions) > 1 or role not in self._encoders:
             self._require_same(served, self.describe(role, anew=True))
         return encoded
 
@@ -238,7 +244,7 @@ class ServerClient(_Client):
             try:
                 answer = send(attempts.seconds())
             except self._error as error:
-                time.sleep(attempts.pause(error))
+                time.sleep(self._pause(attempts, error))
             else:
                 self._reached = True
                 return answer
@@ -260,21 +266,20 @@ class AsyncServerClient(_Client):
     Parameters
     ----------
     address, timeout, retries, in_flight
-        As for `ServerClient`; ``in_flight`` holds for each call.
-
-    Raises
-    ------
-    CareError
-        As for `ServerClient`. A call that is cancelled is cancelled at the server too.
+        As for `ServerClient`, errors too; ``in_flight`` holds for each call. A call that is cancelled is cancelled at
+        the server too.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
         self._module = _tritonclient("tritonclient.grpc.aio")
         self._opened: Any = None
+        self._closed = False
 
     @property
     def _client(self) -> Any:
+        if self._closed:
+            raise CareError(f"{self!r} is closed; make another one")
         if self._opened is None:  # a channel takes the running loop when it is made
             self._opened = self._module.InferenceServerClient(self.address, channel_args=_CHANNEL)
         return self._opened
@@ -288,9 +293,12 @@ class AsyncServerClient(_Client):
 
     async def describe(self, role: Role, *, anew: bool = False) -> ServedEncoder:
         """Return what the server says of an encoder; see `ServerClient.describe`."""
-        if anew or role not in self._encoders:
-            self._encoders[role] = read_encoder(await self._config(ENCODERS[role]), role, self.address)
-        return self._encoders[role]
+        known = None if anew else self._encoders.get(role)
+        if known is None:
+            self._encoders[role] = known = read_encoder(
+                await self._config(ENCODERS[role]), role, self.address
+            )
+        return known
 
     async def describe_search(self, *, anew: bool = False) -> ServedSearch:
         """Return what the server says of its search; see `ServerClient.describe_search`."""
@@ -310,7 +318,7 @@ class AsyncServerClient(_Client):
         served = await self.describe(role)
         plan = encode_plan(served, texts, task, batch_size)
         encoded = await self._run(plan)
-        if len(plan.portions) > 1:
+        if len(plan.portions) > 1 or role not in self._encoders:
             self._require_same(served, await self.describe(role, anew=True))
         return encoded
 
@@ -357,13 +365,14 @@ class AsyncServerClient(_Client):
             try:
                 answer = await send(attempts.seconds())
             except self._error as error:
-                await asyncio.sleep(attempts.pause(error))
+                await asyncio.sleep(self._pause(attempts, error))
             else:
                 self._reached = True
                 return answer
 
     async def close(self) -> None:
         """Close the connection."""
+        self._closed = True
         if self._opened is not None:
             await self._opened.close()
 
@@ -386,14 +395,3 @@ def _tritonclient(module: str) -> Any:
         raise CareError(
             f"{missing.name} is not installed: pip install 'care-accel[server]' (or tritonclient[grpc])"
         ) from None
-
-
-__all__ = [
-    "AsyncServerClient",
-    "Encoded",
-    "Found",
-    "ServedEncoder",
-    "ServedSearch",
-    "ServerClient",
-    "ServerError",
-]

@@ -341,7 +341,10 @@ def test_progress_is_told_after_every_request(address):
 def test_coroutines_share_a_client(address):
     async def ask():
         async with AsyncServerClient(address) as client:
-            return await asyncio.gather(*(client.encode("query", [text]) for text in TEXTS))
+            found = await asyncio.gather(*(client.encode("query", [text]) for text in TEXTS))
+        with pytest.raises(CareError, match="is closed; make another one"):
+            await client.encode("query", ["头痛"])
+        return found
 
     assert [one.vectors[0].tolist() for one in asyncio.run(ask())] == expected(TEXTS)
 
