@@ -14,6 +14,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
 # What a server says that is there but takes no more: our models (`care_accel.serving.backlog`), its own queue limits.
 _BUSY = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
+# A model's process has died: the script tritonserver starts the server anew within a second.
+_DYING = re.compile(r"Stub process .* is not healthy")
 _LOADING = re.compile(r"unknown model: .* has no available versions")
 
 
@@ -113,8 +115,10 @@ class Attempts:
         pause = self._pause * (0.5 + 0.5 * self._chance())
         words = str(error.message())
         # A server that unloads its models to end, or has not loaded them yet, did not look at the request either.
-        unavailable = error.status() == "StatusCode.UNAVAILABLE" or (
-            self._reached and bool(_LOADING.search(words))
+        unavailable = (
+            error.status() == "StatusCode.UNAVAILABLE"
+            or bool(_DYING.search(words))
+            or (self._reached and bool(_LOADING.search(words)))
         )
         waits = self._left > 0 or (self._reached and not _BUSY.search(words))
         if not unavailable or not waits or pause >= self.seconds():

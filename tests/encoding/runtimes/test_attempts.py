@@ -62,6 +62,13 @@ def test_a_model_that_the_server_unloads_to_end_is_waited_for():
         attempts()[0].pause(unloaded)
 
 
+def test_a_server_whose_model_has_died_is_waited_for_as_it_is_started_anew():
+    dead = error("INTERNAL", "in ensemble 'search', Stub process 'scan_0_0' is not healthy.")
+    assert attempts(retries=0, reached=True)[0].pause(dead) > 0
+    with pytest.raises(CareError, match="search failed: INTERNAL: in ensemble 'search', Stub process"):
+        attempts(retries=0)[0].pause(dead)
+
+
 def test_no_pause_goes_beyond_the_deadline():
     some, clock = attempts(timeout=1.0)
     assert sum(pauses(some, clock, 3)) == pytest.approx(0.7)
