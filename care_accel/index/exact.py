@@ -66,9 +66,6 @@ class ExactIndex:
     ----------
     threads : int
         Threads of one search, for those that do not say; may be changed.
-
-    Attributes
-    ----------
     device : str
         Where the scan runs.
 
