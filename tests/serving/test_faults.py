@@ -109,14 +109,24 @@ def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model):
                 found.append(client.infer("document_encoder", tensors(grpc, texts)).as_numpy("EMBEDDING"))
 
         thread = threading.Thread(target=ask)
+        encoder = stub(server, "document_encoder")
+        before = ticks(encoder)
         thread.start()
-        time.sleep(0.3)
+        while ticks(encoder) < before + 5:  # it has begun to compute
+            assert thread.is_alive()
+            time.sleep(0.01)
         working = not found
         server.process.send_signal(signal.SIGTERM)
         thread.join()
         assert server.process.wait(60) == 0
     assert working
     np.testing.assert_allclose(found[0], model.encode_document(texts), atol=1e-5)
+
+
+def ticks(pid):
+    """Return how long a process has computed, in the system's hundredths of a second."""
+    # proc(5): utime and stime are fields 14 and 15; after the name in brackets comes field 3.
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
 def test_a_sigterm_under_load_leaves_no_client_waiting(query_repository, expected):
