@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from time import perf_counter
 from typing import Any, NamedTuple, cast
@@ -15,7 +17,7 @@ from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, split
 from care_accel.serving.vector_cache import VectorCache
 
 # Tokens a text of the batches that are encoded before the model is ready.
@@ -48,8 +50,7 @@ class EncoderModel:
         """Load the encoder, compare it with what the configuration recorded, and warm it up."""
         self.backend = Backend(args)
         parameters = self.backend.parameters
-        if parameters["background"] and self.backend.device == "cpu":
-            run_in_background()
+        before = set(os.listdir("/proc/self/task")) - {str(threading.get_native_id())}
         self.encoder = load_encoder(self.backend, self.role)
         self._token_budget = int(parameters["token_budget"])
         self._cache = VectorCache(int(parameters["cached_texts"]))
@@ -59,6 +60,8 @@ class EncoderModel:
         if isinstance(runtime, NativeRuntime):
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
+        if parameters["background"] and self.backend.device == "cpu":
+            run_in_background(set(os.listdir("/proc/self/task")) - before)
         self._cut = self.encoder.counts.truncated
 
     def finalize(self) -> None:
@@ -185,8 +188,8 @@ def load_model(backend: Backend) -> DualEncoder:
     options = dict(backend.parameters["load"])
     for name in ("model", "query", "document"):
         # A name such as care-mini or a hub's stays one.
-        if options.get(name) and resolve(options[name], backend.folder).is_dir():
-            options[name] = resolve(options[name], backend.folder)
+        if options.get(name) and (place := backend.path(options[name], whole=True)).is_dir():
+            options[name] = place
     if backend.device != "cpu" or options.get("device") is None:
         options["device"] = backend.device
     model = DualEncoder.from_pretrained(**options)
@@ -221,10 +224,12 @@ def warm_up(encoder: Encoder, batch: int, token_budget: int) -> None:
     encoder.counts = before
 
 
-def run_in_background() -> None:
-    """Let this process compute only when no other wants the processor.
+def run_in_background(threads: Iterable[str]) -> None:
+    """Let threads compute only when nobody else wants the processor.
 
-    Documents are encoded in bulk while nobody waits, queries while somebody does. Threads that are started later
-    inherit it.
+    Documents are encoded in bulk while nobody waits, queries while somebody does. Threads that these start later
+    inherit it. Those of the server's own in this process are none of them: they tell it that the process is alive.
     """
-    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    for thread in threads:
+        with suppress(ProcessLookupError):  # it has ended
+            os.sched_setscheduler(int(thread), os.SCHED_IDLE, os.sched_param(0))

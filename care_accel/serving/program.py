@@ -7,8 +7,10 @@ One on PATH is preferred: that of NVIDIA's containers. Otherwise it is the one t
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import site
@@ -26,6 +28,8 @@ SITE = "CARE_ACCEL_SITE"
 LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
 # Those of the server's APIs that change it or read its memory.
+# What a shell takes as it is: the server starts each model through one and does not quote paths.
+PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 
 
@@ -137,17 +141,34 @@ def _backends(home: Path) -> Path:
         raise CareError(
             f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
         )
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    place = base / "care_accel" / f"backends-{version}-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
-            built = Path(temporary) / "backends"
-            shutil.copytree(home / "backends", built)
-            shutil.copy2(stub, built / "python" / stub.name)
-            with suppress(OSError):  # another process was faster
-                os.rename(built, place)
-    return place
+    # There may be no home folder, none that can be written, or one whose name a shell would not take as it is.
+    with suppress(OSError, RuntimeError, shutil.Error):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        name = f"backends-{version}-{hashlib.sha256(str(home).encode()).hexdigest()[:16]}"
+        place = base / "care_accel" / name
+        if PLAIN.fullmatch(str(place)):
+            if not place.is_dir():
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+                    built = _copy(home, stub, Path(temporary))
+                    with suppress(OSError):  # another process was faster
+                        os.rename(built, place)
+            return place
+    return _copy(home, stub, Path(_own_folder().name))
+
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="care-backends-")
+
+
+def _copy(home: Path, stub: Path, folder: Path) -> Path:
+    """Return the wheel's backends with a stub among them, copied into a folder."""
+    built = folder / "backends"
+    shutil.copytree(home / "backends", built, dirs_exist_ok=True)
+    shutil.copy2(stub, built / "python" / stub.name)
+    return built
 
 
 def _python_library() -> Path:
