@@ -58,6 +58,10 @@ def run(options: argparse.Namespace) -> None:
         raise CareError(
             "give --repository, or what one is written for (--model, --index, --preset), not both"
         )
+    if options.repository and (options.several_tenants or options.gpu):
+        raise CareError(
+            "--several-tenants and --gpu are written into a repository; give them to care-accel export --repository"
+        )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
@@ -93,6 +97,7 @@ def run(options: argparse.Namespace) -> None:
                     raise CareError(f"the server ended by itself; its log is {server.log}")
         finally:
             code = server.stop()
+        server.remove_log()
         _say(f"ended ({code})")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,11 +13,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from care_accel.errors import CareError
 from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program
+
+_TELL_EVERY = 10.0
+# What a server without a GPU says of itself in any case.
+_NO_ERROR = "CudaDriverHelper"
 
 
 class Server:
@@ -75,10 +80,10 @@ class Server:
         self._host = host
         self.http, self.grpc, self.metrics = (f"{host}:{port}" for port in self._ports.values())
         self._arguments, self._shared_memory = list(arguments), shared_memory
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._temporary: str | None = None
         if log is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="care-server-")
-            log = Path(self._temporary.name) / "log"
+            self._temporary = tempfile.mkdtemp(prefix="care-server-")
+            log = Path(self._temporary) / "log"
         self.log = Path(log)
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -107,17 +112,26 @@ class Server:
             *(f"--{name}-address={self._host}" for name in self._ports),
             *self._arguments,
         ]
-        with self.log.open("wb") as stream:
+        try:
+            stream = self.log.open("wb")
+        except OSError as cause:
+            raise CareError(f"{self.log}: the log cannot be written there: {cause.strerror}") from None
+        with stream:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         if progress:
             progress(f"starting {self.program.binary} (log: {self.log})")
-        end = time.monotonic() + timeout
+        begun = told = time.monotonic()
+        end = begun + timeout
         try:
             while not self.ready() and not (ended and ended.is_set()):
                 if self.process.poll() is not None:
                     raise CareError(f"the server did not start: {first_error(self.log)}")
-                if time.monotonic() > end:
+                now = time.monotonic()
+                if now > end:
                     raise CareError(f"the server was not ready after {timeout:g} s; its log is {self.log}")
+                if progress and now - told > _TELL_EVERY:
+                    told = now
+                    progress(f"{now - begun:.0f} s: {still_loading(self.log)}")
                 time.sleep(0.05)
         except BaseException:
             self.stop()
@@ -149,14 +163,17 @@ class Server:
                 self.process.wait()
         return self.process.returncode
 
+    def remove_log(self) -> None:
+        """Remove a log that is a temporary file. After an error it stays: the error names it."""
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
     def __enter__(self) -> Server:
         return self if self.process is not None else self.start()
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        if self._temporary is not None:
-            with suppress(OSError):
-                self._temporary.cleanup()
+        self.remove_log()
 
 
 def free_ports(count: int) -> list[int]:
@@ -190,13 +207,23 @@ def require_free(host: str, port: int, name: str) -> None:
             ) from None
 
 
+def still_loading(log: Path) -> str:
+    """Return what a log says of models that are being loaded, in one line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    begun = dict.fromkeys(re.findall(r'"loading: ([^":]+):\d+"', text))
+    done = set(re.findall(r"\"successfully loaded '([^']+)'\"", text))
+    left = [name for name in begun if name not in done]
+    return f"loading {', '.join(left)}" if left else "starting"
+
+
 def first_error(log: Path) -> str:
     """Return what a log says first of an error, in one line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
     lines = text.splitlines()
     for mark in ("CareError: ", "failed to load ", "error: ", "E1"):
         for line in lines:
-            if (place := line.find(mark)) >= 0 and (mark != "E1" or place == 0):
-                said = line[place:].removeprefix("CareError: ")
+            if (place := line.find(mark)) >= 0 and (mark != "E1" or (place == 0 and _NO_ERROR not in line)):
+                # Where in the code it was is in the log.
+                said = line[place:].removeprefix("CareError: ").split("\\n\\nAt:")[0]
                 return f"{' '.join(said.split())} (log: {log})"
     return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"
