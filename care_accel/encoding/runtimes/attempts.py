@@ -14,7 +14,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
 # What a server says that is there but takes no more.
 _BUSY = re.compile(r"queue size|timeout expired", re.IGNORECASE)
-_LOADING = re.compile(r"unknown model: .* has no available versions")
+# A model that is not loaded yet or any more; one whose process has died, after which the server starts anew.
+_LOADING = re.compile(r"unknown model: .* has no available versions|Stub process '.*' is not healthy")
 
 
 class ServerError(CareError):

@@ -62,6 +62,13 @@ def test_a_model_that_the_server_unloads_to_end_is_waited_for():
         attempts()[0].pause(unloaded)
 
 
+def test_a_model_whose_process_has_died_is_waited_for():
+    died = error("INTERNAL", "in ensemble 'search', Stub process 'query_encoder_0_0' is not healthy.")
+    assert attempts(retries=0, reached=True)[0].pause(died) > 0
+    with pytest.raises(CareError, match="search failed: INTERNAL"):
+        attempts()[0].pause(died)
+
+
 def test_no_pause_goes_beyond_the_deadline():
     some, clock = attempts(timeout=1.0)
     assert sum(pauses(some, clock, 3)) == pytest.approx(0.7)
