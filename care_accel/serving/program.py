@@ -78,7 +78,8 @@ def find_program() -> Program:
     packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         candidate = Path(folder) / "tritonserver"
-        if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_script(candidate):
+        # os.path says no where a folder may not be looked into; pathlib raises.
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
             return Program(candidate, environment=packages)
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:

@@ -143,3 +143,14 @@ def test_the_backends_need_no_home_folder(tmp_path, monkeypatch, cache):
         assert (place / "python" / stub.name).is_file()
         assert program.PLAIN.fullmatch(str(place))
         assert not place.is_relative_to(tmp_path)
+
+
+def test_a_folder_on_path_that_may_not_be_looked_into_is_passed_over(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(program.Path, "stat", refuse)
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/locked")
+    with pytest.raises(CareError, match="no tritonserver"):
+        find_program()
