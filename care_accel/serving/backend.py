@@ -7,6 +7,9 @@ This runs in the stub process that the server starts for each instance of a mode
 from __future__ import annotations
 
 import json
+import os
+import sys
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -42,6 +45,46 @@ def read_parameters(model_config: str) -> dict[str, Any]:
 def resolve(path: str, model_folder: str) -> Path:
     """Return a path of a configuration: a relative one starts at the repository."""
     return Path(model_folder).resolve().parent / path
+
+
+def reachable(folder: Path) -> bool:
+    """Tell whether everything here can open a folder by its name.
+
+    The server's stub runs Python in the C locale, whatever the environment says. A path with Chinese in it is then no
+    path to Python's functions, and the libraries that load tokenizers refuse what Python makes of it.
+    """
+    return sys.getfilesystemencoding() == "utf-8" or _encoded(folder).isascii()
+
+
+def in_reach(folder: Path, links: str | Path, *, whole: bool = False) -> Path:
+    """Return a folder under a name of ASCII letters alone; if there is no such folder, as it is.
+
+    Parameters
+    ----------
+    folder : Path
+    links : str or Path
+        An empty folder, to hold the other name.
+    whole : bool
+        Link every file, for what asks where a folder really is; else only the folder, for what has to see that
+        it is replaced.
+    """
+    name = _encoded(folder)
+    if not os.path.isdir(name):
+        return folder
+    if not whole:
+        link = Path(links) / "folder"
+        os.symlink(name, os.fsencode(link))
+        return link
+    for place, _, files in os.walk(name, followlinks=True):
+        copy = os.fsencode(links) + place[len(name) :]
+        os.makedirs(copy, exist_ok=True)
+        for file in files:
+            os.symlink(os.path.join(place, file), os.path.join(copy, file))
+    return Path(links)
+
+
+def _encoded(folder: Path) -> bytes:
+    return str(folder).encode("utf-8", "surrogateescape")
 
 
 def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
@@ -121,7 +164,16 @@ class Backend:
             else "cpu"
         )
         self.parameters = read_parameters(arguments["model_config"])
+        self._links: list[tempfile.TemporaryDirectory[str]] = []
         self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
+
+    def path(self, value: str | Path, *, whole: bool = False) -> Path:
+        """Return a folder that a configuration names, under a name that can be opened here (see `in_reach`)."""
+        place = resolve(str(value), self.folder)
+        if reachable(place):
+            return place
+        self._links.append(tempfile.TemporaryDirectory(prefix="care-links-"))
+        return in_reach(place, self._links[-1].name, whole=whole)
 
     def tensor(self, request: Any, name: str) -> Any:
         """Return an input of a request, None if an optional one was left out."""
@@ -142,12 +194,19 @@ class Backend:
         ]
         return self._server.InferenceResponse(tensors)
 
-    def refusal(self, why: BaseException) -> Any:
-        """Return a response that says what was wrong: with the request if it is a `CareError`, else here."""
+    def refusal(self, mistake: CareError) -> Any:
+        """Return a response that says what is wrong with a request."""
         error = self._server.TritonError
-        code = error.INVALID_ARG if isinstance(why, CareError) else error.INTERNAL
-        line = " ".join(str(why).split()) or type(why).__name__
-        return self._server.InferenceResponse([], error(line, code))
+        return self._server.InferenceResponse([], error(" ".join(str(mistake).split()), error.INVALID_ARG))
+
+    def failure(self, why: Exception) -> Any:
+        """Return a response that says that something went wrong here.
+
+        Of an error that is not ours its kind alone: its words may quote another client's text.
+        """
+        error = self._server.TritonError
+        words = " ".join(str(why).split()) if isinstance(why, CareError) else type(why).__name__
+        return self._server.InferenceResponse([], error(f"the model failed: {words}", error.INTERNAL))
 
     def backlog(self) -> Backlog:
         """Return the watch over the requests that wait for this model."""
@@ -169,6 +228,8 @@ class Backend:
         """Write what was counted and end the thread that does."""
         self._ended.set()
         self._reporter.join()
+        for links in self._links:
+            links.cleanup()
 
     def _report_often(self) -> None:
         while not self._ended.wait(_REPORT_EVERY):

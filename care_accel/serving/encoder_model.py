@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
@@ -17,7 +14,8 @@ from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, split
+from care_accel.serving.background import Background
 from care_accel.serving.vector_cache import VectorCache
 
 # Tokens a text of the batches that are encoded before the model is ready.
@@ -50,23 +48,33 @@ class EncoderModel:
         """Load the encoder, compare it with what the configuration recorded, and warm it up."""
         self.backend = Backend(args)
         parameters = self.backend.parameters
-        self.encoder = load_encoder(self.backend, self.role)
+        self._backlog = self.backend.backlog()
         self._token_budget = int(parameters["token_budget"])
         self._cache = VectorCache(int(parameters["cached_texts"]))
-        self._backlog = self.backend.backlog()
+        # Documents are encoded in bulk while nobody waits, queries while somebody does.
+        gives_way = parameters["background"] and self.backend.device == "cpu"
+        self._background = Background() if gives_way else None
+        self.encoder = self._compute(load_encoder, self.backend, self.role)
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
         if isinstance(runtime, NativeRuntime):
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
-        warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
+        self._compute(warm_up, self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
-        # Not before: a server that starts on a busy machine would wait for it.
-        if parameters["background"] and self.backend.device == "cpu":
-            run_in_background()
+        if (
+            self._background is not None
+        ):  # not before: a server that starts on a busy machine would wait for it
+            self._background.give_way()
+
+    def _compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do what takes long, in the background if this model's work is done there."""
+        return work(*arguments) if self._background is None else self._background.do(work, *arguments)
 
     def finalize(self) -> None:
-        """Write the last counts."""
+        """Write the last counts, and let the process end."""
         self.backend.end()
+        if self._background is not None:
+            self._background.compete()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Answer each request with its vectors, or with what was wrong with it."""
@@ -96,12 +104,13 @@ class EncoderModel:
 
     def _answers(self, asked: Sequence[_Asked]) -> list[Any]:
         try:
-            vectors, tokens, times = self._encode(
-                [text for one in asked for text in one.texts], [task for one in asked for task in one.tasks]
+            vectors, tokens, times = self._compute(
+                self._encode,
+                [text for one in asked for text in one.texts],
+                [task for one in asked for task in one.tasks],
             )
         except Exception as failure:  # whatever it was, each client is told, and the next request is answered
-            failed = failure if not isinstance(failure, CareError) else RuntimeError(str(failure))
-            return [self.backend.refusal(failed) for _ in asked]
+            return [self.backend.failure(failure) for _ in asked]
         counts = [len(one.texts) for one in asked]
         return [
             self.backend.answer(EMBEDDING=rows, TOKENS=sizes, TIMES=np.tile(times, (len(sizes), 1)))
@@ -188,8 +197,8 @@ def load_model(backend: Backend) -> DualEncoder:
     options = dict(backend.parameters["load"])
     for name in ("model", "query", "document"):
         # A name such as care-mini or a hub's stays one.
-        if options.get(name) and resolve(options[name], backend.folder).is_dir():
-            options[name] = resolve(options[name], backend.folder)
+        if options.get(name) and (place := backend.path(options[name], whole=True)).is_dir():
+            options[name] = place
     if backend.device != "cpu" or options.get("device") is None:
         options["device"] = backend.device
     model = DualEncoder.from_pretrained(**options)
@@ -222,14 +231,3 @@ def warm_up(encoder: Encoder, batch: int, token_budget: int) -> None:
         if len(row) == encoder.spec.max_tokens:
             break
     encoder.counts = before
-
-
-def run_in_background() -> None:
-    """Let this process compute only when no other wants the processor.
-
-    Documents are encoded in bulk while nobody waits, queries while somebody does. Threads that are started later
-    inherit it.
-    """
-    for thread in Path("/proc/self/task").iterdir():
-        with suppress(ProcessLookupError):  # it has ended meanwhile
-            os.sched_setscheduler(int(thread.name), os.SCHED_IDLE, os.sched_param(0))

@@ -8,10 +8,12 @@ register shared memory.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 from care_accel.errors import exit_code
-from care_accel.serving.program import find_program
+from care_accel.serving.program import PLAIN, find_program
 from care_accel.serving.supervisor import supervise
 
 _WARNING = (
@@ -19,6 +21,7 @@ _WARNING = (
     "vulnerabilities are fixed in NVIDIA's containers from 25.07 on. It listens on loopback unless told otherwise."
 )
 _SHARED_MEMORY = "--shared-memory"
+_REPOSITORIES = ("--model-repository", "--model-store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,10 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program = find_program()
         if program.bundled:
             print(_WARNING, file=sys.stderr, flush=True)
-        command = program.command(
-            joined([one for one in given if one != _SHARED_MEMORY]), shared_memory=_SHARED_MEMORY in given
-        )
-        codes.append(supervise(command, program.environ()))
+        with tempfile.TemporaryDirectory(prefix="care-links-") as links:
+            command = program.command(
+                linked(joined([one for one in given if one != _SHARED_MEMORY]), Path(links)),
+                shared_memory=_SHARED_MEMORY in given,
+            )
+            codes.append(supervise(command, program.environ()))
 
     return exit_code(serve) or codes[0]
 
@@ -47,6 +52,22 @@ def joined(arguments: Sequence[str]) -> list[str]:
         else:
             whole.append(argument)
     return whole
+
+
+def linked(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Name a repository by a link in a folder if its path holds what a shell would not take as it is.
+
+    The server starts each model through a shell and does not quote the path.
+    """
+    named = []
+    for place, argument in enumerate(arguments):
+        name, _, path = argument.partition("=")
+        if name in _REPOSITORIES and not PLAIN.fullmatch(path) and Path(path).is_dir():
+            link = folder / f"repository-{place}"
+            link.symlink_to(Path(path).absolute())
+            argument = f"{name}={link}"
+        named.append(argument)
+    return named
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ One on PATH is preferred: that of NVIDIA's containers. Otherwise it is the one t
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import site
@@ -27,7 +29,8 @@ LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
 # Paths that are part of the command by which the Python backend starts a model's process, unquoted, in a shell.
 _PATHS = ("--model-repository", "--model-store", "--backend-directory")
-_READ_BY_SHELLS = frozenset(" \t\r\n\\\"'$`;&|<>()[]{}*?!#~")
+# What a shell takes as it is.
+PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
 # Those of the server's APIs that change it or read its memory.
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 
@@ -87,7 +90,8 @@ def find_program() -> Program:
     packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         candidate = Path(folder) / "tritonserver"
-        if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_script(candidate):
+        # os.path says no where a folder may not be looked into; pathlib raises.
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
             return Program(candidate, environment=packages)
     spec = find_spec("pytriton")
     if spec is None or not spec.submodule_search_locations:
@@ -122,17 +126,18 @@ def safe_arguments(*, shared_memory: bool = False) -> list[str]:
     return arguments
 
 
-def require_plain(path: str | Path) -> None:
-    """Refuse a path that a shell would take apart, or run a part of: the server's Python backend hands it to one.
+def require_plain(path: str) -> None:
+    """Refuse a path that a shell would take apart, or run a part of.
 
     Raises
     ------
     CareError
-        With the first such character.
+        With what is wrong in it.
     """
-    if wrong := [character for character in str(path) if character in _READ_BY_SHELLS]:
+    if not PLAIN.fullmatch(path):
+        wrong = PLAIN.sub("", path)[0]
         raise CareError(
-            f"{path}: the server's Python backend takes no path with {wrong[0]!r}; choose another place or name"
+            f"{path}: the server's Python backend takes no path with {wrong!r}; choose another place or name"
         )
 
 
@@ -167,29 +172,36 @@ def _backends(home: Path) -> Path:
         raise CareError(
             f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
         )
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # Another release in the same place has another stub.
-    key = hashlib.sha256(f"{home} {stub.stat().st_size} {stub.stat().st_mtime_ns}".encode()).hexdigest()[:16]
-    place = base / "care_accel" / f"backends-{version}-{key}"
-    try:
-        _copy_backends(home, stub, place)
-    except OSError as cause:
-        raise CareError(
-            f"{place.parent}: the server's backends cannot be put there ({cause.strerror}); set XDG_CACHE_HOME to a "
-            "folder that can be written"
-        ) from None
-    return place
+    # There may be no home folder, none that can be written, or one whose name a shell would not take as it is.
+    with suppress(OSError, RuntimeError, shutil.Error):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        # Another release in the same place has another stub.
+        state = f"{home} {stub.stat().st_size} {stub.stat().st_mtime_ns}"
+        name = f"backends-{version}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+        place = base / "care_accel" / name
+        if PLAIN.fullmatch(str(place)):
+            if not place.is_dir():
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+                    built = _copy(home, stub, Path(temporary))
+                    with suppress(OSError):  # another process was faster
+                        os.rename(built, place)
+            return place
+    return _copy(home, stub, Path(_own_folder().name))
 
 
-def _copy_backends(home: Path, stub: Path, place: Path) -> None:
-    if not place.is_dir():
-        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
-            built = Path(temporary) / "backends"
-            shutil.copytree(home / "backends", built)
-            shutil.copy2(stub, built / "python" / stub.name)
-            with suppress(OSError):  # another process was faster
-                os.rename(built, place)
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="care-backends-")
+
+
+def _copy(home: Path, stub: Path, folder: Path) -> Path:
+    """Return the wheel's backends with a stub among them, copied into a folder."""
+    built = folder / "backends"
+    shutil.copytree(home / "backends", built, dirs_exist_ok=True)
+    shutil.copy2(stub, built / "python" / stub.name)
+    return built
 
 
 def _python_library() -> Path:

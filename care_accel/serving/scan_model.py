@@ -21,7 +21,7 @@ from care_accel.index import ExactIndex
 from care_accel.index import store as index_store
 from care_accel.index.cuda import require_cuda
 from care_accel.retriever import MANIFEST, Retriever
-from care_accel.serving.backend import Backend, fair_threads, read_texts, resolve, split
+from care_accel.serving.backend import Backend, fair_threads, read_texts, split
 
 # How often the index's folder is looked at, in seconds: one call of the system each time.
 _LOOK_EVERY = 0.5
@@ -78,7 +78,7 @@ class ScanModel:
             self.retriever = encode_embedded(self.backend, self.backend.parameters["documents"])
             self._documents = Documents(self.retriever)
             return
-        self._folder = resolve(folder, self.backend.folder)
+        self._folder = self.backend.path(folder)
         self._seen = None
         while self._seen is None:
             self._seen, self.retriever = self._open()
@@ -155,8 +155,7 @@ class ScanModel:
                 [text for one in asked for text in one.texts or ()] or None,
             )
         except Exception as failure:  # whatever it was, each client is told, and the next request is answered
-            failed = failure if not isinstance(failure, CareError) else RuntimeError(str(failure))
-            return [self.backend.refusal(failed) for _ in asked]
+            return [self.backend.failure(failure) for _ in asked]
         seconds = perf_counter() - begun
         count = self.backend.count
         count("scan_seconds", "Seconds spent on exact scans", seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -16,10 +17,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from care_accel.errors import CareError
-from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program, require_plain
+from care_accel.serving.program import ADDRESSES, LOOPBACK, find_program
 
 # Whatever proxy the environment names: it would be asked for loopback as well.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_TELL_EVERY = 10.0
 
 
 class Server:
@@ -67,7 +70,6 @@ class Server:
     ) -> None:
         self.program = find_program()
         self.repository = Path(repository)
-        require_plain(self.repository)
         if not self.repository.is_dir():
             raise CareError(
                 f"{self.repository}: no such model repository; care-accel export --repository writes one"
@@ -125,13 +127,18 @@ class Server:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         if progress:
             progress(f"starting {self.program.binary} (log: {self.log})")
-        end = time.monotonic() + timeout
+        begun = told = time.monotonic()
+        end = begun + timeout
         try:
             while not self.ready() and not (ended and ended.is_set()):
                 if self.process.poll() is not None:
                     raise CareError(f"the server did not start: {first_error(self.log)}")
-                if time.monotonic() > end:
+                now = time.monotonic()
+                if now > end:
                     raise CareError(f"the server was not ready after {timeout:g} s; its log is {self.log}")
+                if progress and now - told > _TELL_EVERY:
+                    told = now
+                    progress(f"{now - begun:.0f} s: {still_loading(self.log)}")
                 time.sleep(0.05)
         except BaseException:
             self.keep_log()
@@ -228,6 +235,15 @@ def require_free(host: str, port: int, name: str) -> None:
 _HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream")
 
 
+def still_loading(log: Path) -> str:
+    """Return what a log says of models that are being loaded, in one line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    begun = dict.fromkeys(re.findall(r'"loading: ([^":]+):\d+"', text))
+    done = set(re.findall(r"\"successfully loaded '([^']+)'\"", text))
+    left = [name for name in begun if name not in done]
+    return f"loading {', '.join(left)}" if left else "starting"
+
+
 def first_error(log: Path) -> str:
     """Return what a log says first of an error, in one line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
@@ -235,6 +251,7 @@ def first_error(log: Path) -> str:
     for mark in ("CareError: ", "failed to load ", "error: ", "E1"):
         for line in lines:
             if (place := line.find(mark)) >= 0 and (mark != "E1" or place == 0):
-                said = line[place:].removeprefix("CareError: ")
+                # Where in the code it was is in the log.
+                said = line[place:].removeprefix("CareError: ").split("\\n\\nAt:")[0]
                 return f"{' '.join(said.split())} (log: {log})"
     return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"

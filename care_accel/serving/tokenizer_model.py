@@ -68,7 +68,7 @@ class TokenizerModel:
         try:
             rows = iter(self._tokenize([*asked.values()]))
         except Exception as failure:  # whatever it was, each client is told, and the next request is answered
-            return [answer or self.backend.refusal(failure) for answer in answers]
+            return [answer or self.backend.failure(failure) for answer in answers]
         tokens = {position: [next(rows) for _ in texts] for position, (texts, _) in asked.items()}
         longest = [max(map(len, one)) for one in tokens.values()]
         lengths = shared_lengths([length_for(self._lengths, n) for n in longest], self._stretch)

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from care_accel.errors import CareError
 from care_accel.serving.backend import (
     MOST_BYTES,
     fair_threads,
+    in_reach,
     read_parameters,
     read_tasks,
     read_texts,
@@ -76,3 +80,29 @@ def test_what_was_computed_together_is_cut_into_each_request_s_part():
 def test_what_is_read_from_a_cache_leaves_half_of_the_cores_to_others():
     assert [fair_threads(threads, 2**20) for threads in (1, 2, 3, 16)] == [1, 1, 1, 8]
     assert fair_threads(16, 2**30) == 16
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_folder_with_a_chinese_name_is_in_reach_of_a_python_in_the_c_locale(tmp_path, whole):
+    folder = tmp_path / "模型 'a'" / "inner"
+    folder.mkdir(parents=True)
+    (folder / "file").write_text("found")
+    (tmp_path / "links").mkdir()
+    code = (
+        "import json, sys; from pathlib import Path; from care_accel.serving.backend import in_reach, reachable\n"
+        "folder, links, whole = json.loads(sys.stdin.read())\n"
+        "assert not reachable(Path(folder)) and reachable(Path(links))\n"
+        "place = in_reach(Path(folder), links, whole=whole)\n"
+        "print((place.resolve() if whole else place) / 'inner', (place / 'inner' / 'file').read_text())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps([str(folder.parent), str(tmp_path / "links"), whole]),
+        env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.isascii(), done.stderr
+    assert done.stdout.endswith("inner found\n"), done.stderr
+    assert in_reach(tmp_path / "没有", tmp_path / "links") == tmp_path / "没有"

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from care_accel import Retriever
+from care_accel.serving import write_repository
 from care_accel.serving.server import free_ports
 
 from .conftest import REPOSITORY
@@ -37,8 +38,11 @@ def ports():
 @pytest.mark.usefixtures("require_server")
 def test_serve_prints_a_line_for_curl_that_works_and_ends_at_a_signal(tmp_path, model, ports):
     documents = ["高血压要低盐饮食", "骨折后要固定", "发热要多喝水"]
-    Retriever.from_documents(model, documents).save(tmp_path / "index")
-    process = serve("--index", tmp_path / "index", *ports)
+    odd = tmp_path / '医院\'s "files" $x'
+    model.save_pretrained(odd / "模型")
+    Retriever.from_documents(model, documents).save(odd / "索引")
+    write_repository(odd / "仓库", odd / "模型", index=odd / "索引")
+    process = serve("--repository", odd / "仓库", *ports)
     try:
         ready = process.stdout.readline()
         assert f"http://127.0.0.1:{ports[1]}" in ready

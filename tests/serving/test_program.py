@@ -151,3 +151,47 @@ def test_an_option_without_a_value_stays_one():
         "--model-repository=a",
         "-x",
     ]
+
+
+def test_a_repository_that_a_shell_would_misread_is_named_by_a_link(tmp_path):
+    plain, odd = tmp_path / "plain", tmp_path / "it's 仓库 $x"
+    plain.mkdir()
+    odd.mkdir()
+    given = [
+        f"--model-repository={plain}",
+        f"--model-repository={odd}",
+        f"--model-store={odd}/none",
+        f"--id={odd}",
+    ]
+    named = launcher.linked(given, tmp_path)
+    assert [named[0], *named[2:]] == [given[0], *given[2:]]
+    link = named[1].removeprefix("--model-repository=")
+    assert program.PLAIN.fullmatch(link)
+    assert os.path.samefile(link, odd)
+
+
+@pytest.mark.parametrize("cache", ["/proc/nowhere", "a b"])
+def test_the_backends_need_no_home_folder(tmp_path, monkeypatch, cache):
+    home = tmp_path / "wheel"
+    version = f"{program.sys.version_info.major}.{program.sys.version_info.minor}"
+    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
+    stub.parent.mkdir(parents=True)
+    stub.touch()
+    (home / "backends" / "python").mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
+    for _ in range(2):
+        place = program._backends(home)
+        assert (place / "python" / stub.name).is_file()
+        assert program.PLAIN.fullmatch(str(place))
+        assert not place.is_relative_to(tmp_path)
+
+
+def test_a_folder_on_path_that_may_not_be_looked_into_is_passed_over(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(program.Path, "stat", refuse)
+    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    monkeypatch.setenv("PATH", "/locked")
+    with pytest.raises(CareError, match="no tritonserver"):
+        find_program()

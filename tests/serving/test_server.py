@@ -1,13 +1,15 @@
 import gc
+import shutil
 import socket
 import tempfile
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from care_accel import CareError
 from care_accel.serving import Server
-from care_accel.serving.server import first_error, free_ports
+from care_accel.serving.server import first_error, free_ports, still_loading
 
 from .conftest import REPOSITORY
 
@@ -133,3 +135,35 @@ def test_the_first_error_of_a_log_is_our_own_if_there_is_one(tmp_path):
     log.write_text(f"I1125 fine\n{harmless}\ntritonserver: a model's process (7) has died\n\n")
     assert first_error(log).startswith("tritonserver: a model's process (7) has died (log: ")
     assert first_error(tmp_path / "none").startswith("it said nothing")
+
+
+def test_where_in_the_code_an_error_was_stays_in_the_log(tmp_path):
+    log = tmp_path / "log"
+    log.write_text(
+        'E1125 server.cc:241] "CudaDriverHelper has not been initialized."\n'
+        "E1125 failed to load 'scan' version 1: Internal: no luck\\n\\nAt:\\n  /somewhere.py(1): here\\n\n"
+    )
+    assert first_error(log) == f"failed to load 'scan' version 1: Internal: no luck (log: {log})"
+
+
+def test_what_is_still_loading_is_read_from_the_log(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("")
+    assert still_loading(log) == "starting"
+    log.write_text('I1 "loading: scan:1"\nI1 "loading: query_encoder:1"\nI1 "successfully loaded \'scan\'"\n')
+    assert still_loading(log) == "loading query_encoder"
+
+
+@pytest.mark.usefixtures("require_server")
+def test_a_log_that_an_error_names_is_there(tmp_path):
+    (tmp_path / "r").mkdir()
+    with pytest.raises(CareError, match=r"\(log: ") as refused, Server(tmp_path / "r", arguments=["--dance"]):
+        pass
+    log = Path(str(refused.value).rpartition("(log: ")[2].rstrip(")"))
+    assert log.is_file()
+    shutil.rmtree(log.parent)
+    with (
+        pytest.raises(CareError, match="cannot be written"),
+        Server(tmp_path / "r", log=tmp_path / "no" / "log"),
+    ):
+        pass

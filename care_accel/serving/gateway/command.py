@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
 from pathlib import Path
 
@@ -121,7 +122,12 @@ def run(options: argparse.Namespace) -> None:
         )
         if not (options.allow_host or is_loopback(options.host)):
             print(f"names: {options.host} alone; --allow-host NAME adds what others call it by", flush=True)
-        header = f' -H "Authorization: Bearer ${TOKEN_VARIABLE}"' if tokens else ""
+        token = (
+            f"$(head -n 1 {shlex.quote(str(options.token_file))})"
+            if options.token_file
+            else f"${TOKEN_VARIABLE}"
+        )
+        header = f' -H "Authorization: Bearer {token}"' if tokens else ""
         print(
             f"try: curl {address}/v1/search{header} -H 'Content-Type: application/json' "
             '-d \'{"query": "高血压怎么治", "k": 3}\'',

@@ -158,3 +158,13 @@ def test_it_starts_before_the_inference_server_and_says_that_it_waits(start):
     assert httpx2.get(f"{address}/readyz").status_code == 503
     answer = httpx2.post(f"{address}/v1/search", json={"query": "a"}, timeout=20)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "server_unavailable")
+
+
+def test_the_line_to_try_reads_the_token_where_it_is(start, tmp_path):
+    file = tmp_path / "the token"
+    file.write_text(f"{TOKEN}\n")
+    _, _, lines = start("--token-file", str(file))
+    assert f"Bearer $(head -n 1 '{file}')\"" in lines[2]
+    _, _, lines = start(**{TOKEN_VARIABLE: TOKEN})
+    assert f'Bearer ${TOKEN_VARIABLE}"' in lines[2]
+    assert TOKEN not in "".join(lines)
