@@ -80,7 +80,7 @@ def test_a_path_that_a_shell_would_read_is_refused(path):
 
 
 def test_any_other_path_is_taken():
-    given = ["--model-repository=/数据/model_repository-1.0+a,b@c:d"]
+    given = ["--model-repository=/data/model_repository-1.0+a,b@c:d"]
     assert Program(program.Path("/tritonserver")).command(given)[1:2] == given
 
 
@@ -102,13 +102,6 @@ def test_another_release_of_the_server_gets_its_own_stub(home, tmp_path, monkeyp
     (stub,) = home.glob("python_backend_stubs/*/*")
     stub.write_text("another")
     assert (program._backends(home) / "python" / stub.name).read_text() == "another"
-
-
-def test_a_cache_that_cannot_be_written_is_said(home, tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(CareError, match=r"backends cannot be put there .*; set XDG_CACHE_HOME"):
-        program._backends(home)
 
 
 def test_a_server_listens_on_loopback_and_keeps_its_apis_to_itself():

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -62,6 +63,7 @@ def watching(tmp_path):
         backend = SimpleNamespace(
             parameters=parameters,
             folder=str(tmp_path),
+            path=Path,
             device="cpu",
             backlog=lambda: None,
             log=said.append,

@@ -67,13 +67,6 @@ def test_a_name_is_listened_on_by_its_address():
         Server(REPOSITORY, host="nowhere.invalid")
 
 
-@pytest.mark.parametrize("name", ["my models", "$(touch made)", "a;b"])
-def test_a_repository_whose_path_a_shell_would_read_is_refused(tmp_path, name):
-    (tmp_path / name).mkdir()
-    with pytest.raises(CareError, match="takes no path with"):
-        Server(tmp_path / name)
-
-
 def test_a_log_that_cannot_be_written_is_said(tmp_path):
     with pytest.raises(CareError, match="no log can be written there: No such file"):
         Server(REPOSITORY, log=tmp_path / "nowhere" / "log").start()
@@ -163,7 +156,7 @@ def test_a_log_that_an_error_names_is_there(tmp_path):
     assert log.is_file()
     shutil.rmtree(log.parent)
     with (
-        pytest.raises(CareError, match="cannot be written"),
+        pytest.raises(CareError, match="no log can be written there"),
         Server(tmp_path / "r", log=tmp_path / "no" / "log"),
     ):
         pass
