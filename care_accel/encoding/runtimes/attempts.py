@@ -119,6 +119,8 @@ class Attempts:
             error.status() == "StatusCode.UNAVAILABLE"
             or bool(_DYING.search(words))
             or (self._reached and bool(_LOADING.search(words)))
+            # A server that ends cuts off what is on its way; a call that its caller gave up does not come here.
+            or (self._reached and error.status() == "StatusCode.CANCELLED")
         )
         waits = self._left > 0 or (self._reached and not _BUSY.search(words))
         if not unavailable or not waits or pause >= self.seconds():

@@ -69,6 +69,13 @@ def test_a_server_whose_model_has_died_is_waited_for_as_it_is_started_anew():
         attempts(retries=0)[0].pause(dead)
 
 
+def test_a_call_that_a_server_cut_off_as_it_ended_is_made_again():
+    cut = error("CANCELLED", "CANCELLED")
+    assert attempts(retries=0, reached=True)[0].pause(cut) > 0
+    with pytest.raises(CareError, match="search failed: CANCELLED"):
+        attempts()[0].pause(cut)
+
+
 def test_no_pause_goes_beyond_the_deadline():
     some, clock = attempts(timeout=1.0)
     assert sum(pauses(some, clock, 3)) == pytest.approx(0.7)
