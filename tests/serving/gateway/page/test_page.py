@@ -209,6 +209,8 @@ def test_all_of_it_works_by_keyboard(page, memory):
     browser.enter()
     browser.until("!document.querySelector('#found').hidden")
     assert memory.asked == [("search", ["头痛怎么办"], 20, "retrieval")]
+    # What is cut off is known once it has been laid out.
+    browser.until("document.querySelector('.more:not([hidden])') !== null")
     order = ["search"]
     while order[-1] != "more" and len(order) < 12:
         browser.tab()
