@@ -57,6 +57,7 @@ private:
 // Results on the GPU, for whatever library takes them.
 struct Exported {
     std::shared_ptr<DeviceArray> memory;
+    std::uint64_t offset;
     std::vector<std::int64_t> shape;
     dlpack::DataType type;
 
@@ -71,7 +72,7 @@ struct Exported {
         };
         auto owner = std::make_unique<Owner>(Owner{memory, shape, {}});
         owner->managed.tensor = {memory->data(), {dlpack::kCuda, memory->device()},
-                                 static_cast<std::int32_t>(shape.size()), type, owner->shape.data(), nullptr, 0};
+                                 static_cast<std::int32_t>(shape.size()), type, owner->shape.data(), nullptr, offset};
         owner->managed.context = owner.get();
         owner->managed.deleter = [](dlpack::ManagedTensor* managed) { delete static_cast<Owner*>(managed->context); };
         return py::capsule(&owner.release()->managed, dlpack::kCapsule, [](PyObject* capsule) {
@@ -129,23 +130,21 @@ py::tuple search_on_device(const DeviceIndex& index, const py::object& queries, 
     const care::cuda::Stream stream = stream_of(stream_number);
     const care::Matrix rows = imported.matrix(index.device());
     care::cuda::Request asked = request(index, rows, k, allowed, findable);
-    const auto result = [&](std::size_t bytes) {
-        return std::make_shared<DeviceArray>(rows.rows * k * bytes, index.device(), stream);
-    };
-    const auto scores = result(sizeof(float)), ids = result(sizeof(std::int64_t));
-    asked.rounded = static_cast<float*>(scores->data());
-    asked.ids = static_cast<std::int64_t*>(ids->data());
+    // Ids first, which are the wider ones.
+    const std::size_t hits = rows.rows * k;
+    const std::shared_ptr<DeviceArray> results =
+        index.results(hits * (sizeof(std::int64_t) + sizeof(float)), stream);
+    asked.ids = static_cast<std::int64_t*>(results->data());
+    asked.rounded = reinterpret_cast<float*>(asked.ids + hits);
     {
         py::gil_scoped_release release;
         const auto copy = allowed ? index.allow(asked.allowed, stream) : nullptr;
         if (copy) asked.allowed = static_cast<const std::uint16_t*>(copy->data());
         index.search(asked, stream);
-        scores->written();
-        ids->written();
     }
     const std::vector<std::int64_t> shape{static_cast<std::int64_t>(rows.rows), static_cast<std::int64_t>(k)};
-    return py::make_tuple(Exported{scores, shape, {dlpack::kFloat, 32, 1}},
-                          Exported{ids, shape, {dlpack::kInt, 64, 1}});
+    return py::make_tuple(Exported{results, hits * sizeof(std::int64_t), shape, {dlpack::kFloat, 32, 1}},
+                          Exported{results, 0, shape, {dlpack::kInt, 64, 1}});
 }
 
 }  // namespace

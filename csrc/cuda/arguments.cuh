@@ -11,9 +11,8 @@
 
 namespace care::cuda {
 
-inline constexpr unsigned kNowhere = 0xffffffffu;
-
-struct Candidate {
+// Its bound is never NaN; `id` is negative where there is none.
+struct alignas(8) Candidate {
     float bound;
     std::int32_t id;
 };
@@ -37,7 +36,6 @@ struct Arguments {
 
     // What one kernel leaves for the next, by query.
     QueryCode* codes;
-    double* rests;         // [count][searched]
     std::uint8_t* words;   // [columns][steps][tiles][lanes][2] words of four codes, as the tensor cores take them
     float* thresholds;
     unsigned* counts;      // of candidates: more than there is room for where codes did not pay
@@ -46,10 +44,11 @@ struct Arguments {
     // Queries for which codes did not pay.
     unsigned* hopeless_count;
     unsigned* hopeless;        // [count], which ones
-    unsigned* hopeless_place;  // [count], where in that list a query is, or kNowhere
+    unsigned* parts_done;        // [count], by place in that list
     unsigned exhaustive_blocks;  // count at least
     Hit* parts;                  // [exhaustive_blocks][k], hits of each
 
+    // Results, or null where nobody asks.
     double* scores;
     float* rounded;  // the same scores in float32
     std::int64_t* ids;

@@ -11,7 +11,7 @@
 namespace care::cuda {
 
 // What a block keeps of a query.
-struct SharedBound {
+struct alignas(16) SharedBound {
     Bound bound;
     float threshold;
 };
@@ -20,6 +20,8 @@ inline std::size_t filter_shared_bytes(const Plan& plan) {
     return plan.group_bytes() + plan.queries_of_group() * sizeof(SharedBound);
 }
 
+inline std::size_t encode_shared_bytes(std::size_t searched) { return searched * sizeof(double); }
+
 // Codes of a query, and everything that later kernels count on.
 __global__ void __launch_bounds__(kThreads) encode_queries(Arguments a) {
     __shared__ double room[kThreads / kWarp];
@@ -27,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) encode_queries(Arguments a) {
     const std::size_t each = a.plan.both_terms ? 2 : 1;
     const std::size_t column = query % a.plan.queries_of_group() * each;
     std::uint8_t* words = a.words + query / a.plan.queries_of_group() * a.plan.group_bytes();
-    // Words were zero: what is not written stays so.
+    // Columns of queries that are not there stay as they were: nobody looks at what they give.
     const auto store = [&](std::size_t term, std::size_t j, std::int8_t code) {
         if (term >= each) return;
         const std::size_t step = j / 32, half = j % 32 / 16, t = j % 16 / 4, c = column + term;
@@ -35,17 +37,19 @@ __global__ void __launch_bounds__(kThreads) encode_queries(Arguments a) {
         words[(((step * a.plan.tiles + c / kTileColumns) * kWarp + lane) * 2 + half) * 4 + j % 4] =
             static_cast<std::uint8_t>(code);
     };
+    // Vectors have codes, or the loads zeros, up to the last step.
+    for (std::size_t j = a.searched + threadIdx.x; j < a.plan.steps * 32; j += kThreads) {
+        for (std::size_t term = 0; term < each; ++term) store(term, j, 0);
+    }
     const QueryCode code = encode_query(Block(room), a.queries + query * a.searched, a.searched, a.mean, a.exponent,
-                                        127, a.rests + query * a.searched, store);
+                                        127, static_cast<double*>(shared_memory()), store);
     if (threadIdx.x > 0) return;
     a.codes[query] = code;
     a.thresholds[query] = -std::numeric_limits<float>::infinity();
-    a.counts[query] = 0;
-    a.rescored[query] = 0;
-    if (!a.plan.by_codes) {
-        a.hopeless[query] = a.hopeless_place[query] = static_cast<unsigned>(query);
-        *a.hopeless_count = static_cast<unsigned>(a.count);
-    }
+    a.counts[query] = a.parts_done[query] = 0;
+    if (a.rescored) a.rescored[query] = 0;
+    if (!a.plan.by_codes) a.hopeless[query] = static_cast<unsigned>(query);
+    if (query == 0) *a.hopeless_count = a.plan.by_codes ? 0 : static_cast<unsigned>(a.count);
 }
 
 template <std::size_t Tiles, bool BothTerms, bool Sample>
@@ -55,6 +59,7 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
     uint2* const words = static_cast<uint2*>(shared_memory());
     SharedBound* const bounds = reinterpret_cast<SharedBound*>(words + a.plan.group_bytes() / sizeof(uint2));
     const std::size_t first_query = blockIdx.y * kQueries;
+    take_turn();
 
     const uint4* const from = reinterpret_cast<const uint4*>(a.words + blockIdx.y * a.plan.group_bytes());
     for (std::size_t i = threadIdx.x; i < a.plan.group_bytes() / sizeof(uint4); i += kThreads) {
@@ -68,8 +73,10 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
     const unsigned lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     const std::size_t group_count = groups(a.width), block_count = blocks(a.rows);
     const std::size_t pair_count = Sample ? a.plan.sample_pairs : a.plan.pairs;
-    const std::size_t warps = gridDim.x * (kThreads / kWarp);
-    for (std::size_t pair = blockIdx.x * (kThreads / kWarp) + threadIdx.x / kWarp; pair < pair_count; pair += warps) {
+    // The few pairs of a sample are spread over all blocks.
+    const std::size_t warp = threadIdx.x / kWarp, warps = gridDim.x * (kThreads / kWarp);
+    const std::size_t first_pair = Sample ? warp * gridDim.x + blockIdx.x : blockIdx.x * (kThreads / kWarp) + warp;
+    for (std::size_t pair = first_pair; pair < pair_count; pair += warps) {
         const std::size_t block = (Sample ? pair * a.plan.stride : pair) * kPairBlocks + g / 4;
         // The last pair may lack its second block: what is multiplied instead is never found.
         const std::size_t there = block < block_count ? block : block_count - 1;
@@ -111,14 +118,15 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
             float product = b.term[0] * static_cast<float>(one - b.correction[0]);
             if (BothTerms) product += b.term[1] * static_cast<float>(two - b.correction[1]);
             const float bound = s * product + b.query_length * e + b.rest_length[kEach - 1] * l;
-            const bool found = a.may_be_found(row + v);
             // No number, from a damaged file: like a vector of which nothing is known.
+            if (!Sample && bound < bounds[query].threshold) return;
+            const bool found = a.may_be_found(row + v);
             const float kept = bound == bound ? bound : std::numeric_limits<float>::infinity();
             const Candidate candidate{kept, static_cast<std::int32_t>(row + v)};
             Candidate* const list = a.candidates + (first_query + query) * a.plan.capacity;
             if (Sample) {
                 list[pair * kPair + g / 4 * kBlock + g % 4 * 4 + v] = found ? candidate : Candidate{0, -1};
-            } else if (kept >= bounds[query].threshold && found) {
+            } else if (found) {
                 const unsigned place = atomicAdd(a.counts + first_query + query, 1u);
                 if (place < a.plan.capacity) list[place] = candidate;
             }

@@ -32,7 +32,7 @@ Kernel filter_of(const Plan& plan, bool sample) {
 
 // What all kernels that need much shared memory are.
 std::vector<Kernel> large_kernels() {
-    std::vector<Kernel> found{raise_thresholds, finish, score_all, join_parts};
+    std::vector<Kernel> found{encode_queries, raise_thresholds, finish, score_all};
     for (const bool both : {false, true}) {
         for (const std::size_t tiles : {1, 2, 4, 8}) {
             for (const bool sample : {false, true}) {
@@ -63,31 +63,21 @@ int devices() {
     return count;
 }
 
-DeviceArray::DeviceArray(std::size_t bytes, int device, Stream stream) : device_(device), stream_(stream) {
+DeviceArray::DeviceArray(std::size_t bytes, int device, Stream stream, void* pool) : device_(device), stream_(stream) {
     const OnDevice on(device);
-    check(cudaMallocAsync(&data_, std::max<std::size_t>(bytes, 1), static_cast<cudaStream_t>(stream)),
+    check(cudaMallocFromPoolAsync(&data_, std::max<std::size_t>(bytes, 1), static_cast<cudaMemPool_t>(pool),
+                                  static_cast<cudaStream_t>(stream)),
           "taking GPU memory for results");
 }
 
-DeviceArray::~DeviceArray() {
-    if (event_) cudaEventDestroy(static_cast<cudaEvent_t>(event_));
-    cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_));
-}
-
-void DeviceArray::written() {
-    const OnDevice on(device_);
-    cudaEvent_t event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "marking results");
-    event_ = event;
-    check(cudaEventRecord(event, static_cast<cudaStream_t>(stream_)), "marking results");
-}
+DeviceArray::~DeviceArray() { cudaFreeAsync(data_, static_cast<cudaStream_t>(stream_)); }
 
 void DeviceArray::use_on(Stream stream) const {
+    if (stream == stream_) return;
     const OnDevice on(device_);
-    if (event_ && stream != stream_) {
-        check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), static_cast<cudaEvent_t>(event_)),
-              "waiting for results");
-    }
+    const Event event;
+    check(cudaEventRecord(event.get(), static_cast<cudaStream_t>(stream_)), "marking results");
+    check(cudaStreamWaitEvent(static_cast<cudaStream_t>(stream), event.get()), "waiting for results");
 }
 
 struct DeviceIndex::State {
@@ -109,11 +99,14 @@ struct DeviceIndex::State {
         }
         for (const Kernel kernel : large_kernels()) {
             // What kernels declare themselves comes on top.
-            const int most = static_cast<int>(shared_bytes) - 4096;
+            const int most = static_cast<int>(shared_bytes - kOwnSharedBytes);
             check(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                        cudaFuncAttributeMaxDynamicSharedMemorySize, most),
                   "preparing the kernels (built for this GPU?)");
         }
+        cudaFuncAttributes attributes{};
+        check(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(finish)), "looking at the kernels");
+        overlapping = attributes.ptxVersion >= 90 && attribute(cudaDevAttrComputeCapabilityMajor, on) >= 9;
     }
 
     std::size_t held() const {
@@ -126,6 +119,7 @@ struct DeviceIndex::State {
     std::size_t rows, width;
     int exponent;
     std::size_t multiprocessors, shared_bytes;
+    bool overlapping;  // whether the kernels that run here know how to take turns
     Pool pool;
     OwnStream stream;  // of searches from the processor's memory
     Kept<float> vectors;
@@ -164,17 +158,12 @@ void DeviceIndex::search(const Request& request, Stream caller) const {
     // Two blocks a multiprocessor, and one a query at least.
     const std::size_t resident = 2 * state.multiprocessors, exhaustive = std::max(resident, most);
     const std::size_t filter_blocks = std::max<std::size_t>(1, resident / plan.columns);
-    const Pool& pool = state.pool;
-    const Borrowed<QueryCode> codes(pool, most, stream);
-    const Borrowed<double> rests(pool, most * request.searched, stream),
-        scores(pool, request.scores ? 0 : most * k, stream);
-    const Borrowed<float> thresholds(pool, most, stream), rounded(pool, request.rounded ? 0 : most * k, stream);
-    const Borrowed<std::int64_t> ids(pool, request.ids ? 0 : most * k, stream),
-        rescored(pool, request.rescored ? 0 : most, stream);
-    const Borrowed<std::uint8_t> coded(pool, words, stream);
-    const Borrowed<unsigned> numbers(pool, 1 + 3 * most, stream);
-    const Borrowed<Candidate> candidates(pool, plan.by_codes ? most * plan.capacity : 0, stream);
-    const Borrowed<Hit> parts(pool, exhaustive * k, stream);
+    Layout layout;
+    const std::size_t codes = layout.add<QueryCode>(most), coded = layout.add<std::uint8_t>(words),
+                      thresholds = layout.add<float>(most), numbers = layout.add<unsigned>(1 + 3 * most),
+                      candidates = layout.add<Candidate>(plan.by_codes ? most * plan.capacity : 0),
+                      parts = layout.add<Hit>(exhaustive * k);
+    const Borrowed memory(state.pool, layout, stream);
 
     Arguments a{};
     a.vectors = state.vectors.get();
@@ -191,47 +180,51 @@ void DeviceIndex::search(const Request& request, Stream caller) const {
     a.k = k;
     a.allowed = request.allowed;
     a.plan = plan;
-    a.codes = codes.get();
-    a.rests = rests.get();
-    a.words = coded.get();
-    a.thresholds = thresholds.get();
-    a.candidates = candidates.get();
-    a.hopeless_count = numbers.get();
-    a.counts = numbers.get() + 1;
+    a.codes = memory.at<QueryCode>(codes);
+    a.words = memory.at<std::uint8_t>(coded);
+    a.thresholds = memory.at<float>(thresholds);
+    a.candidates = memory.at<Candidate>(candidates);
+    a.hopeless_count = memory.at<unsigned>(numbers);
+    a.counts = a.hopeless_count + 1;
     a.hopeless = a.counts + most;
-    a.hopeless_place = a.hopeless + most;
+    a.parts_done = a.hopeless + most;
     a.exhaustive_blocks = static_cast<unsigned>(exhaustive);
-    a.parts = parts.get();
+    a.parts = memory.at<Hit>(parts);
+    const auto run = [&](Kernel kernel, dim3 grid, unsigned threads, std::size_t shared, bool overlapping) {
+        check(launch(kernel, grid, threads, shared, stream, overlapping, a), "searching on the GPU");
+    };
+    const bool overlapping = state.overlapping;
     for (std::size_t start = 0; start < request.count; start += most) {
         a.queries = request.queries + start * request.searched;
         a.count = std::min(most, request.count - start);
-        a.scores = request.scores ? request.scores + start * k : scores.get();
-        a.rounded = request.rounded ? request.rounded + start * k : rounded.get();
-        a.ids = request.ids ? request.ids + start * k : ids.get();
-        a.rescored = request.rescored ? request.rescored + start : rescored.get();
+        a.scores = request.scores ? request.scores + start * k : nullptr;
+        a.rounded = request.rounded ? request.rounded + start * k : nullptr;
+        a.ids = request.ids ? request.ids + start * k : nullptr;
+        a.rescored = request.rescored ? request.rescored + start : nullptr;
 
         const dim3 by_query(static_cast<unsigned>(a.count));
-        check(cudaMemsetAsync(a.words, 0, words, stream), "clearing GPU memory");
-        check(cudaMemsetAsync(a.hopeless_count, 0, sizeof(unsigned), stream), "clearing GPU memory");
-        launch(encode_queries, by_query, kThreads, 0, stream, a);
+        // Waits for all that was before, on whose memory it writes.
+        run(encode_queries, by_query, kThreads, encode_shared_bytes(a.searched), false);
         if (plan.by_codes) {
             const dim3 grid(static_cast<unsigned>(filter_blocks), static_cast<unsigned>(plan.columns));
             const std::size_t shared = filter_shared_bytes(plan);
-            launch(filter_of(plan, true), grid, kThreads, shared, stream, a);
-            launch(raise_thresholds, by_query, kThreads, 2 * best_bytes(k), stream, a);
-            launch(filter_of(plan, false), grid, kThreads, shared, stream, a);
-            launch(finish, by_query, kThreads, 2 * best_bytes(k), stream, a);
+            run(filter_of(plan, true), grid, kThreads, shared, overlapping);
+            run(raise_thresholds, by_query, kSelectThreads, best_bytes(k), overlapping);
+            run(filter_of(plan, false), grid, kThreads, shared, overlapping);
+            run(finish, by_query, kSelectThreads, best_bytes(k), overlapping);
         }
-        launch(score_all, dim3(a.exhaustive_blocks), kThreads, best_bytes(k), stream, a);
-        launch(join_parts, by_query, kThreads, best_bytes(k), stream, a);
-        check(cudaGetLastError(), "searching on the GPU");
+        run(score_all, dim3(a.exhaustive_blocks), kSelectThreads, best_bytes(k), overlapping);
     }
+}
+
+std::unique_ptr<DeviceArray> DeviceIndex::results(std::size_t bytes, Stream stream) const {
+    return std::make_unique<DeviceArray>(bytes, state_->device, stream, state_->pool.get());
 }
 
 std::unique_ptr<DeviceArray> DeviceIndex::allow(const std::uint16_t* allowed, Stream stream) const {
     const OnDevice on(state_->device);
     const std::size_t size = blocks(state_->rows) * sizeof(std::uint16_t);
-    auto copy = std::make_unique<DeviceArray>(size, state_->device, stream);
+    auto copy = results(size, stream);
     check(cudaMemcpyAsync(copy->data(), allowed, size, cudaMemcpyHostToDevice, static_cast<cudaStream_t>(stream)),
           "copying the subset to the GPU");
     return copy;
@@ -242,26 +235,27 @@ void DeviceIndex::search_from_host(const Request& request) const {
     const OnDevice on(state.device);
     const cudaStream_t stream = state.stream.get();
     const std::size_t hits = request.count * request.k, values = request.count * request.searched;
-    const Borrowed<float> queries(state.pool, values, stream);
-    const Borrowed<double> scores(state.pool, hits, stream);
-    const Borrowed<std::int64_t> ids(state.pool, hits, stream), rescored(state.pool, request.count, stream);
+    Layout layout;
+    const std::size_t queries = layout.add<float>(values), scores = layout.add<double>(hits),
+                      ids = layout.add<std::int64_t>(hits), rescored = layout.add<std::int64_t>(request.count);
+    const Borrowed memory(state.pool, layout, stream);
     const auto allowed = request.allowed ? allow(request.allowed, stream) : nullptr;
-    check(cudaMemcpyAsync(queries.get(), request.queries, values * sizeof(float), cudaMemcpyHostToDevice, stream),
+    check(cudaMemcpyAsync(memory.at<float>(queries), request.queries, values * sizeof(float), cudaMemcpyHostToDevice, stream),
           "copying queries to the GPU");
     Request there = request;
-    there.queries = queries.get();
+    there.queries = memory.at<float>(queries);
     there.allowed = allowed ? static_cast<const std::uint16_t*>(allowed->data()) : nullptr;
-    there.scores = scores.get();
+    there.scores = memory.at<double>(scores);
     there.rounded = nullptr;
-    there.ids = ids.get();
-    there.rescored = rescored.get();
+    there.ids = memory.at<std::int64_t>(ids);
+    there.rescored = memory.at<std::int64_t>(rescored);
     search(there, stream);
     const auto fetch = [&](void* to, const void* from, std::size_t size) {
         check(cudaMemcpyAsync(to, from, size, cudaMemcpyDeviceToHost, stream), "copying results from the GPU");
     };
-    fetch(request.scores, scores.get(), hits * sizeof(double));
-    fetch(request.ids, ids.get(), hits * sizeof(std::int64_t));
-    fetch(request.rescored, rescored.get(), request.count * sizeof(std::int64_t));
+    fetch(request.scores, memory.at<double>(scores), hits * sizeof(double));
+    fetch(request.ids, memory.at<std::int64_t>(ids), hits * sizeof(std::int64_t));
+    fetch(request.rescored, memory.at<std::int64_t>(rescored), request.count * sizeof(std::int64_t));
     check(cudaStreamSynchronize(stream), "searching on the GPU");
 }
 

@@ -24,6 +24,9 @@ inline constexpr std::size_t kPassQueries = 256;
 inline constexpr std::size_t kMostWidth = 8192;
 inline constexpr std::size_t kMostK = 1024;
 
+// Of what a block can share, at most so much is taken by what kernels declare themselves.
+inline constexpr std::size_t kOwnSharedBytes = 20 * 1024;
+
 // With fewer vectors than this, or not many more than are asked for, all are scored at once.
 inline constexpr std::size_t kFewVectors = 8192;
 inline constexpr std::size_t kFewPerHit = 32;
@@ -65,7 +68,7 @@ inline Plan make_plan(std::size_t rows, std::size_t searched, std::size_t findab
     for (plan.tiles = plan.both_terms ? 4 : 8;; plan.tiles /= 2) {
         const std::size_t at_once = steps_at_once(plan.tiles);
         plan.steps = (steps + at_once - 1) / at_once * at_once;
-        const bool fits = plan.group_bytes() + 16 * 1024 <= shared_bytes;
+        const bool fits = plan.group_bytes() + kOwnSharedBytes + 8 * 1024 <= shared_bytes;
         const bool needed = plan.tiles / 2 * kTileColumns < columns;
         if (plan.tiles == 1 || (fits && needed)) break;
     }

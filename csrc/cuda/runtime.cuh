@@ -69,14 +69,40 @@ private:
     cudaStream_t stream_ = nullptr;
 };
 
-template <typename Element>
+class Event {
+public:
+    Event() { check(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming), "making an event"); }
+    ~Event() { cudaEventDestroy(event_); }
+    Event(const Event&) = delete;
+    Event& operator=(const Event&) = delete;
+
+    cudaEvent_t get() const { return event_; }
+
+private:
+    cudaEvent_t event_ = nullptr;
+};
+
+// Arrays that lie one behind another in one piece of memory: first all are added, then the memory is taken.
+class Layout {
+public:
+    template <typename Element>
+    std::size_t add(std::size_t count) {
+        constexpr std::size_t kAligned = 256;
+        const std::size_t start = bytes_;
+        bytes_ += (count * sizeof(Element) + kAligned - 1) / kAligned * kAligned;
+        return start;
+    }
+    std::size_t bytes() const { return bytes_; }
+
+private:
+    std::size_t bytes_ = 0;
+};
+
 class Borrowed {
 public:
-    Borrowed(const Pool& pool, std::size_t count, cudaStream_t stream) : stream_(stream) {
-        if (count == 0) return;
-        void* found = nullptr;
-        check(cudaMallocFromPoolAsync(&found, count * sizeof(Element), pool.get(), stream), "taking GPU memory");
-        data_ = static_cast<Element*>(found);
+    Borrowed(const Pool& pool, const Layout& layout, cudaStream_t stream) : stream_(stream) {
+        if (layout.bytes() == 0) return;
+        check(cudaMallocFromPoolAsync(&data_, layout.bytes(), pool.get(), stream), "taking GPU memory");
     }
     ~Borrowed() {
         if (data_) cudaFreeAsync(data_, stream_);
@@ -84,11 +110,14 @@ public:
     Borrowed(const Borrowed&) = delete;
     Borrowed& operator=(const Borrowed&) = delete;
 
-    Element* get() const { return data_; }
+    template <typename Element>
+    Element* at(std::size_t start) const {
+        return reinterpret_cast<Element*>(static_cast<char*>(data_) + start);
+    }
 
 private:
     cudaStream_t stream_;
-    Element* data_ = nullptr;
+    void* data_ = nullptr;
 };
 
 // What an index keeps.

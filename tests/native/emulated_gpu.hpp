@@ -170,6 +170,8 @@ inline void Machine::enter() {
 
 inline void __syncthreads() { emulated::machine.wait_for_block(); }
 
+inline void __threadfence() {}  // one block after another
+
 template <typename Value>
 Value __shfl_xor_sync(unsigned, Value value, int apart) {
     const unsigned lane = threadIdx.x % emulated::kLanesOfWarp;
@@ -197,7 +199,11 @@ enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum { cudaEventDisableTiming, cudaStreamNonBlocking };
 using cudaEvent_t = int*;
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+enum cudaDeviceAttr {
+    cudaDevAttrMultiProcessorCount,
+    cudaDevAttrMaxSharedMemoryPerBlockOptin,
+    cudaDevAttrComputeCapabilityMajor
+};
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
 enum cudaMemAllocationType { cudaMemAllocationTypePinned };
 enum cudaMemLocationType { cudaMemLocationTypeDevice };
@@ -222,8 +228,14 @@ inline cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { 
 inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 inline cudaError_t cudaMemPoolDestroy(cudaMemPool_t) { return cudaSuccess; }
 inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+struct cudaFuncAttributes {
+    int ptxVersion;
+};
+inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
+    return found->ptxVersion = 90, cudaSuccess;
+}
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-    return *value = which == cudaDevAttrMultiProcessorCount ? 3 : 99 * 1024, cudaSuccess;
+    return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024 : 3, cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** at, std::size_t bytes) {
     *at = std::malloc(bytes);
@@ -238,7 +250,6 @@ inline cudaError_t cudaFreeAsync(void* at, cudaStream_t) { return cudaFree(at); 
 inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
     return std::memcpy(to, from, bytes), cudaSuccess;
 }
-inline cudaError_t cudaMallocAsync(void** at, std::size_t bytes, cudaStream_t) { return cudaMalloc(at, bytes); }
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
     return cudaMemcpy(to, from, bytes, kind);
 }
@@ -277,10 +288,13 @@ inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1
 
 inline void* shared_memory() { return emulated::machine.shared.data(); }
 
+inline void take_turn() {}
+
 template <typename... Parameters, typename... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
-            const Arguments&... arguments) {
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
+                   bool, const Arguments&... arguments) {
     emulated::machine.run(grid, threads, shared_bytes, [&] { kernel(arguments...); });
+    return cudaSuccess;
 }
 
 }  // namespace care::cuda

@@ -32,24 +32,21 @@ std::size_t most_k();
 // Throws std::runtime_error if there is no GPU that CUDA can use.
 int devices();
 
-// Memory of a GPU.
+// Memory of a GPU, from a pool of CUDA's (a cudaMemPool_t), for what a stream writes there.
 class DeviceArray {
 public:
-    DeviceArray(std::size_t bytes, int device, Stream stream);
+    DeviceArray(std::size_t bytes, int device, Stream stream, void* pool);
     ~DeviceArray();
     DeviceArray(const DeviceArray&) = delete;
     DeviceArray& operator=(const DeviceArray&) = delete;
 
     void* data() const { return data_; }
     int device() const { return device_; }
-    // Says that what the stream has been given so far writes the array; whoever uses it waits for that on their own
-    // stream, not here.
-    void written();
+    // Lets another stream wait for what the array's own has been given so far; nothing waits here.
     void use_on(Stream stream) const;
 
 private:
     void* data_ = nullptr;
-    void* event_ = nullptr;
     int device_;
     Stream stream_;
 };
@@ -69,6 +66,9 @@ public:
 
     // The same with everything in the processor's memory; returns when it is there.
     void search_from_host(const Request& request) const;
+
+    // Memory for what a search on that stream finds.
+    std::unique_ptr<DeviceArray> results(std::size_t bytes, Stream stream) const;
 
     // A copy of what a search on that stream may find.
     std::unique_ptr<DeviceArray> allow(const std::uint16_t* allowed, Stream stream) const;
