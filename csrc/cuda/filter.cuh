@@ -52,67 +52,115 @@ __global__ void __launch_bounds__(kThreads) encode_queries(Arguments a) {
     if (query == 0) *a.hopeless_count = a.plan.by_codes ? 0 : static_cast<unsigned>(a.count);
 }
 
-template <std::size_t Tiles, bool BothTerms, bool Sample>
+// Candidates that a warp has found and not yet handed over: a place in a query's list costs a wait for memory, which
+// all of them then share.
+struct Found {
+    unsigned query;
+    std::int32_t id;
+    float bound;
+};
+inline constexpr unsigned kFoundRoom = 64;
+
+struct Waiting {
+    Found found[kFoundRoom];
+    unsigned count;
+};
+
+__device__ inline void keep(const Arguments& a, const Found& found) {
+    const unsigned place = atomicAdd(a.counts + found.query, 1u);
+    if (place < a.plan.capacity) a.candidates[found.query * a.plan.capacity + place] = {found.bound, found.id};
+}
+
+// The lanes of a warp together.
+__device__ inline void hand_over(const Arguments& a, Waiting& waiting) {
+    __syncwarp();
+    const unsigned count = waiting.count < kFoundRoom ? waiting.count : kFoundRoom;
+    for (unsigned i = threadIdx.x % kWarp; i < count; i += kWarp) keep(a, waiting.found[i]);
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0) waiting.count = 0;
+    __syncwarp();
+}
+
+// Codes of some steps: a lane's part.
+template <unsigned Steps>
+struct Loaded {
+    uint4 low[Steps], high[Steps];
+
+    __device__ void load(const uint4* codes, unsigned first_step, unsigned group_count) {
+#pragma unroll
+        for (unsigned s = 0; s < Steps; ++s) {
+            const unsigned group = (first_step + s) * kStepGroups + threadIdx.x % 4;
+            low[s] = group < group_count ? __ldg(codes + group * kUnits) : make_uint4(0, 0, 0, 0);
+            high[s] = group + 4 < group_count ? __ldg(codes + (group + 4) * kUnits) : make_uint4(0, 0, 0, 0);
+        }
+    }
+
+    static constexpr unsigned kUnits = kGroupBytes / sizeof(uint4);
+};
+
+template <unsigned Tiles, bool BothTerms, bool Sample>
 __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
-    constexpr std::size_t kEach = BothTerms ? 2 : 1, kAtOnce = steps_at_once(Tiles);
-    constexpr std::size_t kQueries = Tiles * kTileColumns / kEach;
+    constexpr unsigned kEach = BothTerms ? 2 : 1, kAtOnce = steps_at_once(Tiles);
+    constexpr unsigned kQueries = Tiles * kTileColumns / kEach;
+    __shared__ Waiting waiting[kThreads / kWarp];
     uint2* const words = static_cast<uint2*>(shared_memory());
     SharedBound* const bounds = reinterpret_cast<SharedBound*>(words + a.plan.group_bytes() / sizeof(uint2));
-    const std::size_t first_query = blockIdx.y * kQueries;
+    const unsigned first_query = blockIdx.y * kQueries;
+    const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+    if (lane == 0) waiting[warp].count = 0;
     take_turn();
 
     const uint4* const from = reinterpret_cast<const uint4*>(a.words + blockIdx.y * a.plan.group_bytes());
-    for (std::size_t i = threadIdx.x; i < a.plan.group_bytes() / sizeof(uint4); i += kThreads) {
+    for (unsigned i = threadIdx.x; i < a.plan.group_bytes() / sizeof(uint4); i += kThreads) {
         reinterpret_cast<uint4*>(words)[i] = from[i];
     }
-    for (std::size_t i = threadIdx.x; i < kQueries && first_query + i < a.count; i += kThreads) {
+    for (unsigned i = threadIdx.x; i < kQueries && first_query + i < a.count; i += kThreads) {
         bounds[i] = {a.codes[first_query + i].bound, a.thresholds[first_query + i]};
     }
     __syncthreads();
 
-    const unsigned lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
-    const std::size_t group_count = groups(a.width), block_count = blocks(a.rows);
-    const std::size_t pair_count = Sample ? a.plan.sample_pairs : a.plan.pairs;
+    const unsigned group_count = static_cast<unsigned>(groups(a.width)), steps = static_cast<unsigned>(a.plan.steps);
+    const unsigned block_count = static_cast<unsigned>(blocks(a.rows));
+    const unsigned pair_count = static_cast<unsigned>(Sample ? a.plan.sample_pairs : a.plan.pairs);
+    const unsigned stride = Sample ? static_cast<unsigned>(a.plan.stride) : 1;
     // The few pairs of a sample are spread over all blocks.
-    const std::size_t warp = threadIdx.x / kWarp, warps = gridDim.x * (kThreads / kWarp);
-    const std::size_t first_pair = Sample ? warp * gridDim.x + blockIdx.x : blockIdx.x * (kThreads / kWarp) + warp;
-    for (std::size_t pair = first_pair; pair < pair_count; pair += warps) {
-        const std::size_t block = (Sample ? pair * a.plan.stride : pair) * kPairBlocks + g / 4;
-        // The last pair may lack its second block: what is multiplied instead is never found.
-        const std::size_t there = block < block_count ? block : block_count - 1;
-        const std::uint8_t* const codes = a.bytes + there * a.stride + g % 4 * sizeof(uint4);
+    const unsigned warps = gridDim.x * (kThreads / kWarp);
+    const unsigned first_pair = Sample ? warp * gridDim.x + blockIdx.x : blockIdx.x * (kThreads / kWarp) + warp;
+    // The last pair may lack its second block: what is multiplied instead is never found.
+    const auto block_of = [&](unsigned pair) { return pair * stride * unsigned{kPairBlocks} + g / 4; };
+    const auto there = [&](unsigned block) { return block < block_count ? block : block_count - 1; };
+    const auto codes_of = [&](unsigned pair) {
+        return reinterpret_cast<const uint4*>(a.bytes + there(block_of(pair)) * a.stride) + g % 4;
+    };
 
+    // What is multiplied next is on its way meanwhile, that of the next pair too.
+    Loaded<kAtOnce> next;
+    if (first_pair < pair_count) next.load(codes_of(first_pair), 0, group_count);
+    for (unsigned pair = first_pair; pair < pair_count; pair += warps) {
         std::int32_t sums[2][Tiles][4] = {};
-        for (std::size_t start = 0; start < a.plan.steps; start += kAtOnce) {
-            uint4 low[kAtOnce], high[kAtOnce];
+        for (unsigned start = 0; start < steps; start += kAtOnce) {
+            const Loaded<kAtOnce> now = next;
+            const bool last = start + kAtOnce >= steps;
+            const unsigned next_pair = last ? pair + warps : pair;
+            if (next_pair < pair_count) next.load(codes_of(next_pair), last ? 0 : start + kAtOnce, group_count);
 #pragma unroll
-            for (std::size_t s = 0; s < kAtOnce; ++s) {
-                const std::size_t group = (start + s) * kStepGroups + t;
-                const auto load = [&](std::size_t at) {
-                    return at < group_count ? __ldg(reinterpret_cast<const uint4*>(codes + at * kGroupBytes))
-                                            : make_uint4(0, 0, 0, 0);
-                };
-                low[s] = load(group);
-                high[s] = load(group + 4);
-            }
+            for (unsigned s = 0; s < kAtOnce; ++s) {
 #pragma unroll
-            for (std::size_t s = 0; s < kAtOnce; ++s) {
-#pragma unroll
-                for (std::size_t n = 0; n < Tiles; ++n) {
+                for (unsigned n = 0; n < Tiles; ++n) {
                     const uint2 query = words[((start + s) * Tiles + n) * kWarp + lane];
-                    multiply(sums[0][n], low[s].x, low[s].y, high[s].x, high[s].y, query.x, query.y);
-                    multiply(sums[1][n], low[s].z, low[s].w, high[s].z, high[s].w, query.x, query.y);
+                    multiply(sums[0][n], now.low[s].x, now.low[s].y, now.high[s].x, now.high[s].y, query.x, query.y);
+                    multiply(sums[1][n], now.low[s].z, now.low[s].w, now.high[s].z, now.high[s].w, query.x, query.y);
                 }
             }
         }
 
-        const std::size_t row = block * kBlock + g % 4 * 4;
-        const std::size_t known = there * kBlock + g % 4 * 4;
+        const unsigned block = block_of(pair), row = block * unsigned{kBlock} + g % 4 * 4;
+        const std::size_t known = there(block) * kBlock + g % 4 * 4;
         const float4 scale = *reinterpret_cast<const float4*>(a.scales + known);
         const float4 length = *reinterpret_cast<const float4*>(a.lengths + known);
         const float4 error = *reinterpret_cast<const float4*>(a.errors + known);
-        const auto consider = [&](std::size_t query, std::size_t v, std::int32_t one, std::int32_t two, float s,
-                                  float l, float e) {
+        const auto consider = [&](unsigned query, unsigned v, std::int32_t one, std::int32_t two, float s, float l,
+                                  float e) {
             if (first_query + query >= a.count) return;
             const Bound& b = bounds[query].bound;
             float product = b.term[0] * static_cast<float>(one - b.correction[0]);
@@ -120,21 +168,26 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
             const float bound = s * product + b.query_length * e + b.rest_length[kEach - 1] * l;
             // No number, from a damaged file: like a vector of which nothing is known.
             if (!Sample && bound < bounds[query].threshold) return;
-            const bool found = a.may_be_found(row + v);
-            const float kept = bound == bound ? bound : std::numeric_limits<float>::infinity();
-            const Candidate candidate{kept, static_cast<std::int32_t>(row + v)};
-            Candidate* const list = a.candidates + (first_query + query) * a.plan.capacity;
+            const bool any = a.may_be_found(row + v);
+            const Found found{first_query + query, static_cast<std::int32_t>(row + v),
+                              bound == bound ? bound : std::numeric_limits<float>::infinity()};
             if (Sample) {
-                list[pair * kPair + g / 4 * kBlock + g % 4 * 4 + v] = found ? candidate : Candidate{0, -1};
-            } else if (found) {
-                const unsigned place = atomicAdd(a.counts + first_query + query, 1u);
-                if (place < a.plan.capacity) list[place] = candidate;
+                const std::size_t place = pair * kPair + g / 4 * kBlock + g % 4 * 4 + v;
+                a.candidates[found.query * a.plan.capacity + place] =
+                    any ? Candidate{found.bound, found.id} : Candidate{0, -1};
+            } else if (any) {
+                const unsigned place = atomicAdd(&waiting[warp].count, 1u);
+                if (place < kFoundRoom) {
+                    waiting[warp].found[place] = found;
+                } else {
+                    keep(a, found);
+                }
             }
         };
 #pragma unroll
-        for (std::size_t n = 0; n < Tiles; ++n) {
+        for (unsigned n = 0; n < Tiles; ++n) {
 #pragma unroll
-            for (std::size_t v = 0; v < 4; ++v) {
+            for (unsigned v = 0; v < 4; ++v) {
                 const std::int32_t first = sums[v / 2][n][v % 2 * 2], second = sums[v / 2][n][v % 2 * 2 + 1];
                 const float s = v == 0 ? scale.x : v == 1 ? scale.y : v == 2 ? scale.z : scale.w;
                 const float l = v == 0 ? length.x : v == 1 ? length.y : v == 2 ? length.z : length.w;
@@ -147,7 +200,14 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
                 }
             }
         }
+        if (!Sample) {
+            __syncwarp();
+            const bool many = waiting[warp].count > kFoundRoom / 2;
+            __syncwarp();
+            if (many) hand_over(a, waiting[warp]);
+        }
     }
+    if (!Sample) hand_over(a, waiting[warp]);
 }
 
 }  // namespace care::cuda

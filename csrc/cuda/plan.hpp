@@ -51,7 +51,7 @@ struct Plan {
 };
 
 // Steps whose codes are loaded before the first of them is multiplied: more of them where there is less arithmetic.
-inline constexpr std::size_t steps_at_once(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 4 ? 4 : 2; }
+inline constexpr std::size_t steps_at_once(std::size_t tiles) { return tiles <= 2 ? 4 : 2; }
 
 // `shared_bytes`: what a block of the GPU can share.
 //

@@ -182,6 +182,8 @@ Value __shfl_xor_sync(unsigned, Value value, int apart) {
     return other;
 }
 
+inline void __syncwarp() { emulated::machine.exchange({}); }
+
 template <typename Value>
 Value atomicAdd(Value* at, Value more) {
     const Value before = *at;
