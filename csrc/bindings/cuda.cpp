@@ -57,7 +57,7 @@ private:
 // Results on the GPU, for whatever library takes them.
 struct Exported {
     std::shared_ptr<DeviceArray> memory;
-    std::uint64_t offset;
+    void* data;
     std::vector<std::int64_t> shape;
     dlpack::DataType type;
 
@@ -71,8 +71,8 @@ struct Exported {
             dlpack::ManagedTensor managed;
         };
         auto owner = std::make_unique<Owner>(Owner{memory, shape, {}});
-        owner->managed.tensor = {memory->data(), {dlpack::kCuda, memory->device()},
-                                 static_cast<std::int32_t>(shape.size()), type, owner->shape.data(), nullptr, offset};
+        owner->managed.tensor = {data, {dlpack::kCuda, memory->device()},
+                                 static_cast<std::int32_t>(shape.size()), type, owner->shape.data(), nullptr, 0};
         owner->managed.context = owner.get();
         owner->managed.deleter = [](dlpack::ManagedTensor* managed) { delete static_cast<Owner*>(managed->context); };
         return py::capsule(&owner.release()->managed, dlpack::kCapsule, [](PyObject* capsule) {
@@ -130,12 +130,13 @@ py::tuple search_on_device(const DeviceIndex& index, const py::object& queries, 
     const care::cuda::Stream stream = stream_of(stream_number);
     const care::Matrix rows = imported.matrix(index.device());
     care::cuda::Request asked = request(index, rows, k, allowed, findable);
-    // Ids first, which are the wider ones.
+    // Scores lie behind the ids, from an address that DLPack's readers take.
+    constexpr std::size_t kAligned = 256;
     const std::size_t hits = rows.rows * k;
-    const std::shared_ptr<DeviceArray> results =
-        index.results(hits * (sizeof(std::int64_t) + sizeof(float)), stream);
+    const std::size_t scores_at = (hits * sizeof(std::int64_t) + kAligned - 1) / kAligned * kAligned;
+    const std::shared_ptr<DeviceArray> results = index.results(scores_at + hits * sizeof(float), stream);
     asked.ids = static_cast<std::int64_t*>(results->data());
-    asked.rounded = reinterpret_cast<float*>(asked.ids + hits);
+    asked.rounded = reinterpret_cast<float*>(static_cast<char*>(results->data()) + scores_at);
     {
         py::gil_scoped_release release;
         const auto copy = allowed ? index.allow(asked.allowed, stream) : nullptr;
@@ -143,8 +144,8 @@ py::tuple search_on_device(const DeviceIndex& index, const py::object& queries, 
         index.search(asked, stream);
     }
     const std::vector<std::int64_t> shape{static_cast<std::int64_t>(rows.rows), static_cast<std::int64_t>(k)};
-    return py::make_tuple(Exported{results, hits * sizeof(std::int64_t), shape, {dlpack::kFloat, 32, 1}},
-                          Exported{results, 0, shape, {dlpack::kInt, 64, 1}});
+    return py::make_tuple(Exported{results, asked.rounded, shape, {dlpack::kFloat, 32, 1}},
+                          Exported{results, asked.ids, shape, {dlpack::kInt, 64, 1}});
 }
 
 }  // namespace

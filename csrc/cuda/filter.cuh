@@ -133,16 +133,19 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
         return reinterpret_cast<const uint4*>(a.bytes + there(block_of(pair)) * a.stride) + g % 4;
     };
 
-    // What is multiplied next is on its way meanwhile, that of the next pair too.
+    // Many columns: what is multiplied next is on its way meanwhile, that of the next pair too. With few, reading is
+    // the limit, and a longer run of loads serves it better.
+    constexpr bool kAhead = loads_ahead(Tiles);
     Loaded<kAtOnce> next;
-    if (first_pair < pair_count) next.load(codes_of(first_pair), 0, group_count);
+    if (kAhead && first_pair < pair_count) next.load(codes_of(first_pair), 0, group_count);
     for (unsigned pair = first_pair; pair < pair_count; pair += warps) {
         std::int32_t sums[2][Tiles][4] = {};
         for (unsigned start = 0; start < steps; start += kAtOnce) {
+            if (!kAhead) next.load(codes_of(pair), start, group_count);
             const Loaded<kAtOnce> now = next;
             const bool last = start + kAtOnce >= steps;
             const unsigned next_pair = last ? pair + warps : pair;
-            if (next_pair < pair_count) next.load(codes_of(next_pair), last ? 0 : start + kAtOnce, group_count);
+            if (kAhead && next_pair < pair_count) next.load(codes_of(next_pair), last ? 0 : start + kAtOnce, group_count);
 #pragma unroll
             for (unsigned s = 0; s < kAtOnce; ++s) {
 #pragma unroll

@@ -15,7 +15,7 @@ __device__ inline unsigned scored_anyway(std::size_t k) {
 }
 
 struct ScoreRoom {
-    std::int32_t ids[kRound];
+    std::int32_t ids[kRound + kSelectThreads];
     unsigned count;
 };
 
@@ -24,15 +24,22 @@ template <typename Wanted>
 __device__ unsigned score_where(const Wanted& wanted, Best& best, const Arguments& a, std::size_t query,
                                 const Candidate* list, std::size_t count, ScoreRoom& room) {
     unsigned scored = 0;
+    __syncthreads();
+    if (threadIdx.x == 0) room.count = 0;
+    __syncthreads();
     for (std::size_t first = 0; first < count; first += kRound) {
-        __syncthreads();
-        if (threadIdx.x == 0) room.count = 0;
-        __syncthreads();
-        each_of_round(list, first, count, [&](const Candidate& candidate) {
-            if (candidate.id >= 0 && wanted(candidate)) room.ids[atomicAdd(&room.count, 1u)] = candidate.id;
+        each_of_round(list, first, count, [&](unsigned, const Candidate& candidate) {
+            if (candidate.id < 0 || !wanted(candidate)) return;
+            room.ids[atomicAdd(&room.count, 1u)] = candidate.id;
+            // On its way before the threads that need it have found out.
+            const float* const vector = a.vectors + static_cast<std::size_t>(candidate.id) * a.width;
+            constexpr std::size_t kLine = 128 / sizeof(float);
+            for (std::size_t j = 0; j < a.searched; j += kLine) prefetch(vector + j);
         });
         __syncthreads();
+        // Few wait for those of the next round: as many threads score them in the same time.
         const unsigned waiting = room.count;
+        if (waiting <= kSelectThreads && first + kRound < count) continue;
         for (unsigned start = 0; start < waiting; start += kScoredAtOnce) {
             const unsigned place = start + threadIdx.x / kLanes;
             const bool any = place < waiting;
@@ -42,6 +49,9 @@ __device__ unsigned score_where(const Wanted& wanted, Best& best, const Argument
             best.offer(any && threadIdx.x % kLanes == 0, {score, row});
         }
         scored += waiting;
+        __syncthreads();
+        if (threadIdx.x == 0) room.count = 0;
+        __syncthreads();
     }
     best.sort();
     return scored;
@@ -60,13 +70,12 @@ __device__ inline void write_hits(const Best& best, const Arguments& a, std::siz
 // The threshold that a sample gives: the k-th exact score of its likeliest vectors.
 __global__ void __launch_bounds__(kSelectThreads, 2) raise_thresholds(Arguments a) {
     __shared__ unsigned exact_count;
-    __shared__ SelectRoom selecting;
     __shared__ ScoreRoom scoring;
     take_turn();
     const std::size_t query = blockIdx.x, count = a.plan.sample_pairs * kPair;
     const Candidate* const list = a.candidates + query * a.plan.capacity;
     Best exact(static_cast<Hit*>(shared_memory()), &exact_count, a.k);
-    const unsigned likely = likely_key(list, count, static_cast<unsigned>(a.k), scored_anyway(a.k), selecting);
+    const unsigned likely = likely_key(list, count, static_cast<unsigned>(a.k), scored_anyway(a.k));
     score_where([&](const Candidate& candidate) { return key_of(candidate) >= likely; }, exact, a, query, list, count,
                 scoring);
     if (exact.full() && threadIdx.x == 0) a.thresholds[query] = threshold(a.codes[query], exact.last().score);
@@ -75,7 +84,6 @@ __global__ void __launch_bounds__(kSelectThreads, 2) raise_thresholds(Arguments 
 // Best first: the likeliest candidates are scored, then what the k-th score among them cannot rule out.
 __global__ void __launch_bounds__(kSelectThreads, 2) finish(Arguments a) {
     __shared__ unsigned exact_count;
-    __shared__ SelectRoom selecting;
     __shared__ ScoreRoom scoring;
     take_turn();
     const std::size_t query = blockIdx.x, count = a.counts[query];
@@ -85,7 +93,7 @@ __global__ void __launch_bounds__(kSelectThreads, 2) finish(Arguments a) {
     }
     const Candidate* const list = a.candidates + query * a.plan.capacity;
     Best exact(static_cast<Hit*>(shared_memory()), &exact_count, a.k);
-    const unsigned likely = likely_key(list, count, static_cast<unsigned>(a.k), scored_anyway(a.k), selecting);
+    const unsigned likely = likely_key(list, count, static_cast<unsigned>(a.k), scored_anyway(a.k));
     unsigned scored = score_where([&](const Candidate& candidate) { return key_of(candidate) >= likely; }, exact, a,
                                   query, list, count, scoring);
     if (likely > 1) {

@@ -25,7 +25,7 @@ inline constexpr std::size_t kMostWidth = 8192;
 inline constexpr std::size_t kMostK = 1024;
 
 // Of what a block can share, at most so much is taken by what kernels declare themselves.
-inline constexpr std::size_t kOwnSharedBytes = 20 * 1024;
+inline constexpr std::size_t kOwnSharedBytes = 22 * 1024;
 
 // With fewer vectors than this, or not many more than are asked for, all are scored at once.
 inline constexpr std::size_t kFewVectors = 8192;
@@ -50,8 +50,10 @@ struct Plan {
     constexpr std::size_t group_bytes() const { return steps * kStepGroups * kGroup * columns_of_group(); }
 };
 
-// Steps whose codes are loaded before the first of them is multiplied: more of them where there is less arithmetic.
-inline constexpr std::size_t steps_at_once(std::size_t tiles) { return tiles <= 2 ? 4 : 2; }
+// Steps whose codes are loaded together: more of them where there is less arithmetic. And whether those of the next are
+// loaded before the last are multiplied.
+inline constexpr std::size_t steps_at_once(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 4 ? 4 : 2; }
+inline constexpr bool loads_ahead(std::size_t tiles) { return tiles > 4; }
 
 // `shared_bytes`: what a block of the GPU can share.
 //

@@ -24,6 +24,9 @@ __device__ inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::
         : "r"(d0), "r"(d1), "r"(d2), "r"(d3), "r"(q0), "r"(q1));
 }
 
+// Asks for a line of memory without waiting for it.
+__device__ inline void prefetch(const void* at) { asm volatile("prefetch.global.L2 [%0];" ::"l"(at)); }
+
 // Memory that the threads of a block share, as long as the launch says.
 __device__ inline void* shared_memory() {
     extern __shared__ uint4 memory[];

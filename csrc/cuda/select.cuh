@@ -18,7 +18,7 @@ __device__ inline unsigned key_of(const Candidate& candidate) {
 inline constexpr unsigned kLoaded = 8;
 inline constexpr unsigned kRound = kLoaded * kSelectThreads;
 
-// work(candidate) for each of a list, with an absent one where a round goes beyond it.
+// work(i, candidate) for each of a round of a list, with absent ones where the round goes beyond it.
 template <typename Work>
 __device__ void each_of_round(const Candidate* list, std::size_t start, std::size_t count, const Work& work) {
     Candidate loaded[kLoaded];
@@ -28,70 +28,42 @@ __device__ void each_of_round(const Candidate* list, std::size_t start, std::siz
         loaded[i] = at < count ? list[at] : Candidate{0, -1};
     }
 #pragma unroll
-    for (unsigned i = 0; i < kLoaded; ++i) work(loaded[i]);
+    for (unsigned i = 0; i < kLoaded; ++i) work(i, loaded[i]);
 }
 
-template <typename Work>
-__device__ void each_of(const Candidate* list, std::size_t count, const Work& work) {
-    for (std::size_t start = 0; start < count; start += kRound) each_of_round(list, start, count, work);
-}
-
-struct SelectRoom {
-    unsigned low[kSelectThreads / kWarp], high[kSelectThreads / kWarp], totals[kSelectThreads / kWarp];
-    unsigned bins[kSelectThreads];
-    unsigned chosen, above;
-};
-
-// The largest key that at least `wanted` candidates reach, or one near it that not more than `most` do. Where there
-// are fewer, 1, which all reach. Counts them by equal ranges of keys, then the same within the range that decides.
-__device__ inline unsigned likely_key(const Candidate* list, std::size_t count, unsigned wanted, unsigned most,
-                                      SelectRoom& room) {
-    unsigned low = ~0u, high = 0, present = 0;
-    each_of(list, count, [&](const Candidate& candidate) {
-        const unsigned key = key_of(candidate);
-        if (key == 0) return;
-        low = key < low ? key : low;
-        high = key > high ? key : high;
-        ++present;
-    });
-    low = joined_in_block<kSelectThreads>(low, room.low, [](unsigned a, unsigned b) { return a < b ? a : b; });
-    high = joined_in_block<kSelectThreads>(high, room.high, [](unsigned a, unsigned b) { return a > b ? a : b; });
-    present = joined_in_block<kSelectThreads>(present, room.totals, [](unsigned a, unsigned b) { return a + b; });
-    if (present <= most) return 1;
-
-    const unsigned me = threadIdx.x, warp = me / kWarp;
-    unsigned beyond = 0;  // how many have keys above `high`
-    for (;;) {
-        unsigned shift = 0;
-        while ((high - low) >> shift >= kSelectThreads) ++shift;
-        room.bins[me] = 0;
-        __syncthreads();
-        each_of(list, count, [&](const Candidate& candidate) {
+// A key that `wanted` candidates reach, and not many more; where there are hardly more, 1, which all reach.
+//
+// The list is dealt out to groups, several for each thread. The `wanted` largest of the groups' best are as many
+// candidates, and others reach the last of them only where a group has two.
+__device__ inline unsigned likely_key(const Candidate* list, std::size_t count, unsigned wanted, unsigned most) {
+    if (count <= most) return 1;
+    constexpr unsigned kGroups = 4, kFew = kSelectThreads / 4;
+    static_assert(kLoaded % kGroups == 0 && kMostK <= kGroups * kSelectThreads / 2);
+    unsigned best[kGroups] = {};
+    for (std::size_t start = 0; start < count; start += kRound) {
+        each_of_round(list, start, count, [&](unsigned i, const Candidate& candidate) {
             const unsigned key = key_of(candidate);
-            if (key >= low && key <= high) atomicAdd(room.bins + ((key - low) >> shift), 1u);
+            unsigned& mine = best[i % kGroups];
+            mine = key > mine ? key : mine;
         });
-        __syncthreads();
-        const unsigned mine = room.bins[me];
-        const unsigned total = joined_in_warp(mine, [](unsigned a, unsigned b) { return a + b; });
-        if (me % kWarp == 0) room.totals[warp] = total;
-        __syncthreads();
-        unsigned above = beyond;
-#pragma unroll
-        for (unsigned w = 0; w < kSelectThreads / kWarp; ++w) above += w > warp ? room.totals[w] : 0;
-#pragma unroll
-        for (unsigned i = 0; i < kWarp; ++i) above += i > me % kWarp ? room.bins[warp * kWarp + i] : 0;
-        if (above < wanted && above + mine >= wanted) {
-            room.chosen = me;
-            room.above = above;
-        }
-        __syncthreads();
-        const unsigned chosen = room.chosen, reached = room.above + room.bins[chosen];
-        beyond = room.above;
-        low += chosen << shift;
-        if (shift == 0 || reached <= most) return low;
-        high = low + ((1u << shift) - 1) < high ? low + ((1u << shift) - 1) : high;
-        __syncthreads();
     }
+    if (wanted <= kFew) {
+        for (unsigned i = 1; i < kGroups; ++i) best[0] = best[i] > best[0] ? best[i] : best[0];
+    }
+    // Bit by bit the largest key that so many reach.
+    unsigned found = 0;
+    for (unsigned bit = 1u << 31; bit > 0; bit /= 2) {
+        const unsigned key = found | bit;
+        unsigned reached = static_cast<unsigned>(__syncthreads_count(best[0] >= key));
+        if (wanted > kFew) {
+#pragma unroll
+            for (unsigned i = 1; i < kGroups; ++i) {
+                reached += static_cast<unsigned>(__syncthreads_count(best[i] >= key));
+            }
+        }
+        if (reached >= wanted) found = key;
+    }
+    return found > 1 ? found : 1;
 }
 
 }  // namespace care::cuda

@@ -170,6 +170,17 @@ inline void Machine::enter() {
 
 inline void __syncthreads() { emulated::machine.wait_for_block(); }
 
+// Three counts in turn: a thread is never more than one barrier ahead, and the third is nobody's then.
+inline int __syncthreads_count(bool mine) {
+    static int counts[3] = {}, calls[1024] = {};
+    const unsigned me = threadIdx.x;
+    const int call = calls[me]++ % 3;
+    counts[call] += mine;
+    __syncthreads();
+    counts[(call + 2) % 3] = 0;
+    return counts[call];
+}
+
 inline void __threadfence() {}  // one block after another
 
 template <typename Value>
@@ -291,6 +302,7 @@ inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1
 inline void* shared_memory() { return emulated::machine.shared.data(); }
 
 inline void take_turn() {}
+inline void prefetch(const void* at) { static_cast<void>(*static_cast<const volatile char*>(at)); }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
