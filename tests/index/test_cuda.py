@@ -182,7 +182,7 @@ def test_tensors_of_another_kind_are_refused(change):
     torch = torch_with_a_gpu()
     gpu = pair(np.eye(32, dtype=np.float32))[1]
     with pytest.raises(CareError, match="queries"):
-        gpu.search_on_device(change(torch.zeros((64, 32), device="cuda")))
+        gpu.search_on_device(change(torch.zeros((32, 32), device="cuda")))
 
 
 @on_a_gpu

@@ -48,6 +48,22 @@ int main() {
         {8200, 8, 8, 3, 5, 1, 0, false, 1e7f}, {8300, 8, 8, 1, 5, 1, 3e5f, false}, {40, 6, 6, 300, 3, 1, 0, false},
     };
     std::size_t failures = !plans_hold(), checks = 1;
+    // Where codes tell much, few vectors are scored: those that are found, and their close rivals.
+    for (const check::Case& c : {check::Case{20000, 32, 32, 3, 10, 1, 0, false}, {20000, 32, 32, 2, 300, 1, 0, false}}) {
+        std::int64_t most = 0;
+        checks += 2;
+        failures += !check::holds(c, "selection", [&](const auto& vectors, const auto& codes, const auto& queries,
+                                                      const auto*, double* scores, std::int64_t* ids,
+                                                      std::int64_t* rescored) {
+            const care::cuda::DeviceIndex index(vectors, codes, 0);
+            index.search_from_host(
+                {queries.data, queries.rows, queries.width, c.k, nullptr, vectors.rows, scores, nullptr, ids, rescored});
+            most = *std::max_element(rescored, rescored + queries.rows);
+        });
+        const bool few = most < static_cast<std::int64_t>(2 * c.k);
+        if (!few) std::printf("%lld scored for %zu hits\n", static_cast<long long>(most), c.k);
+        failures += !few;
+    }
     for (const check::Case& c : kCases) {
         ++checks;
         failures += !check::holds(c, "CUDA", [&](const auto& vectors, const auto& codes, const auto& queries,

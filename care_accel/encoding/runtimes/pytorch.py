@@ -29,6 +29,8 @@ class PyTorchRuntime:
     spec : EncoderSpec
     graphs : bool
         Whether a GPU may use CUDA graphs.
+    compiled : bool
+        Whether PyTorch's compiler fuses the layers that graphs run (see `runtimes.compiled`).
 
     Attributes
     ----------
@@ -43,7 +45,9 @@ class PyTorchRuntime:
         The spec asks for a device that is not there.
     """
 
-    def __init__(self, network: PreTrainedModel, spec: EncoderSpec, *, graphs: bool = True) -> None:
+    def __init__(
+        self, network: PreTrainedModel, spec: EncoderSpec, *, graphs: bool = True, compiled: bool = False
+    ) -> None:
         from care_accel.encoding.last_layer import PooledNetwork
         from care_accel.encoding.runtimes.cuda_graphs import CudaGraphs, GraphCounts, buckets_up_to
 
@@ -53,7 +57,13 @@ class PyTorchRuntime:
         self.counts = GraphCounts()
         self.graphs: CudaGraphs | None = None
         if graphs and self.device.startswith("cuda"):
-            self.graphs = CudaGraphs(self._encode, self.device, buckets_up_to(spec.max_tokens))
+            # Batches beyond the buckets run as they are: their sizes would have programs made while somebody waits.
+            forward = self._encode
+            if compiled:
+                from care_accel.encoding.runtimes.compiled import with_compiled_layers
+
+                forward = with_compiled_layers(forward, self.device)
+            self.graphs = CudaGraphs(forward, self.device, buckets_up_to(spec.max_tokens))
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""

@@ -9,6 +9,8 @@ from transformers import CONFIG_MAPPING
 
 from care_accel.encoding import EncoderSpec
 from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.last_layer import PooledNetwork
+from care_accel.encoding.runtimes.compiled import with_compiled_layers
 from care_accel.encoding.runtimes.cuda_graphs import TOKENS_A_BATCH, CudaGraphs, buckets_up_to
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 
@@ -137,3 +139,29 @@ def test_vectors_that_stay_on_the_device_outlive_the_next_replay(tiny_folders):
     kept = first.numpy().copy()
     graphs.run_on_device(*batch_of([4, 4, 4]), bucket)
     np.testing.assert_array_equal(first.numpy(), kept)
+
+
+def test_compiled_layers_give_the_same_vectors_in_any_shape(tiny_folders):
+    # The capture alone: a program for the processor takes most of a minute, and GPU tests make those that are used.
+    spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20)
+    network = Checkpoint(tiny_folders / "query_encoder").load_network("float32")
+    plain = PooledNetwork(network, spec)
+    compiled = with_compiled_layers(plain, "cpu", backend="eager")
+    assert compiled is not plain
+    for batch in (batch_of([5, 3, 1]), batch_of([16])):
+        ids, mask = map(torch.from_numpy, batch)
+        with torch.inference_mode():
+            torch.testing.assert_close(compiled(ids, mask), plain(ids, mask), atol=1e-5, rtol=0)
+            assert not any(layer._compiled_call_impl for layer in network.layers)
+
+
+def test_a_compiler_that_fails_is_done_without(tiny_folders, monkeypatch, caplog):
+    def fail(*arguments, **options):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda layer, **_: setattr(layer, "forward", fail))
+    spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20)
+    plain = PooledNetwork(Checkpoint(tiny_folders / "query_encoder").load_network("float32"), spec)
+    with caplog.at_level(logging.WARNING):
+        assert with_compiled_layers(plain, "cpu") is plain
+    assert "no compiler here" in caplog.text
