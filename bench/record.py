@@ -79,6 +79,11 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
     return row | dict(_joined([info["extra"] for info in infos]))
 
 
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what tells a row from the others of its run."""
+    return row["suite"], row["group"], row["name"]
+
+
 def _noisy(blocks: list[Any]) -> bool:
     """Say whether blocks lie too far apart: of ratios, or for our own row, whose ratio is 1, of times."""
     values = [one.stats.median if hasattr(one, "stats") else one for one in blocks]
