@@ -51,7 +51,7 @@ class Run:
 
     def absence(self, task: str) -> str | None:
         """Return why the run has no score of a task, where it says so."""
-        return next((s["reason"] for s in self.summary.get("skipped", ()) if s["task"] == task), None)
+        return next((s["reason"] for s in self.summary["skipped"] if s["task"] == task), None)
 
     def scores(self, task: str) -> QueryScores:
         """Read the scores of a task's queries."""
@@ -147,8 +147,9 @@ def read_run(place: str | Path) -> Run:
     try:
         run = Run(str(summary["model"]), file.parent, summary)
         for task, entry in run.tasks.items():
-            run.data(task), entry["main_metric"], entry["main_score"], entry["split"], entry["size"]
-    except (KeyError, TypeError, AttributeError):
+            run.data(task), entry["main_metric"], float(entry["main_score"]), entry["split"], entry["size"]
+        run.absence("")
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise CareError(f"{file}: is no summary of an evaluation; care-accel eval writes one") from None
     return run
 

@@ -50,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare as the options say, and print the tables."""
-    try:
-        from care_accel.eval.compare import compare, query_texts, read_run
-    except ImportError as missing:
-        raise CareError(f"{missing.name} is not installed: pip install 'care-accel[eval]'") from None
+    from care_accel.eval.compare import compare, query_texts, read_run
     from care_accel.files import write_json
 
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise CareError(f"--json {options.json}: {options.json.parent} is no folder; make it first")
+    if options.json is not None:
+        if options.json.is_dir():
+            raise CareError(f"--json {options.json}: is a folder; name a file")
+        if not options.json.absolute().parent.is_dir():
+            raise CareError(f"--json {options.json}: {options.json.parent} is no folder; make it first")
     a, b = read_run(options.run_a), read_run(options.run_b)
     texts = {} if options.data_dir is None else query_texts(options.data_dir, a)
     comparison = compare(a, b, level=options.level, top=options.top)

@@ -106,7 +106,8 @@ def evaluate(
         A task's data cannot be read.
     """
     folder = Path(output) / file_name(model.name)
-    make_folder(folder / FINISHED_SCORES, "the output")
+    for place in (folder, folder / FINISHED_SCORES):
+        make_folder(place, "the output")
     finished = _read_finished(folder)
     manifest = _manifest(model, device, limit)
     _warn_of_another_model(folder, manifest)

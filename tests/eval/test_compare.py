@@ -274,6 +274,8 @@ def test_a_folder_of_runs_names_them(results, runs, capsys):
         ("{}", "is no summary of an evaluation"),
         ('{"model": "x", "tasks": {"a": {}}, "manifest": {"data": {}}}', "is no summary of an evaluation"),
         ('{"model": "x", "tasks": [], "manifest": {}}', "is no summary of an evaluation"),
+        ('{"model": "x", "tasks": {}, "skipped": 1, "manifest": {}}', "is no summary of an evaluation"),
+        ('{"model": "x", "tasks": {}, "skipped": [], "manifest": {}}', "nothing to compare"),
     ],
 )
 def test_what_is_no_run_is_one_line(runs, tmp_path, content, words, capsys):
@@ -282,9 +284,9 @@ def test_what_is_no_run_is_one_line(runs, tmp_path, content, words, capsys):
     assert words in fails_in_one_line([runs[0], str(tmp_path / "x.json")], capsys)
 
 
-def test_a_place_that_json_cannot_go_to_is_said_before_anything_is_computed(runs, tmp_path, capsys):
-    error = fails_in_one_line([*runs, "--json", str(tmp_path / "nowhere/out.json")], capsys)
-    assert "is no folder" in error
+@pytest.mark.parametrize(("place", "words"), [("nowhere/out.json", "is no folder"), (".", "is a folder")])
+def test_a_place_that_json_cannot_go_to_is_said_before_anything_is_read(tmp_path, place, words, capsys):
+    assert words in fails_in_one_line(["no-run", "no-run", "--json", str(tmp_path / place)], capsys)
 
 
 @pytest.mark.parametrize("options", [["--level", "0"], ["--level", "1"], ["--level", "nan"], ["--top", "-1"]])
