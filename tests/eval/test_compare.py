@@ -129,6 +129,13 @@ def test_texts_and_names_are_shown_as_they_are_and_steer_no_terminal(two):
     assert "长" * 61 not in text
 
 
+def test_a_set_named_like_markup_is_named_as_it_is(tmp_path):
+    run = write_run(tmp_path / "[b]", {"retrieval/[red]": [0.1, 0.2]}, model="[i]")
+    text = printed(compare(run, run))
+    assert cells(text, "retrieval")[0] == "retrieval/[red]"
+    assert f"A: [i] ({tmp_path}/[b])" in text
+
+
 def test_a_task_of_one_run_only_is_named_with_the_reason_that_is_known(tmp_path):
     a = write_run(tmp_path / "a", {"retrieval/x": [0.1, 0.2], "sts/x": [GOLD, NEAR]})
     b = write_run(
