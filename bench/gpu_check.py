@@ -1,7 +1,7 @@
 """Everything that a GPU is needed to know: ``make gpu-check``.
 
-Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; what was found is
-written to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pybind11, CMake and
+Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; measurements are
+appended to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pybind11, CMake and
 ninja does; the step that fails is named, and the others go on.
 """
 
@@ -14,22 +14,20 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # Suites that measure something on a GPU, and the tests that run differently on one.
-SUITES = ("test_cuda_scan.py", "test_pooling.py", "test_gpu_encoder.py")
-GPU_TESTS = (
-    "tests/index/test_cuda.py",
+SUITES = ("test_cuda_scan.py", "test_pooling.py", "test_gpu_encoder.py", "test_gpu_retriever.py")
+TESTS_OF_THE_SCAN = ("tests/index/test_cuda.py",)
+TESTS_OF_NETWORKS = (
     "tests/kernels/test_fused.py",
     "tests/encoding/test_last_layer.py",
     "tests/encoding/runtimes/test_cuda_graphs.py",
 )
-LIMITS = {
-    "share_of_limit_bytes": "share_of_read_bandwidth",
-    "share_of_limit_copy": "share_of_copy_bandwidth",
-    "share_of_limit_flops": "share_of_bfloat16_rate",
-}
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 
 
@@ -63,21 +61,6 @@ def run(name: str, command: list[object], log: Path, timeout: float) -> dict[str
     return found
 
 
-def measured(file: Path) -> list[dict[str, object]]:
-    """Return the medians of a benchmark run, in milliseconds a round."""
-    if not file.is_file() or file.stat().st_size == 0:
-        return []
-    rows = []
-    for bench in json.loads(file.read_text())["benchmarks"]:
-        info, median = bench["extra_info"], bench["stats"]["median"]
-        row = {"group": bench["group"], "name": info["name"], "median_ms": round(1e3 * median, 4)}
-        for key, limit in LIMITS.items():
-            if key in info:
-                row[limit] = round(info[key] / median, 3)
-        rows.append(row)
-    return rows
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
@@ -89,16 +72,14 @@ def main() -> int:
     try:
         import torch
 
-        gpu, versions = (
-            torch.cuda.get_device_name(0),
-            {"torch": torch.__version__, "cuda": torch.version.cuda},
-        )
+        gpu = torch.cuda.get_device_name(0)
     except (ImportError, RuntimeError, AssertionError) as error:
         print(f"gpu-check needs torch and a GPU that it sees: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     work = ROOT / "build" / "gpu-check"
     work.mkdir(parents=True, exist_ok=True)
+    results = options.out / f"{machine.plain(gpu)}.json"
 
     steps: dict[str, dict[str, object]] = {}
 
@@ -106,36 +87,34 @@ def main() -> int:
         if re.search(options.only, name):
             steps[name] = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
 
-    python, native = sys.executable, ROOT / "csrc"
-    step("build", python, "setup.py", "-q", "build_ext", "--inplace")
-    step(
-        "build check", "nvcc", "-std=c++20", "-O2", "-lineinfo", "-arch=native", "--expt-relaxed-constexpr",
-        *(f"-I{folder}" for folder in (native / "include", native / "scan", native / "cuda", ROOT / "tests/native")),
-        native / "cuda/index.cu", native / "scan/encode.cpp", ROOT / "tests/native/cuda_check.cpp",
-        "-o", work / "cuda_check",
-    )  # fmt: skip
-    step("native check", work / "cuda_check")
-    for file in GPU_TESTS:
-        step(f"tests {Path(file).stem}", python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", file)
-    for tool in SANITIZERS:
-        step(tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, work / "cuda_check")
-    rows: list[dict[str, object]] = []
-    for suite in SUITES:
-        name = Path(suite).stem
-        results = work / f"{name}.json"
-        results.unlink(missing_ok=True)
-        step(
-            f"measure {name}", python, "-m", "pytest", f"bench/{suite}", "--benchmark-only", "-q", "-rs",
-            "--bench-size", options.size, "--benchmark-json", results, timeout=600,
-        )  # fmt: skip
-        rows += measured(results)
+    def together(*some: tuple[object, ...]) -> None:
+        """Run steps at the same time, of which none is timed."""
+        with ThreadPoolExecutor(len(some)) as pool:
+            list(pool.map(lambda command: step(*command), some))
 
-    found = {"gpu": gpu, "versions": versions, "steps": steps, "measured": rows}
-    file = options.out / f"{re.sub(r'[^a-z0-9]+', '-', gpu.lower()).strip('-')}.json"
-    file.write_text(json.dumps(found, indent=1) + "\n")
-    for row in found["measured"]:
-        print(json.dumps(row))
-    print(f"written to {file}")
+    python, native, check = sys.executable, ROOT / "csrc", work / "cuda_check"
+    pytest = (python, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider")
+    together(
+        ("build", python, "setup.py", "-q", "build_ext", "--inplace"),
+        (
+            "build check", "nvcc", "-std=c++20", "-O2", "-lineinfo", "-arch=native", "--expt-relaxed-constexpr",
+            *(f"-I{folder}" for folder in (native / "include", native / "scan", native / "cuda", ROOT / "tests/native")),
+            native / "cuda/index.cu", native / "scan/encode.cpp", ROOT / "tests/native/cuda_check.cpp", "-o", check,
+        ),
+        ("tests of networks", *pytest, *TESTS_OF_NETWORKS),
+    )  # fmt: skip
+    together(
+        ("native check", check),
+        ("tests of the scan", *pytest, *TESTS_OF_THE_SCAN),
+        *((tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, check) for tool in SANITIZERS),
+    )
+    for suite in SUITES:
+        step(
+            f"measure {Path(suite).stem}", python, "-m", "pytest", f"bench/{suite}", "--benchmark-only", "-q", "-rs",
+            "--bench-size", options.size, "--bench-results", results, timeout=600,
+        )  # fmt: skip
+    (work / "steps.json").write_text(json.dumps({"gpu": gpu, "steps": steps}, indent=1) + "\n")
+    print(f"measurements are in {results}, steps and logs in {work}")
     return 0 if all(step["passed"] for step in steps.values()) else 1
 
 

@@ -30,7 +30,7 @@ def describe() -> dict[str, Any]:
     sets = list(_native.instruction_sets())
     best = next((s for s in ("avx512vnni", "avxvnni", "avx2") if s in sets), "portable")
     return {
-        "name": _plain(gpu) if gpu else _plain(f"{name} {cores} cores {best}"),
+        "name": plain(gpu) if gpu else plain(f"{name} {cores} cores {best}"),
         "processor": name,
         "cores": cores,
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -98,5 +98,6 @@ def _gpu() -> str | None:
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """Return a name as one of a file."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

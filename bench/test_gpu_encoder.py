@@ -1,5 +1,7 @@
 """Token ids to vectors on a GPU, in bfloat16: CUDA graphs beside the same eagerly and torch.compile.
 
+Ours twice: as captured from PyTorch's own kernels, and with layers that PyTorch's compiler fused.
+
 The query network of the paper at true size (gte, 305M parameters, random weights), for one and 32 queries of 16
 tokens, and in the full size the paper's document networks (qwen3, 4B and 8B) as query encoders: what the asymmetry
 saves. Ids come from the host and vectors return there. The limit is the weights of all layers at the read bandwidth, or
@@ -37,7 +39,7 @@ NETWORKS = {
 SMALL = {"gte, 305M": "gte, small", "qwen3, 4B": "qwen3, small"}
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def network_of(name):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
     model_type, values = NETWORKS[name]
@@ -52,20 +54,20 @@ def network_of(name):
         return transformers.AutoModel.from_config(config, dtype=torch.bfloat16).eval()
 
 
-def spec_of(name):
+def spec_of(name, width=256):
     pooling = "last" if name.startswith("qwen3") else "first"
     return EncoderSpec(
         pooling=pooling,
         order="normalize-then-slice",
-        width=256,
+        width=width,
         dtype="bfloat16",
         device="cuda",
         max_tokens=TOKENS,
     )
 
 
-def graphs(name):
-    runtime = PyTorchRuntime(network_of(name), spec_of(name))
+def graphs(name, compiled=False):
+    runtime = PyTorchRuntime(network_of(name), spec_of(name), compiled=compiled)
     assert runtime.graphs.failure is None, runtime.graphs.failure
     return runtime
 
@@ -74,8 +76,8 @@ def eager(name):
     return PyTorchRuntime(network_of(name), spec_of(name), graphs=False)
 
 
-def whole_network(name, wrap=None):
-    network, spec = network_of(name), spec_of(name)
+def whole_network(name, wrap=None, *, width=256, stay=False):
+    network, spec = network_of(name), spec_of(name, width)
 
     def vectors(ids, mask):
         hidden = network(input_ids=ids, attention_mask=mask).last_hidden_state
@@ -85,7 +87,8 @@ def whole_network(name, wrap=None):
 
     def encode(ids, mask):
         with torch.inference_mode():
-            return function(torch.from_numpy(ids).cuda(), torch.from_numpy(mask).cuda()).cpu().numpy()
+            found = function(torch.from_numpy(ids).cuda(), torch.from_numpy(mask).cuda())
+            return found if stay else found.cpu().numpy()
 
     return encode
 
@@ -95,46 +98,69 @@ def reduce_overhead(function):
     return torch.compile(function, mode="reduce-overhead", dynamic=False)
 
 
+OURS = "care_accel, CUDA graphs"
+COMPILED = "care_accel, CUDA graphs of compiled layers"
 ENGINES = {
-    "care_accel, CUDA graphs": graphs,
+    OURS: graphs,
+    COMPILED: lambda name: graphs(name, compiled=True),
     "care_accel, eager": eager,
     "transformers, eager": whole_network,
     "torch.compile, reduce-overhead": lambda name: whole_network(name, reduce_overhead),
 }
+SECONDS = 0.15
 
 
-def run(benchmark, bench_size, name, engine, queries, limits):
-    name = SMALL.get(name, name) if bench_size == "smoke" else name
-    encode = ENGINES[engine](name)
+def pytest_generate_tests(metafunc):
+    metafunc.parametrize("queries", QUERIES)
+    if metafunc.function is test_query_network_on_a_gpu:
+        metafunc.parametrize("engine", ENGINES)
+    else:
+        full = metafunc.config.getoption("--bench-size") == "full"
+        metafunc.parametrize("engine", ["gte, 305M", "qwen3, 4B", "qwen3, 8B"][: None if full else -1])
+
+
+def run(measure, encode, network, queries, **row):
     ids = np.random.default_rng(0).integers(5, 900, (queries, TOKENS))
     mask = np.ones_like(ids)
-    found = benchmark.pedantic(lambda: encode(ids, mask), rounds=200, warmup_rounds=20)
-    exact = eager(name)(ids, mask)
+    layers = sum(weights.numel() for weights in network_of(network).layers.parameters())
+    found = measure(
+        encode,
+        [(ids, mask)],
+        parameters={"network": network, "queries": queries, "tokens": TOKENS},
+        limit={"GPU read bandwidth": 2 * layers, "GPU bfloat16 rate": 2 * layers * ids.size},
+        seconds=SECONDS,
+        **row,
+    )
+    exact = eager(network)(ids, mask)
     cosines = (found * exact).sum(axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(exact, axis=1)
     assert cosines.min() > 0.999
-    layers = sum(weights.numel() for weights in network_of(name).layers.parameters())
-    read_bandwidth, matmul_rate = limits
-    reading, computing = 2 * layers / read_bandwidth, 2 * layers * ids.size / matmul_rate
-    if reading >= computing:
-        benchmark.extra_info["share_of_limit_bytes"] = reading
-    else:
-        benchmark.extra_info["share_of_limit_flops"] = computing
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("queries", QUERIES)
-def test_query_network_on_a_gpu(benchmark, bench_size, engine, queries, gpu_read_bandwidth, gpu_matmul_rate):
-    benchmark.group = f"GPU: gte 305M in bfloat16, {queries} x {TOKENS} tokens"
-    benchmark.extra_info |= {"name": engine, "ours": engine == "care_accel, CUDA graphs"}
-    run(benchmark, bench_size, "gte, 305M", engine, queries, (gpu_read_bandwidth, gpu_matmul_rate))
+def sized(name, bench_size):
+    return SMALL.get(name, name) if bench_size == "smoke" else name
 
 
-@pytest.mark.parametrize("name", ["gte, 305M", "qwen3, 4B", "qwen3, 8B"])
-@pytest.mark.parametrize("queries", QUERIES)
-def test_asymmetry_on_a_gpu(benchmark, bench_size, name, queries, gpu_read_bandwidth, gpu_matmul_rate):
-    if name == "qwen3, 8B" and bench_size != "full":
-        pytest.skip("in the full size only")
-    benchmark.group = f"GPU: {queries} x {TOKENS} tokens in bfloat16, CUDA graphs, by query network"
-    benchmark.extra_info |= {"name": name, "ours": name == "gte, 305M"}
-    limits = (gpu_read_bandwidth, gpu_matmul_rate)
-    run(benchmark, bench_size, name, "care_accel, CUDA graphs", queries, limits)
+def test_query_network_on_a_gpu(measure, kept, bench_size, engine, queries):
+    name = sized("gte, 305M", bench_size)
+    run(
+        measure,
+        kept((name, queries), engine, lambda: ENGINES[engine](name)),
+        name,
+        queries,
+        group=f"GPU: gte 305M in bfloat16, {queries} x {TOKENS} tokens",
+        name=engine,
+        ours=engine == OURS,
+    )
+
+
+def test_asymmetry_on_a_gpu(measure, kept, bench_size, engine, queries):
+    name = sized(engine, bench_size)
+    run(
+        measure,
+        kept("asymmetry", engine, lambda: graphs(name)),
+        name,
+        queries,
+        group=f"GPU: {queries} x {TOKENS} tokens in bfloat16, CUDA graphs, by query network",
+        name=engine,
+        ours=engine == "gte, 305M",
+    )

@@ -129,6 +129,19 @@ def test_graphs_on_a_gpu_equal_the_eager_network(
     assert runtime.counts.eager == 1
 
 
+@needs_gpu
+@pytest.mark.parametrize(("model_type", "pooling"), [("gte", "first"), ("qwen3", "last")])
+def test_graphs_of_compiled_layers_equal_the_eager_network(make_encoder, tmp_path, model_type, pooling):
+    if model_type not in CONFIG_MAPPING:
+        pytest.skip(f"this release of transformers has no {model_type}")
+    folder = make_encoder(tmp_path / model_type, model_type)
+    options = {"device": "cuda", "pooling": pooling, "dtype": "bfloat16"}
+    runtime, eager = runtime_of(folder, **options, compiled=True), runtime_of(folder, **options, graphs=False)
+    assert runtime.graphs.failure is None
+    for ids, mask in [*BATCHES, batch_of([64] * 64)]:
+        np.testing.assert_allclose(runtime(ids, mask), eager(ids, mask), atol=2e-2)
+
+
 def test_vectors_that_stay_on_the_device_outlive_the_next_replay(tiny_folders):
     runtime = runtime_of(tiny_folders / "document_encoder")
     graphs = CudaGraphs(runtime._encode, "cpu", buckets_up_to(16), capture=recorded)

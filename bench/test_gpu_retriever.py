@@ -1,0 +1,107 @@
+"""Token ids to the ten best documents on a GPU: queries a second by query network, as a symmetric model would pay them.
+
+The query network of the paper (gte, 305M) and its document networks as query encoders (qwen3, 4B; 8B in the full size),
+at true size with random weights in bfloat16, each before the exact scan of the same vectors. Ids come from the host and
+hits return there; vectors stay on the GPU. The peer is what one writes with transformers and torch: the whole network
+eagerly, and a float16 product and selection, which is not exact.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from care_accel import _native
+
+torch = pytest.importorskip("torch", reason="the peer torch is not installed")
+sys.path.insert(0, str(Path(__file__).parent))
+from test_cuda_scan import index_of, index_of_peers  # noqa: E402
+from test_gpu_encoder import network_of, spec_of, whole_network  # noqa: E402
+
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime  # noqa: E402
+
+pytestmark = pytest.mark.skipif(
+    not (_native.CUDA and torch.cuda.is_available()), reason="needs a GPU and a build with CARE_CUDA=ON"
+)
+
+ROWS = {"smoke": 20_000, "default": 200_000, "full": 1_000_000}
+QUERIES = (1, 32, 256)
+TOKENS, WIDTH, K = 16, 768, 10
+A_BATCH = 64  # texts that are encoded together, as an Encoder does
+SECONDS = 0.15
+OURS = "care_accel, gte 305M"
+PEER = "transformers and torch float16, gte 305M"
+ENGINES = {
+    OURS: "gte, 305M",
+    PEER: "gte, 305M",
+    "care_accel, qwen3 4B": "qwen3, 4B",
+    "care_accel, qwen3 8B": "qwen3, 8B",
+}
+
+
+def pytest_generate_tests(metafunc):
+    size = metafunc.config.getoption("--bench-size")
+    metafunc.parametrize("queries", QUERIES[:1] if size == "smoke" else QUERIES)
+    names = [OURS, PEER] if size == "smoke" else [*ENGINES][: None if size == "full" else -1]
+    metafunc.parametrize("engine", names)
+
+
+@functools.cache
+def runtime_of(name):
+    runtime = PyTorchRuntime(network_of(name), spec_of(name, WIDTH))
+    assert runtime.graphs.failure is None, runtime.graphs.failure
+    return runtime
+
+
+def ours(name, rows):
+    index, runtime = index_of(rows, WIDTH), runtime_of(name)
+
+    def search(ids):
+        mask = np.ones_like(ids)
+        batches = range(0, len(ids), A_BATCH)
+        vectors = torch.cat([runtime.on_device(ids[i : i + A_BATCH], mask[i : i + A_BATCH]) for i in batches])
+        return index.search_on_device(vectors, k=K)[1].cpu()
+
+    return search
+
+
+def peer(name, rows):
+    stored = index_of_peers(rows, WIDTH, "float16")
+    encode = whole_network(name, width=WIDTH, stay=True)
+
+    def search(ids):
+        return torch.topk(encode(ids, np.ones_like(ids)).half() @ stored.T, K).indices.cpu()
+
+    return search
+
+
+def test_token_ids_to_hits(measure, bench_size, engine, queries):
+    name, rows = ENGINES[engine], ROWS[bench_size]
+    if bench_size == "smoke":
+        name = "gte, small"
+    search = (peer if engine == PEER else ours)(name, rows)
+    random = np.random.default_rng(0)
+    found = measure(
+        search,
+        [(random.integers(5, 900, (queries, TOKENS)),) for _ in range(8)],
+        group=f"GPU: {queries} x {TOKENS} token ids to the top {K} of {rows:,} x {WIDTH}",
+        name=engine,
+        ours=engine == OURS,
+        parameters={
+            "network": name,
+            "vectors": rows,
+            "width": WIDTH,
+            "queries": queries,
+            "tokens": TOKENS,
+            "k": K,
+        },
+        seconds=SECONDS,
+        exact=engine != PEER,
+    )
+    assert found.shape == (queries, K)
+    if not measure.disabled:
+        measure.note(rate=queries / measure.benchmark.stats.stats.median)
