@@ -1,8 +1,8 @@
 """Everything that a GPU is needed to know: ``make gpu-check``.
 
 Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; measurements are
-appended to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pybind11, CMake and
-ninja does; the step that fails is named, and the others go on.
+appended to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pytest-xdist,
+pybind11, CMake and ninja does; the step that fails is named, and the others go on.
 """
 
 from __future__ import annotations
@@ -21,13 +21,9 @@ import machine
 
 ROOT = Path(__file__).resolve().parents[1]
 # Suites that measure something on a GPU, and the tests that run differently on one.
-SUITES = ("test_cuda_scan.py", "test_pooling.py", "test_gpu_encoder.py", "test_gpu_retriever.py")
+SUITES = ("test_cuda_scan.py", "test_gpu_encoder.py", "test_gpu_retriever.py", "test_pooling.py")
 TESTS_OF_THE_SCAN = ("tests/index/test_cuda.py",)
-TESTS_OF_NETWORKS = (
-    "tests/kernels/test_fused.py",
-    "tests/encoding/test_last_layer.py",
-    "tests/encoding/runtimes/test_cuda_graphs.py",
-)
+TESTS_OF_NETWORKS = ("tests/kernels/test_fused.py", "tests/encoding/runtimes/test_cuda_graphs.py")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 
 
@@ -101,7 +97,7 @@ def main() -> int:
             *(f"-I{folder}" for folder in (native / "include", native / "scan", native / "cuda", ROOT / "tests/native")),
             native / "cuda/index.cu", native / "scan/encode.cpp", ROOT / "tests/native/cuda_check.cpp", "-o", check,
         ),
-        ("tests of networks", *pytest, *TESTS_OF_NETWORKS),
+        ("tests of networks", *pytest, "-n", 6, *TESTS_OF_NETWORKS),
     )  # fmt: skip
     together(
         ("native check", check),

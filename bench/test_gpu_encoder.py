@@ -144,7 +144,7 @@ def test_query_network_on_a_gpu(measure, kept, bench_size, engine, queries):
     name = sized("gte, 305M", bench_size)
     run(
         measure,
-        kept((name, queries), engine, lambda: ENGINES[engine](name)),
+        kept(name, engine, lambda: ENGINES[engine](name)),
         name,
         queries,
         group=f"GPU: gte 305M in bfloat16, {queries} x {TOKENS} tokens",

@@ -40,8 +40,9 @@ def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "ind
     compiled._modules = encode._modules | {"network": network}
     try:
         with torch.inference_mode():
-            # No size of a batch twice, and none that a network has: the compiler takes equal ones for the same.
-            ids = torch.ones((2, 5), dtype=torch.int64, device=device)
+            # As aligned as a bucket and as general: the compiler makes another program for what is not, and takes sizes
+            # that are equal here, to each other or to the network's, for one and the same.
+            ids = torch.ones((2, 48), dtype=torch.int64, device=device)
             compiled(ids, torch.ones_like(ids))
     except (RuntimeError, OSError) as cause:  # no Triton, no C compiler, an operation that it does not know
         log.warning("the network is not compiled: %s", " ".join(str(cause).split())[:300])
