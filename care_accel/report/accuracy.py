@@ -1,0 +1,198 @@
+"""Scores a task: models beside each other, their intervals, differences, and the published rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from care_accel.errors import CareError
+from care_accel.eval.report import published_scores
+from care_accel.report import charts
+from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table
+from care_accel.report.scores import METRICS, Evaluation, Task, average_of, entry_of, tasks_of
+
+MISSING_SCORES = "No model has been evaluated: care-accel eval"
+
+
+def accuracy(evaluations: Sequence[Evaluation], folder: Path) -> Part:
+    """Return the part about scores, whatever machine they were computed on."""
+    lead = (
+        "Percent, with 95 % bootstrap intervals over queries or pairs. A score does not depend on the machine beyond "
+        "rounding; what it was computed with is beside it."
+    )
+    if not evaluations:
+        missing = Section("Scores a task", notes=[f"{MISSING_SCORES} (looked in {folder}/)"])
+        return Part("Accuracy", "accuracy", sections=[missing])
+    tasks = tasks_of(evaluations)
+    sections = [Section("Scores a task", figures=[_scores(evaluations, tasks)])]
+    if len(evaluations) > 1:
+        sections.append(_differences(evaluations, tasks))
+    sections.append(_published(evaluations))
+    return Part("Accuracy", "accuracy", lead, sections)
+
+
+def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
+    names = [one.model for one in evaluations]
+    headings = []
+    for task in tasks:
+        rows = []
+        for style, one in enumerate(evaluations):
+            if (entry := entry_of(one, task)) is not None:
+                low, high = entry.get("interval") or (entry["main_score"], entry["main_score"])
+                rows.append(
+                    charts.Interval(one.model, 100 * entry["main_score"], 100 * low, 100 * high, style)
+                )
+        headings.append((task.name, rows))
+    plot = charts.legend([(name, style) for style, name in enumerate(names)]) + charts.intervals(
+        headings,
+        x_title="score, percent",
+        label=f"Scores of {', '.join(names)} on {len(tasks)} tasks with 95 % intervals; the table has all numbers",
+    )
+    lines = [
+        Line(
+            [
+                Cell(task.name),
+                Cell(f"{METRICS.get(task.metric, task.metric)}, {task.split}"),
+                Cell(f"{task.size:,}", value=task.size),
+                *(_score(entry_of(one, task)) for one in evaluations),
+            ]
+        )
+        for task in tasks
+    ]
+    averages = [average_of(one, tasks) for one in evaluations]
+    average = [Cell(MISSING) if a is None else Cell(f"{100 * a:.2f}", value=a) for a in averages]
+    lines.append(Line([Cell("average"), Cell(""), Cell(""), *average], "total"))
+    columns = [("task", ""), ("metric", ""), ("n", "n"), *((name, "n") for name in names)]
+    notes = [f"{one.model}: {_computed_with(one.manifest)}." for one in evaluations]
+    if any(a is None for a in averages):
+        notes.insert(
+            0, "An average is given for a model that ran every task here: over fewer it would not compare."
+        )
+    skipped = {
+        f"{s.get('task')}: {s.get('reason')}": None for one in evaluations for s in one.summary["skipped"]
+    }
+    if skipped:
+        notes.append(f"Not run: {'; '.join(skipped)}.")
+    return Figure("Models on the same tasks", plot=plot, tables=[Table(columns, lines)], notes=notes)
+
+
+def _score(entry: dict[str, Any] | None) -> Cell:
+    if entry is None:
+        return Cell(MISSING)
+    interval = entry.get("interval")
+    small = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
+    return Cell(f"{100 * entry['main_score']:.2f}", value=entry["main_score"], small=small)
+
+
+def _computed_with(manifest: dict[str, Any]) -> str:
+    facts = [str(manifest[key]) for key in ("machine",) if manifest.get(key)]
+    facts += [f"device {manifest['device']}"] if manifest.get("device") else []
+    facts += [f"the first {manifest['limit']} queries or pairs"] if manifest.get("limit") else []
+    if manifest.get("kept"):
+        facts.append(f"taken over from an earlier run: {', '.join(manifest['kept'])}")
+    return ", ".join(facts) or "nothing is recorded of what it was computed with"
+
+
+def _differences(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Section:
+    """Return the paired differences from the first model, where both have a score of every query."""
+    first, *others = evaluations
+    title = f"Differences from {first.model}"
+    figures, notes = [], []
+    for other in others:
+        lines, reasons = _compared(first, other, tasks)
+        if lines:
+            figures.append(
+                Figure(
+                    f"{other.model} less {first.model}",
+                    tables=[Table(_DIFFERENCE_COLUMNS, lines)],
+                    notes=reasons,
+                )
+            )
+        else:
+            notes.append(f"{other.model}: {'; '.join(reasons) or 'no task in common'}.")
+    if notes and not figures:
+        notes.append(
+            "Differences need the score of each query, which care-accel eval writes: run it again for both models."
+        )
+    lead = (
+        "Percentage points on the same queries: paired bootstrap interval (95 %), and the p-value of the "
+        "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is below 0.05 "
+        "after the correction; it says that a difference is no chance of these queries, not that it is large."
+    )
+    return Section(title, lead if figures else "", figures, notes)
+
+
+_DIFFERENCE_COLUMNS = (
+    *(("task", ""), ("n", "n"), ("difference", "n"), ("95 % interval", "n")),
+    *(("p", "n"), ("p, corrected", "n"), ("", "")),
+)
+
+
+def _compared(first: Evaluation, other: Evaluation, tasks: Sequence[Task]) -> tuple[list[Line], list[str]]:
+    try:
+        from care_accel.eval.scores import read_scores, task_file
+        from care_accel.eval.significance import adjusted, paired
+    except ImportError:
+        return [], ["no scores of single queries"]
+
+    found, reasons = [], []
+    for task in tasks:
+        if entry_of(first, task) is None or entry_of(other, task) is None:
+            continue
+        revisions = [one.manifest.get("data", {}).get(task.name) for one in (first, other)]
+        files = [task_file(one.folder, task.name, ".scores.json") for one in (first, other)]
+        if revisions[0] != revisions[1]:
+            reasons.append(f"{task.name}: the data has changed between the two runs")
+        elif not all(file.is_file() for file in files):
+            reasons.append(f"{task.name}: no scores of single queries")
+        else:
+            try:
+                found.append(paired(*map(read_scores, files)))
+            except CareError as why:
+                reasons.append(str(why))
+    lines = [
+        Line(
+            [
+                Cell(one.task),
+                Cell(f"{one.n:,}", value=one.n),
+                Cell(f"{100 * one.difference:+.2f}", value=one.difference),
+                Cell(" to ".join(f"{100 * bound:+.2f}" for bound in one.interval)),
+                Cell(_p(one.p_value), value=one.p_value),
+                Cell(_p(one.adjusted), value=one.adjusted),
+                Cell("significant" if one.significant else ""),
+            ]
+        )
+        for one in adjusted(found)
+    ]
+    return lines, reasons
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _published(evaluations: Sequence[Evaluation]) -> Section:
+    title = "Published scores of the same tasks"
+    rows = next((rows for one in evaluations if (rows := published_scores(one.summary))), {})
+    if not rows:
+        note = (
+            "None of the tasks above is one of the paper's with its test split and all its queries, so no published "
+            "score stands beside them."
+        )
+        return Section(title, notes=[note])
+    tasks = list(next(iter(rows.values())))
+    lines = [
+        Line([Cell(model), *(Cell(f"{scores[task]:.2f}", value=scores[task]) for task in tasks)])
+        for model, scores in rows.items()
+    ]
+    for one in evaluations:
+        if all(task in one.tasks for task in tasks) and one.manifest.get("limit") is None:
+            cells = [_score(one.tasks[task]) for task in tasks]
+            lines.append(Line([Cell(f"{one.model} (measured here)"), *cells], "ours"))
+    figure = Figure(
+        "As the paper states them",
+        where="arXiv 2604.10937, main table; not measured here",
+        tables=[Table([("model", ""), *((task, "n") for task in tasks)], lines)],
+    )
+    return Section(title, figures=[figure])

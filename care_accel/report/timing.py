@@ -1,0 +1,245 @@
+"""Where a query's time goes, and how time and memory grow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from care_accel.report import charts
+from care_accel.report.analysis import BEND, OURS, Curve, Fit, curves, described
+from care_accel.report.blocks import Cell, Figure, Line, Section, Table, number, share, significant, where
+from care_accel.report.measured import Group, Machine, Row
+
+# What varies, as people say it: one, several, and how the axis is called.
+_WORDS = {
+    "vectors": ("vector", "vectors", "vectors in the index"),
+    "width": ("value", "values a vector", "values a vector (width)"),
+    "k": ("hit", "hits", "hits a query (k)"),
+    "queries": ("query", "queries at a time", "queries at a time"),
+    "threads": ("thread", "threads", "threads"),
+    "concurrency": ("client", "clients at a time", "clients at a time"),
+}
+# An axis that spans more than this is logarithmic.
+_FAR = 20
+
+
+def time_by_part(machine: Machine, groups: Sequence[Group]) -> Section:
+    """Return stacked bars of the parts of a query's time, a figure a suite."""
+    title = "Where a query's time goes"
+    suites: dict[str, list[tuple[Group, Row]]] = {}
+    for group in groups:
+        for row in group.rows:
+            if row.parts_us:
+                suites.setdefault(group.suite, []).append((group, row))
+    if not suites:
+        note = "No benchmark has measured the parts of a query's time: pytest bench/test_retriever.py bench/test_server.py --benchmark-only"
+        return Section(title, notes=[note])
+    lead = "Medians of each part of one call, in microseconds; the small print is the 99th percentile."
+    return Section(title, lead, [_parts(machine, suite, rows) for suite, rows in suites.items()])
+
+
+def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) -> Figure:
+    names = list(dict.fromkeys(name for _, row in measured for name in row.parts_us))
+    styles = {name: i % charts.STYLES for i, name in enumerate(names)}
+    totals = [sum(p50 for p50, _ in row.parts_us.values()) for _, row in measured]
+    lines = []
+    for (group, row), total in zip(measured, totals, strict=True):
+        pieces, start = [], 0.0
+        for name, (p50, _) in row.parts_us.items():
+            pieces.append((start / max(totals), (start + p50) / max(totals), styles[name]))
+            start += p50
+        spoken = ", ".join(f"{name} {p50:.4g}" for name, (p50, _) in row.parts_us.items())
+        cells = [
+            Cell(row.name, small=group.name),
+            Cell(drawn=charts.stack(pieces, faded=row.noisy, label=f"microseconds: {spoken}"), kind="bar"),
+            number(total),
+        ]
+        for name in names:
+            p50, p99 = row.parts_us.get(name, (None, None))
+            cells.append(number(p50, small="" if p99 is None else significant(p99)))
+        lines.append(Line(cells, " ".join(["ours"] * row.ours + ["faded"] * row.noisy)))
+    runs = {where(machine, group.run): None for group, _ in measured}
+    columns = [("", ""), ("", "bar"), ("together, us", "n"), *((name, "n") for name in names)]
+    return Figure(
+        suite,
+        where="; ".join(runs),
+        plot=charts.legend([(name, styles[name]) for name in names], "swatches"),
+        tables=[Table(columns, lines)],
+    )
+
+
+def scaling(machine: Machine, groups: Sequence[Group]) -> Section:
+    """Return how time and memory grow with each thing that was varied, with the line through the points."""
+    title = "How time and memory grow"
+    found = curves(groups)
+    if not found:
+        return Section(
+            title, notes=["Nothing has been varied yet: pytest bench/test_scaling.py --benchmark-only"]
+        )
+    lead = (
+        "The dashed line is fitted to all points, with relative distances; over threads and clients a power is. The "
+        f"table has each point's distance from it. A curve bends at its first point further than {100 * BEND:.0f} % off. "
+        "Nothing is drawn or said beyond the measured points."
+    )
+    figures = [figure for together in found for figure in _grown(machine, together)]
+    return Section(title, lead, figures)
+
+
+def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
+    first = together[0]
+    over = first.over
+    axis = _WORDS.get(over, (over, over, over))[2]
+    runs = "; ".join({where(machine, group.run): None for curve in together for group in curve.groups})
+    unit = "ms a call" if over == "queries" else "ms a query"
+    title = f"Time over {axis}"
+    if fixed := described(first.fixed):
+        title += f" ({fixed})"
+    xs = [x for curve in together for x in curve.x]
+    ys = [y for curve in together for y in curve.y]
+    log = (_far(xs), _far(ys))
+    drawn = [
+        charts.Line(
+            curve.name,
+            list(zip(curve.x, curve.y, strict=True)),
+            style=i,
+            fitted=_fitted(curve.fit, curve.x, log=log[0]),
+            faded=[row.noisy for row in curve.rows],
+        )
+        for i, curve in enumerate(together)
+    ]
+    words = [name for name, is_log in ((axis, log[0]), (unit, log[1])) if is_log]
+    logarithmic = f"; logarithmic: {' and '.join(words)}" if words else ""
+    figures = [
+        Figure(
+            title,
+            where=runs,
+            plot=charts.lines(
+                drawn,
+                x_title=axis,
+                y_title=f"{unit} at the median{logarithmic}",
+                label=f"{title} of {', '.join(curve.name for curve in together)}; the table has all points",
+                log=log,
+            ),
+            tables=[_points(curve, unit) for curve in together],
+            notes=[_sentence(curve, unit) for curve in together],
+        )
+    ]
+    if over in ("vectors", "width"):
+        figures += _memory(together, axis, fixed, runs, log=log[0])
+    return figures
+
+
+def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log: bool) -> list[Figure]:
+    """Return the memory of a document, where it is known of every point."""
+    drawn, lines = [], []
+    for i, curve in enumerate(together):
+        known = [
+            (x, each) for x, each in zip(curve.x, curve.bytes_per_document, strict=True) if each is not None
+        ]
+        if len(known) > 1:
+            drawn.append(charts.Line(curve.name, known, style=i))
+            lines += [Line([Cell(curve.name), _x_cell(x), number(each)]) for x, each in known]
+    if not drawn:
+        return []
+    title = f"Memory over {axis}"
+    return [
+        Figure(
+            f"{title} ({fixed})" if fixed else title,
+            where=runs,
+            plot=charts.lines(
+                drawn,
+                x_title=axis,
+                y_title="bytes of the index a document",
+                label=f"{title}; the table has all points",
+                log=(log, False),
+            ),
+            tables=[Table([("", ""), (axis, "n"), ("bytes a document", "n")], lines, folded="The points")],
+        )
+    ]
+
+
+def _far(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > _FAR
+
+
+def _fitted(line: Fit | None, xs: Sequence[float], *, log: bool) -> list[tuple[float, float]]:
+    if line is None:
+        return []
+    some = np.geomspace(min(xs), max(xs), 40) if log else np.linspace(min(xs), max(xs), 40)
+    return [(float(x), line.at(float(x))) for x in some]
+
+
+def _points(curve: Curve, unit: str) -> Table:
+    line = curve.fit
+    lines = []
+    for i, row in enumerate(curve.rows):
+        marks = ["noisy: do not quote"] * row.noisy + ["in cache"] * row.in_cache
+        lines.append(
+            Line(
+                [
+                    _x_cell(curve.x[i]),
+                    number(curve.y[i]),
+                    number(None if line is None else line.at(curve.x[i])),
+                    Cell("–")
+                    if line is None
+                    else Cell(f"{100 * line.residuals[i]:+.1f} %", value=line.residuals[i]),
+                    number(row.p50_ms),
+                    number(row.p95_ms),
+                    number(row.p99_ms),
+                    number(curve.bytes_per_document[i]),
+                    number(row.rate),
+                    share(None if row.limit is None else row.limit["share"]),
+                    Cell(", ".join([*marks, row.note] if row.note else marks)),
+                ],
+                "faded" if row.noisy else "",
+            )
+        )
+    columns = [
+        *(
+            (_WORDS.get(curve.over, (curve.over,) * 3)[1], "n"),
+            (unit, "n"),
+            ("on the line", "n"),
+            ("off by", "n"),
+        ),
+        *(("a call: p50, ms", "n"), ("p95", "n"), ("p99", "n"), ("bytes a document", "n"), ("a second", "n")),
+        *(("of the limit", "n"), ("", "")),
+    ]
+    return Table(columns, lines, folded=f"{curve.name}: the points")
+
+
+def _x_cell(x: float) -> Cell:
+    return Cell(f"{x:,.0f}" if x == int(x) else f"{x:g}", value=x)
+
+
+def _sentence(curve: Curve, unit: str) -> str:
+    """Say what the fit says, and where the curve leaves it."""
+    line = curve.fit
+    one, several, _ = _WORDS.get(curve.over, (curve.over,) * 3)
+    if line is None:
+        return f"{curve.name}: {len(curve.rows)} points, too few for a line."
+    if line.power:
+        said = f"time goes with the number of {several} to the power {line.slope:.2f}"
+    else:
+        step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
+        said = f"{_signed(line.intercept)} and {_signed(line.slope * step)} {unit.split()[0]} a {named}"
+    worst = max(abs(residual) for residual in line.residuals)
+    if line.bend is None:
+        bend = f"no point is further than {100 * worst:.0f} % from it"
+    else:
+        off = line.residuals[line.bend]
+        at = f"{_x_cell(curve.x[line.bend]).text} {several if curve.x[line.bend] != 1 else one}"
+        bend = f"it bends at {at}, {100 * abs(off):.0f} % {'above' if off > 0 else 'below'} the line (the furthest point: {100 * worst:.0f} %)"
+    cached = [x for x, row in zip(curve.x, curve.rows, strict=True) if row.in_cache]
+    if cached and len(cached) < len(curve.rows):
+        bend += f"; up to {_x_cell(max(cached)).text} {several} the data fits in the last-level cache"
+    noisy = sum(row.noisy for row in curve.rows)
+    if noisy:
+        bend += f"; {noisy} of its points {'is' if noisy == 1 else 'are'} noisy"
+    name = "" if curve.name == OURS else f"{curve.name}: "
+    sentence = f"{name}{said}; {bend}."
+    return sentence[0].upper() + sentence[1:] if not name else sentence
+
+
+def _signed(value: float) -> str:
+    return f"{'minus ' if value < 0 else ''}{significant(abs(value))}"
