@@ -9,7 +9,7 @@ from typing import Any
 from care_accel.errors import CareError
 from care_accel.eval.report import published_scores
 from care_accel.report import charts
-from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table
+from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, plain, signed
 from care_accel.report.scores import METRICS, Evaluation, Task, average_of, entry_of, tasks_of
 
 MISSING_SCORES = "No model has been evaluated: care-accel eval"
@@ -64,7 +64,10 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     average = [Cell(MISSING) if a is None else Cell(f"{100 * a:.2f}", value=a) for a in averages]
     lines.append(Line([Cell("average"), Cell(""), Cell(""), *average], "total"))
     columns = [("task", ""), ("metric", ""), ("n", "n"), *((name, "n") for name in names)]
-    notes = [f"{one.model}: {_computed_with(one.manifest)}." for one in evaluations]
+    computed: dict[str, list[str]] = {}
+    for one in evaluations:
+        computed.setdefault(_computed_with(one.manifest), []).append(one.model)
+    notes = [f"Computed with {how}: {', '.join(models)}." for how, models in computed.items()]
     if any(a is None for a in averages):
         notes.insert(
             0, "An average is given for a model that ran every task here: over fewer it would not compare."
@@ -81,8 +84,8 @@ def _score(entry: dict[str, Any] | None) -> Cell:
     if entry is None:
         return Cell(MISSING)
     interval = entry.get("interval")
-    small = f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}" if interval else ""
-    return Cell(f"{100 * entry['main_score']:.2f}", value=entry["main_score"], small=small)
+    small = " to ".join(plain(100 * bound, 1) for bound in interval) if interval else ""
+    return Cell(plain(100 * entry["main_score"], 2), value=entry["main_score"], small=small)
 
 
 def _computed_with(manifest: dict[str, Any]) -> str:
@@ -91,7 +94,7 @@ def _computed_with(manifest: dict[str, Any]) -> str:
     facts += [f"the first {manifest['limit']} queries or pairs"] if manifest.get("limit") else []
     if manifest.get("kept"):
         facts.append(f"taken over from an earlier run: {', '.join(manifest['kept'])}")
-    return ", ".join(facts) or "nothing is recorded of what it was computed with"
+    return ", ".join(facts) or "what is not recorded"
 
 
 def _differences(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Section:
@@ -117,22 +120,28 @@ def _differences(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Se
         )
     lead = (
         "Percentage points on the same queries: paired bootstrap interval (95 %), and the p-value of the "
-        "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is below 0.05 "
-        "after the correction; it says that a difference is no chance of these queries, not that it is large."
+        "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most 0.05 "
+        "after the correction: such a difference is rarely chance; it may still be small."
     )
     return Section(title, lead if figures else "", figures, notes)
 
 
 _DIFFERENCE_COLUMNS = (
     *(("task", ""), ("n", "n"), ("difference", "n"), ("95 % interval", "n")),
-    *(("p", "n"), ("p, corrected", "n"), ("", "")),
+    *(("p", "n"), ("p, corrected", "n"), ("", "note")),
 )
 
 
 def _compared(first: Evaluation, other: Evaluation, tasks: Sequence[Task]) -> tuple[list[Line], list[str]]:
     try:
-        from care_accel.eval.scores import read_scores, task_file
-        from care_accel.eval.significance import adjusted, paired
+        from care_accel.eval.scores import (  # type: ignore[import-not-found,unused-ignore]
+            read_scores,
+            task_file,
+        )
+        from care_accel.eval.significance import (  # type: ignore[import-not-found,unused-ignore]
+            adjusted,
+            paired,
+        )
     except ImportError:
         return [], ["no scores of single queries"]
 
@@ -156,8 +165,8 @@ def _compared(first: Evaluation, other: Evaluation, tasks: Sequence[Task]) -> tu
             [
                 Cell(one.task),
                 Cell(f"{one.n:,}", value=one.n),
-                Cell(f"{100 * one.difference:+.2f}", value=one.difference),
-                Cell(" to ".join(f"{100 * bound:+.2f}" for bound in one.interval)),
+                Cell(signed(100 * one.difference, 2), value=one.difference),
+                Cell(" to ".join(signed(100 * bound, 2) for bound in one.interval)),
                 Cell(_p(one.p_value), value=one.p_value),
                 Cell(_p(one.adjusted), value=one.adjusted),
                 Cell("significant" if one.significant else ""),

@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns of kind ``n`` hold numbers, of kind ``bar`` bars. A long one may be folded away."""
+    """A table; columns of kind ``n`` hold numbers, ``bar`` bars, ``note`` longer texts. A long one may be folded away."""
 
     columns: Sequence[tuple[str, str]]
     lines: Sequence[Line]
@@ -50,6 +50,11 @@ class Figure:
     plot: Markup | None = None
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
+
+    @property
+    def short(self) -> bool:
+        """Whether it goes on one printed page: a plot, or tables of few lines."""
+        return self.plot is not None or sum(len(table.lines) for table in self.tables) <= 16
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,16 @@ def significant(value: float) -> str:
     rounded = float(f"{value:.3g}")
     digits = 2 - math.floor(math.log10(abs(rounded)))
     return f"{value:,.{max(digits, 0)}f}" if digits < 7 else f"{value:.3g}"
+
+
+def plain(value: float, digits: int) -> str:
+    """Write a number with some digits behind the point, and a minus that is as wide as a plus."""
+    return f"{value:,.{digits}f}".replace("-", "\u2212")
+
+
+def signed(value: float, digits: int) -> str:
+    """Write a difference, with its sign."""
+    return f"{value:+,.{digits}f}".replace("-", "\u2212")
 
 
 def number(value: float | None, *, scale: float = 1, small: str = "", kind: str = "") -> Cell:

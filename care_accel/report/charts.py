@@ -70,6 +70,13 @@ def mark(
     return Markup('<path class="{}" d="{}"><title>{}</title></path>').format(kind, path, title)
 
 
+def swatches(labels: Sequence[tuple[str, int]]) -> Markup:
+    """Return the colours of bars and what they stand for, as a list."""
+    entry = '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="s{} bar" y="3" width="14" height="8"/></svg>{}</li>'
+    entries = [Markup(entry).format(style % STYLES, label) for label, style in labels]
+    return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries))
+
+
 def legend(labels: Sequence[tuple[str, int]], kind: str = "") -> Markup:
     """Return the marks and what they stand for, as a list."""
     entries = [
@@ -108,7 +115,9 @@ def stack(
     ]
     if rule is not None:
         drawn.append(
-            Markup('<rect class="rule" x="{:.2f}" width="0.7" y="0" height="10"/>').format(100 * rule - 0.35)
+            Markup('<path class="rule" d="M{:.2f} 0V10" vector-effect="non-scaling-stroke"/>').format(
+                min(max(100 * rule, 0.5), 99.5)
+            )
         )
     return Markup(
         '<svg class="bars" viewBox="0 0 100 10" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
@@ -144,6 +153,8 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) 
                 text = str(p.number)
                 place = _free_place(text, x, y, taken, plot.area) or _box(text, x, y, 1, 0, 9)
             taken.append(place)
+            if (leader := _leader(place, x, y)) is not None:
+                plot.add('<path class="leader" d="{}"/>', leader)
             plot.add(
                 '<text class="label{}" x="{:.1f}" y="{:.1f}">{}</text>',
                 " ours" if p.style == 0 else "",
@@ -319,6 +330,13 @@ def _free_place(text: str, x: float, y: float, taken: Sequence[Box], area: Box) 
             if inside and not any(overlap(box, other) for other in taken):
                 return box
     return None
+
+
+def _leader(box: Box, x: float, y: float) -> str | None:
+    """Return a line from a mark to a text that is not right beside it."""
+    nearest = (min(max(x, box[0]), box[2]), min(max(y, box[1] + 2), box[3] - 2))
+    far = ((nearest[0] - x) ** 2 + (nearest[1] - y) ** 2) ** 0.5
+    return None if far < 15 else f"M{x:.1f} {y:.1f}L{nearest[0]:.1f} {nearest[1]:.1f}"
 
 
 def _box(text: str, x: float, y: float, dx: int, dy: int, far: float) -> Box:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from care_accel.report.blocks import Cell, Figure, Line, Part, Section, Table, number, of_run
+from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, number, of_run
 from care_accel.report.measured import Machine, Run
 from care_accel.report.scores import Evaluation
 
@@ -16,7 +16,7 @@ def manifest(machines: Sequence[Machine], evaluations: Sequence[Evaluation]) -> 
     """Return the part that a reader needs to repeat the rest."""
     sections = [Section(f"Machine {one.name}", figures=_machine(one)) for one in machines]
     if evaluations:
-        sections.append(Section("Models", figures=[_models(evaluations)]))
+        sections.append(Section("Models", figures=_models(evaluations)))
     return Part("Manifest", "manifest", "What a reader needs to measure the same again.", sections)
 
 
@@ -25,7 +25,7 @@ def _machine(machine: Machine) -> list[Figure]:
         Line([Cell(name), Cell(_fact(value))]) for name, value in machine.facts.items() if value is not None
     ]
     shown = list({group.run.id: group.run for group in machine.groups()}.values())
-    figures = [Figure("The machine", tables=[Table([("", ""), ("", "")], facts)])]
+    figures = [Figure("The machine", tables=[Table([("", ""), ("", "wide")], facts)])]
     figures += [_run(run) for run in sorted(shown, key=lambda run: run.started, reverse=True)]
     return figures
 
@@ -35,11 +35,8 @@ def _run(run: Run) -> Figure:
         Line(
             [
                 Cell(name),
-                *(
-                    number(limit.get(key)) if limit.get("unit") is None else _rate(limit, key)
-                    for key in ("median", "low", "high")
-                ),
-                Cell(str(limit.get("unit", ""))),
+                *(number(limit.get(key), scale=1e-9) for key in ("median", "low", "high")),
+                Cell(f"10\u2079 {limit.get('unit', '')}"),
             ]
         )
         for name, limit in run.limits.items()
@@ -58,37 +55,35 @@ def _run(run: Run) -> Figure:
     return Figure(f"Run {run.id}", where=" · ".join(facts), tables=tables)
 
 
-def _rate(limit: Mapping[str, Any], key: str) -> Cell:
-    """Write a rate in thousand millions, as machines' limits are told."""
-    value = limit.get(key)
-    if value is None:
-        return number(None)
-    return Cell(f"{number(value, scale=1e-9).text}e9", value=float(value))
-
-
-def _models(evaluations: Sequence[Evaluation]) -> Figure:
-    lines = []
+def _models(evaluations: Sequence[Evaluation]) -> list[Figure]:
+    lines: list[Line] = []
+    data: dict[tuple[str, str], list[str]] = {}
     for one in evaluations:
         versions = one.manifest.get("versions")
         said = ", ".join(f"{k} {v}" for k, v in versions.items() if v) if isinstance(versions, dict) else ""
         cells = [Cell(one.model)]
         for role in _ROLES:
             provenance = one.manifest.get(role)
-            cells.append(
-                Cell(str(provenance.get("revision", "")) if isinstance(provenance, dict) else "", kind="hash")
-            )
-        data = one.manifest.get("data")
-        revisions = (
-            [f"{task} {revision}" for task, revision in data.items()] if isinstance(data, dict) else []
-        )
-        lines.append(Line([*cells, Cell(", ".join(revisions), kind="hash"), Cell(said)]))
+            revision = provenance.get("revision") if isinstance(provenance, dict) else None
+            cells.append(Cell(MISSING if revision is None else str(revision), kind="hash"))
+        lines.append(Line([*cells, Cell(said)]))
+        if isinstance(revisions := one.manifest.get("data"), dict):
+            for task, revision in revisions.items():
+                data.setdefault((task, str(revision)), []).append(one.model)
     columns = [
         ("model", ""),
-        *((f"hash of the {role} encoder", "") for role in _ROLES),
-        ("hashes of the data", ""),
-        ("versions", ""),
+        *((f"hash of the {role} encoder", "note") for role in _ROLES),
+        ("versions", "wide"),
     ]
-    return Figure("Models that were evaluated", tables=[Table(columns, lines)])
+    figures = [Figure("Models that were evaluated", tables=[Table(columns, lines)])]
+    if data:
+        of_data = [
+            Line([Cell(task), Cell(revision, kind="hash"), Cell(", ".join(models))])
+            for (task, revision), models in data.items()
+        ]
+        columns = [("task", ""), ("hash of the data", "wide"), ("models", "wide")]
+        figures.append(Figure("Data", tables=[Table(columns, of_data)]))
+    return figures
 
 
 def _fact(value: Any) -> str:

@@ -57,6 +57,10 @@ class Row:
         """The median time of a call, shared out to its queries."""
         return self.p50_ms / self.queries
 
+    def per_query(self, milliseconds: float | None) -> float | None:
+        """Return a time of a call, shared out to its queries."""
+        return None if milliseconds is None else milliseconds / self.queries
+
 
 @dataclass(frozen=True)
 class Run:
@@ -199,7 +203,7 @@ def _run(value: Any, where: str) -> Run:
 
 def _row(value: Any, where: str) -> Row:
     values = _object(value, where)
-    names = {key: _text(values, key, where) for key in ("suite", "group", "name")}
+    names: dict[str, Any] = {key: _text(values, key, where) for key in ("suite", "group", "name")}
     where = f"{where} ({names['name']})"
     numbers: dict[str, Any] = {
         key: _number(values, key, where)

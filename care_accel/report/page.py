@@ -109,20 +109,21 @@ def _overview(evaluations: Sequence[Evaluation], machines: Sequence[Machine]) ->
 def _machine(machine: Machine, anchor: str) -> Part:
     groups = machine.groups()
     sections = [
-        _measured(machine, groups),
         accuracy_against_latency(machine, groups),
         asymmetric_against_symmetric(machine, groups),
         time_by_part(machine, groups),
         scaling(machine, groups),
         *peers(machine, groups),
     ]
+    notes = [f"{one.title}: {note}" for one in sections if not one.figures for note in one.notes]
+    sections = [_measured(machine, groups, notes), *(one for one in sections if one.figures)]
     lead = "Everything in this part was measured on this machine; each figure says by which run."
     if machine.latest.size == "smoke":
         lead += " Only the smallest size (smoke) has been run: it shows that the benchmarks run, and its times prove nothing."
     return Part(hardware(machine), anchor, lead, sections)
 
 
-def _measured(machine: Machine, groups: Sequence[Group]) -> Section:
+def _measured(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -> Section:
     """Return which suites were run, and when; and which were not."""
     lines = []
     for suite in dict.fromkeys(group.suite for group in groups):
@@ -141,17 +142,15 @@ def _measured(machine: Machine, groups: Sequence[Group]) -> Section:
                 ]
             )
         )
-    columns = [("suite", ""), ("groups", "n"), ("rows", "n"), ("noisy", "n"), ("run", "")]
+    columns = [("suite", ""), ("groups", "n"), ("rows", "n"), ("noisy", "n"), ("run", "wide")]
     wanted = (*_SUITES, *(_GPU_SUITES if machine.facts.get("gpu") else ()))
     had = {group.suite for group in groups}
-    notes = [
-        f"No benchmark of the kind “{suite}” has been run here: pytest bench/test_{suite.replace(' ', '_')}.py --benchmark-only"
-        for suite in wanted
-        if suite not in had
-    ]
-    return Section(
-        "What was measured", figures=[Figure("Suites", tables=[Table(columns, lines)])], notes=notes
-    )
+    if missing := [suite for suite in wanted if suite not in had]:
+        files = " ".join(f"bench/test_{suite.replace(' ', '_')}.py" for suite in missing)
+        kinds = f"No benchmark of this kind has been run here: {', '.join(missing)}"
+        notes = [f"{kinds}. pytest {files} --benchmark-only", *notes]
+    figure = Figure("Suites", tables=[Table(columns, lines)])
+    return Section("What was measured", figures=[figure], notes=notes)
 
 
 def _write(file: Path, text: str) -> None:

@@ -29,15 +29,20 @@ def peers(machine: Machine, groups: Sequence[Group]) -> list[Section]:
 
 def _suite(machine: Machine, suite: str, groups: Sequence[Group]) -> Section:
     ratios = [row.ratio for group in groups for row in group.rows if row.ratio is not None]
+    low, high = min([1.0, *ratios]), max([1.0, *ratios])
     lead = (
-        "Bars are each row's time over ours, by the same blocks of the same run, on a logarithmic scale from "
-        f"{tick_text(float(f'{min([1.0, *ratios]):.2g}'))} to {tick_text(float(f'{max([1.0, *ratios]):.2g}'))}: to the "
-        "right of the thin line is slower than ours, to the left faster. Times are of one call of the group."
+        f"Bars: each row's time over ours, from {_rounded(low)} to {_rounded(high)} on a logarithmic scale; right of the "
+        "thin line is slower than ours, left of it faster. Times are of one call; ratios are the median of the "
+        "neighbouring blocks of one run, and the small print is their range."
     )
-    figures = [_group(machine, group, min([1.0, *ratios]), max([1.0, *ratios])) for group in groups]
+    figures = [_group(machine, group, low, high) for group in groups]
     if suite == "approximate":
         figures = [*_crossings(machine, groups), *figures]
     return Section(f"Peers: {suite}", lead, figures)
+
+
+def _rounded(value: float) -> str:
+    return tick_text(float(f"{value:.2g}"))
 
 
 def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
@@ -92,7 +97,7 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
             ("rounds", "n"),
         ),
         *((title, "n") for title, _ in optional),
-        ("", ""),
+        ("", "note"),
     ]
     return Figure(group.name, where=where(machine, group.run), tables=[Table(columns, lines)], notes=notes)
 
@@ -128,7 +133,10 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
     found = {recall: fastest_at_recall(groups, recall) for recall in RECALLS}
     figures = []
     for case in dict.fromkeys(case for cases in found.values() for case in cases):
-        drawn, lines, notes, runs = [], [], [], {}
+        drawn: list[charts.Line] = []
+        lines: list[Line] = []
+        notes: list[str] = []
+        runs: dict[str, None] = {}
         for style, recall in enumerate(RECALLS, start=1):
             entries = found[recall].get(case, [])
             if not entries:
@@ -156,8 +164,8 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
         if len(set(sizes)) > 1:
             plot = charts.lines(
                 drawn,
-                x_title="vectors in the index, logarithmic",
-                y_title="time of the fastest approximate search over ours",
+                x_title="vectors in the index (logarithmic)",
+                y_title="fastest approximate search, time over ours (log.)",
                 label="Time of the fastest approximate search over ours, by the number of vectors; the table has all points",
                 log=(True, True),
                 rule=1.0,
@@ -167,7 +175,7 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
         columns = [
             ("recall", ""),
             ("vectors", "n"),
-            ("fastest", ""),
+            ("fastest", "note"),
             ("its recall", "n"),
             ("over ours", "n"),
             ("p50, ms", "n"),
@@ -189,5 +197,5 @@ def said(found: Crossing) -> str:
         return f"exact search does not lose up to {last} vectors, the most that was measured."
     if found.below is None:
         return f"exact search loses at every measured size, from {first} vectors on."
-    about = f" (about {tick_text(float(f'{found.about:.2g}'))}, interpolated)" if found.about else ""
+    about = f" (about {_rounded(found.about)}, interpolated)" if found.about else ""
     return f"exact search loses from between {found.below:,.0f} and {found.above:,.0f} vectors on{about}."

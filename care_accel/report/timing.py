@@ -8,7 +8,18 @@ import numpy as np
 
 from care_accel.report import charts
 from care_accel.report.analysis import BEND, OURS, Curve, Fit, curves, described
-from care_accel.report.blocks import Cell, Figure, Line, Section, Table, number, share, significant, where
+from care_accel.report.blocks import (
+    Cell,
+    Figure,
+    Line,
+    Section,
+    Table,
+    number,
+    share,
+    signed,
+    significant,
+    where,
+)
 from care_accel.report.measured import Group, Machine, Row
 
 # What varies, as people say it: one, several, and how the axis is called.
@@ -35,19 +46,22 @@ def time_by_part(machine: Machine, groups: Sequence[Group]) -> Section:
     if not suites:
         note = "No benchmark has measured the parts of a query's time: pytest bench/test_retriever.py bench/test_server.py --benchmark-only"
         return Section(title, notes=[note])
-    lead = "Medians of each part of one call, in microseconds; the small print is the 99th percentile."
+    lead = (
+        "Medians of each part of one call, in microseconds; the small print is the 99th percentile. A bar is all of a "
+        "row's time, whatever that is."
+    )
     return Section(title, lead, [_parts(machine, suite, rows) for suite, rows in suites.items()])
 
 
 def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) -> Figure:
     names = list(dict.fromkeys(name for _, row in measured for name in row.parts_us))
     styles = {name: i % charts.STYLES for i, name in enumerate(names)}
-    totals = [sum(p50 for p50, _ in row.parts_us.values()) for _, row in measured]
     lines = []
-    for (group, row), total in zip(measured, totals, strict=True):
+    for group, row in measured:
+        total = sum(p50 for p50, _ in row.parts_us.values())
         pieces, start = [], 0.0
         for name, (p50, _) in row.parts_us.items():
-            pieces.append((start / max(totals), (start + p50) / max(totals), styles[name]))
+            pieces.append((start / total, (start + p50) / total, styles[name]))
             start += p50
         spoken = ", ".join(f"{name} {p50:.4g}" for name, (p50, _) in row.parts_us.items())
         cells = [
@@ -56,15 +70,16 @@ def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) 
             number(total),
         ]
         for name in names:
-            p50, p99 = row.parts_us.get(name, (None, None))
-            cells.append(number(p50, small="" if p99 is None else significant(p99)))
+            times = row.parts_us.get(name)
+            small = "" if times is None or times[1] is None else significant(times[1])
+            cells.append(number(None if times is None else times[0], small=small))
         lines.append(Line(cells, " ".join(["ours"] * row.ours + ["faded"] * row.noisy)))
     runs = {where(machine, group.run): None for group, _ in measured}
     columns = [("", ""), ("", "bar"), ("together, us", "n"), *((name, "n") for name in names)]
     return Figure(
         suite,
         where="; ".join(runs),
-        plot=charts.legend([(name, styles[name]) for name in names], "swatches"),
+        plot=charts.swatches([(name, styles[name]) for name in names]),
         tables=[Table(columns, lines)],
     )
 
@@ -108,16 +123,14 @@ def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
         )
         for i, curve in enumerate(together)
     ]
-    words = [name for name, is_log in ((axis, log[0]), (unit, log[1])) if is_log]
-    logarithmic = f"; logarithmic: {' and '.join(words)}" if words else ""
     figures = [
         Figure(
             title,
             where=runs,
             plot=charts.lines(
                 drawn,
-                x_title=axis,
-                y_title=f"{unit} at the median{logarithmic}",
+                x_title=_axis(axis, log[0]),
+                y_title=_axis(f"{unit}, median", log[1]),
                 label=f"{title} of {', '.join(curve.name for curve in together)}; the table has all points",
                 log=log,
             ),
@@ -149,7 +162,7 @@ def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log:
             where=runs,
             plot=charts.lines(
                 drawn,
-                x_title=axis,
+                x_title=_axis(axis, log),
                 y_title="bytes of the index a document",
                 label=f"{title}; the table has all points",
                 log=(log, False),
@@ -157,6 +170,10 @@ def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log:
             tables=[Table([("", ""), (axis, "n"), ("bytes a document", "n")], lines, folded="The points")],
         )
     ]
+
+
+def _axis(title: str, log: bool) -> str:
+    return f"{title} (logarithmic)" if log else title
 
 
 def _far(values: Sequence[float]) -> bool:
@@ -183,7 +200,7 @@ def _points(curve: Curve, unit: str) -> Table:
                     number(None if line is None else line.at(curve.x[i])),
                     Cell("–")
                     if line is None
-                    else Cell(f"{100 * line.residuals[i]:+.1f} %", value=line.residuals[i]),
+                    else Cell(f"{signed(100 * line.residuals[i], 1)} %", value=line.residuals[i]),
                     number(row.p50_ms),
                     number(row.p95_ms),
                     number(row.p99_ms),
@@ -203,7 +220,7 @@ def _points(curve: Curve, unit: str) -> Table:
             ("off by", "n"),
         ),
         *(("a call: p50, ms", "n"), ("p95", "n"), ("p99", "n"), ("bytes a document", "n"), ("a second", "n")),
-        *(("of the limit", "n"), ("", "")),
+        *(("of the limit", "n"), ("", "note")),
     ]
     return Table(columns, lines, folded=f"{curve.name}: the points")
 

@@ -22,8 +22,8 @@ def accuracy_against_latency(machine: Machine, groups: Sequence[Group]) -> Secti
         return Section(title, notes=[_MISSING])
     lead = (
         "A mark is one configuration: its accuracy on the task, and the median time of one query on this machine. The "
-        "line joins the Pareto front: whatever is not on it is beaten by something that is as fast and as accurate or "
-        "better. Where a name has no room, its number in the table stands for it."
+        "dashed line joins the Pareto front; whatever is not on it is beaten by something that is no slower and no less "
+        "accurate. Where a name has no room, its number in the table stands for it."
     )
     return Section(title, lead, figures)
 
@@ -54,7 +54,7 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
             )
             for i, row in enumerate(rows, start=1)
         ],
-        x_title="ms a query at the median, logarithmic",
+        x_title="ms a query, median (logarithmic)",
         y_title=f"{task}, percent",
         label=f"Accuracy on {task} against the time of a query for {len(rows)} configurations; the table has them all",
     )
@@ -65,8 +65,8 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
                 Cell(str(i)),
                 share(_score(row), 2),
                 number(row.ms_per_query),
-                number(row.p95_ms, scale=1 / row.queries),
-                number(row.p99_ms, scale=1 / row.queries),
+                number(row.per_query(row.p95_ms)),
+                number(row.per_query(row.p99_ms)),
                 number(row.ratio),
                 megabytes(row.model_bytes),
                 megabytes(row.bytes),
@@ -85,14 +85,14 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
             ("p95", "n"),
             ("p99", "n"),
         ),
-        *(("time over ours", "n"), ("model, MB", "n"), ("index, MB", "n"), ("", "")),
+        *(("time over ours", "n"), ("model, MB", "n"), ("index, MB", "n"), ("", "note")),
     ]
     kinds = [("ours", 0), ("asymmetric", 1), ("symmetric", 2), ("words, or words and vectors", 3)]
     used = {_style(row) for row in rows}
     notes = ["Noisy rows are grey and no part of the front."] if any(row.noisy for row in rows) else []
     legend = charts.legend([(name, style) for name, style in kinds if style in used])
     return Figure(
-        group.name if task in group.name else f"{group.name}: {task}",
+        group.name if task.partition(",")[0] in group.name else f"{task}: {group.name}",
         where=where(machine, group.run),
         plot=legend + plot,
         tables=[Table(columns, lines)],
@@ -132,7 +132,7 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
     longest = max([1.0, *(value for pair in found for value in _shares(pair) if value is not None)])
     bars = [
         Line(
-            [Cell(_pair_name(pair)), *(cell for value in _shares(pair) for cell in _bar(value, longest))],
+            [_name(pair), *(cell for value in _shares(pair) for cell in _bar(value, longest))],
             _faded(pair),
         )
         for pair in found
@@ -149,7 +149,14 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
 
 
 _COLUMNS = (
-    *(("pair", ""), ("", ""), ("speed-up", "n"), ("ms a query, p50", "n"), ("p95", "n"), ("p99", "n")),
+    *(
+        ("pair", ""),
+        ("suite and task", "note"),
+        ("speed-up", "n"),
+        ("ms a query, p50", "n"),
+        ("p95", "n"),
+        ("p99", "n"),
+    ),
     *(("score", "n"), ("kept", "n"), ("model, MB", "n"), ("index, MB", "n")),
 )
 
@@ -183,18 +190,16 @@ def _line(pair: Pair) -> Line:
     quality = a.quality or {}
     return Line(
         [
-            Cell(_pair_name(pair)),
+            _name(pair),
             Cell(
                 ", ".join(
-                    filter(
-                        None, [pair.group.suite, str(quality.get("task", "")), str(quality.get("metric", ""))]
-                    )
+                    map(str, (pair.group.suite, *(quality[k] for k in ("task", "metric") if k in quality)))
                 )
             ),
             Cell(f"{number(pair.speed_up).text}x", value=pair.speed_up),
             both(a.ms_per_query, s.ms_per_query),
-            both(a.p95_ms and a.p95_ms / a.queries, s.p95_ms and s.p95_ms / s.queries),
-            both(a.p99_ms and a.p99_ms / a.queries, s.p99_ms and s.p99_ms / s.queries),
+            both(a.per_query(a.p95_ms), s.per_query(s.p95_ms)),
+            both(a.per_query(a.p99_ms), s.per_query(s.p99_ms)),
             Cell("–")
             if scores[0] is None
             else Cell(
@@ -210,9 +215,9 @@ def _line(pair: Pair) -> Line:
     )
 
 
-def _pair_name(pair: Pair) -> str:
-    """Name both sides, and the group where that says what was measured."""
-    return f"{pair.group.name}: {pair.asymmetric.name}, not {pair.symmetric.name}"
+def _name(pair: Pair) -> Cell:
+    """Name both sides, and the group, which says what was measured."""
+    return Cell(f"{pair.asymmetric.name}, not {pair.symmetric.name}", small=pair.group.name)
 
 
 def _faded(pair: Pair) -> str:

@@ -72,7 +72,16 @@ def row(suite, group, name, p50_ms, **others):
         "in_cache": False,
         "note": "",
     }
-    assert set(others) <= {*values, "parts_us", "quality", "recall", "bytes", "model_bytes", "rate", "concurrency"}
+    assert set(others) <= {
+        *values,
+        "parts_us",
+        "quality",
+        "recall",
+        "bytes",
+        "model_bytes",
+        "rate",
+        "concurrency",
+    }
     return values | others
 
 
@@ -93,8 +102,20 @@ def scan_rows():
     for n in (10_000, 200_000):
         for queries, times in {1: (4.1, 41, 50, 25), 32: (40, 400, 244, 98)}.items():
             times = [t * n / 200_000 for t in times]
-            names = ("care_accel", "faiss IndexFlatIP as shipped", "torch float32 matmul, topk", "NumPy product, argpartition")
-            parameters = {"kind": "gaussian", "vectors": n, "width": 768, "queries": queries, "k": 10, "threads": 2}
+            names = (
+                "care_accel",
+                "faiss IndexFlatIP as shipped",
+                "torch float32 matmul, topk",
+                "NumPy product, argpartition",
+            )
+            parameters = {
+                "kind": "gaussian",
+                "vectors": n,
+                "width": 768,
+                "queries": queries,
+                "k": 10,
+                "threads": 2,
+            }
             group = f"top 10 of {n:,} x 768, gaussian, {queries} at a time"
             some = compared("scan", group, dict(zip(names, times, strict=True)), parameters)
             some[0]["limit"] = {"name": "read bandwidth", "share": 0.83}
@@ -110,7 +131,11 @@ def approximate_rows():
     for n, scale in ((10_000, 3.0), (100_000, 1.4), (1_000_000, 0.4)):
         ours = 0.02 * n / 1000
         parameters = {"vectors": n, "width": 768, "queries": 1, "k": 10, "threads": 2}
-        names = {"care_accel": ours, "faiss HNSW, recall 0.99": scale * ours, "faiss IVF, recall 0.999": 2.2 * scale * ours}
+        names = {
+            "care_accel": ours,
+            "faiss HNSW, recall 0.99": scale * ours,
+            "faiss IVF, recall 0.999": 2.2 * scale * ours,
+        }
         extra = {
             "faiss HNSW, recall 0.99": {"exact": False, "recall": 0.9912},
             "faiss IVF, recall 0.999": {"exact": False, "recall": 0.9991},
@@ -153,19 +178,38 @@ def tradeoff_rows():
 
         def add(name, p50, score, *, task=task, times=times, extra=extra, **more):
             times[name] = p50
-            extra[name] = {"quality": {"metric": "nDCG@10", "task": task, "score": score, "queries": 3000}, **more}
+            extra[name] = {
+                "quality": {"metric": "nDCG@10", "task": task, "score": score, "queries": 3000},
+                **more,
+            }
 
         for precision, saved in (("float32", 1.0), ("int8", 0.55)):
             for width, loss in width_loss.items():
                 parameters = {"family": "asymmetric", "width": width, "precision": precision}
                 memory = {"model_bytes": int(14e6 * saved), "bytes": 29_037 * 5 * width}
                 p50 = round(0.12 + saved * 0.16 + width / 4000, 4)
-                add(f"care-mini {width} {precision}", p50, round(best - loss - 0.0004 / saved, 5), parameters=parameters, **memory)
+                add(
+                    f"care-mini {width} {precision}",
+                    p50,
+                    round(best - loss - 0.0004 / saved, 5),
+                    parameters=parameters,
+                    **memory,
+                )
         parameters = {"family": "symmetric", "width": 256, "precision": "float32"}
-        add("symmetric twin", 0.82, best + 0.006, parameters=parameters, model_bytes=int(30e6), bytes=29_037 * 5 * 256)
+        add(
+            "symmetric twin",
+            0.82,
+            best + 0.006,
+            parameters=parameters,
+            model_bytes=int(30e6),
+            bytes=29_037 * 5 * 256,
+        )
         add("BM25", 0.9, best + 0.049, bytes=9_000_000)
         add("care-mini with BM25", 1.3, best + 0.066, bytes=46_000_000, noisy=True)
-        ordered = {name: times[name] for name in ("care-mini 256 float32", *(n for n in times if n != "care-mini 256 float32"))}
+        ordered = {
+            name: times[name]
+            for name in ("care-mini 256 float32", *(n for n in times if n != "care-mini 256 float32"))
+        }
         rows += compared("tradeoff", f"{task}, one query at a time", ordered, **extra)
     return rows
 
