@@ -239,7 +239,7 @@ def _sentence(curve: Curve, unit: str) -> str:
         said = f"time goes with the number of {several} to the power {line.slope:.2f}"
     else:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
-        said = f"{_signed(line.intercept)} and {_signed(line.slope * step)} {unit.split()[0]} a {named}"
+        said = f"the line is {_signed(line.slope * step)} ms a {named} and {_signed(line.intercept)} ms whatever their number"
     worst = max(abs(residual) for residual in line.residuals)
     if line.bend is None:
         bend = f"no point is further than {100 * worst:.0f} % from it"
