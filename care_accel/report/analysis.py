@@ -208,6 +208,7 @@ def crossing(points: Iterable[tuple[float, float]]) -> Crossing:
 def fastest_at_recall(groups: Iterable[Group], recall: float) -> dict[str, list[tuple[float, Row, Group]]]:
     """Return the fastest approximate row of each group that reaches a recall, by all but the number of vectors.
 
+    A row that was tuned to a recall (``recall_wanted``) counts for that one, whatever it reached on other queries.
     Noisy rows are left out. Each entry is the number of vectors, the row and its group, by rising number.
     """
     found: dict[str, dict[float, tuple[Row, Group]]] = {}
@@ -216,10 +217,7 @@ def fastest_at_recall(groups: Iterable[Group], recall: float) -> dict[str, list[
         reaching = [
             row
             for row in group.rows
-            if not (row.exact or row.ours or row.noisy)
-            and row.ratio is not None
-            and row.recall is not None
-            and row.recall >= recall
+            if not (row.exact or row.ours or row.noisy) and row.ratio is not None and _promised(row) >= recall
         ]
         if ours is None or not reaching or not isinstance(ours.parameters.get("vectors"), int | float):
             continue
@@ -229,6 +227,13 @@ def fastest_at_recall(groups: Iterable[Group], recall: float) -> dict[str, list[
         if vectors not in entries or (fastest.ratio or 0) < (entries[vectors][0].ratio or 0):
             entries[vectors] = (fastest, group)
     return {key: [(n, *entries[n]) for n in sorted(entries)] for key, entries in found.items()}
+
+
+def _promised(row: Row) -> float:
+    wanted = row.parameters.get("recall_wanted")
+    if isinstance(wanted, int | float):
+        return float(wanted)
+    return -1.0 if row.recall is None else row.recall
 
 
 @dataclass(frozen=True)
@@ -253,11 +258,22 @@ class Pair:
         same = all(ours.get(key) == theirs.get(key) for key in ("task", "metric"))
         return ours["score"] / theirs["score"] if same else None
 
+    @property
+    def unlike(self) -> list[str]:
+        """In what else the two differ: ``runtime native, not pytorch``."""
+        a, s = self.asymmetric.parameters, self.symmetric.parameters
+        return [
+            f"{key} {a[key]}, not {s[key]}"
+            for key in a
+            if key in s and key not in ("family", "model", "network") and a[key] != s[key]
+        ]
+
 
 def pairs(groups: Iterable[Group]) -> list[Pair]:
     """Return every asymmetric row with the symmetric row of its group that has the same other parameters.
 
-    Where a group has one of each, they are a pair whatever their other parameters.
+    Where none has, with the fastest of those that have another runtime or precision and nothing else; and where a
+    group has one of each, they are a pair whatever their other parameters.
     """
     found: list[Pair] = []
     for group in groups:
@@ -266,16 +282,24 @@ def pairs(groups: Iterable[Group]) -> list[Pair]:
             if (family := row.parameters.get("family")) in sides:
                 sides[str(family)].append(row)
         for row in sides["asymmetric"]:
-            same = [other for other in sides["symmetric"] if _others(other) == _others(row)]
             if len(sides["asymmetric"]) == len(sides["symmetric"]) == 1:
                 same = sides["symmetric"]
+            else:
+                same = [other for other in sides["symmetric"] if _others(other) == _others(row)]
+            if not same:
+                near = [one for one in sides["symmetric"] if _others(one, _MEANS) == _others(row, _MEANS)]
+                same = sorted(near, key=lambda one: one.p50_ms)[:1]
             found += [Pair(group, row, other) for other in same]
     return found
 
 
-def _others(row: Row) -> dict[str, Any]:
+# What a model is run with, beside what it is.
+_MEANS = ("runtime", "precision")
+
+
+def _others(row: Row, means: Sequence[str] = ()) -> dict[str, Any]:
     """Return what a row sets beside what makes it one family or the other."""
-    return {k: v for k, v in row.parameters.items() if k not in ("family", "model")}
+    return {k: v for k, v in row.parameters.items() if k not in ("family", "model", "network", *means)}
 
 
 def _shown(value: Any) -> str:

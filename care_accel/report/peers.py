@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from care_accel.report import charts
 from care_accel.report.analysis import Crossing, crossing, fastest_at_recall
-from care_accel.report.blocks import Cell, Figure, Line, Section, Table, number, of_run, share, where
+from care_accel.report.blocks import MISSING, Cell, Figure, Line, Section, Table, number, of_run, share, where
 from care_accel.report.measured import Group, Machine, Row
 from care_accel.report.scales import tick_text
 
@@ -147,7 +147,9 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
             notes.append(f"Recall {recall}: {said(crossing(points))}")
             runs |= {where(machine, group.run): None for _, _, group in entries}
             for n, row, _ in entries:
-                recalled = Cell(f"{row.recall:.4f}", value=row.recall)
+                recalled = (
+                    Cell(MISSING) if row.recall is None else Cell(f"{row.recall:.4f}", value=row.recall)
+                )
                 lines.append(
                     Line(
                         [

@@ -188,14 +188,11 @@ def _line(pair: Pair) -> Line:
 
     scores = [None if row.quality is None else float(row.quality["score"]) for row in (a, s)]
     quality = a.quality or {}
+    measured = [pair.group.suite, *(quality[key] for key in ("task", "metric") if key in quality)]
     return Line(
         [
             _name(pair),
-            Cell(
-                ", ".join(
-                    map(str, (pair.group.suite, *(quality[k] for k in ("task", "metric") if k in quality)))
-                )
-            ),
+            Cell(", ".join(map(str, measured)), small="; ".join(pair.unlike)),
             Cell(f"{number(pair.speed_up).text}x", value=pair.speed_up),
             both(a.ms_per_query, s.ms_per_query),
             both(a.per_query(a.p95_ms), s.per_query(s.p95_ms)),

@@ -126,22 +126,58 @@ def test_the_fastest_that_reaches_a_recall_speaks_for_all_approximate_ones(tmp_p
     assert fastest_at_recall(groups, 0.9999) == {}
 
 
+def test_a_row_that_was_tuned_to_a_recall_counts_for_it(tmp_path):
+    rows = [
+        row | {"parameters": row["parameters"] | {"recall_wanted": 0.999}}
+        for row in samples.approximate_rows()
+    ]
+    for row in rows:
+        if row["ours"]:
+            del row["parameters"]["recall_wanted"]
+    ((_, entries),) = fastest_at_recall(groups_of(tmp_path, rows), 0.999).items()
+    assert {(row.name, row.recall) for _, row, _ in entries} == {("faiss HNSW, recall 0.99", 0.9912)}
+
+
 def test_a_noisy_row_does_not_decide_where_exact_search_loses(tmp_path):
     rows = [row | {"noisy": row["recall"] == 0.9912} for row in samples.approximate_rows()]
     ((_, entries),) = fastest_at_recall(groups_of(tmp_path, rows), 0.99).items()
     assert {row.name for _, row, _ in entries} == {"faiss IVF, recall 0.999"}
 
 
-def test_a_pair_differs_in_nothing_but_the_family(tmp_path):
+def test_a_pair_differs_in_nothing_but_the_family_if_it_can(tmp_path):
     found = pairs(groups_of(tmp_path, [*samples.tradeoff_rows(), *samples.encoder_rows()]))
     assert [(pair.asymmetric.name, pair.symmetric.name) for pair in found] == [
         ("care-mini 256 float32", "symmetric twin"),
+        ("care-mini 256 int8", "symmetric twin"),
         ("care-mini 256 float32", "symmetric twin"),
+        ("care-mini 256 int8", "symmetric twin"),
         ("query encoder", "document encoder"),
     ]
     assert found[0].speed_up == pytest.approx(found[0].symmetric.p50_ms / found[0].asymmetric.p50_ms)
     assert found[0].kept == pytest.approx(found[0].asymmetric.quality["score"] / 0.715)
-    assert found[2].kept is None
+    assert found[4].kept is None
+    assert [pair.unlike for pair in found[:2]] == [[], ["precision int8, not float32"]]
+
+
+def test_without_the_same_runtime_a_pair_is_with_the_fastest_other_and_says_so(tmp_path):
+    times = {"query, native": 1.0, "query, PyTorch": 3.0, "query, width 8": 0.9, "slow": 9.0, "twin": 7.0}
+    sides = {"slow": "symmetric", "twin": "symmetric"}
+    runtimes = {"query, native": "native", "query, width 8": "native", "slow": "numpy"}
+    extra = {
+        name: {
+            "parameters": {
+                "family": sides.get(name, "asymmetric"),
+                "runtime": runtimes.get(name, "pytorch"),
+                "width": 8 if "width 8" in name else 256,
+            }
+        }
+        for name in times
+    }
+    found = pairs(groups_of(tmp_path, samples.compared("tradeoff", "g", times, **extra)))
+    assert [(pair.asymmetric.name, pair.symmetric.name, pair.unlike) for pair in found] == [
+        ("query, native", "twin", ["runtime native, not pytorch"]),
+        ("query, PyTorch", "twin", []),
+    ]
 
 
 def test_scores_of_different_tasks_are_no_accuracy_kept(tmp_path):
