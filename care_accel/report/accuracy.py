@@ -27,7 +27,7 @@ def accuracy(evaluations: Sequence[Evaluation], folder: Path) -> Part:
     tasks = tasks_of(evaluations)
     sections = [Section("Scores a task", figures=[_scores(evaluations, tasks)])]
     if len(evaluations) > 1:
-        sections.append(_differences(evaluations, tasks))
+        sections.append(_differences(evaluations))
     sections.append(_published(evaluations))
     return Part("Accuracy", "accuracy", lead, sections)
 
@@ -97,84 +97,61 @@ def _computed_with(manifest: dict[str, Any]) -> str:
     return ", ".join(facts) or "what is not recorded"
 
 
-def _differences(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Section:
+def _differences(evaluations: Sequence[Evaluation]) -> Section:
     """Return the paired differences from the first model, where both have a score of every query."""
     first, *others = evaluations
-    title = f"Differences from {first.model}"
     figures, notes = [], []
     for other in others:
-        lines, reasons = _compared(first, other, tasks)
-        if lines:
-            figures.append(
-                Figure(
-                    f"{other.model} less {first.model}",
-                    tables=[Table(_DIFFERENCE_COLUMNS, lines)],
-                    notes=reasons,
-                )
-            )
-        else:
-            notes.append(f"{other.model}: {'; '.join(reasons) or 'no task in common'}.")
-    if notes and not figures:
-        notes.append(
-            "Differences need the score of each query, which care-accel eval writes: run it again for both models."
-        )
+        try:
+            figures.append(_difference(first, other))
+        except CareError as reason:
+            notes.append(f"{other.model}: {reason}")
     lead = (
         "Percentage points on the same queries: paired bootstrap interval (95 %), and the p-value of the "
         "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most 0.05 "
         "after the correction: such a difference is rarely chance; it may still be small."
     )
-    return Section(title, lead if figures else "", figures, notes)
+    return Section(f"Differences from {first.model}", lead if figures else "", figures, notes)
+
+
+def _difference(first: Evaluation, other: Evaluation) -> Figure:
+    try:
+        from care_accel.eval.compare import compare, read_run  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        raise CareError("this release keeps no scores of single queries, which a comparison needs") from None
+
+    found = compare(read_run(first.folder), read_run(other.folder))
+    lines = []
+    for one in found.tasks:
+        d = one.difference
+        counts = [one.better, one.equal, one.worse]
+        lines.append(
+            Line(
+                [
+                    Cell(d.task),
+                    Cell(f"{d.n:,}", value=d.n),
+                    Cell(signed(100 * d.difference, 2), value=d.difference),
+                    Cell(" to ".join(signed(100 * bound, 2) for bound in d.interval)),
+                    Cell(_p(d.p_value), value=d.p_value),
+                    Cell(_p(d.adjusted), value=d.adjusted),
+                    Cell("significant" if d.significant else "not significant"),
+                    *(Cell(MISSING) if n is None else Cell(f"{n:,}", value=n) for n in counts),
+                ]
+            )
+        )
+    notes = [f"{one.task}: {one.reason}" for one in found.left_out]
+    if notes:
+        notes = [f"Not compared (A is {first.model}, B {other.model}): {'; '.join(notes)}."]
+    return Figure(
+        f"{other.model} less {first.model}", tables=[Table(_DIFFERENCE_COLUMNS, lines)], notes=notes
+    )
 
 
 _DIFFERENCE_COLUMNS = (
     *(("task", ""), ("n", "n"), ("difference", "n"), ("95 % interval", "n")),
-    *(("p", "n"), ("p, corrected", "n"), ("", "note")),
+    *(("p", "n"), ("p, corrected", "n"), ("at 0.05", "")),
+    *(("queries better", "n"), ("equal", "n"), ("worse", "n")),
 )
-
-
-def _compared(first: Evaluation, other: Evaluation, tasks: Sequence[Task]) -> tuple[list[Line], list[str]]:
-    try:
-        from care_accel.eval.scores import (  # type: ignore[import-not-found,unused-ignore]
-            read_scores,
-            task_file,
-        )
-        from care_accel.eval.significance import (  # type: ignore[import-not-found,unused-ignore]
-            adjusted,
-            paired,
-        )
-    except ImportError:
-        return [], ["no scores of single queries"]
-
-    found, reasons = [], []
-    for task in tasks:
-        if entry_of(first, task) is None or entry_of(other, task) is None:
-            continue
-        revisions = [one.manifest.get("data", {}).get(task.name) for one in (first, other)]
-        files = [task_file(one.folder, task.name, ".scores.json") for one in (first, other)]
-        if revisions[0] != revisions[1]:
-            reasons.append(f"{task.name}: the data has changed between the two runs")
-        elif not all(file.is_file() for file in files):
-            reasons.append(f"{task.name}: no scores of single queries")
-        else:
-            try:
-                found.append(paired(*map(read_scores, files)))
-            except CareError as why:
-                reasons.append(str(why))
-    lines = [
-        Line(
-            [
-                Cell(one.task),
-                Cell(f"{one.n:,}", value=one.n),
-                Cell(signed(100 * one.difference, 2), value=one.difference),
-                Cell(" to ".join(signed(100 * bound, 2) for bound in one.interval)),
-                Cell(_p(one.p_value), value=one.p_value),
-                Cell(_p(one.adjusted), value=one.adjusted),
-                Cell("significant" if one.significant else ""),
-            ]
-        )
-        for one in adjusted(found)
-    ]
-    return lines, reasons
 
 
 def _p(value: float) -> str:

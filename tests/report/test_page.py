@@ -239,6 +239,34 @@ def test_published_rows_stand_beside_the_same_tasks_only(page, tmp_path):
     assert "the first 10 queries or pairs" in found.text
 
 
+def scored(folder, model, scores):
+    """Write a model's summary with the score of each query of one task beside it."""
+    numpy = pytest.importorskip("numpy")
+    queries = pytest.importorskip("care_accel.eval.scores")
+    summary = samples.summary(model, {"retrieval/a": ("ndcg_at_10", "Retrieval", len(scores))})
+    summary["tasks"]["retrieval/a"]["main_score"] = sum(scores) / len(scores)
+    samples.write_summaries(folder, summary)
+    ids = tuple(f"q{i}" for i in range(len(scores)))
+    each = queries.QueryScores("retrieval/a", "ndcg_at_10", "mean", numpy.array(scores), ids)
+    each.write(queries.task_file(folder / model, "retrieval/a", ".scores.json"))
+
+
+def test_differences_from_the_first_model_are_paired_and_tested(page, tmp_path):
+    scored(tmp_path, "care-mini", [0.5] * 40)
+    scored(tmp_path, "bm25", [0.6] * 39 + [0.5])
+    scored(tmp_path, "care-mini-hybrid", [0.4, 0.6] * 20)
+    samples.write_summaries(tmp_path, samples.summary("care-mini-untrained"))
+    found = page(tmp_path, tmp_path)
+    line = found.rows("bm25 less care-mini")["retrieval/a"]
+    assert line["difference"] == ("+9.75", pytest.approx(0.0975))
+    assert line["p, corrected"][1] < 0.001
+    assert line["at 0.05"][0] == "significant"
+    assert [line[name][1] for name in ("queries better", "equal", "worse")] == [39, 1, 0]
+    line = found.rows("care-mini-hybrid less care-mini")["retrieval/a"]
+    assert (line["difference"][0], line["at 0.05"][0]) == ("+0.00", "not significant")
+    assert re.search("care-mini-untrained: .*nothing to compare", found.text)
+
+
 def hostile(value):
     """Return results in which every text is hostile."""
     if isinstance(value, dict):
