@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from care_accel.report import charts
 from care_accel.report.analysis import Crossing, crossing, fastest_at_recall
-from care_accel.report.blocks import MISSING, Cell, Figure, Line, Section, Table, number, of_run, share, where
-from care_accel.report.measured import Group, Machine, Row
+from care_accel.report.blocks import MISSING, Cell, Figure, Line, Section, Table, number, share, where
+from care_accel.report.measured import Group, Machine, Row, Run
 from care_accel.report.scales import tick_text
 
 # Shown in sections of their own.
@@ -41,6 +41,10 @@ def _suite(machine: Machine, suite: str, groups: Sequence[Group]) -> Section:
     return Section(f"Peers: {suite}", lead, figures)
 
 
+def _minute(run: Run) -> str:
+    return run.started[:16].replace("T", " ")
+
+
 def _rounded(value: float) -> str:
     return tick_text(float(f"{value:.2g}"))
 
@@ -50,7 +54,9 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
     latest = machine.latest
     notes = []
     if group.run is not latest:
-        notes.append(f"Not in the latest run ({latest.started[:10]}): of {', '.join(of_run(group.run))}.")
+        notes.append(
+            f"Not in the latest run ({_minute(latest)}) but in that of {_minute(group.run)}, revision {group.run.revision}."
+        )
     if any(row.noisy for row in rows):
         notes.append("Grey rows are noisy: their blocks' ratios lie more than 15 % apart. Do not quote them.")
     if any(row.in_cache for row in rows):
@@ -72,7 +78,7 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
     lines = [
         Line(
             [
-                Cell(row.name),
+                Cell(row.name, small=row.note),
                 _ratio_bar(row, low, high),
                 number(row.ratio, small=_spread(row)),
                 number(row.p50_ms),
@@ -125,7 +131,7 @@ def _remarks(row: Row) -> str:
         ["noisy: do not quote"] * row.noisy + ["not exact"] * (not row.exact) + ["in cache"] * row.in_cache
     )
     clients = [] if row.concurrency is None else [f"{row.concurrency} clients"]
-    return ", ".join([*marks, *limit, *clients, *([row.note] if row.note else [])])
+    return ", ".join([*marks, *limit, *clients])
 
 
 def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:

@@ -20,7 +20,7 @@ from care_accel.report.blocks import (
     significant,
     where,
 )
-from care_accel.report.measured import Group, Machine, Row
+from care_accel.report.measured import Group, Machine
 
 # What varies, as people say it: one, several, and how the axis is called.
 _WORDS = {
@@ -38,26 +38,23 @@ _FAR = 20
 def time_by_part(machine: Machine, groups: Sequence[Group]) -> Section:
     """Return stacked bars of the parts of a query's time, a figure a suite."""
     title = "Where a query's time goes"
-    suites: dict[str, list[tuple[Group, Row]]] = {}
-    for group in groups:
-        for row in group.rows:
-            if row.parts_us:
-                suites.setdefault(group.suite, []).append((group, row))
-    if not suites:
+    parted = [group for group in groups if any(row.parts_us for row in group.rows)]
+    if not parted:
         note = "No benchmark has measured the parts of a query's time: pytest bench/test_retriever.py bench/test_server.py --benchmark-only"
         return Section(title, notes=[note])
     lead = (
         "Medians of each part of one call, in microseconds; the small print is the 99th percentile. A bar is all of a "
-        "row's time, whatever that is."
+        "row's time, however long that is."
     )
-    return Section(title, lead, [_parts(machine, suite, rows) for suite, rows in suites.items()])
+    return Section(title, lead, [_parts(machine, group) for group in parted])
 
 
-def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) -> Figure:
-    names = list(dict.fromkeys(name for _, row in measured for name in row.parts_us))
+def _parts(machine: Machine, group: Group) -> Figure:
+    rows = [row for row in group.rows if row.parts_us]
+    names = list(dict.fromkeys(name for row in rows for name in row.parts_us))
     styles = {name: i % charts.STYLES for i, name in enumerate(names)}
     lines = []
-    for group, row in measured:
+    for row in rows:
         total = sum(p50 for p50, _ in row.parts_us.values())
         pieces, start = [], 0.0
         for name, (p50, _) in row.parts_us.items():
@@ -65,8 +62,8 @@ def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) 
             start += p50
         spoken = ", ".join(f"{name} {p50:.4g}" for name, (p50, _) in row.parts_us.items())
         cells = [
-            Cell(row.name, small=group.name),
-            Cell(drawn=charts.stack(pieces, faded=row.noisy, label=f"microseconds: {spoken}"), kind="bar"),
+            Cell(row.name),
+            Cell(drawn=charts.stack(pieces, label=f"microseconds: {spoken}"), kind="bar"),
             number(total),
         ]
         for name in names:
@@ -74,11 +71,10 @@ def _parts(machine: Machine, suite: str, measured: Sequence[tuple[Group, Row]]) 
             small = "" if times is None or times[1] is None else significant(times[1])
             cells.append(number(None if times is None else times[0], small=small))
         lines.append(Line(cells, " ".join(["ours"] * row.ours + ["faded"] * row.noisy)))
-    runs = {where(machine, group.run): None for group, _ in measured}
     columns = [("", ""), ("", "bar"), ("together, us", "n"), *((name, "n") for name in names)]
     return Figure(
-        suite,
-        where="; ".join(runs),
+        f"{group.suite}: {group.name}",
+        where=where(machine, group.run),
         plot=charts.swatches([(name, styles[name]) for name in names]),
         tables=[Table(columns, lines)],
     )

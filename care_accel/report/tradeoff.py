@@ -89,7 +89,15 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
     ]
     kinds = [("ours", 0), ("asymmetric", 1), ("symmetric", 2), ("words, or words and vectors", 3)]
     used = {_style(row) for row in rows}
-    notes = ["Noisy rows are grey and no part of the front."] if any(row.noisy for row in rows) else []
+    notes = []
+    if any(row.noisy for row in rows):
+        notes.append(
+            "Hollow marks and grey rows are noisy: do not quote them. They are no part of the front."
+        )
+    if not quoted:
+        notes.append(
+            "All rows are noisy, so that there is no front to draw: measure again on a quiet machine."
+        )
     legend = charts.legend([(name, style) for name, style in kinds if style in used])
     return Figure(
         group.name if task.partition(",")[0] in group.name else f"{task}: {group.name}",
@@ -132,7 +140,10 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
     longest = max([1.0, *(value for pair in found for value in _shares(pair) if value is not None)])
     bars = [
         Line(
-            [_name(pair), *(cell for value in _shares(pair) for cell in _bar(value, longest))],
+            [
+                _name(pair),
+                *(cell for value in _shares(pair) for cell in _bar(value, longest, faded=bool(_faded(pair)))),
+            ],
             _faded(pair),
         )
         for pair in found
@@ -170,11 +181,16 @@ def _shares(pair: Pair) -> list[float | None]:
     return [a.p50_ms / s.p50_ms, pair.kept, *memory]
 
 
-def _bar(value: float | None, longest: float) -> list[Cell]:
+def _bar(value: float | None, longest: float, *, faded: bool) -> list[Cell]:
     if value is None:
         return [Cell(kind="bar"), share(None)]
     drawn = charts.bar(
-        0, value / longest, style=1, rule=1 / longest, label=f"{100 * value:.1f} % of the symmetric model"
+        0,
+        value / longest,
+        style=1,
+        faded=faded,
+        rule=1 / longest,
+        label=f"{100 * value:.1f} % of the symmetric model",
     )
     return [Cell(drawn=drawn, kind="bar"), share(value, 1)]
 

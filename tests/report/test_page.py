@@ -158,7 +158,7 @@ def test_growth_has_every_point_with_its_distance_from_the_line(page, everything
 
 
 def test_parts_of_a_query_s_time_are_those_that_were_measured(page, everything):
-    rows = page(*everything).rows("retriever")
+    rows = page(*everything).rows("retriever: text to top 10 of 29,037 titles, one query")
     assert {part: rows["care_accel"][part][1] for part in ("tokenize", "encode", "scan")} == {
         "tokenize": 40,
         "encode": 150,
@@ -203,7 +203,7 @@ def test_a_group_that_the_latest_run_lacks_says_which_run_it_is_of(page, tmp_pat
     new = samples.run(samples.retriever_rows(), revision="ne3")
     samples.write_machine(tmp_path / "bench", samples.machine(), old, new)
     text = page(tmp_path, tmp_path / "bench").text
-    assert "Not in the latest run (2026-11-25): of 2 threads, size default, revision 0ld, 2026-11-01." in text
+    assert "Not in the latest run (2026-11-25 23:15) but in that of 2026-11-01 00:00, revision 0ld." in text
     assert text.count("Not in the latest run") == len({row["group"] for row in samples.scan_rows()})
 
 
