@@ -205,26 +205,30 @@ def crossing(points: Iterable[tuple[float, float]]) -> Crossing:
     return Crossing(ordered, n1, n2, float(np.exp(np.log(n1) + share * (np.log(n2) - np.log(n1)))))
 
 
-def fastest_at_recall(groups: Iterable[Group], recall: float) -> dict[str, list[tuple[float, Row, Group]]]:
+def fastest_at_recall(
+    groups: Iterable[Group], recall: float
+) -> dict[str, list[tuple[float, Row | None, Group]]]:
     """Return the fastest approximate row of each group that reaches a recall, by all but the number of vectors.
 
     A row that was tuned to a recall (``recall_wanted``) counts for that one, whatever it reached on other queries.
-    Noisy rows are left out. Each entry is the number of vectors, the row and its group, by rising number.
+    A noisy row counts as well: without it ours would look better than it may be. Each entry is the number of vectors,
+    the row, None if none reaches the recall, and its group, by rising number.
     """
-    found: dict[str, dict[float, tuple[Row, Group]]] = {}
+    found: dict[str, dict[float, tuple[Row | None, Group]]] = {}
     for group in groups:
         ours = group.ours
+        if ours is None or not isinstance(ours.parameters.get("vectors"), int | float):
+            continue
         reaching = [
             row
             for row in group.rows
-            if not (row.exact or row.ours or row.noisy) and row.ratio is not None and _promised(row) >= recall
+            if not (row.exact or row.ours) and row.ratio is not None and _promised(row) >= recall
         ]
-        if ours is None or not reaching or not isinstance(ours.parameters.get("vectors"), int | float):
-            continue
+        fastest = min(reaching, key=lambda row: row.ratio or 0, default=None)
         fixed = {k: v for k, v in ours.parameters.items() if k not in ("vectors", "over")}
-        fastest = min(reaching, key=lambda row: row.ratio or 0)
         entries, vectors = found.setdefault(described(fixed), {}), float(ours.parameters["vectors"])
-        if vectors not in entries or (fastest.ratio or 0) < (entries[vectors][0].ratio or 0):
+        before = entries.get(vectors, (None, group))[0]
+        if before is None or (fastest is not None and (fastest.ratio or 0) < (before.ratio or 0)):
             entries[vectors] = (fastest, group)
     return {key: [(n, *entries[n]) for n in sorted(entries)] for key, entries in found.items()}
 

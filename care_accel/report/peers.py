@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from care_accel.report import charts
 from care_accel.report.analysis import Crossing, crossing, fastest_at_recall
@@ -144,30 +144,24 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
         notes: list[str] = []
         runs: dict[str, None] = {}
         for style, recall in enumerate(RECALLS, start=1):
-            entries = found[recall].get(case, [])
+            entries = [(n, row, group) for n, row, group in found[recall][case] if row is not None]
+            without = [n for n, row, _ in found[recall][case] if row is None]
             if not entries:
-                notes.append(f"Recall {recall}: no approximate row reaches it, or those that do are noisy.")
+                notes.append(f"Recall {recall}: no approximate row reaches it.")
                 continue
             points = [(n, row.ratio or math.nan) for n, row, _ in entries]
-            drawn.append(charts.Line(f"recall at least {recall}", points, style=style))
-            notes.append(f"Recall {recall}: {said(crossing(points))}")
+            noisy = [row.noisy for _, row, _ in entries]
+            drawn.append(charts.Line(f"recall {recall}", points, style=style, faded=noisy))
+            note = f"Recall {recall}: {said(crossing(points))}"
+            if any(noisy):
+                note += f" At {_counts(n for n, row, _ in entries if row.noisy)} vectors the fastest row is noisy: do not quote it."
+            if without:
+                note += f" At {_counts(without)} vectors no approximate row reaches it."
+            notes.append(note)
             runs |= {where(machine, group.run): None for _, _, group in entries}
-            for n, row, _ in entries:
-                recalled = (
-                    Cell(MISSING) if row.recall is None else Cell(f"{row.recall:.4f}", value=row.recall)
-                )
-                lines.append(
-                    Line(
-                        [
-                            Cell(f"{recall}"),
-                            Cell(f"{n:,.0f}", value=n),
-                            Cell(row.name),
-                            recalled,
-                            number(row.ratio),
-                            number(row.p50_ms),
-                        ]
-                    )
-                )
+            lines += [_fastest(recall, n, row) for n, row, _ in entries]
+        if not drawn:
+            continue
         sizes = [x for line in drawn for x, _ in line.points]
         if len(set(sizes)) > 1:
             plot = charts.lines(
@@ -181,12 +175,13 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
         else:
             plot = None
         columns = [
-            ("recall", ""),
+            ("recall asked", ""),
             ("vectors", "n"),
             ("fastest", "note"),
-            ("its recall", "n"),
+            ("recall here", "n"),
             ("over ours", "n"),
             ("p50, ms", "n"),
+            ("", "note"),
         ]
         figures.append(
             Figure(
@@ -196,13 +191,33 @@ def _crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
     return figures
 
 
+def _counts(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{n:,.0f}" for n in numbers)
+
+
+def _fastest(recall: float, vectors: float, row: Row) -> Line:
+    recalled = Cell(MISSING) if row.recall is None else Cell(f"{row.recall:.4f}", value=row.recall)
+    return Line(
+        [
+            Cell(f"{recall}"),
+            Cell(f"{vectors:,.0f}", value=vectors),
+            Cell(row.name),
+            recalled,
+            number(row.ratio, small=_spread(row)),
+            number(row.p50_ms),
+            Cell("noisy: do not quote" if row.noisy else ""),
+        ],
+        "faded" if row.noisy else "",
+    )
+
+
 def said(found: Crossing) -> str:
     """Say from where on exact search loses; nothing about what was not measured."""
     first, last = (f"{found.points[i][0]:,.0f}" for i in (0, -1))
     if found.alternates:
         return f"exact search loses at some sizes, and wins again at {last} vectors; see the table."
     if found.above is None:
-        return f"exact search does not lose up to {last} vectors, the most that was measured."
+        return f"exact search does not lose up to {last} vectors, the most that was compared."
     if found.below is None:
         return f"exact search loses at every measured size, from {first} vectors on."
     about = f" (about {_rounded(found.about)}, interpolated)" if found.about else ""
