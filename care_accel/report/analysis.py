@@ -50,13 +50,16 @@ class Fit:
         ``y = intercept + slope x``; of a power, ``y = exp(intercept) x**slope``.
     power : bool
     residuals : tuple of float
-        (measured - fitted) / measured of each point.
+        (measured - fitted) / measured of each point, fitted or not.
+    fitted : tuple of bool
+        Which points the line was fitted to.
     """
 
     intercept: float
     slope: float
     power: bool
     residuals: tuple[float, ...]
+    fitted: tuple[bool, ...]
 
     def at(self, x: float) -> float:
         """Return the fitted value."""
@@ -65,12 +68,14 @@ class Fit:
         return self.intercept + self.slope * x
 
     @property
-    def bend(self) -> int | None:
-        """The first point that is further than 15 % from the line."""
-        return next((i for i, r in enumerate(self.residuals) if abs(r) > BEND), None)
+    def off(self) -> list[int]:
+        """The points that are further than 15 % from the line; where the first is, the curve bends."""
+        return [i for i, r in enumerate(self.residuals) if abs(r) > BEND]
 
 
-def fit(x: Sequence[float], y: Sequence[float], *, power: bool = False) -> Fit | None:
+def fit(
+    x: Sequence[float], y: Sequence[float], *, power: bool = False, left_out: Sequence[bool] = ()
+) -> Fit | None:
     """Fit a straight line that keeps relative distances small; of a power, a line between the logarithms.
 
     Parameters
@@ -78,6 +83,8 @@ def fit(x: Sequence[float], y: Sequence[float], *, power: bool = False) -> Fit |
     x, y : sequence of float
         Above 0.
     power : bool
+    left_out : sequence of bool, optional
+        Points of another kind, such as those in a cache: the line is not fitted to them if three others remain.
 
     Returns
     -------
@@ -87,15 +94,19 @@ def fit(x: Sequence[float], y: Sequence[float], *, power: bool = False) -> Fit |
     if len(set(x)) < 3:
         return None
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    used = ~np.asarray(left_out, dtype=bool) if left_out else np.ones(len(xs), dtype=bool)
+    if len(set(xs[used])) < 3:
+        used[:] = True
     if power:
-        slope, intercept = np.polyfit(np.log(xs), np.log(ys), 1)
+        slope, intercept = np.polyfit(np.log(xs[used]), np.log(ys[used]), 1)
         fitted = np.exp(intercept) * xs**slope
     else:
         # x in units of the largest: widths and millions of vectors are fitted equally well.
-        slope, intercept = np.polyfit(xs / xs.max(), ys, 1, w=1 / ys)
+        slope, intercept = np.polyfit(xs[used] / xs.max(), ys[used], 1, w=1 / ys[used])
         slope /= xs.max()
         fitted = intercept + slope * xs
-    return Fit(float(intercept), float(slope), power, tuple(((ys - fitted) / ys).tolist()))
+    residuals = tuple(((ys - fitted) / ys).tolist())
+    return Fit(float(intercept), float(slope), power, residuals, tuple(used.tolist()))
 
 
 @dataclass(frozen=True)
@@ -128,8 +139,9 @@ class Curve:
 
     @property
     def fit(self) -> Fit | None:
-        """The straight line, or the power where times saturate."""
-        return fit(self.x, self.y, power=self.over in _POWERS)
+        """The straight line, or the power where times saturate; through the points beyond the cache, if they suffice."""
+        in_cache = [row.in_cache for row in self.rows]
+        return fit(self.x, self.y, power=self.over in _POWERS, left_out=in_cache)
 
 
 def curves(groups: Iterable[Group]) -> list[list[Curve]]:

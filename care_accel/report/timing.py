@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from care_accel.report import charts
-from care_accel.report.analysis import BEND, OURS, Curve, Fit, curves, described
+from care_accel.report.analysis import BEND, OURS, Curve, curves, described
 from care_accel.report.blocks import (
     Cell,
     Figure,
@@ -89,9 +89,9 @@ def scaling(machine: Machine, groups: Sequence[Group]) -> Section:
             title, notes=["Nothing has been varied yet: pytest bench/test_scaling.py --benchmark-only"]
         )
     lead = (
-        "The dashed line is fitted to all points, with relative distances; over threads and clients a power is. The "
-        f"table has each point's distance from it. A curve bends at its first point further than {100 * BEND:.0f} % off. "
-        "Nothing is drawn or said beyond the measured points."
+        "The dashed line is fitted with relative distances to all points, or to those beyond the last-level cache where "
+        "three or more are; over threads and clients a power is. The table has each point's distance from it. A curve "
+        f"bends at its first point further than {100 * BEND:.0f} % off."
     )
     figures = [figure for together in found for figure in _grown(machine, together)]
     return Section(title, lead, figures)
@@ -114,7 +114,7 @@ def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
             curve.name,
             list(zip(curve.x, curve.y, strict=True)),
             style=i,
-            fitted=_fitted(curve.fit, curve.x, log=log[0]),
+            fitted=_fitted(curve, log=log[0]),
             faded=[row.noisy for row in curve.rows],
         )
         for i, curve in enumerate(together)
@@ -176,9 +176,11 @@ def _far(values: Sequence[float]) -> bool:
     return min(values) > 0 and max(values) / min(values) > _FAR
 
 
-def _fitted(line: Fit | None, xs: Sequence[float], *, log: bool) -> list[tuple[float, float]]:
+def _fitted(curve: Curve, *, log: bool) -> list[tuple[float, float]]:
+    line = curve.fit
     if line is None:
         return []
+    xs = [x for x, used in zip(curve.x, line.fitted, strict=True) if used]
     some = np.geomspace(min(xs), max(xs), 40) if log else np.linspace(min(xs), max(xs), 40)
     return [(float(x), line.at(float(x))) for x in some]
 
@@ -237,15 +239,18 @@ def _sentence(curve: Curve, unit: str) -> str:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
         said = f"the line is {_signed(line.slope * step)} ms a {named} and {_signed(line.intercept)} ms whatever their number"
     worst = max(abs(residual) for residual in line.residuals)
-    if line.bend is None:
+    if not line.off:
         bend = f"no point is further than {100 * worst:.0f} % from it"
     else:
-        off = line.residuals[line.bend]
-        at = f"{_x_cell(curve.x[line.bend]).text} {several if curve.x[line.bend] != 1 else one}"
-        bend = f"it bends at {at}, {100 * abs(off):.0f} % {'above' if off > 0 else 'below'} the line (the furthest point: {100 * worst:.0f} %)"
+        points = [
+            f"{_x_cell(curve.x[i]).text} ({100 * abs(line.residuals[i]):.0f} % {'above' if line.residuals[i] > 0 else 'below'})"
+            for i in line.off
+        ]
+        bend = f"it bends: further than {100 * BEND:.0f} % from the line {'is' if len(points) == 1 else 'are'} {', '.join(points)}"
     cached = [x for x, row in zip(curve.x, curve.rows, strict=True) if row.in_cache]
     if cached and len(cached) < len(curve.rows):
         bend += f"; up to {_x_cell(max(cached)).text} {several} the data fits in the last-level cache"
+        bend += "" if all(line.fitted) else ", and the line is fitted to the points beyond"
     noisy = sum(row.noisy for row in curve.rows)
     if noisy:
         bend += f"; {noisy} of its points {'is' if noisy == 1 else 'are'} noisy"

@@ -32,7 +32,7 @@ def test_a_straight_line_is_found_again(intercept, slope, xs):
     line = fit(x, [intercept + slope * one for one in x])
     assert line.slope == pytest.approx(slope, rel=1e-4)
     assert line.residuals == pytest.approx([0] * len(x), abs=1e-4)
-    assert line.bend is None
+    assert line.off == []
 
 
 def test_a_power_is_found_again():
@@ -44,13 +44,22 @@ def test_a_power_is_found_again():
 
 def test_a_curve_bends_at_its_first_point_that_is_further_than_15_percent_off():
     line = fit([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 6.0, 4.0])
-    assert line.bend == next(i for i, r in enumerate(line.residuals) if abs(r) > 0.15)
+    assert line.off == [i for i, r in enumerate(line.residuals) if abs(r) > 0.15] != []
     assert line.residuals == pytest.approx(
         [(y - line.at(x)) / y for x, y in zip((1, 2, 3, 4), (1, 2, 6, 4), strict=True)]
     )
     almost = fit([1.0, 2.0, 3.0, 4.0], [1.0, 2.2, 3.0, 4.0])
     assert max(map(abs, almost.residuals)) < 0.15
-    assert almost.bend is None
+    assert almost.off == []
+
+
+def test_points_in_a_cache_do_not_bend_the_line_if_three_others_remain():
+    x, y = [1.0, 2.0, 3.0, 4.0, 5.0], [0.4, 0.8, 3.0, 4.0, 5.0]
+    line = fit(x, y, left_out=[True, True, False, False, False])
+    assert (line.slope, line.intercept) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
+    assert line.off == [0, 1]
+    assert line.fitted == (False, False, True, True, True)
+    assert fit(x, y, left_out=[True, True, True, False, False]).fitted == (True,) * 5
 
 
 def test_two_points_are_no_line():
