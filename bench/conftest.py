@@ -1,16 +1,22 @@
-"""What all suites share: their sizes, and a table of ratios at the end.
+"""What all suites share: their sizes, blocks of measurements that take turns, and what is recorded at the end.
 
-``pytest bench --benchmark-only --bench-size smoke|default|full``
+``pytest bench --benchmark-only --bench-size smoke|default|full [--bench-results FILE]``
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
 
-import numpy as np
 import pytest
 
-SIZES = ("smoke", "default", "full")
+sys.path.insert(0, str(Path(__file__).parent))
+import record
+from limits import Limits
+from measure import BLOCKS, Kept, Measure
+
+SIZES = tuple(BLOCKS)
 
 
 def pytest_addoption(parser):
@@ -18,8 +24,54 @@ def pytest_addoption(parser):
         "--bench-size",
         choices=SIZES,
         default="default",
-        help="smoke: does it run; default: minutes; full: the sizes that are reported",
+        help="smoke: does it run; default: below twenty minutes; full: everything",
     )
+    parser.addoption(
+        "--bench-results",
+        type=Path,
+        metavar="FILE",
+        help="where the run is appended; bench/results/<machine>.json by default, and nowhere in the smoke size",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    config.option.benchmark_quiet = True  # its tables know nothing of blocks
+    config.stash[STARTED] = datetime.now(UTC)
+    config.stash[LIMITS] = Limits()
+    config.stash[KEPT] = Kept()
+
+
+STARTED, LIMITS, KEPT = (pytest.StashKey() for _ in range(3))
+
+
+def pytest_generate_tests(metafunc):
+    if "block" in metafunc.fixturenames:
+        disabled = metafunc.config.getoption("benchmark_disable", False)
+        metafunc.parametrize(
+            "block", range(1 if disabled else BLOCKS[metafunc.config.getoption("--bench-size")])
+        )
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Let what is compared take turns: by test and case, then by block, then by engine."""
+    firsts: dict[tuple, int] = {}
+
+    def place(item):
+        parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        block = parameters.pop("block", 0)
+        parameters.pop("engine", None)
+        case = (item.path, item.originalname, *map(str, parameters.items()))
+        return firsts.setdefault(case, len(firsts)), block
+
+    items.sort(key=place)
+
+
+@pytest.fixture
+def block():
+    """Return the number of the block, which `pytest_generate_tests` gives."""
+    return 0
 
 
 @pytest.fixture(scope="session")
@@ -27,115 +79,37 @@ def bench_size(request):
     return request.config.getoption("--bench-size")
 
 
-@pytest.fixture(scope="session")
-def read_bandwidth():
-    """Return the bytes a second that this machine reads now, over an array that no cache holds.
-
-    The best of several sums by as many threads as the machine has: the limit of any scan.
-    """
-    from concurrent.futures import ThreadPoolExecutor
-    from os import sched_getaffinity
-    from time import perf_counter
-
-    threads = len(sched_getaffinity(0))
-    parts = np.array_split(np.ones(64 * 2**20, dtype=np.float32), threads)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(7):
-            started = perf_counter()
-            list(pool.map(np.max, parts))
-            best = max(best, sum(p.nbytes for p in parts) / (perf_counter() - started))
-    return best
+@pytest.fixture
+def measure(request, benchmark, bench_size, block):
+    """Return what times one engine in one block: see `measure.Measure`."""
+    suite = Path(request.node.path).stem.removeprefix("test_").replace("_", " ")
+    return Measure(benchmark, request.config.stash[LIMITS], bench_size, block, suite)
 
 
-@pytest.fixture(scope="session")
-def int8_rate():
-    """Return the int8 products a second of torch's matrix product (oneDNN), the best of several."""
-    from time import perf_counter
-
-    import torch
-
-    size = 2048
-    a, b = (torch.randint(-128, 127, (size, size), dtype=torch.int8) for _ in range(2))
-    best = 0.0
-    for _ in range(7):
-        started = perf_counter()
-        torch._int_mm(a, b)
-        best = max(best, size**3 / (perf_counter() - started))
-    return best
-
-
-def _best_rate(work, amount):
-    """Return the most that was done a second on the GPU, of several runs; the first ones warm up."""
-    import torch
-
-    best = 0.0
-    for _ in range(10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        best = max(best, amount / (1e-3 * begin.elapsed_time(end)))
-    return best
-
-
-@pytest.fixture(scope="session")
-def gpu_read_bandwidth():
-    """Return the bytes a second that the GPU reads: sums over 4 GB."""
-    import torch
-
-    values = torch.ones(2**30, dtype=torch.float32, device="cuda")
-    return _best_rate(values.sum, values.nbytes)
-
-
-@pytest.fixture(scope="session")
-def gpu_copy_bandwidth():
-    """Return the bytes a second that the GPU reads and writes while it copies 2 GB."""
-    import torch
-
-    values = torch.ones(2**29, dtype=torch.float32, device="cuda")
-    target = torch.empty_like(values)
-    return _best_rate(lambda: target.copy_(values), 2 * values.nbytes)
-
-
-@pytest.fixture(scope="session")
-def gpu_matmul_rate():
-    """Return the operations a second of a large bfloat16 matrix product on the GPU."""
-    import torch
-
-    size = 8192
-    values = torch.randn(size, size, dtype=torch.bfloat16, device="cuda")
-    return _best_rate(lambda: values @ values, 2 * size**3)
-
-
-# What a benchmark may hold against its median: seconds that the limit allows, and what the limit is.
-LIMITS = {
-    "share_of_limit": "limit",
-    "share_of_limit_bytes": "read bandwidth",
-    "share_of_limit_products": "int8 rate",
-    "share_of_limit_copy": "copy bandwidth",
-    "share_of_limit_flops": "bfloat16 rate",
-}
+@pytest.fixture
+def kept(request):
+    """Return what keeps the engines of a case through its blocks: ``kept(case, engine, make)``."""
+    return request.config.stash[KEPT]
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Print each group's medians, their ratio to ours, and the share of the limit that was reached."""
+    """Print each group's percentiles, ratios and shares of the limit, and append them to the machine's file."""
     session = getattr(config, "_benchmarksession", None)
-    groups = defaultdict(list)
-    for bench in session.benchmarks if session else []:
-        if bench.stats.rounds:
-            groups[bench.group].append(bench)
-    for group, benches in groups.items():
-        ours = next((b for b in benches if b.extra_info.get("ours")), None)
-        terminalreporter.section(group or "benchmarks", sep="-")
-        for bench in sorted(benches, key=lambda b: b.stats.median):
-            line = f"{bench.extra_info.get('name', bench.name):<32}{1e3 * bench.stats.median:10.3f} ms"
-            if ours:
-                line += f"{bench.stats.median / ours.stats.median:8.2f} x ours"
-            for key, limit in LIMITS.items():
-                if share := bench.extra_info.get(key):
-                    line += f"{share / bench.stats.median:8.1%} of the {limit}"
-            if note := bench.extra_info.get("note"):
-                line += f"   {note}"
+    rows = record.rows_of(session.benchmarks) if session else []
+    if not rows:
+        return
+    for group, lines in record.lines(rows):
+        terminalreporter.section(group, sep="-")
+        for line in lines:
             terminalreporter.write_line(line)
+    limits = config.stash[LIMITS].summary()
+    terminalreporter.section("limits of this machine, measured in between", sep="-")
+    for name, rate in limits.items():
+        terminalreporter.write_line(
+            f"{name}: {rate['median']:.3g} {rate['unit']}, from {rate['low']:.3g} to {rate['high']:.3g} "
+            f"({rate['samples']} samples)"
+        )
+    file, size = config.getoption("--bench-results"), config.getoption("--bench-size")
+    if file or size != "smoke":
+        file = record.append(record.run_of(rows, limits, size, config.stash[STARTED]), file)
+        terminalreporter.write_line(f"appended to {file}")

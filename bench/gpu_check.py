@@ -36,7 +36,8 @@ SANITIZERS = ("memcheck", "racecheck", "synccheck")
 def run(name: str, command: list[object], log: Path, timeout: float) -> dict[str, object]:
     """Run one step, its output in a file, and return how it went."""
     started = time.monotonic()
-    environment = os.environ | {"CARE_CUDA": "ON", "PYTHONPATH": str(ROOT)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"CARE_CUDA": "ON", "PYTHONPATH": path}
     with log.open("w") as out:
         try:
             code = subprocess.run(
@@ -81,6 +82,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--size", default="full", choices=("smoke", "default", "full"))
+    parser.add_argument(
+        "--only", default="", metavar="PATTERN", help="steps whose name this expression matches"
+    )
     options = parser.parse_args()
     try:
         import torch
@@ -99,7 +103,8 @@ def main() -> int:
     steps: dict[str, dict[str, object]] = {}
 
     def step(name: str, *command: object, timeout: float = 300) -> None:
-        steps[name] = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
+        if re.search(options.only, name):
+            steps[name] = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
 
     python, native = sys.executable, ROOT / "csrc"
     step("build", python, "setup.py", "-q", "build_ext", "--inplace")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from care_accel import __version__
 from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
+from care_accel.eval import compare_command
 from care_accel.export import command as export_command
 from care_accel.report import command as report_command
 from care_accel.serving import command as serve_command
@@ -16,6 +17,7 @@ from care_accel.training import command as train_command
 
 _VERBS = {
     "eval": (eval_command, "score a dual encoder on CMedTEB, a data folder or the embedded demo"),
+    "compare": (compare_command, "tell which differences of two evaluations are more than chance"),
     "export": (export_command, "write an encoder for a faster runtime, if it stays as accurate"),
     "serve": (serve_command, "serve both encoders and the search with NVIDIA Triton Inference Server"),
     "gateway": (gateway_command, "serve embeddings, search and a page to try them over HTTP"),

@@ -136,11 +136,17 @@ def read_json(file: Path, why: str) -> dict[str, Any]:
     return values
 
 
-def write_json(file: Path, values: Any) -> None:
-    """Write JSON under a temporary name and rename it, so that nobody ever reads half of it."""
+def write_json(file: Path, values: Any, *, private: bool = False) -> None:
+    """Write JSON under a temporary name and rename it, so that nobody ever reads half of it.
+
+    Only its owner may read it if it is ``private``, whatever the file was before.
+    """
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     text = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
     try:
+        if private:  # no moment at which others may read it
+            temporary.unlink(missing_ok=True)
+            temporary.touch(mode=0o600, exist_ok=False)
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, file)
     except OSError as cause:

@@ -22,6 +22,7 @@ def test_a_verb_that_is_missing_or_unknown_is_refused(arguments):
     ("arguments", "words"),
     [
         (["eval", "--data-dir", "nowhere"], "nowhere: no such folder"),
+        (["compare", "nowhere", "nowhere"], "nowhere: no such file"),
         (["train", "nowhere.yaml", "--data-dir", "."], "nowhere.yaml: cannot be read"),
     ],
 )

@@ -35,6 +35,11 @@ _PUBLISHED = {
 }
 
 
+def metric_name(metric: str) -> str:
+    """Return a metric as people write it, of mteb's name: ``nDCG@10`` for ``ndcg_at_10``."""
+    return _METRIC_NAMES.get(metric, metric)
+
+
 def published_scores(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Return the paper's scores, in percent by model and task, for the very tasks of a summary.
 
@@ -81,8 +86,12 @@ def print_report(summaries: Sequence[dict[str, Any]], console: Console | None = 
     for name in names:
         table.add_column(name, justify="right", no_wrap=True)
     for name, entry in entries.items():
-        metric = _METRIC_NAMES.get(entry["main_metric"], entry["main_metric"])
-        table.add_row(name, metric, str(entry["size"]), *(_percent(s["tasks"].get(name)) for s in summaries))
+        table.add_row(
+            name,
+            metric_name(entry["main_metric"]),
+            str(entry["size"]),
+            *(_percent(s["tasks"].get(name)) for s in summaries),
+        )
     table.add_section()
     complete = [s["average"] if len(s["tasks"]) == len(entries) else None for s in summaries]
     table.add_row("average", "", "", *("-" if a is None else f"{100 * a:.2f}" for a in complete))

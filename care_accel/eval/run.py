@@ -8,7 +8,6 @@ import logging
 import math
 import os
 import platform
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -22,9 +21,9 @@ from mteb.abstasks import AbsTask
 
 from care_accel import __version__
 from care_accel.errors import CareError
-from care_accel.eval.baselines import SEED
+from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
 from care_accel.eval.tasks import Skipped, load
-from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
+from care_accel.eval.uncertainty import SEED, interval_of_correlation, interval_of_mean, query_scores
 from care_accel.files import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -32,6 +31,8 @@ log = logging.getLogger(__name__)
 SUMMARY = "summary.json"
 # Every task that was ever finished here, whatever was asked for: what makes a run resumable.
 FINISHED = "finished.json"
+# The scores of each query of those tasks, a file a task: they are many, and seldom read.
+FINISHED_SCORES = ".scores"
 # Releases of these may change a score.
 _DECIDING = ("mteb", "transformers", "tokenizers", "bm25s")
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "bm25s", "datasets")
@@ -70,10 +71,11 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Run tasks and write one mteb result a task and ``summary.json`` below ``output/<model>/``.
+    """Run tasks and write two files a task and ``summary.json`` below ``output/<model>/``.
 
-    These are of the latest run. ``finished.json`` beside them holds every task that was ever finished, so that
-    none is run again by the same model and releases on the same data.
+    A task's files are mteb's result and, as ``.scores.json``, the score of each query. All are of the latest
+    run. ``finished.json`` and ``.scores`` beside them hold every task that was ever finished, so that none is
+    run again by the same model and releases on the same data.
 
     Parameters
     ----------
@@ -103,8 +105,9 @@ def evaluate(
     CareError
         A task's data cannot be read.
     """
-    folder = Path(output) / _file_name(model.name)
-    make_folder(folder, "the output")
+    folder = Path(output) / file_name(model.name)
+    for place in (folder, folder / FINISHED_SCORES):
+        make_folder(place, "the output")
     finished = _read_finished(folder)
     manifest = _manifest(model, device, limit)
     _warn_of_another_model(folder, manifest)
@@ -122,13 +125,18 @@ def evaluate(
             continue
         task = load(whole, limit)
         key = _task_key(model, task)
-        kept = not overwrite and key in finished
-        if not kept:
-            finished[key] = {"task": name, **_run(model, task), "manifest": manifest}
+        of_queries = folder / FINISHED_SCORES / f"{key[:32]}.json"
+        scores = None if overwrite or key not in finished else _read_scores(of_queries)
+        kept = scores is not None
+        if scores is None:
+            entry, scores = _run(model, task)
+            scores.write(of_queries)
+            finished[key] = {"task": name, **entry, "manifest": manifest}
             write_json(folder / FINISHED, finished)
         _add(summary, name, task, finished[key])
-        # Written from what is kept, so that a task's file and the summary beside it are of one run.
-        write_json(folder / f"{_file_name(name)}.json", finished[key]["result"])
+        # Written from what is kept, so that a task's files and the summary beside them are of one run.
+        write_json(task_file(folder, name), finished[key]["result"])
+        scores.write(task_file(folder, name, ".scores.json"))
         write_json(folder / SUMMARY, summary)
         if progress:
             entry = summary["tasks"][name]
@@ -152,7 +160,8 @@ def _add(summary: dict[str, Any], name: str, task: AbsTask, entry: dict[str, Any
         manifest["kept"][name] = entry["manifest"]
 
 
-def _run(model: Any, task: AbsTask) -> dict[str, Any]:
+def _run(model: Any, task: AbsTask) -> tuple[dict[str, Any], QueryScores]:
+    """Run a task; return what is kept of it, and each query's score."""
     started, seconds = time.monotonic(), dict(model.seconds)
     encoded, cached = model.encoded, model.cached
     with tempfile.TemporaryDirectory() as folder:
@@ -170,15 +179,16 @@ def _run(model: Any, task: AbsTask) -> dict[str, Any]:
         result = found.task_results[0]
         split, subsets = next(iter(result.scores.items()))
         metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
-        interval = _interval(task, split, read_json(predictions, "")) if math.isfinite(score) else None
+        found_by_model = read_json(predictions, "")["default"][split]
     if not math.isfinite(score):
         raise CareError(
             f"{task.metadata.name}: {metric} is {score}; {model.name} gives every pair the same score"
         )
-    return {
+    scores = _query_scores(task, split, found_by_model)
+    entry = {
         "main_metric": metric,
         "main_score": score,
-        "interval": interval and [round(bound, 5) for bound in interval],
+        "interval": [round(bound, 5) for bound in _interval(scores)],
         "split": split,
         "type": task.metadata.type,
         "size": _size(task, split),
@@ -189,17 +199,40 @@ def _run(model: Any, task: AbsTask) -> dict[str, Any]:
         "texts": {"encoded": model.encoded - encoded, "cached": model.cached - cached},
         "result": json.loads(result.model_dump_json()),
     }
+    return entry, scores
 
 
-def _interval(task: AbsTask, split: str, predictions: dict[str, Any]) -> tuple[float, float]:
-    """Return the bootstrap interval of the main score, over queries or pairs."""
-    found, data, metric = predictions["default"][split], _data(task, split), task.metadata.main_score
+def _query_scores(task: AbsTask, split: str, found: dict[str, Any]) -> QueryScores:
+    """Return the score of every query, or every pair's similarity."""
+    name, metric, data = task.metadata.name, task.metadata.main_score, _data(task, split)
     if isinstance(data, dict):
         scores = query_scores(metric, data["relevant_docs"], found)
-        return interval_of_mean(np.array(list(scores.values())))
-    return interval_of_correlation(
-        np.array(data["score"]), np.array(found["similarity_scores"]), ranks=metric == "spearman"
+        return QueryScores(name, metric, "mean", np.array(list(scores.values())), tuple(scores))
+    return QueryScores(
+        name,
+        metric,
+        "spearman" if metric == "spearman" else "pearson",
+        np.array(found["similarity_scores"], dtype=np.float64),
+        gold=np.array(data["score"], dtype=np.float64),
     )
+
+
+def _interval(scores: QueryScores) -> tuple[float, float]:
+    """Return the bootstrap interval of the main score, over queries or pairs."""
+    if scores.gold is None:
+        return interval_of_mean(scores.values)
+    return interval_of_correlation(scores.gold, scores.values, ranks=scores.kind == "spearman")
+
+
+def _read_scores(file: Path) -> QueryScores | None:
+    """Return the scores of a finished task; None if they are not there, so that it is run again."""
+    if not file.is_file():
+        return None
+    try:
+        return read_scores(file)
+    except CareError as damage:
+        log.warning("%s", damage)
+        return None
 
 
 def _data(task: AbsTask, split: str) -> Any:
@@ -270,8 +303,3 @@ def _warn_of_another_model(folder: Path, manifest: dict[str, Any]) -> None:
         log.warning(
             "%s: replaces the summary of another model of this name; use another output to keep both", file
         )
-
-
-def _file_name(name: str) -> str:
-    """Return a name that is one safe file name: ``retrieval/cmedir`` becomes ``retrieval__cmedir``."""
-    return re.sub(r"[^\w.+-]", "_", name.replace("/", "__")).lstrip(".") or "_"

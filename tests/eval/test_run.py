@@ -3,10 +3,12 @@ import json
 import mteb
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from care_accel import CareError, DualEncoder
 from care_accel.eval.baselines import BM25Model
 from care_accel.eval.run import evaluate
+from care_accel.eval.scores import read_scores
 from care_accel.eval.tasks import Skipped, folder_tasks
 
 
@@ -49,6 +51,49 @@ def test_a_task_has_mteb_s_own_result_file(tiny_model, tasks, tmp_path):
         result = mteb.TaskResult.from_disk(file)
         assert result.task_name == name
         assert result.scores["test"][0]["main_score"] == pytest.approx(entry["main_score"], abs=1e-6)
+
+
+def test_a_task_s_score_is_the_mean_or_the_correlation_of_what_is_kept_of_its_queries(
+    tiny_model, tasks, tmp_path
+):
+    summary = evaluate(tiny_model.as_mteb(), tasks, tmp_path)
+    for name, entry in summary["tasks"].items():
+        scores = read_scores(tmp_path / tiny_model.name / f"{name.replace('/', '__')}.scores.json")
+        assert (scores.task, scores.metric, len(scores)) == (name, entry["main_metric"], entry["size"])
+        whole = scores.values.mean() if scores.gold is None else spearmanr(scores.gold, scores.values)[0]
+        assert whole == pytest.approx(entry["main_score"], abs=5.1e-6)  # mteb keeps five digits
+
+
+def test_scores_of_queries_hold_no_text_and_are_their_owner_s(tiny_model, tasks, tmp_path):
+    evaluate(tiny_model.as_mteb(), tasks, tmp_path)
+    files = [*tmp_path.glob("*/*.scores.json"), *tmp_path.glob("*/.scores/*.json")]
+    assert len(files) == 6
+    for file in files:
+        assert file.read_text(encoding="utf-8").isascii()  # every text of the sets is Chinese
+        assert file.stat().st_mode & 0o077 == 0
+
+
+def test_a_task_finished_before_has_the_scores_of_its_own_queries_again(tiny_model, tasks, tmp_path):
+    evaluate(tiny_model.as_mteb(), tasks, tmp_path)
+    files = sorted((tmp_path / tiny_model.name).glob("*.scores.json"))
+    full = [file.read_bytes() for file in files]
+    evaluate(tiny_model.as_mteb(), tasks, tmp_path, limit=2)
+    assert all(len(read_scores(file)) == 2 for file in files)
+    said = []
+    evaluate(tiny_model.as_mteb(), tasks, tmp_path, progress=said.append)
+    assert all("finished before" in line for line in said)
+    assert [file.read_bytes() for file in files] == full
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_text("{half")])
+def test_a_task_whose_queries_scores_are_lost_is_run_again(counting, tasks, tmp_path, damage):
+    first = evaluate(counting(), tasks[:1], tmp_path)
+    (kept,) = (tmp_path / "bm25/.scores").iterdir()
+    scores = kept.read_bytes()
+    damage(kept)
+    assert evaluate(counting(), tasks[:1], tmp_path)["average"] == first["average"]
+    assert counting.runs == 2
+    assert kept.read_bytes() == scores
 
 
 def test_scores_are_those_of_mteb_evaluate(tiny_model, data_dir, tasks, tmp_path):

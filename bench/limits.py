@@ -1,0 +1,144 @@
+"""What the machine can do at most, measured again and again while the suites run: other users come and go."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+_PASSES = 3
+
+
+@cache
+def _values() -> Any:
+    """Return 256 MB, more than a cache holds."""
+    import torch
+
+    return torch.ones(64 * 2**20)
+
+
+def _read_bandwidth() -> float:
+    """Return the bytes a second that all threads together read: torch's sum reads as fast as anything tried."""
+    values = _values()
+    return _best(values.sum, values.nbytes)
+
+
+@cache
+def _matrices(dtype: str, size: int) -> Any:
+    import torch
+
+    if dtype == "int8":
+        return tuple(torch.randint(-128, 127, (size, size), dtype=torch.int8) for _ in range(2))
+    return tuple(torch.randn(size, size) for _ in range(2))
+
+
+def _int8_rate() -> float:
+    """Return the int8 products a second of torch's own matrix product (oneDNN)."""
+    import torch
+
+    a, b = _matrices("int8", 2048)
+    return _best(lambda: torch._int_mm(a, b), 2048**3)
+
+
+def _float32_rate() -> float:
+    """Return the operations a second of torch's own float32 matrix product."""
+    a, b = _matrices("float32", 1024)
+    return _best(lambda: a @ b, 2 * 1024**3)
+
+
+@cache
+def _on_gpu(kind: str) -> Any:
+    import torch
+
+    if kind == "values":
+        return torch.ones(2**30, dtype=torch.float32, device="cuda")
+    if kind == "target":
+        return torch.empty(2**29, dtype=torch.float32, device="cuda")
+    return torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
+
+
+def _gpu_read_bandwidth() -> float:
+    """Return the bytes a second that the GPU reads: sums over 4 GB."""
+    values = _on_gpu("values")
+    return _best_on_gpu(values.sum, values.nbytes)
+
+
+def _gpu_copy_bandwidth() -> float:
+    """Return the bytes a second that the GPU reads and writes while it copies 2 GB."""
+    values, target = _on_gpu("values")[: 2**29], _on_gpu("target")
+    return _best_on_gpu(lambda: target.copy_(values), 2 * target.nbytes)
+
+
+def _gpu_bfloat16_rate() -> float:
+    """Return the operations a second of a large bfloat16 matrix product on the GPU."""
+    values = _on_gpu("matrix")
+    return _best_on_gpu(lambda: values @ values, 2 * 8192**3)
+
+
+def _best(work: Callable[[], Any], amount: float) -> float:
+    best = 0.0
+    for _ in range(_PASSES):
+        started = perf_counter()
+        work()
+        best = max(best, amount / (perf_counter() - started))
+    return best
+
+
+def _best_on_gpu(work: Callable[[], Any], amount: float) -> float:
+    import torch
+
+    best = 0.0
+    for _ in range(2 * _PASSES):  # the first ones warm up
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        best = max(best, amount / (1e-3 * begin.elapsed_time(end)))
+    return best
+
+
+PROBES: dict[str, tuple[str, Callable[[], float]]] = {
+    "read bandwidth": ("bytes/s", _read_bandwidth),
+    "int8 rate": ("products/s", _int8_rate),
+    "float32 rate": ("operations/s", _float32_rate),
+    "GPU read bandwidth": ("bytes/s", _gpu_read_bandwidth),
+    "GPU copy bandwidth": ("bytes/s", _gpu_copy_bandwidth),
+    "GPU bfloat16 rate": ("operations/s", _gpu_bfloat16_rate),
+}
+
+
+class Limits:
+    """Every rate that was measured in a run.
+
+    Attributes
+    ----------
+    samples : dict of str to list of float
+    """
+
+    def __init__(self) -> None:
+        self.samples: dict[str, list[float]] = defaultdict(list)
+
+    def sample(self, names: Iterable[str]) -> dict[str, float]:
+        """Measure some rates now."""
+        found = {name: PROBES[name][1]() for name in names}
+        for name, rate in found.items():
+            self.samples[name].append(rate)
+        return found
+
+    def summary(self) -> dict[str, dict[str, Any]]:
+        """Return the median and the range of each rate over the run."""
+        return {
+            name: {
+                "unit": PROBES[name][0],
+                "median": float(np.median(rates)),
+                "low": min(rates),
+                "high": max(rates),
+                "samples": len(rates),
+            }
+            for name, rates in self.samples.items()
+        }

@@ -1,0 +1,102 @@
+"""What a measurement was made on: the machine, the versions, the revision of the code."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+# Releases that may change a time of ours or of a peer.
+PACKAGES = (
+    "care-accel", "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
+    "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "nvidia-pytriton", "tritonclient", "fastapi",
+)  # fmt: skip
+_FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")
+
+
+def describe() -> dict[str, Any]:
+    """Return what is known of this machine: what decides times, and nothing that names its owner."""
+    from care_accel import _native
+
+    information = _processor()
+    name = information.get("model name", platform.machine())
+    cores = len(os.sched_getaffinity(0))
+    gpu = _gpu()
+    sets = list(_native.instruction_sets())
+    best = next((s for s in ("avx512vnni", "avxvnni", "avx2") if s in sets), "portable")
+    return {
+        "name": _plain(gpu) if gpu else _plain(f"{name} {cores} cores {best}"),
+        "processor": name,
+        "cores": cores,
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "instruction_sets": sets,
+        "flags": sorted(flag for flag in information.get("flags", "").split() if _FLAGS.match(flag)),
+        "caches_bytes": caches(),
+        "gpu": gpu,
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def caches() -> dict[str, int]:
+    """Return the sizes of the data caches of a core, and of the last level that it shares, by level."""
+    found = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        if kind != "Instruction":
+            unit = {"K": 2**10, "M": 2**20, "G": 2**30}[size[-1]]
+            found[f"L{level}{'d' if kind == 'Data' else ''}"] = int(size[:-1]) * unit
+    return found
+
+
+def last_level_cache() -> int:
+    """Return the bytes of the largest cache, 0 where the system does not say."""
+    return max(caches().values(), default=0)
+
+
+def versions() -> dict[str, str]:
+    """Return the releases of what is measured."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def revision() -> tuple[str | None, bool]:
+    """Return the revision of the code, and whether anything but results differs from it.
+
+    A copy without its history is told by ``CARE_REVISION``.
+    """
+    try:
+        head = _git("rev-parse", "--short", "HEAD").strip()
+        return head, bool(_git("status", "--porcelain", "--", ".", ":!bench/results").strip())
+    except (OSError, subprocess.CalledProcessError):
+        return os.environ.get("CARE_REVISION"), False
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def _processor() -> dict[str, str]:
+    lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def _gpu() -> str | None:
+    if not Path("/dev/nvidiactl").exists():
+        return None
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,179 @@
+"""Measurements to rows, rows to a run, runs to one file a machine: appended, never edited."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+
+from care_accel.files import write_json
+
+SCHEMA = 1
+FOLDER = Path(__file__).resolve().parent / "results"
+# Blocks whose ratios lie further apart than this share of their median are too noisy to quote.
+NOISE = 0.15
+# Fewer rounds say nothing of a percentile.
+ROUNDS_FOR_P95, ROUNDS_FOR_P99 = 20, 100
+
+
+def rows_of(benchmarks: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return a row for everything that was measured, its blocks joined.
+
+    Parameters
+    ----------
+    benchmarks : iterable of pytest_benchmark.stats.Metadata
+        As a session holds them; those that `Measure` did not make are left out.
+    """
+    blocks: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    for bench in benchmarks:
+        if bench.stats.rounds and "suite" in bench.extra_info:
+            info = bench.extra_info
+            blocks[info["suite"], bench.group, info["name"]].append(bench)
+    ours = {key[:2]: some for key, some in blocks.items() if some[0].extra_info["ours"]}
+    return [_row(*key, some, ours.get(key[:2], [])) for key, some in blocks.items()]
+
+
+def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) -> dict[str, Any]:
+    infos = [bench.extra_info for bench in blocks]
+    first = infos[0]
+    times = np.concatenate([_milliseconds(bench) for bench in blocks])
+    reference = {bench.extra_info["block"]: bench.stats.median for bench in ours}
+    ratios = [
+        bench.stats.median / reference[bench.extra_info["block"]]
+        for bench in blocks
+        if bench.extra_info["block"] in reference
+    ]
+    row = {
+        "suite": suite,
+        "group": group,
+        "name": name,
+        "ours": first["ours"],
+        "exact": first["extra"].get("exact", True),
+        "parameters": first["parameters"],
+        "rounds": len(times),
+        "p50_ms": _significant(np.median(times)),
+        "p95_ms": _significant(np.percentile(times, 95)) if len(times) >= ROUNDS_FOR_P95 else None,
+        "p99_ms": _significant(np.percentile(times, 99)) if len(times) >= ROUNDS_FOR_P99 else None,
+        "ratio": _significant(np.median(ratios)) if ratios else None,
+        "ratios": list(map(_significant, ratios)),
+        "noisy": _noisy(blocks if first["ours"] else ratios),
+        "limit": None,
+        "in_cache": first["in_cache"],
+        "note": "",
+    }
+    shares = [
+        info["limit"]["seconds"] / info["calls"] / (1e-3 * np.median(_milliseconds(bench)))
+        for bench, info in zip(blocks, infos, strict=True)
+        if "limit" in info
+    ]
+    if shares:
+        row["limit"] = {"name": first["limit"]["name"], "share": _significant(np.median(shares))}
+    return row | dict(_joined([info["extra"] for info in infos]))
+
+
+def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
+    """Return what tells a row from the others of its run."""
+    return row["suite"], row["group"], row["name"]
+
+
+def _noisy(blocks: list[Any]) -> bool:
+    """Say whether blocks lie too far apart: of ratios, or for our own row, whose ratio is 1, of times."""
+    values = [one.stats.median if hasattr(one, "stats") else one for one in blocks]
+    return bool(values) and (max(values) - min(values)) / float(np.median(values)) > NOISE
+
+
+def _milliseconds(bench: Any) -> np.ndarray:
+    """Return what a row's percentiles are of: rounds, or the requests of a round."""
+    seconds = bench.extra_info.get("latencies_s") or bench.stats.data
+    return 1e3 * np.asarray(seconds) / bench.extra_info["calls"]
+
+
+def _joined(extras: list[dict[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """Yield the further fields of all blocks: numbers by their median, the rest of the last block."""
+    for key in extras[-1]:
+        yield key, _median([extra[key] for extra in extras if key in extra])
+
+
+def _median(values: list[Any]) -> Any:
+    last = values[-1]
+    if isinstance(last, bool) or not isinstance(last, (int, float, list, dict)):
+        return last
+    if isinstance(last, dict):
+        return {key: _median([value[key] for value in values if key in value]) for key in last}
+    if isinstance(last, list):
+        return [_median(list(some)) for some in zip(*values, strict=False)]
+    return _significant(np.median(values)) if isinstance(last, float) else int(np.median(values))
+
+
+def _significant(value: float, digits: int = 5) -> float:
+    """Round to some digits that count: no time is known better."""
+    value = float(value)
+    if value == 0 or not math.isfinite(value):
+        return value
+    return round(value, digits - 1 - math.floor(math.log10(abs(value))))
+
+
+def run_of(
+    rows: list[dict[str, Any]], limits: dict[str, Any], size: str, started: datetime
+) -> dict[str, Any]:
+    """Return a run: rows, and everything that a reader needs to repeat them."""
+    revision, changed = machine.revision()
+    return {
+        "id": started.strftime("%Y%m%dT%H%M%SZ"),
+        "started": started.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "seconds": round((datetime.now(UTC) - started).total_seconds()),
+        "size": size,
+        "revision": revision,
+        "changed": changed,
+        "threads": len(os.sched_getaffinity(0)),
+        "data": "folder" if (Path(os.environ.get("CARE_DATA", "")) / "retrieval").is_dir() else "demo",
+        "versions": machine.versions(),
+        "limits": limits,
+        "rows": rows,
+    }
+
+
+def append(run: dict[str, Any], file: Path | None = None) -> Path:
+    """Add a run to this machine's file and return the file."""
+    here = machine.describe()
+    file = file or FOLDER / f"{here['name']}.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"runs": []}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*known["runs"], run]})
+    return file
+
+
+def lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each group with a line a row, fastest first: percentiles, ratio, share of the limit."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["suite"], row["group"]].append(row)
+    for (suite, group), some in groups.items():
+        width = max(len(row["name"]) for row in some)
+        yield f"{suite}: {group}", [_line(row, width) for row in sorted(some, key=lambda r: r["p50_ms"])]
+
+
+def _line(row: dict[str, Any], width: int) -> str:
+    line = f"{row['name']:<{width}}  p50 {_time(row['p50_ms'])}  p95 {_time(row['p95_ms'])}  p99 {_time(row['p99_ms'])} ms"
+    line += f"{row['ratio']:8.2f} x ours" if row["ratio"] is not None else " " * 15
+    if row["limit"]:
+        line += f"{row['limit']['share']:7.0%} of the {row['limit']['name']}"
+    marks = [mark for mark, there in (("NOISY", row["noisy"]), ("in cache", row["in_cache"])) if there]
+    marks += ["not exact"] * (not row["exact"])
+    if "recall" in row:
+        marks.append(f"recall {row['recall']:.4f}")
+    if "rate" in row:
+        marks.append(f"{row['rate']:,.0f} a second")
+    return f"{line}   {', '.join([*marks, *filter(None, [row['note']])])}".rstrip()
+
+
+def _time(milliseconds: float | None) -> str:
+    return f"{'-':>9}" if milliseconds is None else f"{milliseconds:9.3f}"

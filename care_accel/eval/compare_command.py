@@ -1,0 +1,182 @@
+"""The command line ``care-accel compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from care_accel.eval.compare import Compared, Comparison
+
+_LONGEST = 60  # characters of a query that are shown
+_WIDTH = 200  # of what is written to a file; rich would fold it to 80 characters
+
+Texts = dict[str, dict[str, str]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the comparison to a parser."""
+    for name, text in (
+        ("a", "a folder that care-accel eval wrote, such as results/care-mini"),
+        ("b", "another"),
+    ):
+        parser.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help=text)
+    parser.add_argument(
+        "--level",
+        type=_level,
+        default=0.05,
+        help="of significance, over all tasks together; intervals cover 1 - level; default: %(default)s",
+    )
+    parser.add_argument(
+        "--top",
+        type=_count,
+        default=10,
+        metavar="N",
+        help="queries a task that gained and that lost most; default: %(default)s",
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="the data that was measured, to show the queries' texts"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the comparison there too; ids only, never texts"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare as the options say, and print the tables."""
+    from care_accel.eval.compare import compare, query_texts, read_run
+    from care_accel.files import write_json
+
+    if options.json is not None:
+        if options.json.is_dir():
+            raise CareError(f"--json {options.json}: is a folder; name a file")
+        if not options.json.absolute().parent.is_dir():
+            raise CareError(f"--json {options.json}: {options.json.parent} is no folder; make it first")
+    a, b = read_run(options.run_a), read_run(options.run_b)
+    texts = {} if options.data_dir is None else query_texts(options.data_dir, a)
+    comparison = compare(a, b, level=options.level, top=options.top)
+    if options.json is not None:
+        write_json(options.json, comparison.as_dict())
+    print_comparison(comparison, texts)
+
+
+def print_comparison(
+    comparison: Comparison, texts: Texts | None = None, console: Console | None = None
+) -> None:
+    """Print a row a task, then a table a task of the queries that changed most.
+
+    Parameters
+    ----------
+    comparison : Comparison
+    texts : dict, optional
+        The queries' texts by task and id; without one only ids are printed.
+    console : rich.console.Console, optional
+        Standard output by default.
+    """
+    from rich.console import Console
+
+    console = console or Console(width=None if Console().is_terminal else _WIDTH)
+    for name, one in (("A", comparison.a), ("B", comparison.b)):
+        console.print(f"{name}: {one.model} ({one.folder})", highlight=False, markup=False)
+    console.print(_overview(comparison, console))
+    console.print(
+        f"better: which run is, at level {comparison.level:g} for all tasks together; - where it may be chance",
+        highlight=False,
+    )
+    for left in comparison.left_out:
+        console.print(f"not compared: {left.task}: {left.reason}", highlight=False, markup=False)
+    for task in comparison.tasks:
+        if task.gained or task.lost:
+            # No title of the table's own: it would be folded to the width of a narrow one.
+            console.print(f"{task.difference.task}: gained and lost most", highlight=False, markup=False)
+            console.print(_changes(task, (texts or {}).get(task.difference.task, {})))
+
+
+def _overview(comparison: Comparison, console: Console) -> Table:
+    """Return a row a task; where all columns do not fit they lie two upon each other, so that no number is cut."""
+    from rich.measure import Measurement
+    from rich.table import Table
+
+    rows = [_cells(task) for task in comparison.tasks]
+    interval = f"{100 * (1 - comparison.level):g} % interval"
+    headings = ("task", "metric", "A", "B", "B - A", interval, "p (Holm)", "better", "n", "queries +/=/-")
+    tables = []
+    for together in (1, 2):
+        table = Table(title="scores in percent", title_justify="left", show_lines=together > 1)
+        for first in range(0, len(headings), together):
+            left = headings[first] in ("task", "metric", "better")
+            names = "\n".join(headings[first : first + together])
+            table.add_column(names, justify="left" if left else "right", no_wrap=True)
+        for row in rows:
+            table.add_row(*("\n".join(row[i : i + together]) for i in range(0, len(row), together)))
+        tables.append(table)
+    wide, narrow = tables
+    needed = Measurement.get(console, console.options.update_width(10_000), wide).maximum
+    return wide if needed <= console.width else narrow
+
+
+def _cells(task: Compared) -> list[str]:
+    from rich.markup import escape
+
+    from care_accel.eval.report import metric_name
+
+    one = task.difference
+    low, high = (f"{100 * bound:+.2f}" for bound in one.interval)
+    return [
+        escape(one.task),
+        metric_name(one.metric),
+        f"{100 * one.a:.2f}",
+        f"{100 * one.b:.2f}",
+        f"{100 * one.difference:+.2f}",
+        f"{low} to {high}",
+        f"{one.adjusted:.4f}",
+        "-" if not one.significant else "B" if one.difference > 0 else "A",
+        str(one.n),
+        "" if task.better is None else f"{task.better}/{task.equal}/{task.worse}",
+    ]
+
+
+def _changes(task: Compared, texts: dict[str, str]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("query", "A", "B", "B - A", *(["text"] if texts else [])):
+        left = heading in ("query", "text")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading != "text")
+    for queries in (task.gained, task.lost):
+        for one in queries:
+            numbers = f"{100 * one.a:.1f}", f"{100 * one.b:.1f}", f"{100 * (one.b - one.a):+.1f}"
+            # As Text: neither an id nor a text is markup.
+            words = [Text(_shown(texts.get(one.query, "")))] if texts else []
+            table.add_row(Text(_shown(one.query)), *numbers, *words)
+        table.add_section()
+    return table
+
+
+def _shown(text: str) -> str:
+    """Return one line of a text without what would steer a terminal."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+
+
+def _level(text: str) -> float:
+    try:
+        level = float(text)
+    except ValueError:
+        level = 0.0
+    if not 0 < level < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
+    return level
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+    return int(text)

@@ -1,0 +1,190 @@
+"""Is one run better than another on the same queries, or could that be chance: intervals and p-values.
+
+References
+----------
+M. D. Smucker, J. Allan, B. Carterette: A comparison of statistical significance tests for information retrieval
+evaluation, CIKM 2007 (the randomisation test of two rankings' means).
+D. Deutsch, R. Dror, D. Roth: A statistical analysis of summarization evaluation metrics using resampling methods,
+TACL 9, 2021 (the same for two correlations: scores are standardised, then change places pair by pair).
+B. Phipson, G. K. Smyth: Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol. 9, 2010.
+S. Holm: A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from care_accel.errors import CareError
+from care_accel.eval.resampling import Correlations, Floats, Means
+from care_accel.eval.scores import QueryScores
+from care_accel.eval.uncertainty import SEED
+
+RESAMPLES = 10_000
+LEVEL = 0.05
+# Numbers in a part of the resamples: 16 MB of float64, where all of them at once would take gigabytes.
+_PART = 2_000_000
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How the scores of two runs on one task differ.
+
+    Attributes
+    ----------
+    task, metric : str
+    n : int
+        Queries, or pairs.
+    a, b : float
+        Scores of the two runs.
+    difference : float
+        ``b - a``.
+    interval : tuple of float
+        Bootstrap interval of the difference; it covers 1 - level.
+    p_value : float
+        Of the two-sided randomisation test.
+    adjusted : float
+        The p-value, corrected where several tasks are tested together.
+    significant : bool
+        Whether ``adjusted`` is at most the level.
+    """
+
+    task: str
+    metric: str
+    n: int
+    a: float
+    b: float
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    adjusted: float
+    significant: bool
+
+
+def paired(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Difference:
+    """Return the difference of two runs on the same queries or pairs, its interval and its p-value.
+
+    The interval is that of the percentile bootstrap over queries: 10,000 resamples, in each of which both runs
+    have the same queries. The p-value is how often a difference at least as large, in either direction, comes
+    out when the two results of each query change places by the toss of a coin: in 10,000 random ways and the
+    real one, or in every way where these are fewer. For a correlation the two similarities of a pair change
+    places, as ranks for Spearman, standardised for Pearson. Whatever is drawn has a fixed seed.
+
+    Parameters
+    ----------
+    a, b : QueryScores
+    level : float
+        What p-values are held against; the interval covers 1 - level.
+
+    Raises
+    ------
+    CareError
+        The two are not of the same task, metric and queries, or a correlation is undefined.
+    """
+    values = aligned(a, b)
+    runs: Means | Correlations
+    if a.gold is None:
+        runs = Means(a.values, values)
+    else:
+        if any(np.ptp(side) == 0 for side in (a.gold, a.values, values)):
+            raise CareError(
+                f"{a.task}: {a.metric} is undefined, as one side has the same value for all pairs"
+            )
+        runs = Correlations(a.gold, a.values, values, ranks=a.kind == "spearman")
+    first, second = runs.scores
+    p_value = _p_value(runs, second - first)
+    return Difference(
+        task=a.task,
+        metric=a.metric,
+        n=len(a),
+        a=first,
+        b=second,
+        difference=second - first,
+        interval=_interval(runs, len(a), level),
+        p_value=p_value,
+        adjusted=p_value,
+        significant=p_value <= level,
+    )
+
+
+def adjusted(differences: Sequence[Difference], level: float = LEVEL) -> list[Difference]:
+    """Return the differences with p-values corrected by Holm's method, for all tasks that are tested together."""
+    corrected = holm([one.p_value for one in differences])
+    return [
+        replace(one, adjusted=p, significant=p <= level)
+        for one, p in zip(differences, corrected, strict=True)
+    ]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values so corrected that calling those at most alpha significant errs at all with at most alpha.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none comes out below a smaller one.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    result = np.empty_like(values)
+    result[order] = np.minimum(1.0, np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1)))
+    return [float(one) for one in result]
+
+
+def aligned(a: QueryScores, b: QueryScores) -> Floats:
+    """Return the values of ``b`` in the order of the queries of ``a``.
+
+    Raises
+    ------
+    CareError
+        They are not of the same task, metric and queries.
+    """
+    if (a.task, a.metric, a.kind) != (b.task, b.metric, b.kind):
+        raise CareError(f"{a.task} by {a.metric} and {b.task} by {b.metric} cannot be compared")
+    if a.gold is not None and b.gold is not None:
+        if not np.array_equal(a.gold, b.gold):
+            raise CareError(f"{a.task}: the pairs of the two runs are not the same")
+        return b.values
+    place = {query: position for position, query in enumerate(b.queries)}
+    if len(place) != len(a) or place.keys() != set(a.queries):
+        raise CareError(f"{a.task}: the queries of the two runs are not the same")
+    return b.values[[place[query] for query in a.queries]]
+
+
+def _interval(runs: Means | Correlations, n: int, level: float) -> tuple[float, float]:
+    rng = np.random.default_rng(SEED)
+    sampled = []
+    for size in _parts(RESAMPLES, n):
+        # How often each query is in each resample: statistics are products with these counts.
+        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+        sampled.append(runs.of_resamples(counts))
+    values = np.concatenate(sampled)
+    # A resample in which a side is constant has no correlation and is left out.
+    low, high = np.quantile(values[np.isfinite(values)], [level / 2, 1 - level / 2])
+    return float(low), float(high)
+
+
+def _p_value(runs: Means | Correlations, difference: float) -> float:
+    n = runs.movable
+    if exact := 2**n <= RESAMPLES:
+        ways = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
+        found = runs.of_swaps(ways)
+    else:
+        rng = np.random.default_rng(SEED)
+        found = np.concatenate(
+            [
+                runs.of_swaps(rng.integers(0, 2, (size, n), dtype=np.int8).astype(np.float64))
+                for size in _parts(RESAMPLES, n)
+            ]
+        )
+    as_large = int((np.abs(found) >= abs(difference) - runs.rounding).sum())
+    # The ways that were drawn do not hold the real one: it counts as one more, or p could be 0.
+    return as_large / len(found) if exact else (1 + as_large) / (1 + len(found))
+
+
+def _parts(count: int, width: int) -> Iterator[int]:
+    """Yield sizes that sum to ``count``, of parts that take little memory."""
+    size = max(1, _PART // width)
+    while count > 0:
+        yield min(size, count)
+        count -= size
