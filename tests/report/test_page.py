@@ -5,10 +5,12 @@ import math
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 import samples
 
 from care_accel import CareError
+from care_accel.eval.scores import QueryScores, task_file
 from care_accel.report import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
@@ -257,14 +259,12 @@ def test_published_rows_stand_beside_the_same_tasks_only(page, tmp_path):
 
 def scored(folder, model, scores):
     """Write a model's summary with the score of each query of one task beside it."""
-    numpy = pytest.importorskip("numpy")
-    queries = pytest.importorskip("care_accel.eval.scores")
     summary = samples.summary(model, {"retrieval/a": ("ndcg_at_10", "Retrieval", len(scores))})
     summary["tasks"]["retrieval/a"]["main_score"] = sum(scores) / len(scores)
     samples.write_summaries(folder, summary)
     ids = tuple(f"q{i}" for i in range(len(scores)))
-    each = queries.QueryScores("retrieval/a", "ndcg_at_10", "mean", numpy.array(scores), ids)
-    each.write(queries.task_file(folder / model, "retrieval/a", ".scores.json"))
+    each = QueryScores("retrieval/a", "ndcg_at_10", "mean", np.array(scores), ids)
+    each.write(task_file(folder / model, "retrieval/a", ".scores.json"))
 
 
 def test_differences_from_the_first_model_are_paired_and_tested(page, tmp_path):
