@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from care_accel.errors import CareError
+from care_accel.eval.compare import compare, read_run
 from care_accel.eval.report import published_scores
 from care_accel.report import charts
 from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, plain, signed
@@ -115,9 +116,6 @@ def _differences(evaluations: Sequence[Evaluation]) -> Section:
 
 
 def _difference(first: Evaluation, other: Evaluation) -> Figure:
-    # Imported here: its numpy is not needed to say that a folder is empty.
-    from care_accel.eval.compare import compare, read_run
-
     found = compare(read_run(first.folder), read_run(other.folder))
     lines = []
     for one in found.tasks:
