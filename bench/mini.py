@@ -92,7 +92,9 @@ class SentenceTransformers:
     """
 
     def __init__(self, role: str = "query") -> None:
-        library = pytest.importorskip("sentence_transformers", reason="the peer is not installed (extra train)")
+        library = pytest.importorskip(
+            "sentence_transformers", reason="the peer is not installed (extra train)"
+        )
         from sentence_transformers.base import modules as base
         from sentence_transformers.sentence_transformer import modules
 
@@ -123,8 +125,3 @@ class SentenceTransformers:
         """Encode texts as one batch."""
         self.tokenize = 0.0
         return self.model.encode(list(some), batch_size=len(some), show_progress_bar=False)
-
-
-def sentence_transformers_encode() -> SentenceTransformers:
-    """Return the query encoder as people write it by hand."""
-    return SentenceTransformers()

@@ -148,7 +148,8 @@ def mteb_search(with_faiss):
             wrapper.task_corpus = corpus  # a search lets it go
             found = wrapper.search(rows, top_k=K, **common)
             return [
-                [int(key) for key, _ in sorted(row.items(), key=lambda hit: -hit[1])] for row in found.values()
+                [int(key) for key, _ in sorted(row.items(), key=lambda hit: -hit[1])]
+                for row in found.values()
             ], {}
 
         return search
