@@ -68,12 +68,12 @@ def batches(count: int) -> Iterator[tuple[Any]]:
 
 def network_bytes(encoder: DualEncoder, role: str = "query") -> int:
     """Return the bytes of a role's weights as they are loaded."""
-    runtime = encoder.encoder(role).runtime  # type: ignore[arg-type]
+    runtime = encoder.encoder(role).runtime
     if isinstance(runtime, NativeRuntime):
         # The layers are packed; of the rest, word embeddings are nearly all, and they stay in float32.
-        config = encoder.source(role).checkpoint.config  # type: ignore[arg-type]
+        config = encoder.source(role).checkpoint.config
         return runtime.nbytes + 4 * config.vocab_size * config.hidden_size
-    return sum(p.numel() * p.element_size() for p in runtime.network.parameters())  # type: ignore[attr-defined]
+    return sum(p.numel() * p.element_size() for p in runtime.network.parameters())
 
 
 class SentenceTransformers:
@@ -98,7 +98,7 @@ class SentenceTransformers:
         from sentence_transformers.base import modules as base
         from sentence_transformers.sentence_transformer import modules
 
-        source = model().source(role)  # type: ignore[arg-type]
+        source = model().source(role)
         spec, checkpoint = source.spec, source.checkpoint
         transformer = base.Transformer(
             str(checkpoint.folder), max_seq_length=spec.max_tokens, model_kwargs={"dtype": spec.dtype}
@@ -106,7 +106,7 @@ class SentenceTransformers:
         pooling = modules.Pooling(checkpoint.hidden_size, pooling_mode=spec.pooling)
         outer = self
 
-        class Timed(library.SentenceTransformer):  # type: ignore[misc, name-defined]
+        class Timed(library.SentenceTransformer):
             def preprocess(self, *args: Any, **options: Any) -> Any:
                 begun = perf_counter()
                 found = super().preprocess(*args, **options)
