@@ -1,7 +1,7 @@
 """Token ids to vectors on the CPU: CARE's query network at true size, beside what an engineer would run it with.
 
 The weights are random: times are those of the trained network, accuracy in int8 is not. The limit is the layers' weights
-at the read bandwidth, or their products at the rate of torch's own matrix product in that precision, whichever takes
+at the read bandwidth, or their products at the rate of the fastest matrix product in that precision, whichever takes
 longer, both measured in between. How far a vector moves when its text shares a batch is noted beside each time.
 
 Then what asymmetry is worth: query network against document network at true size, and text to vectors with care-mini,
@@ -63,7 +63,8 @@ def _let_go():
 def pytest_generate_tests(metafunc):
     size = metafunc.config.getoption("--bench-size")
     if "shape" in metafunc.fixturenames:
-        shapes = SHAPES[size] if metafunc.function is test_query_network else SHAPES[size][:2]
+        few = 2 if size == "full" else 1
+        shapes = SHAPES[size] if metafunc.function is test_query_network else SHAPES[size][:few]
         metafunc.parametrize("shape", shapes, ids=lambda s: f"{s[0]}x{s[1]}")
     metafunc.parametrize("engine", COMPARED[metafunc.function])
 
