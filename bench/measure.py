@@ -19,7 +19,7 @@ from machine import last_level_cache
 # By --bench-size: blocks, seconds that a block may spend on one engine, and rounds of it at most.
 BLOCKS = {"smoke": 1, "default": 3, "full": 5}
 SECONDS = {"smoke": 0.0, "default": 0.4, "full": 0.8}
-MOST_ROUNDS = {"smoke": 2, "default": 200, "full": 400}
+MOST_ROUNDS = {"smoke": 2, "default": 1000, "full": 2000}
 
 
 class Measure:
