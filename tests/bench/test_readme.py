@@ -1,0 +1,115 @@
+import json
+
+import pytest
+import readme
+
+from care_accel.errors import CareError
+
+
+def row(name, ratio, p50, **fields):
+    return {
+        "suite": "scan",
+        "group": fields.pop("group", "g"),
+        "name": name,
+        "ours": name == "care_accel",
+        "exact": True,
+        "parameters": {"queries": 1},
+        "p50_ms": p50,
+        "p99_ms": None,
+        "ratio": ratio,
+        "noisy": False,
+        "limit": {"name": "read bandwidth", "share": 0.954} if name == "care_accel" else None,
+    } | fields
+
+
+def machine(*runs, gpu=None):
+    here = {"name": "m", "processor": "EPYC", "cores": 2, "instruction_sets": ["avx512vnni"], "gpu": gpu}
+    return {
+        "schema": 1,
+        "machine": here,
+        "runs": [
+            {"id": "x", "started": "2026-01-02T03:04:05Z", "revision": "abc", "rows": rows} for rows in runs
+        ],
+    }
+
+
+@pytest.fixture
+def one_claim(monkeypatch):
+    monkeypatch.setattr(readme, "CLAIMS", (readme.Claim("a search", "scan", {"queries": 1}),))
+
+
+ROWS = [
+    row("care_accel", 1.0, 2.0, p99_ms=3.25),
+    row("slow", 9.0, 18.0),
+    row("fast", 4.0, 8.04),
+    row("inexact", 1.1, 2.2, exact=False),
+    row("care_accel, another way", 1.2, 2.4),
+    row("of another group", 1.05, 2.1, group="other"),
+]
+
+
+def test_a_claim_is_held_against_the_fastest_exact_peer(one_claim):
+    found = readme.table([machine(ROWS)])
+    assert "2 cores of an EPYC (avx512vnni), measured 2026-01-02" in found
+    assert found.endswith("| a search | 2.0 | 3.2 | fast 8.0 | 4.0 | 95% of the read bandwidth |")
+
+
+def test_the_newest_run_that_has_the_rows_is_taken(one_claim):
+    newer = [row("care_accel", 1.0, 1.0), row("fast", 5.0, 5.0)]
+    assert "| fast 5.0 | 5.0 |" in readme.table([machine(ROWS, newer, [])])
+
+
+def test_a_ratio_that_is_too_noisy_is_not_quoted(one_claim):
+    rows = [row("care_accel", 1.0, 2.0), row("fast", 4.0, 8.0, noisy=True)]
+    assert "| fast 8.0 | too noisy |" in readme.table([machine(rows)])
+
+
+def test_a_machine_without_any_claim_has_no_table(one_claim):
+    assert readme.table([machine([row("care_accel", 1.0, 2.0, suite="server")])]) == ""
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.123, "0.12"), (1.234, "1.2"), (0.0555, "0.06"), (12.3, "12"), (123.4, "123"), (None, "-")],
+)
+def test_times_have_two_digits_or_three(value, text):
+    assert readme._number(value) == text
+
+
+def test_the_table_takes_its_place_and_nothing_else_changes(one_claim):
+    text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
+    new = readme.written(text, [machine(ROWS)])
+    assert new.startswith(f"before\n{readme.BEGIN}\n2 cores")
+    assert new.endswith(f"|\n{readme.END}\nafter\n")
+    assert readme.written(new, [machine(ROWS)]) == new
+
+
+def test_a_readme_without_a_place_is_refused():
+    with pytest.raises(CareError, match="say where the table goes"):
+        readme.written("nothing", [])
+
+
+def test_the_readme_is_what_the_results_give():
+    text = readme.README.read_text(encoding="utf-8")
+    results = readme.results_of()
+    assert results, "no machine has been measured"
+    assert readme.written(text, results) == text
+
+
+def test_every_claim_is_a_row_of_some_machine():
+    results = readme.results_of()
+    missing = [
+        claim.words
+        for claim in readme.CLAIMS
+        if not any(readme._line(claim, found["runs"]) for found in results)
+    ]
+    assert not missing
+    assert readme.CLAIMS
+
+
+def test_results_are_valid_files_whose_runs_are_in_order():
+    for found in readme.results_of():
+        assert found["schema"] == 1
+        started = [run["started"] for run in found["runs"]]
+        assert started == sorted(started)
+        json.dumps(found, allow_nan=False)
