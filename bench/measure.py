@@ -98,13 +98,14 @@ class Measure:
         turns = iter(inputs if isinstance(inputs, itertools.cycle) else itertools.cycle(inputs))
         rounds = 1
         if not self.disabled:
-            times = []
-            for _ in range(2 if self.size == "smoke" else 3):  # they warm up as well
+            budget = SECONDS[self.size] if seconds is None or self.size == "smoke" else seconds
+            times: list[float] = []
+            # They warm up as well; what is slow is warm after one.
+            while len(times) < (2 if self.size == "smoke" else 3) and sum(times) <= max(budget, 0.1):
                 arguments = next(turns)
                 started = perf_counter()
                 function(*arguments)
                 times.append(perf_counter() - started)
-            budget = SECONDS[self.size] if seconds is None or self.size == "smoke" else seconds
             rounds = int(
                 min(MOST_ROUNDS[self.size], max(3 if self.size != "smoke" else 2, budget / min(times)))
             )
