@@ -123,6 +123,7 @@ class Measure:
         name: str,
         ours: bool,
         parameters: dict[str, Any],
+        compared: Callable[[], float] | None = None,
         **extra: Any,
     ) -> None:
         """Time a run of many requests at once: its ratio is of throughput, its percentiles of its requests.
@@ -131,6 +132,8 @@ class Measure:
         ----------
         function : callable
             Runs them and returns the seconds of each.
+        compared : callable, optional
+            Returns the seconds that ratios are of, once the run has ended; the whole run's by default.
         group, name, ours, parameters, **extra
             As above.
         """
@@ -139,6 +142,8 @@ class Measure:
         self._note({}, name, ours, parameters, None, None, 1, extra)
         if not self.disabled:
             self.benchmark.extra_info["latencies_s"] = list(map(float, latencies))
+            if compared is not None:
+                self.benchmark.extra_info["compared_s"] = float(compared())
 
     def note(self, **extra: Any) -> None:
         """Add fields to the row, known only after the measurement."""
