@@ -45,9 +45,36 @@ def _int8_rate() -> float:
 
 
 def _float32_rate() -> float:
-    """Return the operations a second of torch's own float32 matrix product."""
+    """Return the operations a second of the fastest float32 matrix product that is installed.
+
+    torch's own uses half of what some processors can do; ONNX Runtime's, where it is installed, more.
+    """
     a, b = _matrices("float32", 1024)
-    return _best(lambda: a @ b, 2 * 1024**3)
+    session = _onnx_product(1024)
+    rates = [_best(lambda: a @ b, 2 * 1024**3)]
+    if session is not None:
+        rates.append(_best(lambda: session.run(None, {"a": a.numpy()}), 2 * 1024**3))
+    return max(rates)
+
+
+@cache
+def _onnx_product(size: int) -> Any:
+    """Return a session of ONNX Runtime that multiplies by a constant matrix, None if it is not installed."""
+    try:
+        import onnxruntime
+        from onnx import TensorProto, helper, numpy_helper
+    except ImportError:
+        return None
+    shape = [size, size]
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["a", "b"], ["c"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("c", TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(_matrices("float32", size)[1].numpy(), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
 @cache

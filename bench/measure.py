@@ -19,7 +19,7 @@ from machine import last_level_cache
 # By --bench-size: blocks, seconds that a block may spend on one engine, and rounds of it at most.
 BLOCKS = {"smoke": 1, "default": 3, "full": 5}
 SECONDS = {"smoke": 0.0, "default": 0.4, "full": 0.8}
-MOST_ROUNDS = {"smoke": 2, "default": 200, "full": 400}
+MOST_ROUNDS = {"smoke": 2, "default": 1000, "full": 2000}
 
 
 class Measure:
@@ -98,13 +98,14 @@ class Measure:
         turns = iter(inputs if isinstance(inputs, itertools.cycle) else itertools.cycle(inputs))
         rounds = 1
         if not self.disabled:
-            times = []
-            for _ in range(2 if self.size == "smoke" else 3):  # they warm up as well
+            budget = SECONDS[self.size] if seconds is None or self.size == "smoke" else seconds
+            times: list[float] = []
+            # They warm up as well; what is slow is warm after one.
+            while len(times) < (2 if self.size == "smoke" else 3) and sum(times) <= max(budget, 0.1):
                 arguments = next(turns)
                 started = perf_counter()
                 function(*arguments)
                 times.append(perf_counter() - started)
-            budget = SECONDS[self.size] if seconds is None or self.size == "smoke" else seconds
             rounds = int(
                 min(MOST_ROUNDS[self.size], max(3 if self.size != "smoke" else 2, budget / min(times)))
             )
@@ -122,6 +123,7 @@ class Measure:
         name: str,
         ours: bool,
         parameters: dict[str, Any],
+        compared: Callable[[], float] | None = None,
         **extra: Any,
     ) -> None:
         """Time a run of many requests at once: its ratio is of throughput, its percentiles of its requests.
@@ -130,6 +132,8 @@ class Measure:
         ----------
         function : callable
             Runs them and returns the seconds of each.
+        compared : callable, optional
+            Returns the seconds that ratios are of, once the run has ended; the whole run's by default.
         group, name, ours, parameters, **extra
             As above.
         """
@@ -138,6 +142,8 @@ class Measure:
         self._note({}, name, ours, parameters, None, None, 1, extra)
         if not self.disabled:
             self.benchmark.extra_info["latencies_s"] = list(map(float, latencies))
+            if compared is not None:
+                self.benchmark.extra_info["compared_s"] = float(compared())
 
     def note(self, **extra: Any) -> None:
         """Add fields to the row, known only after the measurement."""

@@ -61,6 +61,11 @@ def network(name):
     return AutoModel.from_config(CONFIG_MAPPING[model_type](**values)).eval()
 
 
+def layer_weights(name):
+    """Return how many weights the layers have, all of which a forward pass reads: nearly all in matrices."""
+    return sum(p.numel() for p in network(name).layers.parameters())
+
+
 def spec(name, dtype="float32"):
     model_type, values = NETWORKS[name]
     return EncoderSpec(
@@ -152,6 +157,6 @@ def openvino(name):
     return lambda ids, mask: compiled([ids, mask])[0]
 
 
-def random_tokens(queries, tokens):
-    ids = np.random.default_rng(0).integers(5, 8000, (queries, tokens))
+def random_tokens(queries, tokens, seed=0):
+    ids = np.random.default_rng(seed).integers(5, 8000, (queries, tokens))
     return ids, np.ones_like(ids)

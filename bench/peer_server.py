@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_encoder import sentence_transformers_encode
+from mini import SentenceTransformers
 
 
 class Query(BaseModel):
@@ -32,7 +32,7 @@ def application(folder: Path) -> FastAPI:
     vectors = np.load(folder / "vectors.npy")
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-    encode = sentence_transformers_encode()
+    encode = SentenceTransformers()
     encode(["高血压"])
     app = FastAPI()
 

@@ -45,9 +45,9 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
     infos = [bench.extra_info for bench in blocks]
     first = infos[0]
     times = np.concatenate([_milliseconds(bench) for bench in blocks])
-    reference = {bench.extra_info["block"]: bench.stats.median for bench in ours}
+    reference = {bench.extra_info["block"]: _compared(bench) for bench in ours}
     ratios = [
-        bench.stats.median / reference[bench.extra_info["block"]]
+        _compared(bench) / reference[bench.extra_info["block"]]
         for bench in blocks
         if bench.extra_info["block"] in reference
     ]
@@ -86,8 +86,13 @@ def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
 
 def _noisy(blocks: list[Any]) -> bool:
     """Say whether blocks lie too far apart: of ratios, or for our own row, whose ratio is 1, of times."""
-    values = [one.stats.median if hasattr(one, "stats") else one for one in blocks]
+    values = [_compared(one) if hasattr(one, "stats") else one for one in blocks]
     return bool(values) and (max(values) - min(values)) / float(np.median(values)) > NOISE
+
+
+def _compared(bench: Any) -> float:
+    """Return the seconds that a block's ratio is of."""
+    return float(bench.extra_info.get("compared_s") or bench.stats.median)
 
 
 def _milliseconds(bench: Any) -> np.ndarray:

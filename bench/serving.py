@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import load
+import mini
 import networks
 import numpy as np
 import texts
@@ -85,14 +87,13 @@ class World:
     def index(self) -> Path:
         """A saved retriever. Random networks get random vectors: a scan takes as long."""
         model = DualEncoder.from_pretrained(**self.options)
+        found = ExactIndex(model.width, encoder_revision=model.revision("document"))
         if self.name == MINI:
-            built = Retriever.from_documents(model, self.documents)
+            found.add(mini.document_vectors(tuple(self.documents)))
         else:
-            found = ExactIndex(model.width, encoder_revision=model.revision("document"))
             vectors = np.random.default_rng(0).standard_normal((len(self.documents), model.width), np.float32)
             found.add(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-            built = Retriever(model, found, self.documents)
-        built.save(self.folder / "index")
+        Retriever(model, found, self.documents).save(self.folder / "index")
         return self.folder / "index"
 
     @cached_property
@@ -107,24 +108,24 @@ class World:
         write_repository(self.folder / "written", options.pop("model"), index=self.index, **options)
         return self.folder / "written"
 
-    def repository(self, change: Callable[[Any], None]) -> Path:
-        """Return the repository with every configuration changed."""
-        place = self.folder / "changed"
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.copytree(self.written, place)
-        for file in place.glob("*/config.pbtxt"):
-            config = read_config(file)
-            change(config)
-            file.write_text(text_of(config), encoding="utf-8")
-        return place
+    @contextmanager
+    def repository(self, change: Callable[[Any], None]) -> Iterator[Path]:
+        """Give a copy of the repository with every configuration changed, as long as it is needed."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            place = Path(folder) / "repository"
+            shutil.copytree(self.written, place)
+            for file in place.glob("*/config.pbtxt"):
+                config = read_config(file)
+                change(config)
+                file.write_text(text_of(config), encoding="utf-8")
+            yield place
 
 
 def write_model(folder: Path, size: str) -> Path:
     """Write a dual encoder with random weights: a query network of a size, and a small document network."""
     if (folder / "care.json").is_file():
         return folder
-    mini = DualEncoder.from_pretrained("care-mini")
-    tokenizer = mini.encoder("query").tokenizer
+    tokenizer = mini.model().encoder("query").tokenizer
     hidden = networks.network(size).config.hidden_size
     small = {
         "hidden_size": hidden,
@@ -183,9 +184,9 @@ class Running:
 
 
 @contextmanager
-def served(repository: Path) -> Iterator[Running]:
-    """Run the server on a repository."""
-    with Server(repository) as server:
+def served(world: World, change: Callable[[Any], None]) -> Iterator[Running]:
+    """Run the server on a world's repository with a change."""
+    with world.repository(change) as repository, Server(repository) as server:
         assert server.process is not None
         running = Running(server.grpc, server.process.pid)
         running.measure("search", 50, 4)

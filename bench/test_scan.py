@@ -3,7 +3,7 @@
 Exact peers, in float32: faiss IndexFlatIP as it ships, and with its matrix product on for any batch (it ships with a
 threshold that keeps it off for small ones); NumPy's and torch's product and selection; usearch. For information,
 since they are not exact: torch in bfloat16, faiss in float16. The limits: one read of all codes (ours) or vectors at the
-read bandwidth, all products at the int8 (ours) or float32 rate of torch's own matrix product. What is searched is larger
+read bandwidth, all products at the int8 (ours) or float32 rate of the fastest matrix product. What is searched is larger
 than the caches; queries take turns.
 """
 

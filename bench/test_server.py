@@ -1,23 +1,27 @@
 """The inference server under load: latency and throughput by concurrency, batched and not, and where the time goes.
 
-Clients and server share the machine. A benchmark is a fixed number of requests, so that medians of a group compare
-throughput; p50 and p99 of a request stand beside it. Peers: the library in process, one query after the other, and a
-server written by hand. No text is sent twice to a server.
+Clients and server share the machine. A block is a fixed number of requests; ratios are of throughput, percentiles of
+requests. Peers: the same repository without batching, a server written by hand, and for information the
+library in process, one query after the other. Servers of one model run beside each other, and only one is asked at a
+time. No text is sent twice to a server. Parts are means by the server's own statistics; "elsewhere" is what a request
+takes beyond them: client, network stack, hand-over.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import time
 from contextlib import ExitStack
-from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-pytest.importorskip("tritonclient.grpc", reason="the server is not installed (extra server)")
+pytest.importorskip(
+    "tritonclient.grpc", reason="needs a server: tritonclient is not installed (extra server)"
+)
 sys.path.insert(0, str(Path(__file__).parent))
 import load
 import serving
@@ -39,33 +43,25 @@ def hindrance():
 pytestmark = pytest.mark.skipif(hindrance() is not None, reason=str(hindrance()))
 
 TITLES = {"smoke": 40, "default": 10**9, "full": 10**9}
-CONCURRENCY = {"smoke": [1, 16], "default": [1, 2, 4, 8, 16, 32, 64], "full": [1, 2, 4, 8, 16, 32, 64]}
-# Requests of a measurement, by how long a query takes.
+CONCURRENCY = {
+    "smoke": {serving.MINI: [1, 16]},
+    "default": {serving.MINI: [1, 8, 32], serving.INT8: [1, 8]},
+    "full": {world: [1, 2, 4, 8, 16, 32, 64] for world in (serving.MINI, serving.INT8, serving.FLOAT32)},
+}
+# Requests of a block by one client, by how long a query takes; several send more, up to four times as many.
 REQUESTS = {
-    "smoke": {serving.MINI: 40},
-    "default": {serving.MINI: 1500, serving.INT8: 240, serving.FLOAT32: 160},
-    "full": {serving.MINI: 5000, serving.INT8: 640, serving.FLOAT32: 320},
+    "smoke": {serving.MINI: 20},
+    "default": {serving.MINI: 300, serving.INT8: 40},
+    "full": {serving.MINI: 600, serving.INT8: 100, serving.FLOAT32: 40},
 }
 MODELS = ["search", "query_encoder"]
 SHIPPED, UNBATCHED, PEER = "served", "served, not batched", "FastAPI, sentence-transformers, faiss"
-IN_PROCESS, WITH_GAPS = "in process, one by one", "in process, a query each 5 ms"
-DELAYS = [0, 100, 500, 1000, 2000]
-ALONE, FOREGROUND = "no documents", "served, documents at the same priority"
-
-SHORT = {
-    serving.MINI: "mini",
-    serving.INT8: "int8",
-    serving.FLOAT32: "float32",
-    SHIPPED: "shipped",
-    UNBATCHED: "unbatched",
-    PEER: "peer",
-    FOREGROUND: "foreground",
-}
-
-
-def identity(case):
-    """Return the name of a test's server."""
-    return "-".join(SHORT.get(part, f"{part}us") for part in case)
+IN_PROCESS = "in process, one by one"
+GAPS = {"one query after the other": 0.0, "a query each 5 ms, as clients come": 0.005}
+DELAYS = {f"queue delay {delay} us": delay for delay in (0, 100, 500, 1000, 2000)}
+ALONE, BESIDE, FOREGROUND = "no documents", "documents beside", "documents beside, at the same priority"
+RATES = {serving.MINI: 100.0, serving.INT8: 15.0}
+WAYS = ["one client", "open loop"]
 
 
 def pytest_generate_tests(metafunc):
@@ -73,30 +69,25 @@ def pytest_generate_tests(metafunc):
     worlds = list(REQUESTS[size])
     if metafunc.function is test_load:
         cases = [
-            (world, how)
+            (world, model, concurrency, engine)
             for world in worlds
-            for how in (SHIPPED, UNBATCHED, PEER)
-            if size != "smoke" or how == SHIPPED
-            if how != PEER or world == serving.MINI  # the network alone decides for others
+            for model in MODELS
+            for concurrency in CONCURRENCY[size][world]
+            for engine in (SHIPPED, UNBATCHED, PEER, IN_PROCESS)
+            if size != "smoke" or engine in (SHIPPED, IN_PROCESS)
+            # Where the network alone decides, a peer says nothing of the server; it has no other model.
+            if engine != PEER or (world == serving.MINI and model == "search")
         ]
-        metafunc.parametrize("running", cases, indirect=True, ids=identity)
+        metafunc.parametrize(("world", "model", "concurrency", "engine"), cases)
+    elif metafunc.function is test_gaps:
+        some = itertools.product(worlds, MODELS, GAPS if size != "default" else [])
+        metafunc.parametrize(("world", "model", "engine"), list(some))
     elif metafunc.function is test_delay:
-        cases = [(world, delay) for world in worlds[:2] for delay in DELAYS if size != "smoke"]
-        metafunc.parametrize("running", cases, indirect=True, ids=identity)
+        some = itertools.product(worlds[:2], MODELS, [1, 8, 64], DELAYS if size == "full" else [])
+        metafunc.parametrize(("world", "model", "concurrency", "engine"), list(some))
     elif metafunc.function is test_beside_documents:
-        cases = [
-            (world, how)
-            for world in worlds[:2]
-            for how in (SHIPPED, FOREGROUND)
-            if size != "smoke" or how == SHIPPED
-        ]
-        metafunc.parametrize("running", cases, indirect=True, ids=identity)
-    if "concurrency" in metafunc.fixturenames:
-        metafunc.parametrize(
-            "concurrency", CONCURRENCY[size] if metafunc.function is test_load else [1, 8, 64]
-        )
-    if "world" in metafunc.fixturenames:
-        metafunc.parametrize("world", worlds, indirect=True, ids=list(map(SHORT.get, worlds)))
+        engines = {"smoke": [ALONE, BESIDE], "default": [], "full": [ALONE, BESIDE, FOREGROUND]}[size]
+        metafunc.parametrize(("world", "way", "engine"), list(itertools.product(worlds[:2], WAYS, engines)))
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +97,8 @@ def worlds(bench_size, tmp_path_factory):
 
     def get(name):
         if name not in made:
-            folder = tmp_path_factory.mktemp(SHORT[name])
+            folder = tmp_path_factory.mktemp("world") / "files"
+            folder.mkdir()
             made[name] = serving.World(name, folder, texts.titles(TITLES[bench_size]))
         return made[name]
 
@@ -114,24 +106,22 @@ def worlds(bench_size, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def world(request, worlds):
-    return worlds(request.param)
-
-
-@pytest.fixture(scope="session")
-def one_at_a_time(worlds):
-    """Return a function that gives the server that is asked for, and ends the one that ran until then."""
+def servers(worlds):
+    """Return a function that gives a server of a world, kept until another test or world is asked for."""
     with ExitStack() as stack:
         kept = {}
+        now = []
 
-        def switch(name, how):
-            if (name, how) not in kept:
+        def get(test, name, how):
+            if now != [test, name]:
                 kept.clear()
                 stack.close()
-                kept[name, how] = stack.enter_context(server_of(worlds(name), how))
-            return kept[name, how]
+                now[:] = test, name
+            if how not in kept:
+                kept[how] = stack.enter_context(server_of(worlds(name), how))
+            return kept[how]
 
-        yield switch
+        yield get
 
 
 def server_of(world, how):
@@ -140,135 +130,166 @@ def server_of(world, how):
         for package in ("faiss", "fastapi", "uvicorn", "sentence_transformers"):
             pytest.importorskip(package, reason=f"the peer {package} is not installed (extra bench)")
         return serving.by_hand(world)
+    if how in DELAYS:
+        return serving.served(world, serving.delayed(DELAYS[how]))
     changes = {UNBATCHED: serving.not_batched, FOREGROUND: serving.documents_in_the_foreground}
-    change = serving.delayed(how) if isinstance(how, int) else changes.get(how, serving.as_shipped)
-    return serving.served(world.repository(change))
+    return serving.served(world, changes.get(how, serving.as_shipped))
 
 
-@pytest.fixture
-def running(request, one_at_a_time, worlds):
-    name, how = request.param
-    server = one_at_a_time(name, how)
-    server.name, server.how, server.world = name, how, worlds(name)
-    return server
+def count_of(bench_size, world, concurrency=1):
+    """Return how many requests a block has: more of those that are answered faster."""
+    return REQUESTS[bench_size][world] * min(4, 1 + concurrency // 8)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_load(benchmark, bench_size, running, model, concurrency):
-    if running.how == PEER and model != "search":
-        pytest.skip("the peer searches")
-    count = REQUESTS[bench_size][running.name]
-    benchmark.group = f"{running.name}: {count} requests of {model}, concurrency {concurrency}"
-    measured(benchmark, running, model, count, concurrency, ours=running.how == SHIPPED)
-    if running.how == PEER:
+def test_load(measure, bench_size, servers, worlds, world, model, concurrency, engine):
+    count = count_of(bench_size, world, concurrency)
+    clients = f"{concurrency} client{'s' if concurrency > 1 else ''}"
+    parameters = {"world": world, "model": model, "documents": len(worlds(world).documents)}
+    about = {
+        "group": f"{world}, {model}, {clients}, {parameters['documents']:,} titles",
+        "name": engine,
+        "ours": engine == SHIPPED,
+    }
+    if engine == IN_PROCESS:
+        in_process(measure, worlds(world), model, count, about | {"parameters": parameters})
         return
-    outputs = load.outputs(running.last.last)
+    about["parameters"] = parameters | {"over": "concurrency", "concurrency": concurrency}
+    running = servers("load", world, engine)
+    found = under_load(measure, running, model, count, concurrency, refusing=world != serving.MINI, **about)
+    if engine == PEER:
+        return
+    outputs = load.outputs(found.last)
     assert outputs["EMBEDDING" if model == "query_encoder" else "IDS"].shape[0] == 1
-    if model == "search" and concurrency == 1:
-        compare(running)
+    if model == "search" and concurrency == 1 and measure.block == 0:
+        compare(running, worlds(world))
 
 
-def compare(running):
+def in_process(measure, world, model, count, about):
+    """Measure what a server is held against: the same queries by the library, back to back."""
+    ask = asked(world, model)
+    queries = itertools.cycle(texts.questions())
+    for query in itertools.islice(queries, 20):
+        ask(query)
+    times = []
+
+    def run():
+        for query in itertools.islice(queries, count):
+            begun = time.perf_counter()
+            ask(query)
+            times.append(time.perf_counter() - begun)
+        return times
+
+    measure.once(run, compared=lambda: sum(times), **about)
+    measure.note(rate=len(times) / sum(times))
+
+
+def asked(world, model):
+    return world.retriever.search if model == "search" else world.retriever.model.encode_query
+
+
+def compare(running, world):
     """Hold an answer of the server against the library's."""
     query = next(running.texts)
     (found,) = running.send(load.Load(iter([load.request("search", [query])])))
-    hits = running.world.retriever.search(query, 10)
+    hits = world.retriever.search(query, 10)
     assert load.outputs(found.last)["IDS"][0].tolist() == [hit.id for hit in hits]
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_in_process(benchmark, bench_size, world, model):
-    """What the server is held against: the same queries by the library, back to back, and as clients come."""
-    count = REQUESTS[bench_size][world.name]
-    ask = world.retriever.search if model == "search" else world.retriever.model.encode_query
-    queries = cycle(texts.questions())
-    found = {}
-    for way, gap in ((WITH_GAPS, 0.005), (IN_PROCESS, 0.0)):
-        for query in islice(queries, 20):
-            ask(query)
+def test_gaps(measure, worlds, world, model, engine):
+    """What the pauses that real clients leave cost the library: caches go cold and cores asleep."""
+    gap = GAPS[engine]
+    ask = asked(worlds(world), model)
 
-        def run(way=way, gap=gap):
-            times = found[way] = []
-            for query in islice(queries, count):
-                time.sleep(gap) if gap else None
-                begun = time.perf_counter()
-                ask(query)
-                times.append(time.perf_counter() - begun)
+    def queries():
+        for query in itertools.cycle(texts.questions()):
+            time.sleep(gap)
+            yield (query,)
 
-        if gap:
-            run()
-    benchmark.group = f"{world.name}: {count} requests of {model}, concurrency 16"
-    benchmark.pedantic(run, rounds=1)
-    notes = [f"{way}: p50 {p50:.2f} / p99 {p99:.2f} ms" for way, (p50, p99) in percentiles(found).items()]
-    rate = count / sum(found[IN_PROCESS])
-    benchmark.extra_info |= {"name": IN_PROCESS, "note": f"{rate:,.0f} a second; {'; '.join(notes)}"}
+    measure(
+        ask,
+        queries(),
+        group=f"{world}, {model} in process",
+        name=engine,
+        ours=not gap,
+        parameters={"world": world, "model": model},
+    )
 
 
-def percentiles(found):
-    return {way: 1e3 * np.percentile(times, [50, 99]) for way, times in found.items()}
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_delay(benchmark, bench_size, running, model, concurrency):
-    """How long a query should wait for others to share a batch with."""
-    count = REQUESTS[bench_size][running.name]
-    benchmark.group = f"{running.name}: queue delay, {count} requests of {model}, concurrency {concurrency}"
-    measured(benchmark, running, model, count, concurrency, name=f"{running.how} us", ours=running.how == 0)
-
-
-RATES = {serving.MINI: 100.0, serving.INT8: 15.0}
-
-
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside documents"])
-@pytest.mark.parametrize("way", ["concurrency 1", "open loop"])
-def test_beside_documents(benchmark, bench_size, running, way, beside):
+def test_beside_documents(measure, bench_size, servers, world, way, engine):
     """What queries notice of documents that are encoded in bulk: four requests of 64 at any time."""
-    count = min(500, REQUESTS[bench_size][running.name])
+    running = servers("load", world, FOREGROUND if engine == FOREGROUND else SHIPPED)
+    count = count_of(bench_size, world)
     rows = 8 if bench_size == "smoke" else 64
     queries = load.Load(
-        iter(running.requests("search", count)), rate=RATES[running.name] if way == "open loop" else None
+        iter(running.requests("search", count)), rate=RATES[world] if way == "open loop" else None
     )
     bulk = [load.request("document_encoder", some) for some in batches(texts.answers(), rows, 40)]
-    others = [load.Load(cycle(bulk), 4)] if beside else []
+    others = [load.Load(itertools.cycle(bulk), 4)] if engine != ALONE else []
     found = []
-    benchmark.group = f"{running.name}: {count} searches, {way}"
-    benchmark.pedantic(lambda: found.append(running.send(queries, *others)), rounds=1)
-    name = f"{ALONE} (there: {running.how})" if not beside else f"documents beside, {running.how}"
-    first = found[0][0]
-    note(benchmark, first, name, ours=False)
-    for one in found[0]:
+
+    def run():
+        found.extend(running.send(queries, *others))
+        return found[0].latencies
+
+    measure.once(
+        run, compared=lambda: np.median(found[0].latencies),
+        group=f"{world}, searches beside documents, {way}", name=engine, ours=engine == ALONE,
+        parameters={"world": world, "model": "search", "way": way},
+    )  # fmt: skip
+    note(measure, found[0])
+    for one in found:
         assert not one.errors
-    if beside:
-        documents = rows * len(found[0][1].latencies) / found[0][1].seconds
-        benchmark.extra_info["note"] += f"; {documents:,.0f} documents a second beside"
+    if others:
+        documents = rows * len(found[1].latencies) / found[1].seconds
+        measure.note(documents_per_second=documents, note=f"{documents:,.0f} documents a second beside")
+
+
+def test_delay(measure, bench_size, servers, world, model, concurrency, engine):
+    """How long a query should wait for others to share a batch with."""
+    under_load(
+        measure, servers("delay", world, engine), model, count_of(bench_size, world, concurrency), concurrency,
+        refusing=world != serving.MINI,
+        group=f"{world}, {model}, concurrency {concurrency}, by queue delay",
+        name=engine, ours=DELAYS[engine] == 0,
+        parameters={"world": world, "model": model, "concurrency": concurrency, "delay_us": DELAYS[engine]},
+    )  # fmt: skip
 
 
 def batches(some, rows, most):
     return [some[i : i + rows] for i in range(0, min(len(some) - rows + 1, rows * most), rows)]
 
 
-def measured(benchmark, running, model, count, concurrency, *, name=None, ours):
-    """Send the requests, and note what was seen."""
-    requests = running.requests(model, count)
+def under_load(measure, running, model, count, concurrency, *, refusing, **about):
+    """Send the requests of a block, note what was seen and return it."""
+    running.measure(model, min(count, 20), concurrency)  # its processes were idle
     found = []
-    loads = load.Load(iter(requests), concurrency)
-    benchmark.pedantic(lambda: found.extend(running.send(loads)), rounds=1)
-    running.last = found[0]
-    note(benchmark, found[0], name or running.how, ours=ours)
+    loads = load.Load(iter(running.requests(model, count)), concurrency)
+
+    def run():
+        found.extend(running.send(loads))
+        return found[0].latencies
+
+    measure.once(run, compared=lambda: found[0].seconds, **about)
     refused = sum(found[0].errors.values())
     assert len(found[0].latencies) + refused == count
-    if running.name == serving.MINI:
-        assert not refused
-    elif refused:  # so many clients of a slow network wait for longer than the server lets them
-        assert set(found[0].errors) == {"UNAVAILABLE"}
-        benchmark.extra_info["note"] += f"; {refused} refused"
+    assert not refused or (refusing and set(found[0].errors) == {"UNAVAILABLE"})
+    note(measure, found[0], refused)
+    measure.note(concurrency=concurrency)
+    return found[0]
 
 
-def note(benchmark, found, name, *, ours):
-    summary = found.summary()
+def note(measure, found, refused=0):
+    """Add what the server and its clients spent, and how much was answered."""
     share = found.client / found.seconds / len(os.sched_getaffinity(0))
-    words = f"{found.rate:,.0f} a second, p50 {found.at(50):.2f} / p99 {found.at(99):.2f} ms, client {share:.0%} of the machine"
-    for model, parts in summary["models"].items():
-        if model != "search":
-            words += f"; {model} {'/'.join(str(round(parts[p])) for p in load.PARTS)} us, batch {parts.get('batch', 0)}"
-    benchmark.extra_info |= {"name": name, "ours": ours, "note": words, "load": summary}
+    words = [f"client {share:.0%} of the machine"]
+    # Of a pipeline only its stages: it contains them.
+    stages = {name: parts for name, parts in found.models.items() if name != "search"}
+    for name, parts in stages.items():
+        words.append(f"{name} {parts['total']:,.0f} us, batch {parts.get('batch', 0):g}")
+    # Too many clients of a slow network wait for longer than the server lets them.
+    words += [f"{refused} refused"] if refused else []
+    measure.note(rate=found.rate, note="; ".join(words))
+    if stages:
+        spent = {part: sum(parts[part] for parts in stages.values()) for part in load.PARTS}
+        spent["elsewhere"] = max(0.0, 1e6 * float(np.mean(found.latencies)) - sum(spent.values()))
+        measure.note(parts_us={part: [value, None] for part, value in spent.items()})

@@ -10,6 +10,7 @@ from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
 from care_accel.eval import compare_command
 from care_accel.export import command as export_command
+from care_accel.report import command as report_command
 from care_accel.serving import command as serve_command
 from care_accel.serving.gateway import command as gateway_command
 from care_accel.training import command as train_command
@@ -20,6 +21,7 @@ _VERBS = {
     "export": (export_command, "write an encoder for a faster runtime, if it stays as accurate"),
     "serve": (serve_command, "serve both encoders and the search with NVIDIA Triton Inference Server"),
     "gateway": (gateway_command, "serve embeddings, search and a page to try them over HTTP"),
+    "report": (report_command, "write one HTML page of everything that was measured"),
     "train": (train_command, "train a dual encoder from a recipe"),
 }
 

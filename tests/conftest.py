@@ -3,6 +3,8 @@
 import fcntl
 import json
 import os
+import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +12,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from browser import Browser
 
 # Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
 if not Path("/dev/nvidiactl").exists():
@@ -144,3 +149,14 @@ def embedded_model():
     from care_accel import DualEncoder
 
     return DualEncoder.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory) -> Iterator[Browser]:
+    """Return a tab of a headless Chromium."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs a browser: Debian package chromium")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

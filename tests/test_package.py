@@ -29,7 +29,8 @@ ARROWS = {
     "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
     "export": {"encoding", "index", "eval", "kernels", "files", "errors"},
     "serving": {"encoding", "index", "retriever", "export", "files", "errors"},
-    "cli": {"eval", "export", "serving", "training", "errors"},
+    "report": {"eval", "files", "errors"},
+    "cli": {"eval", "export", "report", "serving", "training", "errors"},
     "__main__": {"cli"},
 }
 # DualEncoder.as_mteb, a convenience that users look for on the model; and one verb for all that is exported.

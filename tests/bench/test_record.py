@@ -75,6 +75,16 @@ def test_latencies_of_many_requests_are_the_percentiles_of_their_run():
     assert row["p50_ms"] == 1.0
 
 
+def test_ratios_of_runs_are_of_the_seconds_that_they_say_where_they_say_any():
+    blocks = [("care_accel", 1.0, 0.5), ("peer", 1.5, 1.25), ("another", 3.0, None)]
+    rows = []
+    for name, whole, compared in blocks:
+        one = measured(name, [whole], ours=name == "care_accel")
+        one.extra_info |= {"latencies_s": [0.001], "compared_s": compared}
+        rows.append(one)
+    assert [row["ratio"] for row in record.rows_of(rows)] == [1.0, 2.5, 6.0]
+
+
 def test_a_group_without_ours_has_no_ratios_and_foreign_benchmarks_are_left_out():
     foreign = SimpleNamespace(group="x", extra_info={}, stats=SimpleNamespace(rounds=1))
     (row,) = record.rows_of([measured("peer", [1.0]), foreign])

@@ -5,14 +5,11 @@ import itertools
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-
-import pytest
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -153,6 +150,10 @@ class Browser:
         """Return by how many pixels the page is wider than the window."""
         return self.run("document.documentElement.scrollWidth - innerWidth")
 
+    def printed(self):
+        """Return the page as paper has it: a PDF, without backgrounds."""
+        return base64.b64decode(self.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+
     def screenshot(self, name):
         """Keep a picture of the whole page where SCREENSHOTS says, if it says."""
         if folder := os.environ.get("SCREENSHOTS"):
@@ -173,13 +174,3 @@ class Browser:
                 self._process.wait(10)
             os.close(self._out)
             os.close(self._in)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
-        pytest.skip("needs a browser: Debian package chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()

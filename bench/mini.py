@@ -1,0 +1,127 @@
+"""care-mini as several suites ask it: real queries and documents, vectors made once, sentence-transformers beside it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+import texts
+from numpy.typing import NDArray
+
+from care_accel import DualEncoder
+from care_accel.encoding.runtimes.native import NativeRuntime
+from care_accel.eval.folder import DataSet, Ranking
+
+
+@functools.cache
+def model(**options: Any) -> DualEncoder:
+    """Return care-mini, loaded once for each set of options."""
+    return DualEncoder.from_pretrained("care-mini", **options)
+
+
+@functools.cache
+def twin() -> DualEncoder:
+    """Return its symmetric twin: the document encoder asks too."""
+    return model().twin()
+
+
+@functools.cache
+def ranking(name: str | None = None) -> tuple[str, Ranking]:
+    """Return a retrieval set's name and its rows: of cmedir by default, or of the demo without a data folder."""
+    folder = texts.data_folder() / "retrieval"
+    names = [name] if name else ["cmedir", "care-demo"]
+    data = DataSet("retrieval", next(folder / one for one in names if (folder / one).is_dir()))
+    rows = data.read(data.splits[0])
+    assert isinstance(rows, Ranking)
+    return data.name, rows
+
+
+def documents_of(rows: Ranking, most: int | None = None) -> tuple[str, ...]:
+    """Return what is encoded of each document: title and text, joined as mteb joins them."""
+    some = itertools.islice(rows.documents.values(), most)
+    return tuple(f"{title} {text}".strip() if title else text for title, text in some)
+
+
+@functools.cache
+def document_vectors(documents: tuple[str, ...]) -> NDArray[np.float32]:
+    """Return what the document encoder makes of some documents, made once for all suites of a run."""
+    return model().encode_document(documents, batch_size=256)
+
+
+def queries() -> list[str]:
+    """Return real queries, each once."""
+    return list(dict.fromkeys(ranking()[1].queries.values()))
+
+
+def batches(count: int) -> Iterator[tuple[Any]]:
+    """Yield queries without end, as arguments of a search: a str where one asks at a time, else lists of them."""
+    turns = itertools.cycle(queries())
+    while True:
+        some = list(itertools.islice(turns, count))
+        yield (some[0] if count == 1 else some,)
+
+
+def network_bytes(encoder: DualEncoder, role: str = "query") -> int:
+    """Return the bytes of a role's weights as they are loaded."""
+    runtime = encoder.encoder(role).runtime
+    if isinstance(runtime, NativeRuntime):
+        # The layers are packed; of the rest, word embeddings are nearly all, and they stay in float32.
+        config = encoder.source(role).checkpoint.config
+        return runtime.nbytes + 4 * config.vocab_size * config.hidden_size
+    return sum(p.numel() * p.element_size() for p in runtime.network.parameters())
+
+
+class SentenceTransformers:
+    """The same weights as a user of sentence-transformers loads them; nothing else is changed.
+
+    Parameters
+    ----------
+    role : {"query", "document"}
+        Whose encoder.
+
+    Attributes
+    ----------
+    model : sentence_transformers.SentenceTransformer
+    tokenize : float
+        Microseconds that its last call spent before the network.
+    """
+
+    def __init__(self, role: str = "query") -> None:
+        library = pytest.importorskip(
+            "sentence_transformers", reason="the peer is not installed (extra train)"
+        )
+        from sentence_transformers.base import modules as base
+        from sentence_transformers.sentence_transformer import modules
+
+        source = model().source(role)
+        spec, checkpoint = source.spec, source.checkpoint
+        transformer = base.Transformer(
+            str(checkpoint.folder), max_seq_length=spec.max_tokens, model_kwargs={"dtype": spec.dtype}
+        )
+        pooling = modules.Pooling(checkpoint.hidden_size, pooling_mode=spec.pooling)
+        outer = self
+
+        class Timed(library.SentenceTransformer):
+            def preprocess(self, *args: Any, **options: Any) -> Any:
+                begun = perf_counter()
+                found = super().preprocess(*args, **options)
+                outer.tokenize += 1e6 * (perf_counter() - begun)
+                return found
+
+        self.tokenize = 0.0
+        self.model = Timed(
+            modules=[transformer, pooling, base.Normalize()],
+            device="cpu",
+            truncate_dim=spec.width,
+            similarity_fn_name="dot",
+        )
+
+    def __call__(self, some: Sequence[str]) -> NDArray[np.float32]:
+        """Encode texts as one batch."""
+        self.tokenize = 0.0
+        return self.model.encode(list(some), batch_size=len(some), show_progress_bar=False)

@@ -1,0 +1,355 @@
+"""Exact search beside approximate indexes of faiss, each tuned to the recall that is asked for: where does exact lose?
+
+A setting is the smallest that reaches the recall on queries of its own; recall is stated as measured on others. An id
+counts as found if its product is as large as the k-th best: real texts are there twice. One query at a time; of the
+ways in which an index can use the threads, the fastest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pytest
+from test_scan import K, clustered, ours, real_embeddings
+
+# kind, vectors, width; of "embeddings" as many as there are, at most, in care-mini's width.
+CASES = {
+    "smoke": [("clustered", 2_000, 32)],
+    "default": [
+        *(("embeddings", count, 256) for count in (3_000, 10_000, 50_000)),
+        *(("clustered", count, 256) for count in (3_000, 10_000, 30_000, 100_000)),
+    ],
+    "full": [
+        *(("embeddings", count, 256) for count in (1_000, 3_000, 10_000, 20_000, 50_000)),
+        *(("clustered", count, 256) for count in (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)),
+        ("clustered", 100_000, 768),
+    ],
+}
+RECALLS = (0.99, 0.999)
+QUERIES = {"smoke": 100, "default": 1000, "full": 1000}  # half of them tune
+# An index that takes longer to build is left out: building a graph is slow on few cores.
+MOST_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
+OURS = "care_accel"
+THREADS = len(os.sched_getaffinity(0))
+CONSTRUCTION = 200
+# Values of a setting that is tuned, about 15 % apart.
+STEPS = sorted({round(1.15**i) for i in range(60)})
+
+
+class TooSlow(Exception):
+    """Building an index takes longer than it may."""
+
+
+@dataclass
+class Way:
+    """An index, how it searches, and the setting by which recall grows: named as `faiss.ParameterSpace` does.
+
+    Parameters
+    ----------
+    index : faiss.Index
+    setting : str
+    most : int
+        Largest value of the setting.
+    threads : int
+        Of OpenMP, for one query.
+    prepare : callable
+        Sets everything else.
+    words : str
+        What is said of it.
+    """
+
+    index: Any
+    setting: str
+    most: int
+    threads: int = 1
+    prepare: Callable[[], None] = lambda: None
+    words: str = ""
+
+    def use(self, value: int) -> None:
+        """Let searches use a value from now on."""
+        import faiss
+
+        self.prepare()
+        faiss.omp_set_num_threads(self.threads)
+        faiss.ParameterSpace().set_index_parameter(self.index, self.setting, value)
+
+    def search_all(self, queries: Any, value: int) -> Any:
+        """Return the ids of many queries with a value, by all threads: what is found is the same."""
+        import faiss
+
+        self.use(value)
+        faiss.omp_set_num_threads(THREADS)
+        return self.index.search(queries, K)[1]
+
+
+@dataclass
+class Built:
+    """What was built for a peer.
+
+    Parameters
+    ----------
+    ways : list of Way
+    seconds : float
+    keep : object
+        What faiss refers to and does not own.
+    """
+
+    ways: list[Way]
+    seconds: float = 0.0
+    keep: list[Any] = field(default_factory=list)
+
+
+def hnsw(vectors, within):
+    import faiss
+
+    begun = perf_counter()
+    index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
+    index.hnsw.efConstruction = CONSTRUCTION
+    for part in np.array_split(vectors, 20):
+        index.add(part)
+        if perf_counter() - begun > within:
+            raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
+    return Built([Way(index, "efSearch", len(vectors))])
+
+
+def ivf(vectors, within, *, codes=False):
+    import faiss
+
+    width = vectors.shape[1]
+    lists = min(round(4 * len(vectors) ** 0.5), len(vectors) // 39)  # faiss asks for 39 points a list
+    quantizer = faiss.IndexFlatIP(width)
+    kind = (quantizer, width, lists)
+    if codes:
+        index = faiss.IndexIVFScalarQuantizer(
+            *kind, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        )
+    else:
+        index = faiss.IndexIVFFlat(*kind, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    outer = refined(index, vectors) if codes else index
+
+    def way(parallel, factor):
+        def prepare():
+            index.parallel_mode = parallel
+            if codes:
+                outer.k_factor = factor
+
+        threads = THREADS if parallel else 1
+        words = [f"of {lists:,}", *([f"k_factor {factor}"] if codes else []), f"threads {threads}"]
+        return Way(outer, "nprobe", lists, threads, prepare, ", ".join(words))
+
+    factors = (1, 2, 4) if codes else (1,)
+    return Built(
+        [way(parallel, factor) for parallel in (0, 1) for factor in factors], keep=[quantizer, index]
+    )
+
+
+def sq8(vectors, within):
+    """Return codes read whole: by one thread, as a single query is, and in shards that have a thread each."""
+    import faiss
+
+    def codes():
+        found = faiss.IndexScalarQuantizer(
+            vectors.shape[1], faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+        )
+        found.train(vectors)
+        return found
+
+    whole = codes()
+    whole.add(vectors)
+    shards = faiss.IndexShards(vectors.shape[1], True, True)
+    parts = [codes() for _ in range(THREADS)]
+    for part in parts:
+        shards.add_shard(part)
+    shards.add(vectors)
+    most = len(vectors) // K
+    ways = [
+        Way(refined(whole, vectors), "k_factor_rf", most),
+        Way(refined(shards, vectors), "k_factor_rf", most, words=f"in {len(parts)} shards"),
+    ]
+    return Built(ways, keep=[whole, shards, parts])
+
+
+def refined(index, vectors):
+    import faiss
+
+    found = faiss.IndexRefineFlat(index, faiss.swig_ptr(vectors))
+    found.metric_type = index.metric_type
+    return found
+
+
+PEERS = {
+    "faiss HNSW": hnsw,
+    "faiss IVFFlat": ivf,
+    "faiss SQ8, refined": sq8,
+    "faiss IVF SQ8, refined": lambda vectors, within: ivf(vectors, within, codes=True),
+}
+ENGINES = {OURS: None} | {
+    f"{peer}, recall {recall:g}": (peer, recall) for recall in RECALLS for peer in PEERS
+}
+
+
+def pytest_generate_tests(metafunc):
+    cases = CASES[metafunc.config.getoption("--bench-size")]
+    metafunc.parametrize("case", cases, ids=lambda c: "x".join(map(str, c)), indirect=True, scope="module")
+    metafunc.parametrize("engine", ENGINES)
+
+
+@dataclass
+class Case:
+    """Vectors, and queries that tune and that are measured, each with the least product of its k best."""
+
+    kind: str
+    vectors: Any
+    tune: Any
+    asked: Any
+
+    def __post_init__(self) -> None:
+        self.least = {id(some): self._least(some) for some in (self.tune, self.asked)}
+
+    def _least(self, queries: Any) -> Any:
+        found = [
+            np.partition(part @ self.vectors.T, -K, axis=1)[:, -K]
+            for part in np.array_split(queries, -(-len(queries) * len(self.vectors) // 10**8))
+        ]
+        return np.concatenate(found)
+
+    def recall(self, queries: Any, ids: Any) -> float:
+        """Return the share of the k best that was found."""
+        products = np.einsum("qkd,qd->qk", self.vectors[ids], queries)
+        found = (products >= self.least[id(queries)][:, None] - 2e-6) & (ids >= 0)
+        return float(found.mean())
+
+
+@pytest.fixture(scope="module")
+def case(request, bench_size):
+    kind, count, width = request.param
+    asked = QUERIES[bench_size]
+    if kind == "embeddings":
+        documents, queries = real_embeddings(50_000)  # of all sizes and suites, made once
+        order = np.random.default_rng(0).permutation(len(documents))[:count]
+        vectors, queries = documents[order], np.random.default_rng(1).permutation(queries)[:asked]
+    else:
+        vectors, queries = (
+            clustered(np.random.default_rng(seed), some, width) for seed, some in enumerate((count, asked))
+        )
+    tune, asked = (np.ascontiguousarray(queries[i::2], np.float32) for i in range(2))
+    return Case(kind, np.ascontiguousarray(vectors, np.float32), tune, asked)
+
+
+def build(peer, vectors, within):
+    """Return what a peer searches, or why there is nothing."""
+    begun = perf_counter()
+    try:
+        built = PEERS[peer](vectors, within)
+    except TooSlow as reason:
+        return str(reason)
+    built.seconds = perf_counter() - begun
+    return built
+
+
+def tuned(case: Case, built: Built, recall: float) -> tuple[Way, int] | None:
+    """Return the fastest way with its smallest setting that reaches a recall, if one does."""
+    found = []
+    for way in built.ways:
+        values: Sequence[int] = [value for value in STEPS if value < way.most] + [way.most]
+        low, high = 0, len(values)
+        while low < high:  # recall grows with the setting
+            middle = (low + high) // 2
+            if case.recall(case.tune, way.search_all(case.tune, values[middle])) >= recall:
+                high = middle
+            else:
+                low = middle + 1
+        if low < len(values):
+            way.use(values[low])
+            found.append((_median_time(way.index, case.tune[:60]), way, values[low]))
+    return min(found, key=lambda one: one[0])[1:] if found else None
+
+
+def _median_time(index: Any, queries: Any) -> float:
+    times = []
+    for i in range(len(queries)):
+        begun = perf_counter()
+        index.search(queries[i : i + 1], K)
+        times.append(perf_counter() - begun)
+    return float(np.median(times))
+
+
+def stored_bytes(index: Any) -> int:
+    """Return the bytes of an index as faiss writes it: what it holds of vectors, codes and links."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    if isinstance(index, faiss.IndexRefine):
+        return stored_bytes(index.base_index) + stored_bytes(index.refine_index)
+    if isinstance(index, faiss.IndexShards):  # cannot be written as one
+        return sum(stored_bytes(index.at(i)) for i in range(index.count()))
+    counted = 0
+
+    def count(data: bytes) -> None:
+        nonlocal counted
+        counted += len(data)
+
+    faiss.write_index(index, faiss.PyCallbackIOWriter(count))
+    return counted
+
+
+@pytest.fixture
+def all_threads():
+    """Leave faiss with all threads, as it is shipped."""
+    yield
+    if "faiss" in sys.modules:
+        sys.modules["faiss"].omp_set_num_threads(THREADS)
+
+
+@pytest.mark.usefixtures("all_threads")
+def test_approximate(measure, kept, bench_size, engine, case):
+    rows, width = case.vectors.shape
+    key = case.kind, rows, width
+    about = {
+        "group": f"top {K} of {rows:,} x {width}, {case.kind}, beside approximate search",
+        "name": engine,
+        "ours": engine == OURS,
+    }
+    parameters = {"kind": case.kind, "vectors": rows, "width": width, "queries": 1, "k": K}
+    asked = case.asked
+    one_each = [(asked[i : i + 1],) for i in range(len(asked))]
+    not_reached = kept(key, "not reached", dict)
+    if engine == OURS:
+        search = kept(key, engine, lambda: ours(case.vectors))
+        codes = rows * width
+        found = case.recall(asked, search(asked))
+        assert found == 1
+        measure(
+            search, one_each, **about, parameters=parameters, exact=True, recall=found, bytes=5 * codes + 16 * rows,
+            limit={"read bandwidth": codes, "int8 rate": codes}, touched=codes,
+            note="; ".join(not_reached.values()),
+        )  # fmt: skip
+        return
+    pytest.importorskip("faiss", reason="the peer faiss is not installed (extra bench)")
+    peer, recall = ENGINES[engine]
+    built = kept(key, peer, lambda: build(peer, case.vectors, MOST_SECONDS[bench_size]))
+    if isinstance(built, str):
+        not_reached[peer] = f"{peer}: {built}"
+        pytest.skip(not_reached[peer])
+    choice = kept(key, engine, lambda: tuned(case, built, recall))
+    if choice is None:
+        not_reached[engine] = f"{peer} does not reach recall {recall:g}"
+        pytest.skip(not_reached[engine])
+    way, value = choice
+    found = case.recall(asked, way.search_all(asked, value))
+    way.use(value)
+    assert found > recall - 0.02  # it was reached on other queries
+    stored = kept(key, f"bytes of {engine}", lambda: stored_bytes(way.index))
+    measure(
+        lambda query: way.index.search(query, K), one_each, **about,
+        parameters=parameters | {"recall_wanted": recall}, exact=False, recall=found, bytes=stored, touched=stored,
+        note=" ".join(filter(None, (way.setting, f"{value:,}", way.words))) + f", built in {built.seconds:.1f} s",
+    )  # fmt: skip

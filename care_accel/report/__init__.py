@@ -1,0 +1,16 @@
+"""One HTML page of what was measured: accuracy, latency, and the share of the machine's limits."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from care_accel.report.page import write_report
+
+__all__ = ["write_report"]
+
+
+def __getattr__(name: str) -> Any:
+    # The page's template engine is imported once a page is asked for.
+    if name != "write_report":
+        raise AttributeError(f"module 'care_accel.report' has no attribute {name!r}")
+    return import_module("care_accel.report.page").write_report

@@ -1,0 +1,38 @@
+"""The command line of the report: ``care-accel report``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the report to a parser."""
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=Path("results"),
+        metavar="DIR",
+        help="what the evaluation wrote; default: %(default)s",
+    )
+    parser.add_argument(
+        "--bench",
+        type=Path,
+        default=Path("bench/results"),
+        metavar="DIR",
+        help="what the benchmarks wrote, one file a machine; default: %(default)s",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--machine", metavar="NAME", help="only this machine's benchmarks; default: every machine's"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the page and say where it is."""
+    from care_accel.report.page import write_report
+
+    write_report(options.output, results=options.results, bench=options.bench, machine=options.machine)
+    print(f"written to {options.output}")
