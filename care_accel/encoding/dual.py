@@ -44,9 +44,10 @@ class DualEncoder:
         Whether one network serves both roles.
     """
 
-    def __init__(self, found: Sources, runtime: RuntimeName = "auto") -> None:
+    def __init__(self, found: Sources, runtime: RuntimeName = "auto", compiled: bool = False) -> None:
         self._sources = found
         self._runtime = runtime
+        self._compiled = compiled
         self._encoders: dict[Role, Encoder] = {}
         self._loading = threading.Lock()
         self.name = found.name
@@ -67,6 +68,7 @@ class DualEncoder:
         device: str | None = None,
         revision: str | None = None,
         runtime: RuntimeName = "auto",
+        compiled: bool = False,
     ) -> DualEncoder:
         """Find a dual encoder and check its files; networks are loaded when first used.
 
@@ -96,6 +98,9 @@ class DualEncoder:
         runtime : {"auto", "pytorch", "onnx", "native", "tensorrt"}
             What runs the networks. ``"auto"`` is the fastest that is here for each role; `explain` tells which, and
             why. ``onnx`` and ``tensorrt`` run what ``care-accel export`` wrote.
+        compiled : bool
+            On a GPU with the PyTorch runtime: small batches run as CUDA graphs of layers that PyTorch's compiler has
+            fused. Loading takes longer, the first time most of all: for programs that run long.
 
         Returns
         -------
@@ -109,10 +114,10 @@ class DualEncoder:
         require_runtime(runtime)
         changes = {"width": width, "max_tokens": max_tokens, "device": device}
         if dtype != "int8":
-            return cls(
-                sources.find(model, query, document, preset, revision, changes | {"dtype": dtype}), runtime
-            )
-        return cls(with_int8(sources.find(model, query, document, preset, revision, changes)), runtime)
+            found = sources.find(model, query, document, preset, revision, changes | {"dtype": dtype})
+        else:
+            found = with_int8(sources.find(model, query, document, preset, revision, changes))
+        return cls(found, runtime, compiled)
 
     @classmethod
     def from_server(cls, address: str, **options: Any) -> ServedDualEncoder:
@@ -189,7 +194,7 @@ class DualEncoder:
                 network = other.runtime.network
             else:
                 network = source.checkpoint.load_network(source.spec.dtype)
-            return PyTorchRuntime(network, source.spec)
+            return PyTorchRuntime(network, source.spec, compiled=self._compiled)
         # Prompts alone may differ: they are put in before a runtime sees anything.
         if other is not None and replace(other.spec, prompts={}) == replace(source.spec, prompts={}):
             return other.runtime
@@ -263,7 +268,9 @@ class DualEncoder:
             side: replace(kept, spec=replace(kept.spec, prompts=self.spec(side).prompts)) for side in ROLES
         }
         return DualEncoder(
-            Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]), self._runtime
+            Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]),
+            self._runtime,
+            self._compiled,
         )
 
     def save_pretrained(self, folder: str | Path, *, name: str | None = None) -> None:

@@ -123,3 +123,18 @@ def test_a_model_with_a_manifest_names_its_revisions_without_reading_weights(
     expected = tiny_model.revision("document")
     monkeypatch.setattr("care_accel.encoding.checkpoint.hashlib", None)
     assert DualEncoder.from_pretrained(tmp_path / "saved").revision("document") == expected
+
+
+def test_compiled_layers_are_asked_of_the_runtime_and_of_the_twin_s(tiny_folders, monkeypatch):
+    from care_accel.encoding import dual
+
+    asked, runtime = [], dual.PyTorchRuntime
+    monkeypatch.setattr(
+        dual, "PyTorchRuntime", lambda *given, compiled: (asked.append(compiled), runtime(*given))[1]
+    )
+    folders = {role: tiny_folders / f"{role}_encoder" for role in ("query", "document")}
+    for compiled in (False, True):
+        model = DualEncoder.from_pretrained(**folders, preset="care", runtime="pytorch", compiled=compiled)
+        model.encoder("query")
+        model.twin().encoder("document")
+    assert asked == [False, False, True, True]
