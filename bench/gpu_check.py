@@ -8,16 +8,19 @@ pybind11, CMake and ninja does; the step that fails is named, and the others go 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import machine
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from care_accel.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # Suites that measure something on a GPU, and the tests that run differently on one.
@@ -78,10 +81,15 @@ def main() -> int:
     results = options.out / f"{machine.plain(gpu)}.json"
 
     steps: dict[str, dict[str, object]] = {}
+    writing = threading.Lock()
 
     def step(name: str, *command: object, timeout: float = 300) -> None:
         if re.search(options.only, name):
-            steps[name] = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
+            found = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
+            # After every step: who stops the rest keeps what is known.
+            with writing:
+                steps[name] = found
+                write_json(work / "steps.json", {"gpu": gpu, "steps": steps})
 
     def together(*some: tuple[object, ...]) -> None:
         """Run steps at the same time, of which none is timed."""
@@ -109,7 +117,6 @@ def main() -> int:
             f"measure {Path(suite).stem}", python, "-m", "pytest", f"bench/{suite}", "--benchmark-only", "-q", "-rs",
             "--bench-size", options.size, "--bench-results", results, timeout=600,
         )  # fmt: skip
-    (work / "steps.json").write_text(json.dumps({"gpu": gpu, "steps": steps}, indent=1) + "\n")
     print(f"measurements are in {results}, steps and logs in {work}")
     return 0 if all(step["passed"] for step in steps.values()) else 1
 
