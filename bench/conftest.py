@@ -27,6 +27,12 @@ def pytest_addoption(parser):
         help="smoke: does it run; default: below twenty minutes; full: everything",
     )
     parser.addoption(
+        "--bench-blocks",
+        type=int,
+        metavar="N",
+        help="how often engines take turns; 3 in the default size, 5 in the full one",
+    )
+    parser.addoption(
         "--bench-results",
         type=Path,
         metavar="FILE",
@@ -47,10 +53,9 @@ STARTED, LIMITS, KEPT = (pytest.StashKey() for _ in range(3))
 
 def pytest_generate_tests(metafunc):
     if "block" in metafunc.fixturenames:
-        disabled = metafunc.config.getoption("benchmark_disable", False)
-        metafunc.parametrize(
-            "block", range(1 if disabled else BLOCKS[metafunc.config.getoption("--bench-size")])
-        )
+        option = metafunc.config.getoption
+        blocks = option("--bench-blocks") or BLOCKS[option("--bench-size")]
+        metafunc.parametrize("block", range(1 if option("benchmark_disable", False) else blocks))
 
 
 @pytest.hookimpl(trylast=True)

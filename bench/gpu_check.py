@@ -24,7 +24,7 @@ from care_accel.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # Suites that measure something on a GPU, and the tests that run differently on one.
-SUITES = ("test_cuda_scan.py", "test_gpu_encoder.py", "test_gpu_retriever.py", "test_pooling.py")
+SUITES = ("test_cuda_scan.py", "test_gpu_retriever.py", "test_gpu_encoder.py", "test_pooling.py")
 TESTS_OF_THE_SCAN = ("tests/index/test_cuda.py",)
 TESTS_OF_NETWORKS = ("tests/kernels/test_fused.py", "tests/encoding/runtimes/test_cuda_graphs.py")
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
@@ -64,6 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--size", default="full", choices=("smoke", "default", "full"))
+    parser.add_argument("--blocks", type=int, default=3, help="how often engines take turns")
     parser.add_argument(
         "--only", default="", metavar="PATTERN", help="steps whose name this expression matches"
     )
@@ -105,17 +106,17 @@ def main() -> int:
             *(f"-I{folder}" for folder in (native / "include", native / "scan", native / "cuda", ROOT / "tests/native")),
             native / "cuda/index.cu", native / "scan/encode.cpp", ROOT / "tests/native/cuda_check.cpp", "-o", check,
         ),
-        ("tests of networks", *pytest, "-n", 6, *TESTS_OF_NETWORKS),
     )  # fmt: skip
     together(
         ("native check", check),
+        ("tests of networks", *pytest, "-n", 6, *TESTS_OF_NETWORKS),
         ("tests of the scan", *pytest, *TESTS_OF_THE_SCAN),
         *((tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, check) for tool in SANITIZERS),
     )
     for suite in SUITES:
         step(
             f"measure {Path(suite).stem}", python, "-m", "pytest", f"bench/{suite}", "--benchmark-only", "-q", "-rs",
-            "--bench-size", options.size, "--bench-results", results, timeout=600,
+            "--bench-size", options.size, "--bench-blocks", options.blocks, "--bench-results", results, timeout=600,
         )  # fmt: skip
     print(f"measurements are in {results}, steps and logs in {work}")
     return 0 if all(step["passed"] for step in steps.values()) else 1
