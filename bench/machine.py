@@ -72,13 +72,15 @@ def versions() -> dict[str, str]:
 def revision() -> tuple[str | None, bool]:
     """Return the revision of the code, and whether anything but results differs from it.
 
-    A copy without its history is told by ``CARE_REVISION``.
+    ``CARE_REVISION`` tells it where code is measured that was copied without its history.
     """
+    if told := os.environ.get("CARE_REVISION"):
+        return told, False
     try:
         head = _git("rev-parse", "--short", "HEAD").strip()
         return head, bool(_git("status", "--porcelain", "--", ".", ":!bench/results").strip())
     except (OSError, subprocess.CalledProcessError):
-        return os.environ.get("CARE_REVISION"), False
+        return None, False
 
 
 def _git(*arguments: str) -> str:

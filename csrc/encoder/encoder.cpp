@@ -21,7 +21,7 @@ namespace {
 constexpr std::size_t kBatchTokens = 512;
 // A thread takes longer to wake up than to do its share of less work than this: bytes of weights that are read, and
 // as much again for so many rows.
-constexpr std::size_t kWorkPerThread = 2 * 1024 * 1024;
+constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
 constexpr std::size_t kRowsPerReading = 16;
 
 void require(bool holds, const char* otherwise) {
