@@ -171,7 +171,12 @@ def test_asymmetry_at_true_size(measure, bench_size, engine, shape):
         group=f"{shape[0]} x {shape[1]} tokens by who encodes queries, PyTorch float32",
         name=name,
         ours=engine == ASYMMETRY[0],
-        parameters={"network": name, "queries": shape[0], "tokens": shape[1]},
+        parameters={
+            "family": "asymmetric" if engine == ASYMMETRY[0] else "symmetric",
+            "network": name,
+            "queries": shape[0],
+            "tokens": shape[1],
+        },
         model_bytes=sum(p.numel() * p.element_size() for p in networks.network(name).parameters()),
     )
     assert np.isfinite(found).all()
@@ -213,7 +218,11 @@ def test_text_to_vectors(measure, engine, count):
         group=f"care-mini, text to vectors: {at_a_time(count)}",
         name=engine,
         ours=engine == SIDES[0],
-        parameters={"queries": count},
+        parameters={
+            "family": "symmetric" if "document" in engine else "asymmetric",
+            "runtime": "sentence-transformers" if engine.startswith("s") else engine.partition(", ")[2],
+            "queries": count,
+        },
         exact="int8" not in engine,
         model_bytes=size,
     )

@@ -92,6 +92,8 @@ def test_token_ids_to_hits(measure, bench_size, engine, queries):
         name=engine,
         ours=engine == OURS,
         parameters={
+            "family": "asymmetric" if name.startswith("gte") else "symmetric",
+            "runtime": "transformers" if engine == PEER else "care_accel",
             "network": name,
             "vectors": rows,
             "width": WIDTH,
