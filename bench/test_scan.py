@@ -117,7 +117,7 @@ def ours_with_avx2(vectors):
 def numpy_product(vectors):
     def search(queries):
         scores = queries @ vectors.T
-        best = np.argpartition(-scores, K, axis=1)[:, :K]
+        best = np.argpartition(scores, -K, axis=1)[:, -K:]
         order = np.take_along_axis(scores, best, axis=1).argsort(axis=1)[:, ::-1]
         return np.take_along_axis(best, order, axis=1)
 
