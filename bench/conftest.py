@@ -16,6 +16,8 @@ import record
 from limits import Limits
 from measure import BLOCKS, Kept, Measure
 
+from care_accel.errors import CareError
+
 SIZES = tuple(BLOCKS)
 
 
@@ -43,6 +45,11 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     config.option.benchmark_quiet = True  # its tables know nothing of blocks
+    if (file := config.getoption("--bench-results")) or config.getoption("--bench-size") != "smoke":
+        try:  # before a run of twenty minutes that could not be kept
+            record.runs_before(file)
+        except CareError as wrong:
+            raise pytest.UsageError(str(wrong)) from None
     config.stash[STARTED] = datetime.now(UTC)
     config.stash[LIMITS] = Limits()
     config.stash[KEPT] = Kept()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
@@ -14,7 +13,8 @@ from typing import Any
 import machine
 import numpy as np
 
-from care_accel.files import write_json
+from care_accel.errors import CareError
+from care_accel.files import read_json, write_json
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -146,13 +146,38 @@ def run_of(
     }
 
 
-def append(run: dict[str, Any], file: Path | None = None) -> Path:
-    """Add a run to this machine's file and return the file."""
+def runs_before(file: Path | None = None) -> tuple[Path, dict[str, Any], list[Any]]:
+    """Return this machine's file, what is known of the machine, and the runs that the file holds.
+
+    Parameters
+    ----------
+    file : Path, optional
+        bench/results/<machine>.json by default.
+
+    Raises
+    ------
+    CareError
+        The file is damaged, of another schema, or of another machine.
+    """
     here = machine.describe()
     file = file or FOLDER / f"{here['name']}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"runs": []}
+    if not file.exists():
+        return file, here, []
+    mend = "move it away, or name another by --bench-results"
+    known = read_json(file, mend)
+    there, runs = known.get("machine"), known.get("runs")
+    if known.get("schema") != SCHEMA or not isinstance(there, dict) or not isinstance(runs, list):
+        raise CareError(f"{file}: holds no runs of schema {SCHEMA}; {mend}")
+    if (name := there.get("name")) != here["name"]:
+        raise CareError(f"{file}: is of the machine {name}, and this is {here['name']}; {mend}")
+    return file, here, runs
+
+
+def append(run: dict[str, Any], file: Path | None = None) -> Path:
+    """Add a run to this machine's file and return the file."""
+    file, here, before = runs_before(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*known["runs"], run]})
+    write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*before, run]})
     return file
 
 

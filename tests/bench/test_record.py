@@ -1,10 +1,16 @@
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import record
+
+from care_accel.errors import CareError
 
 
 def measured(name, times, *, block=0, ours=False, group="top 10", suite="scan", calls=1, limit=None, **extra):
@@ -113,6 +119,42 @@ def test_runs_are_appended(tmp_path):
     assert [run["id"] for run in found["runs"]] == ["20260102T030405Z"] * 2
     assert found["machine"]["cores"] >= 1
     assert found["runs"][0]["versions"]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{half", "cannot be read as JSON"),
+        ('{"runs": []}', "holds no runs of schema 1"),
+        (
+            '{"schema": 1, "machine": {"name": "another"}, "runs": []}',
+            "is of the machine another, and this is",
+        ),
+    ],
+)
+def test_a_file_that_takes_no_further_run_is_refused_and_stays(tmp_path, content, words):
+    file = tmp_path / "here.json"
+    file.write_text(content)
+    with pytest.raises(CareError, match=words):
+        record.append({}, file)
+    assert file.read_text() == content
+
+
+def test_it_is_refused_before_anything_is_measured(tmp_path):
+    file = tmp_path / "here.json"
+    file.write_text("{half")
+    suite = Path(record.__file__).with_name("test_scaling.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-only", str(suite)]
+    done = subprocess.run(
+        [*command, "--bench-size", "smoke", "--bench-results", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "cannot be read as JSON" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_a_line_says_what_a_reader_must_know():
