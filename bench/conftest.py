@@ -107,13 +107,17 @@ def kept(request):
 def pytest_terminal_summary(terminalreporter, config):
     """Print each group's percentiles, ratios and shares of the limit, and append them to the machine's file."""
     session = getattr(config, "_benchmarksession", None)
-    rows = record.rows_of(session.benchmarks) if session else []
+    stats = terminalreporter.stats
+    failed = {report.nodeid for report in (*stats.get("failed", ()), *stats.get("error", ()))}
+    rows = record.rows_of(session.benchmarks, failed) if session else []
     if not rows:
         return
     for group, lines in record.lines(rows):
         terminalreporter.section(group, sep="-")
         for line in lines:
             terminalreporter.write_line(line)
+    if failed:
+        terminalreporter.write_line("what failed in any block is left out")
     limits = config.stash[LIMITS].summary()
     terminalreporter.section("limits of this machine, measured in between", sep="-")
     for name, rate in limits.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,19 +24,27 @@ NOISE = 0.15
 ROUNDS_FOR_P95, ROUNDS_FOR_P99 = 20, 100
 
 
-def rows_of(benchmarks: Iterable[Any]) -> list[dict[str, Any]]:
+def rows_of(benchmarks: Iterable[Any], failed: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return a row for everything that was measured, its blocks joined.
 
     Parameters
     ----------
     benchmarks : iterable of pytest_benchmark.stats.Metadata
         As a session holds them; those that `Measure` did not make are left out.
+    failed : collection of str
+        Node ids of tests that failed. What gave wrong answers in one block has no row: no time of it counts.
     """
     blocks: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    wrong = set()
     for bench in benchmarks:
         if bench.stats.rounds and "suite" in bench.extra_info:
             info = bench.extra_info
-            blocks[info["suite"], bench.group, info["name"]].append(bench)
+            key = info["suite"], bench.group, info["name"]
+            blocks[key].append(bench)
+            if bench.fullname in failed:
+                wrong.add(key)
+    for key in wrong:
+        del blocks[key]
     ours = {key[:2]: some for key, some in blocks.items() if some[0].extra_info["ours"]}
     return [_row(*key, some, ours.get(key[:2], [])) for key, some in blocks.items()]
 

@@ -28,7 +28,7 @@ def measured(name, times, *, block=0, ours=False, group="top 10", suite="scan", 
     if limit:
         info["limit"] = {"name": "read bandwidth", "seconds": limit}
     stats = SimpleNamespace(data=times, rounds=len(times), median=float(np.median(times)))
-    return SimpleNamespace(group=group, extra_info=info, stats=stats)
+    return SimpleNamespace(group=group, extra_info=info, stats=stats, fullname=f"{name}[{block}]")
 
 
 def test_blocks_become_one_row_whose_ratio_is_the_median_of_neighbours_in_time():
@@ -95,6 +95,16 @@ def test_a_group_without_ours_has_no_ratios_and_foreign_benchmarks_are_left_out(
     foreign = SimpleNamespace(group="x", extra_info={}, stats=SimpleNamespace(rounds=1))
     (row,) = record.rows_of([measured("peer", [1.0]), foreign])
     assert row["ratio"] is None
+
+
+def test_what_gave_a_wrong_answer_in_one_block_has_no_row():
+    blocks = [
+        measured(name, [1.0], block=block, ours=name == "care_accel")
+        for block in range(2)
+        for name in ("care_accel", "wrong", "right")
+    ]
+    assert [row["name"] for row in record.rows_of(blocks, {"wrong[1]"})] == ["care_accel", "right"]
+    assert [row["ratio"] for row in record.rows_of(blocks, {"care_accel[0]"})] == [None, None]
 
 
 def test_further_fields_of_blocks_are_joined():
