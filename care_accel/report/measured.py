@@ -133,7 +133,7 @@ def read_machines(folder: Path, machine: str | None = None) -> list[Machine]:
     Parameters
     ----------
     folder : Path
-        As ``bench/results``; files that hold no runs, such as ``ablation.json``, are passed over.
+        As ``bench/results``; files of another kind, which hold no runs, are passed over.
     machine : str, optional
         Only the one of this name.
 
@@ -157,8 +157,6 @@ def _read(file: Path) -> Machine | None:
     try:
         values = read_json(file, "")
     except CareError as wrong:
-        if str(wrong) == f"{file}: holds no JSON object":
-            return None  # another kind of result, such as ablation.json
         raise CareError(f"{wrong}; mend it, or remove the file and run pytest bench again") from None
     if "runs" not in values:
         return None
