@@ -59,6 +59,8 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         for bench in blocks
         if bench.extra_info["block"] in reference
     ]
+    # A round of several calls in a row has no percentile of one.
+    tail = len(times) if first["calls"] == 1 else 0
     row = {
         "suite": suite,
         "group": group,
@@ -68,8 +70,8 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         "parameters": first["parameters"],
         "rounds": len(times),
         "p50_ms": _significant(np.median(times)),
-        "p95_ms": _significant(np.percentile(times, 95)) if len(times) >= ROUNDS_FOR_P95 else None,
-        "p99_ms": _significant(np.percentile(times, 99)) if len(times) >= ROUNDS_FOR_P99 else None,
+        "p95_ms": _significant(np.percentile(times, 95)) if tail >= ROUNDS_FOR_P95 else None,
+        "p99_ms": _significant(np.percentile(times, 99)) if tail >= ROUNDS_FOR_P99 else None,
         "ratio": _significant(np.median(ratios)) if ratios else None,
         "ratios": list(map(_significant, ratios)),
         "noisy": _noisy(blocks if first["ours"] else ratios),

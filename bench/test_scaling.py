@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_scan import gaussian
+from test_scan import gaussian, index_bytes
 
 from care_accel import ExactIndex
 
@@ -73,6 +73,6 @@ def test_growth(measure, index, over, case):
         parameters={"over": over, **case},
         limit={"read bandwidth": codes, "int8 rate": codes * case["queries"]},
         touched=codes,
-        bytes=5 * codes + 16 * len(index),
+        bytes=index_bytes(index),
     )
     assert len(set(ids[0])) == case["k"]

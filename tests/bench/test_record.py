@@ -68,8 +68,9 @@ def test_percentiles_need_their_rounds():
 
 
 def test_times_and_shares_are_of_one_call():
-    (row,) = record.rows_of([measured("care_accel", [1.0], ours=True, calls=10, limit=0.5)])
+    (row,) = record.rows_of([measured("care_accel", [1.0] * 100, ours=True, calls=10, limit=0.5)])
     assert row["p50_ms"] == 100.0
+    assert (row["p95_ms"], row["p99_ms"]) == (None, None)  # they would be of ten calls' mean
     assert row["limit"] == {"name": "read bandwidth", "share": 0.5}
 
 
