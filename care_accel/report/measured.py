@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -288,8 +288,3 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CareError(f"{where} is no JSON object; {_MEND}")
     return value
-
-
-def of_suite(groups: Iterable[Group], *suites: str) -> list[Group]:
-    """Return the groups of some suites."""
-    return [group for group in groups if group.suite in suites]
