@@ -16,6 +16,8 @@ import record
 from limits import Limits
 from measure import BLOCKS, Kept, Measure
 
+from care_accel.errors import CareError
+
 SIZES = tuple(BLOCKS)
 
 
@@ -43,6 +45,11 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
     config.option.benchmark_quiet = True  # its tables know nothing of blocks
+    if (file := config.getoption("--bench-results")) or config.getoption("--bench-size") != "smoke":
+        try:  # before a run of twenty minutes that could not be kept
+            record.runs_before(file)
+        except CareError as wrong:
+            raise pytest.UsageError(str(wrong)) from None
     config.stash[STARTED] = datetime.now(UTC)
     config.stash[LIMITS] = Limits()
     config.stash[KEPT] = Kept()
@@ -100,13 +107,17 @@ def kept(request):
 def pytest_terminal_summary(terminalreporter, config):
     """Print each group's percentiles, ratios and shares of the limit, and append them to the machine's file."""
     session = getattr(config, "_benchmarksession", None)
-    rows = record.rows_of(session.benchmarks) if session else []
+    stats = terminalreporter.stats
+    failed = {report.nodeid for report in (*stats.get("failed", ()), *stats.get("error", ()))}
+    rows = record.rows_of(session.benchmarks, failed) if session else []
     if not rows:
         return
     for group, lines in record.lines(rows):
         terminalreporter.section(group, sep="-")
         for line in lines:
             terminalreporter.write_line(line)
+    if failed:
+        terminalreporter.write_line("what failed in any block is left out")
     limits = config.stash[LIMITS].summary()
     terminalreporter.section("limits of this machine, measured in between", sep="-")
     for name, rate in limits.items():

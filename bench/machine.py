@@ -13,7 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # Releases that may change a time of ours or of a peer.
 PACKAGES = (
-    "care-accel", "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
+    "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
     "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "nvidia-pytriton", "tritonclient", "fastapi",
 )  # fmt: skip
 _FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")
@@ -60,7 +60,10 @@ def last_level_cache() -> int:
 
 def versions() -> dict[str, str]:
     """Return the releases of what is measured."""
-    found = {"python": platform.python_version()}
+    from care_accel import __version__
+
+    # Not of what is installed: where a working tree is measured, nothing is.
+    found = {"care-accel": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,7 +64,7 @@ CLAIMS: tuple[Claim, ...] = (
         _BY_HAND,
     ),
     Claim(
-        "the same as the first, by the symmetric twin",
+        "the same as the first, beside the symmetric twin (in PyTorch)",
         "tradeoff",
         {"documents": 29_037, "queries": 1},
         ("symmetric twin",),
@@ -115,11 +116,21 @@ CLAIMS: tuple[Claim, ...] = (
     Claim(
         "CARE's query network at true size, 16 tokens to ten hits of 1,000,000",
         "gpu retriever",
-        {"queries": 1},
+        {"vectors": 1_000_000, "queries": 1},
         ("transformers",),
     ),
-    Claim("the same by an 8B document network", "gpu retriever", {"queries": 1}, ("care_accel, qwen3 8B",)),
-    Claim("the same, 32 queries at a time", "gpu retriever", {"queries": 32}, ("care_accel, qwen3 8B",)),
+    Claim(
+        "the same beside an 8B document network that encodes queries",
+        "gpu retriever",
+        {"vectors": 1_000_000, "queries": 1},
+        ("care_accel, qwen3 8B",),
+    ),
+    Claim(
+        "the same, 32 queries at a time",
+        "gpu retriever",
+        {"vectors": 1_000_000, "queries": 32},
+        ("care_accel, qwen3 8B",),
+    ),
 )
 
 
@@ -133,23 +144,28 @@ def table(results: list[dict[str, Any]]) -> str:
     """
     parts = []
     for found in results:
-        lines = [line for claim in CLAIMS if (line := _line(claim, found["runs"]))]
-        if lines:
+        found_lines = [line for claim in CLAIMS if (line := _line(claim, found["runs"]))]
+        if found_lines:
+            lines, days = zip(*found_lines, strict=True)
             parts.append(
-                f"{_machine(found)}\n\n| | p50 | p99 | beside it | times as fast | of the limit |\n|---|---|---|---|---|---|\n"
+                f"{_machine(found, days)}\n\n| | p50 | p99 | beside it | times as fast | of the limit |\n|---|---|---|---|---|---|\n"
             )
             parts[-1] += "\n".join(lines)
     return "\n\n".join(parts)
 
 
-def _machine(found: dict[str, Any]) -> str:
-    here, last = found["machine"], found["runs"][-1]
+def _machine(found: dict[str, Any], days: Sequence[str]) -> str:
+    here = found["machine"]
+    measured = " to ".join(sorted({min(days), max(days)}))
     what = here["gpu"] or f"{here['cores']} cores of an {here['processor']} ({here['instruction_sets'][0]})"
-    return f"{what}, measured {last['started'][:10]}, milliseconds:"
+    return f"{what}, measured {measured}, milliseconds:"
 
 
-def _line(claim: Claim, runs: list[dict[str, Any]]) -> str | None:
+def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the line of a claim and the day of the newest run that has its rows."""
     for run in reversed(runs):
+        if run.get("size") == "smoke":
+            continue  # its times prove nothing
         rows = [row for row in run["rows"] if row["suite"] == claim.suite and _is_meant(row, claim.where)]
         ours = next((row for row in rows if (row["name"] == claim.name if claim.name else row["ours"])), None)
         if ours is None:
@@ -167,16 +183,21 @@ def _line(claim: Claim, runs: list[dict[str, Any]]) -> str | None:
             )
         ]
         best = min(peers, key=lambda row: row["ratio"], default=None)
-        cells = [claim.words, _number(ours["p50_ms"]), _number(ours["p99_ms"])]
+        times = [_number(ours["p50_ms"]), _number(ours["p99_ms"])]
+        cells = [
+            claim.words,
+            *(f"{time} (noisy)" if ours["noisy"] and time != "-" else time for time in times),
+        ]
         if best is None:
             cells += ["", ""]
         else:
-            noisy = best["noisy"] or ours["ratio"] is None
+            # Of our own row it is the times that may be noisy; of any other its ratio, too.
+            noisy = best["noisy"] or ours["ratio"] is None or (ours["noisy"] and not ours["ours"])
             ratio = "too noisy" if noisy else f"{best['ratio'] / ours['ratio']:.1f}"
             how = "" if best["exact"] else " (not exact)"
             cells += [f"{best['name']}{how} {_number(best['p50_ms'])}", ratio]
         cells.append(f"{ours['limit']['share']:.0%} of the {ours['limit']['name']}" if ours["limit"] else "")
-        return f"| {' | '.join(cells)} |"
+        return f"| {' | '.join(cells)} |", run["started"][:10]
     return None
 
 

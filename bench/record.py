@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import machine
 import numpy as np
 
-from care_accel.files import write_json
+from care_accel.errors import CareError
+from care_accel.files import read_json, write_json
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -24,19 +24,27 @@ NOISE = 0.15
 ROUNDS_FOR_P95, ROUNDS_FOR_P99 = 20, 100
 
 
-def rows_of(benchmarks: Iterable[Any]) -> list[dict[str, Any]]:
+def rows_of(benchmarks: Iterable[Any], failed: Collection[str] = ()) -> list[dict[str, Any]]:
     """Return a row for everything that was measured, its blocks joined.
 
     Parameters
     ----------
     benchmarks : iterable of pytest_benchmark.stats.Metadata
         As a session holds them; those that `Measure` did not make are left out.
+    failed : collection of str
+        Node ids of tests that failed. What gave wrong answers in one block has no row: no time of it counts.
     """
     blocks: dict[tuple[str, str, str], list[Any]] = defaultdict(list)
+    wrong = set()
     for bench in benchmarks:
         if bench.stats.rounds and "suite" in bench.extra_info:
             info = bench.extra_info
-            blocks[info["suite"], bench.group, info["name"]].append(bench)
+            key = info["suite"], bench.group, info["name"]
+            blocks[key].append(bench)
+            if bench.fullname in failed:
+                wrong.add(key)
+    for key in wrong:
+        del blocks[key]
     ours = {key[:2]: some for key, some in blocks.items() if some[0].extra_info["ours"]}
     return [_row(*key, some, ours.get(key[:2], [])) for key, some in blocks.items()]
 
@@ -51,6 +59,8 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         for bench in blocks
         if bench.extra_info["block"] in reference
     ]
+    # A round of several calls in a row has no percentile of one.
+    tail = len(times) if first["calls"] == 1 else 0
     row = {
         "suite": suite,
         "group": group,
@@ -60,8 +70,8 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         "parameters": first["parameters"],
         "rounds": len(times),
         "p50_ms": _significant(np.median(times)),
-        "p95_ms": _significant(np.percentile(times, 95)) if len(times) >= ROUNDS_FOR_P95 else None,
-        "p99_ms": _significant(np.percentile(times, 99)) if len(times) >= ROUNDS_FOR_P99 else None,
+        "p95_ms": _significant(np.percentile(times, 95)) if tail >= ROUNDS_FOR_P95 else None,
+        "p99_ms": _significant(np.percentile(times, 99)) if tail >= ROUNDS_FOR_P99 else None,
         "ratio": _significant(np.median(ratios)) if ratios else None,
         "ratios": list(map(_significant, ratios)),
         "noisy": _noisy(blocks if first["ours"] else ratios),
@@ -146,13 +156,38 @@ def run_of(
     }
 
 
-def append(run: dict[str, Any], file: Path | None = None) -> Path:
-    """Add a run to this machine's file and return the file."""
+def runs_before(file: Path | None = None) -> tuple[Path, dict[str, Any], list[Any]]:
+    """Return this machine's file, what is known of the machine, and the runs that the file holds.
+
+    Parameters
+    ----------
+    file : Path, optional
+        bench/results/<machine>.json by default.
+
+    Raises
+    ------
+    CareError
+        The file is damaged, of another schema, or of another machine.
+    """
     here = machine.describe()
     file = file or FOLDER / f"{here['name']}.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {"runs": []}
+    if not file.exists():
+        return file, here, []
+    mend = "move it away, or name another by --bench-results"
+    known = read_json(file, mend)
+    there, runs = known.get("machine"), known.get("runs")
+    if known.get("schema") != SCHEMA or not isinstance(there, dict) or not isinstance(runs, list):
+        raise CareError(f"{file}: holds no runs of schema {SCHEMA}; {mend}")
+    if (name := there.get("name")) != here["name"]:
+        raise CareError(f"{file}: is of the machine {name}, and this is {here['name']}; {mend}")
+    return file, here, runs
+
+
+def append(run: dict[str, Any], file: Path | None = None) -> Path:
+    """Add a run to this machine's file and return the file."""
+    file, here, before = runs_before(file)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*known["runs"], run]})
+    write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*before, run]})
     return file
 
 

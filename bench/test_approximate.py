@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_scan import K, clustered, ours, real_embeddings
+from test_scan import K, clustered, index_bytes, index_of, real_embeddings
 
 # kind, vectors, width; of "embeddings" as many as there are, at most, in care-mini's width.
 CASES = {
@@ -323,12 +323,13 @@ def test_approximate(measure, kept, bench_size, engine, case):
     one_each = [(asked[i : i + 1],) for i in range(len(asked))]
     not_reached = kept(key, "not reached", dict)
     if engine == OURS:
-        search = kept(key, engine, lambda: ours(case.vectors))
+        index = kept(key, engine, lambda: index_of(case.vectors))
         codes = rows * width
-        found = case.recall(asked, search(asked))
+        found = case.recall(asked, index.search(asked, k=K)[1])
         assert found == 1
         measure(
-            search, one_each, **about, parameters=parameters, exact=True, recall=found, bytes=5 * codes + 16 * rows,
+            lambda query: index.search(query, k=K), one_each, **about, parameters=parameters, exact=True,
+            recall=found, bytes=index_bytes(index),
             limit={"read bandwidth": codes, "int8 rate": codes}, touched=codes,
             note="; ".join(not_reached.values()),
         )  # fmt: skip

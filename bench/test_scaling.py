@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_scan import gaussian
+from test_scan import gaussian, index_bytes
 
 from care_accel import ExactIndex
 
@@ -16,14 +16,14 @@ MIDDLE = {"vectors": 200_000, "width": 768, "k": 10, "queries": 1, "threads": 2}
 VALUES = {
     "smoke": {"vectors": [500, 1_000], "threads": [1, 2]},
     "default": {
-        "vectors": [10_000, 30_000, 100_000, 300_000, 1_000_000],
+        "vectors": [10_000, 30_000, 100_000, 200_000, 300_000, 1_000_000],
         "width": [64, 128, 256, 512, 768],
         "k": [1, 10, 100, 1000],
         "queries": [1, 4, 16, 64, 256],
         "threads": [1, 2],
     },
     "full": {
-        "vectors": [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000],
+        "vectors": [10_000, 30_000, 100_000, 200_000, 300_000, 1_000_000, 3_000_000],
         "width": [64, 128, 256, 512, 768, 1024, 2560],
         "k": [1, 3, 10, 30, 100, 300, 1000, 3000],
         "queries": [1, 2, 4, 8, 16, 32, 64, 128, 256, 512],
@@ -35,9 +35,13 @@ MOST_BYTES = 4 * 3_000_000 * 768
 BATCHES = 16
 
 
+def middle_of(size):
+    return MIDDLE | ({"vectors": 1_000, "width": 64} if size == "smoke" else {})
+
+
 def pytest_generate_tests(metafunc):
     size = metafunc.config.getoption("--bench-size")
-    middle = MIDDLE | ({"vectors": 1_000, "width": 64} if size == "smoke" else {})
+    middle = middle_of(size)
     cases = [
         (over, middle | {over: value})
         for over, values in VALUES[size].items()
@@ -61,7 +65,7 @@ def index(kept, case):
     return kept((rows, width), "index", make)
 
 
-def test_growth(measure, index, over, case):
+def test_growth(measure, bench_size, index, over, case):
     queries = gaussian(np.random.default_rng(1), BATCHES * case["queries"], case["width"])
     codes = len(index) * index.width
     _, ids = measure(
@@ -69,10 +73,10 @@ def test_growth(measure, index, over, case):
         [(some,) for some in np.split(queries, BATCHES)],
         group=f"by {over}: " + ", ".join(f"{name} {value:,}" for name, value in case.items() if name != over),
         name=f"{over} {case[over]:,}",
-        ours=case[over] == MIDDLE[over],
+        ours=case == middle_of(bench_size),
         parameters={"over": over, **case},
         limit={"read bandwidth": codes, "int8 rate": codes * case["queries"]},
         touched=codes,
-        bytes=5 * codes + 16 * len(index),
+        bytes=index_bytes(index),
     )
     assert len(set(ids[0])) == case["k"]

@@ -97,17 +97,27 @@ def texts_of(folder, name):
 KINDS = {"gaussian": gaussian, "clustered": clustered, "power-law": power_law, "indistinct": indistinct}
 
 
-def ours(vectors):
+def index_of(vectors):
     index = ExactIndex(vectors.shape[1])
     index.add(vectors)
+    return index
+
+
+def index_bytes(index):
+    """Return the bytes of an index's vectors and codes; what is reserved for vectors to come is not counted."""
+    codes = index._codes
+    return index.vectors.nbytes + codes.blocks * codes.bytes.shape[1] + len(index) * 4 * len(codes.norms)
+
+
+def ours(vectors):
+    index = index_of(vectors)
     return lambda queries: index.search(queries, k=K)[1]
 
 
 def ours_with_avx2(vectors):
     if "avx2" not in _native.instruction_sets():
         pytest.skip("this processor has no AVX2")
-    index = ExactIndex(vectors.shape[1])
-    index.add(vectors)
+    index = index_of(vectors)
     codes, threads = index._codes.arguments(), len(os.sched_getaffinity(0))
     return lambda queries: _native.search(
         index.vectors, **codes, queries=queries, k=K, threads=threads, instruction_set="avx2"
@@ -117,7 +127,7 @@ def ours_with_avx2(vectors):
 def numpy_product(vectors):
     def search(queries):
         scores = queries @ vectors.T
-        best = np.argpartition(-scores, K, axis=1)[:, :K]
+        best = np.argpartition(scores, -K, axis=1)[:, -K:]
         order = np.take_along_axis(scores, best, axis=1).argsort(axis=1)[:, ::-1]
         return np.take_along_axis(best, order, axis=1)
 

@@ -25,6 +25,7 @@ from care_accel.index import BM25Index
 sys.path.insert(0, str(Path(__file__).parent))
 import mini
 import texts
+from test_scan import index_bytes
 
 K = 10
 METRIC, METRIC_NAME = f"ndcg_at_{K}", f"nDCG@{K}"
@@ -156,11 +157,7 @@ class Search:
         index = self.task.words_bytes if self.words is not None else 0
         if self.way.model is None:
             return {"bytes": index, "model_bytes": 0}
-        codes = self.retriever.index._codes
-        vectors = len(self.retriever.index)
-        # Of what was reserved for vectors to come, nothing is counted.
-        index += self.retriever.index.vectors.nbytes
-        index += codes.blocks * codes.bytes.shape[1] + vectors * 4 * len(codes.norms)
+        index += index_bytes(self.retriever.index)
         return {"bytes": index, "model_bytes": mini.network_bytes(self.way.model)}
 
 

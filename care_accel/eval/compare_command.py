@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     texts = {} if options.data_dir is None else query_texts(options.data_dir, a)
     comparison = compare(a, b, level=options.level, top=options.top)
     if options.json is not None:
-        write_json(options.json, comparison.as_dict())
+        write_json(options.json, comparison.as_dict(), private=True)  # ids may be of patients
     print_comparison(comparison, texts)
 
 

@@ -94,7 +94,7 @@ def paired(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Differenc
             )
         runs = Correlations(a.gold, a.values, values, ranks=a.kind == "spearman")
     first, second = runs.scores
-    p_value = _p_value(runs, second - first)
+    p_value = _p_value(runs)
     return Difference(
         task=a.task,
         metric=a.metric,
@@ -164,8 +164,11 @@ def _interval(runs: Means | Correlations, n: int, level: float) -> tuple[float, 
     return float(low), float(high)
 
 
-def _p_value(runs: Means | Correlations, difference: float) -> float:
+def _p_value(runs: Means | Correlations) -> float:
     n = runs.movable
+    # Summed as those it is held against are: where few queries differ, the rounding of two means is no smaller than what
+    # is compared, and the real way would not count as one as large as itself.
+    real = float(runs.of_swaps(np.zeros((1, n)))[0])
     if exact := 2**n <= RESAMPLES:
         ways = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
         found = runs.of_swaps(ways)
@@ -177,7 +180,7 @@ def _p_value(runs: Means | Correlations, difference: float) -> float:
                 for size in _parts(RESAMPLES, n)
             ]
         )
-    as_large = int((np.abs(found) >= abs(difference) - runs.rounding).sum())
+    as_large = int((np.abs(found) >= abs(real) - runs.rounding).sum())
     # The ways that were drawn do not hold the real one: it counts as one more, or p could be 0.
     return as_large / len(found) if exact else (1 + as_large) / (1 + len(found))
 

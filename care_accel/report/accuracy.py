@@ -8,10 +8,10 @@ from typing import Any
 
 from care_accel.errors import CareError
 from care_accel.eval.compare import compare, read_run
-from care_accel.eval.report import published_scores
+from care_accel.eval.report import metric_name, published_scores
 from care_accel.report import charts
 from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, plain, signed
-from care_accel.report.scores import METRICS, Evaluation, Task, average_of, entry_of, tasks_of
+from care_accel.report.scores import Evaluation, Task, average_of, entry_of, tasks_of
 
 MISSING_SCORES = "No model has been evaluated: care-accel eval"
 
@@ -54,7 +54,7 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
         Line(
             [
                 Cell(task.name),
-                Cell(f"{METRICS.get(task.metric, task.metric)}, {task.split}"),
+                Cell(f"{metric_name(task.metric)}, {task.split}"),
                 Cell(f"{task.size:,}", value=task.size),
                 *(_score(entry_of(one, task)) for one in evaluations),
             ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,7 +133,7 @@ def read_machines(folder: Path, machine: str | None = None) -> list[Machine]:
     Parameters
     ----------
     folder : Path
-        As ``bench/results``; files that hold no runs, such as ``ablation.json``, are passed over.
+        As ``bench/results``; files of another kind, which hold no runs, are passed over.
     machine : str, optional
         Only the one of this name.
 
@@ -157,8 +157,6 @@ def _read(file: Path) -> Machine | None:
     try:
         values = read_json(file, "")
     except CareError as wrong:
-        if str(wrong) == f"{file}: holds no JSON object":
-            return None  # another kind of result, such as ablation.json
         raise CareError(f"{wrong}; mend it, or remove the file and run pytest bench again") from None
     if "runs" not in values:
         return None
@@ -290,8 +288,3 @@ def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CareError(f"{where} is no JSON object; {_MEND}")
     return value
-
-
-def of_suite(groups: Iterable[Group], *suites: str) -> list[Group]:
-    """Return the groups of some suites."""
-    return [group for group in groups if group.suite in suites]

@@ -23,7 +23,7 @@ from care_accel.report.tradeoff import accuracy_against_latency, asymmetric_agai
 _TEMPLATE = Path(__file__).with_name("template")
 # What `pytest bench` has; those for a GPU are missed on a machine that has one.
 _SUITES = ("pooling", "scan", "approximate", "scaling", "encoder", "retriever", "tradeoff", "server")
-_GPU_SUITES = ("cuda scan", "gpu encoder")
+_GPU_SUITES = ("cuda scan", "gpu encoder", "gpu retriever")
 
 
 def write_report(

@@ -11,7 +11,6 @@ from care_accel.errors import CareError
 from care_accel.files import read_json
 
 SUMMARY = "summary.json"
-METRICS = {"ndcg_at_10": "nDCG@10", "map_at_1000": "MAP", "pearson": "Pearson", "spearman": "Spearman"}
 # Models are shown before what they are held against.
 _BASELINES = ("-hybrid", "-document-twin", "-query-twin", "-twin", "bm25", "-untrained")
 _MEND = "run care-accel eval again, or remove the folder"

@@ -39,6 +39,7 @@ __device__ unsigned score_where(const Wanted& wanted, Best& best, const Argument
         __syncthreads();
         // Few wait for those of the next round: as many threads score them in the same time.
         const unsigned waiting = room.count;
+        __syncthreads();  // or who goes on adds to it before all have read it, and they part ways
         if (waiting <= kSelectThreads && first + kRound < count) continue;
         for (unsigned start = 0; start < waiting; start += kScoredAtOnce) {
             const unsigned place = start + threadIdx.x / kLanes;

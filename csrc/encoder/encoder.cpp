@@ -19,8 +19,8 @@ namespace {
 
 // Tokens that go through the layers together: what belongs to them stays in the caches while weights are read.
 constexpr std::size_t kBatchTokens = 512;
-// A thread takes longer to wake up than to do its share of less work than this: bytes of weights that are read, and
-// as much again for so many rows.
+// A thread takes about as long to wake up as to do its share of less work than this, and far longer where it has lost
+// its core to another program: bytes of weights that are read, and as much again for so many rows.
 constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
 constexpr std::size_t kRowsPerReading = 16;
 

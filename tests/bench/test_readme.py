@@ -28,7 +28,8 @@ def machine(*runs, gpu=None):
         "schema": 1,
         "machine": here,
         "runs": [
-            {"id": "x", "started": "2026-01-02T03:04:05Z", "revision": "abc", "rows": rows} for rows in runs
+            {"id": "x", "started": f"2026-01-0{day}T03:04:05Z", "revision": "abc", "rows": rows}
+            for day, rows in enumerate(runs, start=2)
         ],
     }
 
@@ -59,9 +60,38 @@ def test_the_newest_run_that_has_the_rows_is_taken(one_claim):
     assert "| fast 5.0 | 5.0 |" in readme.table([machine(ROWS, newer, [])])
 
 
+def test_a_smoke_run_is_no_claim(one_claim):
+    found = machine(ROWS)
+    found["runs"][0]["size"] = "smoke"
+    assert readme.table([found]) == ""
+
+
 def test_a_ratio_that_is_too_noisy_is_not_quoted(one_claim):
     rows = [row("care_accel", 1.0, 2.0), row("fast", 4.0, 8.0, noisy=True)]
     assert "| fast 8.0 | too noisy |" in readme.table([machine(rows)])
+
+
+def test_a_time_of_ours_that_is_noisy_is_marked_and_its_ratio_is_not(one_claim):
+    rows = [row("care_accel", 1.0, 2.0, noisy=True), row("fast", 4.0, 8.0)]
+    assert "| a search | 2.0 (noisy) | - | fast 8.0 | 4.0 |" in readme.table([machine(rows)])
+
+
+def test_a_ratio_between_two_rows_of_which_ours_is_noisy_is_not_quoted(monkeypatch):
+    claim = readme.Claim("a search", "scan", {"queries": 1}, ("fast",), name="care_accel, another way")
+    monkeypatch.setattr(readme, "CLAIMS", (claim,))
+    rows = [
+        row("care_accel", 1.0, 2.0),
+        row("care_accel, another way", 1.2, 2.4, noisy=True),
+        row("fast", 4.0, 8.0),
+    ]
+    assert "| fast 8.0 | too noisy |" in readme.table([machine(rows)])
+
+
+def test_the_days_are_those_of_the_runs_that_are_shown(monkeypatch):
+    claims = [readme.Claim(words, "scan", {"queries": n}) for words, n in (("one", 1), ("several", 32))]
+    monkeypatch.setattr(readme, "CLAIMS", tuple(claims))
+    several = [row("care_accel", 1.0, 1.0, parameters={"queries": 32})]
+    assert ", measured 2026-01-02 to 2026-01-03, " in readme.table([machine(ROWS, several, [])])
 
 
 def test_a_machine_without_any_claim_has_no_table(one_claim):

@@ -1,10 +1,16 @@
 import json
+import os
+import subprocess
+import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import record
+
+from care_accel.errors import CareError
 
 
 def measured(name, times, *, block=0, ours=False, group="top 10", suite="scan", calls=1, limit=None, **extra):
@@ -22,7 +28,7 @@ def measured(name, times, *, block=0, ours=False, group="top 10", suite="scan", 
     if limit:
         info["limit"] = {"name": "read bandwidth", "seconds": limit}
     stats = SimpleNamespace(data=times, rounds=len(times), median=float(np.median(times)))
-    return SimpleNamespace(group=group, extra_info=info, stats=stats)
+    return SimpleNamespace(group=group, extra_info=info, stats=stats, fullname=f"{name}[{block}]")
 
 
 def test_blocks_become_one_row_whose_ratio_is_the_median_of_neighbours_in_time():
@@ -62,8 +68,9 @@ def test_percentiles_need_their_rounds():
 
 
 def test_times_and_shares_are_of_one_call():
-    (row,) = record.rows_of([measured("care_accel", [1.0], ours=True, calls=10, limit=0.5)])
+    (row,) = record.rows_of([measured("care_accel", [1.0] * 100, ours=True, calls=10, limit=0.5)])
     assert row["p50_ms"] == 100.0
+    assert (row["p95_ms"], row["p99_ms"]) == (None, None)  # they would be of ten calls' mean
     assert row["limit"] == {"name": "read bandwidth", "share": 0.5}
 
 
@@ -91,6 +98,16 @@ def test_a_group_without_ours_has_no_ratios_and_foreign_benchmarks_are_left_out(
     assert row["ratio"] is None
 
 
+def test_what_gave_a_wrong_answer_in_one_block_has_no_row():
+    blocks = [
+        measured(name, [1.0], block=block, ours=name == "care_accel")
+        for block in range(2)
+        for name in ("care_accel", "wrong", "right")
+    ]
+    assert [row["name"] for row in record.rows_of(blocks, {"wrong[1]"})] == ["care_accel", "right"]
+    assert [row["ratio"] for row in record.rows_of(blocks, {"care_accel[0]"})] == [None, None]
+
+
 def test_further_fields_of_blocks_are_joined():
     blocks = [
         measured("care_accel", [1.0], block=b, ours=True, rate=r, parts_us={"scan": [r, 2 * r]}, note=f"{r}")
@@ -113,6 +130,42 @@ def test_runs_are_appended(tmp_path):
     assert [run["id"] for run in found["runs"]] == ["20260102T030405Z"] * 2
     assert found["machine"]["cores"] >= 1
     assert found["runs"][0]["versions"]["numpy"] == np.__version__
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{half", "cannot be read as JSON"),
+        ('{"runs": []}', "holds no runs of schema 1"),
+        (
+            '{"schema": 1, "machine": {"name": "another"}, "runs": []}',
+            "is of the machine another, and this is",
+        ),
+    ],
+)
+def test_a_file_that_takes_no_further_run_is_refused_and_stays(tmp_path, content, words):
+    file = tmp_path / "here.json"
+    file.write_text(content)
+    with pytest.raises(CareError, match=words):
+        record.append({}, file)
+    assert file.read_text() == content
+
+
+def test_it_is_refused_before_anything_is_measured(tmp_path):
+    file = tmp_path / "here.json"
+    file.write_text("{half")
+    suite = Path(record.__file__).with_name("test_scaling.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-only", str(suite)]
+    done = subprocess.run(
+        [*command, "--bench-size", "smoke", "--bench-results", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
+    )
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "cannot be read as JSON" in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_a_line_says_what_a_reader_must_know():

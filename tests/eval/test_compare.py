@@ -213,6 +213,7 @@ def test_two_evaluations_are_compared_with_texts_and_as_json(results, runs, tmp_
     assert main(["compare", *runs, *arguments]) == 0
     text = capsys.readouterr().out
     assert "not compared: sts/care-demo: only in B (A: bm25 gives pairs no score)" in text
+    assert file.stat().st_mode & 0o077 == 0
     written = json.loads(file.read_text(encoding="utf-8"))
     assert (written["a"]["model"], written["b"]["model"]) == ("bm25", MODEL)
     assert [task["task"] for task in written["tasks"]] == list(TASKS[:2])

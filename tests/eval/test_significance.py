@@ -110,6 +110,16 @@ def test_the_same_run_twice_does_not_differ():
         assert not found.significant
 
 
+def test_of_many_queries_two_that_differ_are_never_more_than_chance():
+    rng = np.random.default_rng(13)
+    for _ in range(50):
+        a = rng.random(3000)
+        b = a.copy()
+        b[rng.choice(3000, 2, replace=False)] += 0.02 * rng.random(2)
+        # Both ways in which both gains point the same way, of four.
+        assert paired(ranking(a), ranking(b)).p_value == 0.5
+
+
 def test_all_equal_scores_do_not_differ():
     assert paired(ranking([0.5] * 20), ranking([0.5] * 20)).p_value == 1.0
 

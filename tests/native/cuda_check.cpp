@@ -40,12 +40,14 @@ bool plans_hold() {
 }  // namespace
 
 int main() {
-    // Few vectors; both terms and one; a prefix, a subset; codes that tell nothing; more queries than one pass takes.
+    // Few vectors; both terms and one; a prefix, a subset; codes that tell nothing; more queries than one pass takes;
+    // so many hits that their candidates are scored a part at a time.
     constexpr check::Case kCases[] = {
         {1, 1, 1, 1, 1, 1, 0, false},         {163, 65, 65, 13, 5, 1, 2, false},    {999, 130, 70, 5, 20, 1, 0, true},
         {8192, 9, 9, 1, 10, 1, 0, false},     {8300, 100, 100, 3, 10, 1, 1, false}, {8211, 80, 70, 9, 100, 1, 0, false},
         {33000, 33, 33, 2, 10, 1, 0, true},   {9001, 40, 40, 17, 7, 1, 0, false},   {8192, 24, 24, 33, 5, 1, 1, false},
         {8200, 8, 8, 3, 5, 1, 0, false, 1e7f}, {8300, 8, 8, 1, 5, 1, 3e5f, false}, {40, 6, 6, 300, 3, 1, 0, false},
+        {33000, 16, 16, 1, 1000, 1, 0, false},
     };
     std::size_t failures = !plans_hold(), checks = 1;
     // Where codes tell much, few vectors are scored: those that are found, and their close rivals.

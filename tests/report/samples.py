@@ -295,7 +295,7 @@ def write_summaries(folder, *summaries):
 
 
 def write_everything(results, bench):
-    """Write seven tasks, five models, two machines, and a file of another kind beside them."""
+    """Write seven tasks, five models and two machines."""
     write_summaries(results, *map(summary, MODELS))
     write_machine(bench, machine(), run(all_rows()))
     card = machine("nvidia-h100-80gb-hbm3", gpu="NVIDIA H100 80GB HBM3", processor="Intel Xeon")
@@ -303,4 +303,3 @@ def write_everything(results, bench):
     times = {"care_accel": 0.41, "torch matmul, topk": 1.9}
     rows = compared("cuda scan", "on the card, top 10 of 1,000,000 x 768", times, parameters)
     write_machine(bench, card, run(rows, threads=16, started="2026-11-24T10:00:00Z"))
-    write(bench / "ablation.json", [{"run": "full"}])
