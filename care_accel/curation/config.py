@@ -283,30 +283,40 @@ def load_config(file: str | Path) -> Config:
 
 
 def _with_absolute_paths(config: Config, base: Path) -> Config:
-    def place(path: str | None) -> str | None:
-        return None if path is None else str((base / path).resolve())
+    def place(path: str) -> str:
+        return str((base / path).resolve())
 
     def model(name: str) -> str:
         """Return the folder of a model that is one beside the file, or the name as it is."""
-        return str((base / name).resolve()) if (base / name).is_dir() else name
+        return place(name) if name != "bm25" and (base / name).is_dir() else name
 
-    changes: dict[str, Any] = {"output": place(config.output), "data": place(config.data)}
-    names = [name if name == "bm25" else model(name) for name in config.candidates.retrievers]
-    changes["candidates"] = replace(config.candidates, retrievers=names)
-    if (base / config.judging.prompt).suffix in (".yaml", ".yml"):
-        changes["judging"] = replace(config.judging, prompt=place(config.judging.prompt))
-    changes["false_negatives"] = replace(config.false_negatives, file=place(config.false_negatives.file))
+    repaired, prompt = config.false_negatives.file, config.judging.prompt
+    changes: dict[str, Any] = {
+        "output": place(config.output),
+        "data": None if config.data is None else place(config.data),
+        "candidates": replace(
+            config.candidates, retrievers=[model(name) for name in config.candidates.retrievers]
+        ),
+        "judging": replace(config.judging, prompt=place(prompt) if is_prompt_file(prompt) else prompt),
+        "false_negatives": replace(
+            config.false_negatives, file=None if repaired is None else place(repaired)
+        ),
+    }
     if (train := config.train_data) is not None:
-        texts = [str(place(path)) for path in train.texts]
-        changes["train_data"] = replace(train, texts=texts, model=model(train.model))
+        changes["train_data"] = replace(
+            train, texts=[place(path) for path in train.texts], model=model(train.model)
+        )
     if (leaks := config.leak_check) is not None:
-        sides = {
-            side: [str(place(path)) for path in getattr(leaks, side)] for side in ("train", "evaluation")
-        }
-        changes["leak_check"] = replace(leaks, **sides)
+        files, folders = ([place(path) for path in side] for side in (leaks.train, leaks.evaluation))
+        changes["leak_check"] = replace(leaks, train=files, evaluation=folders)
     if (sts := config.sts) is not None:
         changes["sts"] = replace(sts, synonyms=place(sts.synonyms), sentences=place(sts.sentences))
     return replace(config, **changes)
+
+
+def is_prompt_file(name: str) -> bool:
+    """Tell the path of a prompt from the name of one."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def _check(config: Config, file: Path) -> None:
