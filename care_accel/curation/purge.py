@@ -1,0 +1,29 @@
+"""Deleting judgements, once what they were for is done."""
+
+from __future__ import annotations
+
+from care_accel.curation.config import Config
+from care_accel.curation.sample import FILE as SAMPLE
+from care_accel.curation.steps import Progress, Summary
+from care_accel.curation.store import FILE, open_store, remove_store
+
+
+def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
+    """Delete what judges wrote; with ``all`` every judgement, and the sample with its texts.
+
+    Grades, tokens and costs stay without ``all``, so that nothing is asked again.
+
+    Raises
+    ------
+    CareError
+        There are no judgements.
+    """
+    file = config.output_file(FILE)
+    if all:
+        removed = remove_store(file)
+        if (sample := config.output_file(SAMPLE)).exists():
+            sample.unlink()
+            removed.append(sample)
+        return Summary({"deleted": ", ".join(str(one) for one in removed) or "nothing: no such files"})
+    with open_store(file) as store:
+        return Summary({"answers deleted": store.purge_answers(), "grades, tokens and costs": "kept"})
