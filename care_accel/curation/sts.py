@@ -19,6 +19,7 @@ from care_accel.curation.data import write_rows
 from care_accel.curation.duplicates import normalise
 from care_accel.curation.endpoints import check_endpoints
 from care_accel.curation.judges import Judge, JudgeStopped
+from care_accel.curation.judging import MOST_FAILURES
 from care_accel.curation.prompting import Message, Prompt, load_prompt
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary, silent
@@ -267,6 +268,7 @@ class _Maker:
         self._known = _read_work(work)
         self.refused: Counter[str] = Counter()
         self.failure: str | None = None
+        self._in_a_row = 0
 
     async def make(self, source: Source, position: int) -> dict[str, Any]:
         """Return the pair of a source, its ``kind`` None if no rewrite passed."""
@@ -281,6 +283,10 @@ class _Maker:
     async def _attempt(self, kind: Kind, source: Source) -> dict[str, Any]:
         key = self._key(kind, source)
         if key not in self._known:
+            if self._in_a_row >= MOST_FAILURES:
+                raise JudgeStopped(
+                    f"{self._in_a_row} requests in a row had no answer, the last: {self.failure}"
+                )
             attempt = {"key": key, "first": source.sentence, "term": source.term, "why": None}
             try:
                 attempt |= await self._ask(kind, source)
@@ -289,7 +295,9 @@ class _Maker:
             except CareError as failure:
                 # Not kept: the next run asks again.
                 self.failure = str(failure)
+                self._in_a_row += 1
                 return attempt | {"why": "no answer"}
+            self._in_a_row = 0
             self._known[key] = attempt
             self._append(attempt)
         return self._known[key]

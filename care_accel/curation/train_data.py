@@ -61,6 +61,10 @@ def run(config: Config, progress: Progress) -> Summary:
     facts = {name: f"{count:,}" for name, count in report["counts"].items()}
     facts |= {f"unusable {name}": f"{count:,}" for name, count in sorted(report["unusable"].items())}
     warnings = []
+    if settings.seeds >= report["counts"]["queries without near duplicates"]:
+        warnings.append(
+            f"all queries are among the {settings.seeds:,} seeds: none was compared with the others"
+        )
     if count := report["counts"]["pairs nobody could judge"]:
         warnings.append(
             f"{count} pairs lack a grade that can be read; they are neither answers nor negatives"

@@ -150,15 +150,36 @@ def test_an_edited_prompt_is_asked_anew(settings, tmp_path):
     assert {texts["kind"] for texts in writer.asked} == {"other@2"}
 
 
-def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(settings, tmp_path):
-    class Broken(Checker):
-        async def complete(self, messages, schema):
-            raise CareError("judge 'b': HTTP 500")
+class Broken(Checker):
+    """Answers every other request, or none."""
 
-    report = make(settings, tmp_path, judges=[Checker("a"), Broken("b")])
-    assert report["pairs"] == 0
+    def __init__(self, every):
+        super().__init__("b")
+        self.every = every
+
+    async def complete(self, messages, schema):
+        answer = await super().complete(messages, schema)
+        if self.asked % self.every == 0:
+            raise CareError("judge 'b': HTTP 500")
+        return answer
+
+
+def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(settings, tmp_path):
+    report = make(settings, tmp_path, judges=[Checker("a"), Broken(every=2)])
     assert report["last failure"] == "judge 'b': HTTP 500"
-    assert make(settings, tmp_path)["pairs"] == 9
+    assert sum(count for why, count in report["thrown away"].items() if "no answer" in why) > 0
+    writer = Writer()
+    again = make(settings, tmp_path, writer, judges=[Checker("a"), Checker("b")])
+    assert again["pairs"] == 9
+    assert "no answer" not in str(again["thrown away"])
+    assert writer.asked
+
+
+def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(settings, tmp_path):
+    judge = Broken(every=1)
+    with pytest.raises(JudgeStopped, match="in a row had no answer, the last: judge 'b': HTTP 500"):
+        make(settings, tmp_path, judges=[judge])
+    assert judge.asked < 3 * len(SENTENCES) / 2
 
 
 def test_an_endpoint_that_refuses_everything_ends_the_run(settings, tmp_path):
