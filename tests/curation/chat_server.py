@@ -36,12 +36,12 @@ def grade(settings, judge, query, document):
 
 
 def make_app(settings):
-    log = Path(settings["log"]).open("a", encoding="utf-8")
+    log = Path(settings["log"])
     tries = {}
 
     def note(**values):
-        log.write(json.dumps(values, ensure_ascii=False) + "\n")
-        log.flush()
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     async def complete(request):
         body = await request.json()

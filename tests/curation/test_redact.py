@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from care_accel.curation.redact import MARKS, is_resident_id, passes_luhn, redact, redact_counted
+from care_accel.curation.redact import is_resident_id, passes_luhn, redact, redact_counted
 
 DIGITS = "0123456789"
 # Text without digits and without what would join an id to it.
