@@ -15,7 +15,8 @@ What is recognised, and what is put in its place:
 【出生日期】     dates after 出生, 生日, 生于, DOB, and dates before 出生 or 生
 【姓名】         names after 姓名, 患者姓名, 联系人 and the like with a colon, after 我叫, 我的名字是, 名叫, and surnames with
                  a given name before a title (王建国医生), with 2 or 3 characters of a common surname
-【地址】         what follows 地址, 住址, 家住, 现住, up to the next punctuation; and streets with a number
+【地址】         what follows 地址, 住址, 家住, 现住, up to the next punctuation, if it has a word such as 市 or 路;
+                 and streets with a number
 ==============  ======================================================================================
 
 Digits are recognised in full width too. What is not recognised: names without such words around them, nicknames,
@@ -101,8 +102,11 @@ def _kind(mark: str, pattern: str, test: Callable[[str], bool] | None = None) ->
 
 # In this order: what is longer, or told by a word before it, goes first.
 _KINDS = (
-    _kind("【邮箱】", r"[a-z0-9][\w.+-]*[@＠][a-z0-9-]+(?:[.．][a-z0-9-]+)+"),
-    _kind("【网址】", r"https?://(?:[^\s/?#@，。；、]*@[^\s，。；、]+|[^\s?#，。；、]*\?[^\s，。；、]+)"),
+    _kind("【邮箱】", r"[a-z0-9][a-z0-9_.+-]{0,63}[@＠][a-z0-9-]{1,63}(?:[.．][a-z0-9-]{1,63}){1,8}"),
+    _kind(
+        "【网址】",
+        r"https?://(?:[^\s/?#@，。；、]{0,99}@[^\s，。；、]+|[^\s?#，。；、]{0,999}\?[^\s，。；、]+)",
+    ),
     _kind("【身份证】", rf"身份证(?:号码|号)?(?:{_COLON}|[ \t]*)(?P<it>{_D}{{14,17}}[0-9０-９XxＸｘ])"),
     _kind(
         "【身份证】",
@@ -161,7 +165,9 @@ _KINDS = (
     _kind("【姓名】", rf"(?P<it>{_TITLED_NAME})(?={_TITLE})"),
     _kind(
         "【地址】",
-        r"(?:家庭住址|家庭地址|联系地址|地址|住址|家住|现住|户籍)(?:[:：]|在|于)?[ \t]*(?P<it>[^，。,；;！!\n【】]{4,50})",
+        r"(?:家庭住址|家庭地址|联系地址|地址|住址|家住|现住|户籍)(?:[:：]|在|于)?[ \t]*"
+        # Only what has the word of a place: 地址 is also in titles of pages.
+        r"(?=[^，。,；;！!\n【】]{0,20}[省市区县镇乡村路街号弄栋])(?P<it>[^，。,；;！!\n【】]{4,50})",
     ),
     _kind(
         "【地址】",
