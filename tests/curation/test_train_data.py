@@ -151,6 +151,7 @@ def test_negatives_are_what_the_judges_vote_to_be_no_answers_and_no_pair_is_aske
     summary = run(place.config, silent)
     rows = [json.loads(line) for line in (place.output / "train.jsonl").read_text().splitlines()]
     assert summary.facts["false negatives"] == "1"
+    assert "all queries are among the 5,000 seeds" in summary.warnings[0]
     assert [row["pos"] for row in rows if row["query"].startswith("感冒")] == [[ROWS[6]["text"]]]
     pairs = [(row["judge"], row["query"], row["document"]) for row in server.events("answered")]
     assert len(pairs) == len(set(pairs)) > 0
