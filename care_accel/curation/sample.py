@@ -108,9 +108,7 @@ def draw(votes: Sequence[Voted], size: int, seed: int, cutoff: float) -> tuple[l
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in which no cell is a formula to a spreadsheet."""
     stream = io.StringIO()
-    csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(
-        map(escape, row) for row in rows
-    )
+    csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(map(escape, rows))
     return stream.getvalue()
 
 
