@@ -8,9 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from care_accel.curation.agreement import cohen
 from care_accel.curation.config import HIGHEST, LOWEST, Config
 from care_accel.curation.data import read_data, write_private
+from care_accel.curation.kappa import cohen
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.vote import FILE as VOTES
