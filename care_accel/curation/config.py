@@ -165,20 +165,18 @@ class TrainData:
     ----------
     texts : list of str
         JSON lines: {"query", "pos"} of labelled rows, or {"text"}.
-    seeds : int
-        Texts that the index starts with.
-    neighbours : int
-        A candidate with more of them is dropped ...
-    similarity : float
-        ... where a neighbour has at least this inner product.
+    seeds, neighbours, similarity
+        See `care_accel.curation.diversity`. The paper states neither of the last two: both values are ours.
     near_duplicates : float
         Share of pieces from which on two texts are near duplicates.
-    negatives : int
-        Hard negatives of a query.
-    depth : int
-        Documents of fused retrieval that negatives are taken from.
+    negatives, depth : int
+        Hard negatives of a query, of so many documents of fused retrieval.
+    false_negatives : {"drop", "add"}
+        Whether a document that the judges call an answer is left out, or becomes a positive one.
     model : str
         A dual encoder's name or folder.
+    seed : int
+        Of the order in which queries come to be selected.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -188,7 +186,9 @@ class TrainData:
     near_duplicates: float = 0.8
     negatives: int = 7
     depth: int = 50
+    false_negatives: Literal["drop", "add"] = "drop"
     model: str = "care-mini"
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,6 +215,9 @@ class Sts:
     seed : int
     writer : str or None
         The judge that writes; the first one by default.
+    a_term, same_from, changed_to : int
+        Sentences of a term at most. Every judge gives a rewrite that keeps the meaning the first grade or more, and
+        one that changes it the second or less; others are thrown away.
     """
 
     synonyms: str
@@ -222,6 +225,9 @@ class Sts:
     size: int = 1000
     seed: int = 0
     writer: str | None = None
+    a_term: int = 20
+    same_from: int = 4
+    changed_to: int = 3
 
 
 @dataclass(frozen=True)
@@ -354,7 +360,9 @@ def _check(config: Config, file: Path) -> None:
             raise CareError(f"{file}: leak-check needs both train and evaluation")
         _share(leaks.near_duplicates, f"{file}: leak-check")
     if (sts := config.sts) is not None:
-        _above_0(sts, ("size",), f"{file}: sts")
+        _above_0(sts, ("size", "a_term"), f"{file}: sts")
+        if not LOWEST <= sts.changed_to < sts.same_from <= HIGHEST:
+            raise CareError(f"{file}: sts: changed_to must be below same_from, both grades on the scale")
         if sts.writer is not None and sts.writer not in names:
             raise CareError(f"{file}: sts: writer {sts.writer!r} is no judge; known are {', '.join(names)}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from care_accel.encoding.encoder import progress_bar
+from care_accel.curation.steps import Progress, silent
 from care_accel.errors import CareError, require_count
 from care_accel.index import ExactIndex
 from care_accel.index.checks import checked_rows
@@ -21,7 +21,7 @@ def select_diverse(
     similarity: float,
     batch: int = _BATCH,
     threads: int | None = None,
-    show_progress: bool = False,
+    progress: Progress = silent,
 ) -> NDArray[np.bool_]:
     """Select texts in order, leaving out those that have too many near ones among the selected.
 
@@ -43,7 +43,7 @@ def select_diverse(
         How many candidates are searched at once. A candidate is compared with what was selected before its batch
         and, one after another, with what its batch has selected: the result is that of one at a time.
     threads : int, optional
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -72,8 +72,8 @@ def select_diverse(
     selected[:seeds] = True
     if seeds and len(rows):
         index.add(rows[:seeds] / lengths[:seeds])
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("diversity", total=len(rows), completed=min(seeds, len(rows)))
+    with progress("diversity", len(rows)) as done:
+        done(min(seeds, len(rows)))
         for start in range(seeds, len(rows), batch):
             unit = rows[start : start + batch] / lengths[start : start + batch]
             before = _count_near(index, unit, neighbours, similarity)
@@ -81,7 +81,7 @@ def select_diverse(
             selected[start : start + len(unit)] = chosen
             if chosen.any():
                 index.add(unit[chosen])
-            bar.update(task, completed=start + len(unit))
+            done(len(unit))
     return selected
 
 

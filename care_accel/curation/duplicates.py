@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.encoding.encoder import progress_bar
+from care_accel.curation.steps import Progress, silent
 from care_accel.errors import CareError
 
 PERMUTATIONS = 128
@@ -75,7 +75,7 @@ def find_exact_duplicates(texts: Sequence[str]) -> NDArray[np.int64]:
 
 
 def find_near_duplicates(
-    texts: Sequence[str], threshold: float = 0.8, *, show_progress: bool = False
+    texts: Sequence[str], threshold: float = 0.8, *, progress: Progress = silent
 ) -> Near:
     """Find texts that nearly repeat an earlier one that stays.
 
@@ -88,7 +88,7 @@ def find_near_duplicates(
     texts : sequence of str
     threshold : float
         Above 0, at most 1.
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -106,17 +106,17 @@ def find_near_duplicates(
     about 300 bytes a text above the texts. Where more than 100 candidates share a template, the 100 likeliest
     are compared.
     """
-    return _find(texts, None, threshold, show_progress)
+    return _find(texts, None, threshold, progress)
 
 
 def find_near(
-    texts: Sequence[str], references: Sequence[str], threshold: float = 0.8, *, show_progress: bool = False
+    texts: Sequence[str], references: Sequence[str], threshold: float = 0.8, *, progress: Progress = silent
 ) -> Near:
     """Find for each text the reference that is most similar to it, if one is as similar as the threshold.
 
     See `find_near_duplicates`; ``of`` holds positions in ``references``.
     """
-    near = _find([*references, *texts], len(references), threshold, show_progress)
+    near = _find([*references, *texts], len(references), threshold, progress)
     return Near(near.of[len(references) :], near.similarity[len(references) :])
 
 
@@ -125,16 +125,15 @@ def similarity(one: str, other: str) -> float:
     return _jaccard(_grams(normalise(one)), _grams(normalise(other)))
 
 
-def _find(texts: Sequence[str], references: int | None, threshold: float, show_progress: bool) -> Near:
+def _find(texts: Sequence[str], references: int | None, threshold: float, progress: Progress) -> Near:
     """Compare each text with earlier ones that stay, or with the first ``references`` texts only."""
     if not 0 < threshold <= 1:
         raise CareError(f"the similarity of near duplicates is {threshold}; it must be above 0 and at most 1")
     near = Near(np.full(len(texts), -1, dtype=np.int64), np.zeros(len(texts)))
     # Buckets are numbered by sorting, not kept as one dictionary entry a text and band: that took 7 kB a text.
-    buckets = _shared_buckets(_band_keys(texts, threshold, show_progress))
+    buckets = _shared_buckets(_band_keys(texts, threshold, progress))
     members: dict[int, list[int]] = {}
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("near duplicates: compare", total=len(texts))
+    with progress("near duplicates: compare", len(texts)) as done:
         for position in range(len(texts)):
             own = buckets[position][buckets[position] >= 0].tolist()
             if own and position >= (references or 0):
@@ -142,8 +141,9 @@ def _find(texts: Sequence[str], references: int | None, threshold: float, show_p
             if near.of[position] < 0 if references is None else position < references:
                 for bucket in own:
                     members.setdefault(bucket, []).append(position)
-            if position % _CHUNK == 0:
-                bar.update(task, completed=position)
+            if position % _CHUNK == _CHUNK - 1:
+                done(_CHUNK)
+        done(len(texts) % _CHUNK)
     return near
 
 
@@ -163,15 +163,14 @@ def _best(
     return best, highest
 
 
-def _band_keys(texts: Sequence[str], threshold: float, show_progress: bool) -> NDArray[np.uint64]:
+def _band_keys(texts: Sequence[str], threshold: float, progress: Progress) -> NDArray[np.uint64]:
     """Return a number for each band of each text's MinHash, ``[n, bands]``; equal bands have equal numbers."""
     rows = _rows(threshold)
     bands = PERMUTATIONS // rows
     keys = np.empty((len(texts), bands), dtype=np.uint64)
     blank = _library()(num_perm=PERMUTATIONS, hashfunc=_itself, scheme="affine32")
     sketches = np.empty((_CHUNK, PERMUTATIONS), dtype=np.uint64)
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("near duplicates: hash", total=len(texts))
+    with progress("near duplicates: hash", len(texts)) as done:
         for start in range(0, len(texts), _CHUNK):
             part = texts[start : start + _CHUNK]
             for row, text in enumerate(part):
@@ -184,7 +183,7 @@ def _band_keys(texts: Sequence[str], threshold: float, show_progress: bool) -> N
                 total = (total ^ banded[:, :, column]) * np.uint64(0x9E3779B97F4A7C15)
                 total ^= total >> np.uint64(29)
             keys[start : start + len(part)] = total
-            bar.update(task, completed=start + len(part))
+            done(len(part))
     return keys
 
 

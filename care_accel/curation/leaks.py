@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from care_accel.curation.config import Config
+from care_accel.curation.data import write_rows
 from care_accel.curation.duplicates import digest, find_near, normalise
-from care_accel.curation.private import write_private_lines
+from care_accel.curation.steps import Progress, Summary, silent
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, write_json
 
@@ -53,13 +55,52 @@ class Found:
     texts: Counter[str] = field(default_factory=Counter)
 
 
+def run(config: Config, progress: Progress) -> Summary:
+    """Write ``leak-check.json`` and ``leaks.jsonl``; the step fails if there is a leak.
+
+    Raises
+    ------
+    CareError
+        The configuration has no leak-check, or a file cannot be used.
+    """
+    if (asked := config.leak_check) is None:
+        raise CareError("the configuration has no leak-check; give it train and evaluation")
+    report_file, rows_file = config.output_file(REPORT), config.output_file(LEAKS)
+    report = check_leaks(
+        [Path(file) for file in asked.train],
+        [Path(place) for place in asked.evaluation],
+        report_file.parent,
+        asked.near_duplicates,
+        progress=progress,
+    )
+    table: list[Sequence[str]] = [("evaluation file", "texts", "in training data", "nearly")]
+    table += [
+        (row["file"], *(f"{row[name]:,}" for name in ("texts", "exact", "near")))
+        for row in report["evaluation"]
+    ]
+    leaks = report["leaks"]
+    warnings = (
+        [f"{leaks:,} training texts are in the evaluation; {rows_file} names their places"] if leaks else []
+    )
+    return Summary(
+        {
+            "training texts that leak": f"{leaks:,}",
+            "nearly the same": f"similarity {asked.near_duplicates:g} or more",
+        },
+        table,
+        [report_file, rows_file],
+        warnings,
+        failed=leaks > 0,
+    )
+
+
 def check_leaks(
     train: Sequence[Path],
     evaluation: Sequence[Path],
     output: Path,
     threshold: float = 0.8,
     *,
-    show_progress: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Compare training files with an evaluation and write a report.
 
@@ -75,7 +116,7 @@ def check_leaks(
     threshold : float
         See `care_accel.curation.duplicates.find_near_duplicates`. Whether a text is a part of a longer one is not
         looked at.
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -88,7 +129,7 @@ def check_leaks(
         A file is missing or broken, or there is nothing to compare.
     """
     files = list(_evaluation_files(evaluation, {file.resolve() for file in train}))
-    found = find_leaks(train, files, threshold, show_progress=show_progress)
+    found = find_leaks(train, files, threshold, progress=progress)
     rows = [
         {
             "file": str(file),
@@ -104,13 +145,13 @@ def check_leaks(
         "train": [str(file) for file in train],
         "evaluation": rows,
     }
-    write_private_lines(output / LEAKS, found.rows)
+    write_rows(output / LEAKS, found.rows)
     write_json(output / REPORT, report, private=True)
     return report
 
 
 def find_leaks(
-    train: Sequence[Path], evaluation: Sequence[Path], threshold: float = 0.8, *, show_progress: bool = False
+    train: Sequence[Path], evaluation: Sequence[Path], threshold: float = 0.8, *, progress: Progress = silent
 ) -> Found:
     """Compare every text of training files with every text of evaluation files; see `check_leaks`."""
     found = Found()
@@ -131,9 +172,9 @@ def find_leaks(
     marks: list[tuple[dict[str, Any], bytes]] = []
     for chunk in _chunks(train, times):
         their = [text for _, text in chunk]
-        near = find_near(their, [texts[i] for i in distinct], threshold, show_progress=show_progress)
+        near = find_near(their, [texts[i] for i in distinct], threshold, progress=progress)
         # The other way round as well: the most similar one of a training text need not be all that it is near to.
-        back = find_near([texts[i] for i in distinct], their, threshold, show_progress=show_progress)
+        back = find_near([texts[i] for i in distinct], their, threshold, progress=progress)
         for (place, text), of, alike in zip(chunk, near.of.tolist(), near.similarity.tolist(), strict=True):
             exact = first.get(digest(text))
             if exact is None and of < 0:

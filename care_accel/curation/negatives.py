@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.encoding import DualEncoder
-from care_accel.encoding.encoder import progress_bar
+from care_accel.curation.candidates import rank
+from care_accel.curation.steps import Progress, silent
 from care_accel.errors import CareError, require_count
-from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import reciprocal_rank_fusion
 
 # Tells of each (query, document) whether the document answers the query; None where nobody could tell.
@@ -40,20 +39,21 @@ class Separated:
 def fused_candidates(
     queries: Sequence[str],
     documents: Sequence[str],
-    model: DualEncoder,
+    model: str,
     depth: int = 50,
     *,
-    show_progress: bool = False,
+    progress: Progress = silent,
 ) -> NDArray[np.int64]:
-    """Rank documents by vectors and by words, fused by reciprocal rank.
+    """Rank documents by vectors and by words, fused by reciprocal rank as in `Retriever`.
 
     Parameters
     ----------
     queries, documents : sequence of str
-    model : DualEncoder
+    model : str
+        A dual encoder's name or folder.
     depth : int
         How many candidates a query, and how many of each ranking are fused.
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -61,21 +61,8 @@ def fused_candidates(
         int64 ``[n, depth]``: positions, best first; -1 where there are fewer.
     """
     require_count("depth", depth)
-    words = BM25Index(documents)
-    index = ExactIndex(model.width)
-    index.add(model.encode_document(documents, show_progress=show_progress))
-    fused = np.full((len(queries), depth), -1, dtype=np.int64)
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("candidates", total=len(queries))
-        for start in range(0, len(queries), 256):
-            part = list(queries[start : start + 256])
-            rankings = [
-                index.search(model.encode_query(part), k=depth)[1],
-                words.search(part, k=depth)[1],
-            ]
-            fused[start : start + len(part)] = reciprocal_rank_fusion(rankings, depth)[1]
-            bar.update(task, completed=start + len(part))
-    return fused
+    rankings = [rank(name, queries, documents, depth, progress) for name in (model, "bm25")]
+    return reciprocal_rank_fusion(rankings, depth)[1]
 
 
 def separate(
@@ -85,8 +72,6 @@ def separate(
     answers: Sequence[Collection[int]],
     judge: Judge,
     count: int = 7,
-    *,
-    show_progress: bool = False,
 ) -> list[Separated]:
     """Find the first ``count`` candidates of each query that do not answer it.
 
@@ -104,7 +89,6 @@ def separate(
     judge : callable
         See `Judge`.
     count : int
-    show_progress : bool
 
     Returns
     -------
@@ -122,24 +106,20 @@ def separate(
         for row, known in zip(candidates, answers, strict=True)
     ]
     separated = [Separated() for _ in queries]
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("hard negatives", total=len(queries))
-        while True:
-            asked = [
-                (row, document)
-                for row, found in enumerate(separated)
-                for document in left[row][: count - len(found.negatives)]
-            ]
-            if not asked:
-                return separated
-            said = judge([(queries[row], documents[document]) for row, document in asked])
-            if len(said) != len(asked):
-                raise CareError(f"the judge was asked about {len(asked)} pairs and answered {len(said)}")
-            for (row, document), answer in zip(asked, said, strict=True):
-                found = separated[row]
-                {True: found.false_negatives, False: found.negatives, None: found.undecided}[answer].append(
-                    document
-                )
-                left[row].remove(document)
-            done = sum(len(f.negatives) >= count or not rest for f, rest in zip(separated, left, strict=True))
-            bar.update(task, completed=done)
+    while True:
+        asked = [
+            (row, document)
+            for row, found in enumerate(separated)
+            for document in left[row][: count - len(found.negatives)]
+        ]
+        if not asked:
+            return separated
+        said = judge([(queries[row], documents[document]) for row, document in asked])
+        if len(said) != len(asked):
+            raise CareError(f"the judge was asked about {len(asked)} pairs and answered {len(said)}")
+        for (row, document), answer in zip(asked, said, strict=True):
+            found = separated[row]
+            {True: found.false_negatives, False: found.negatives, None: found.undecided}[answer].append(
+                document
+            )
+            left[row].remove(document)

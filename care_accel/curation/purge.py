@@ -6,10 +6,11 @@ from care_accel.curation.config import Config
 from care_accel.curation.sample import FILE as SAMPLE
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.store import FILE, open_store, remove_store
+from care_accel.curation.sts import WORK as STS_WORK
 
 
 def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
-    """Delete what judges wrote; with ``all`` every judgement, and the sample with its texts.
+    """Delete what judges wrote; with ``all`` every judgement, the sample with its texts, and all attempts at pairs.
 
     Grades, tokens and costs stay without ``all``, so that nothing is asked again.
 
@@ -21,9 +22,10 @@ def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
     file = config.output_file(FILE)
     if all:
         removed = remove_store(file)
-        if (sample := config.output_file(SAMPLE)).exists():
-            sample.unlink()
-            removed.append(sample)
+        for other in (config.output_file(SAMPLE), config.output_file(STS_WORK)):
+            if other.exists():
+                other.unlink()
+                removed.append(other)
         return Summary({"deleted": ", ".join(str(one) for one in removed) or "nothing: no such files"})
     with open_store(file) as store:
         return Summary({"answers deleted": store.purge_answers(), "grades, tokens and costs": "kept"})

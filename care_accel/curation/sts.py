@@ -9,13 +9,20 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
+from care_accel.curation.config import HIGHEST, LOWEST, Config, Sts
+from care_accel.curation.data import write_rows
 from care_accel.curation.duplicates import normalise
-from care_accel.curation.private import write_private_lines
-from care_accel.encoding.encoder import progress_bar
+from care_accel.curation.endpoints import check_endpoints
+from care_accel.curation.judges import Judge, JudgeStopped
+from care_accel.curation.judging import MOST_FAILURES
+from care_accel.curation.prompting import Message, Prompt, load_prompt
+from care_accel.curation.redact import redact
+from care_accel.curation.steps import Progress, Summary, silent
 from care_accel.errors import CareError, require_count
 from care_accel.files import read_json_values, read_jsonl, read_lines, text_field, write_json
 from care_accel.training.data import split_sentences
@@ -28,30 +35,14 @@ REPORT = "sts.json"
 # the term stays and something else changes.
 Kind = Literal["synonym", "changed", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-LOWEST, HIGHEST = 1, 5
 _SHORTEST, _LONGEST = 6, 80
 
 
 class Endpoint(Protocol):
     """A chat endpoint that answers in the form of a schema, or raises `CareError`."""
 
-    async def complete(self, messages: Sequence[Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         """Return an answer."""
-
-
-class Prompt(Protocol):
-    """What an endpoint is asked; `care_accel.curation.prompting.Prompt`."""
-
-    @property
-    def version(self) -> str:
-        """Name and hash."""
-
-    @property
-    def schema(self) -> dict[str, Any]:
-        """Form of the answer."""
-
-    def messages(self, texts: Mapping[str, str]) -> list[Any]:
-        """Put texts in their places."""
 
 
 @dataclass(frozen=True)
@@ -63,34 +54,53 @@ class Source:
     synonyms: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Sts:
-    """What pairs are made from, and how.
+def run(config: Config, progress: Progress) -> Summary:
+    """Write ``sts.jsonl`` and ``sts.json``; a run that was stopped goes on.
 
-    Attributes
-    ----------
-    synonyms : Path
-        A table: a term and one or more synonyms, with tabs between.
-    sentences : Path
-        JSON lines ``{"text"}`` or ``{"query"}``, whose sentences with a term of the table are rewritten.
-    size : int
-        How many pairs.
-    seed : int
-        Of the order in which sentences are taken.
-    a_term : int
-        How many sentences a term is taken from at most.
-    same_from, changed_to : int
-        Grades, 1 to 5: every judge gives a rewrite that keeps the meaning the first or more, and one that changes it
-        the second or less; others are thrown away.
+    Raises
+    ------
+    CareError
+        The configuration has no sts, or a judge or a file cannot be used.
     """
+    if (settings := config.sts) is None:
+        raise CareError("the configuration has no sts; give it synonyms and sentences")
+    check_endpoints(config.judges, config.judging)
+    rewriting = {kind: load_prompt(f"sts-{kind}-v1", ("sentence", "term", "synonym")) for kind in KINDS}
+    checking = load_prompt("sts-check-v1", ("first", "second"))
+    output = config.output_file(PAIRS).parent
 
-    synonyms: Path
-    sentences: Path
-    size: int = 1000
-    seed: int = 0
-    a_term: int = 20
-    same_from: int = 4
-    changed_to: int = 3
+    async def everything() -> dict[str, Any]:
+        async with AsyncExitStack() as stack:
+            judges = [await stack.enter_async_context(Judge(judge)) for judge in config.judges]
+            # Who writes does not check its own writing, unless there is nobody else.
+            writer = next(j for j in judges if settings.writer in (None, j.config.name))
+            others = [judge for judge in judges if judge is not writer] or judges
+            return await make_sts(
+                settings,
+                output,
+                writer,
+                others,
+                rewriting,
+                checking,
+                redact=redact if config.judging.redact else None,
+                progress=progress,
+            )
+
+    report = asyncio.run(everything())
+    facts: dict[str, object] = {
+        "pairs": f"{report['pairs']:,} of {settings.size:,}",
+        **{f"pairs of kind {kind}": f"{count:,}" for kind, count in sorted(report["kinds"].items())},
+        "sentences with a term": f"{report['sentences with a term']:,}",
+        "sentences tried": f"{report['sentences tried']:,}",
+    }
+    table: list[Sequence[str]] = [("thrown away", "rewrites")]
+    table += [(why, f"{count:,}") for why, count in sorted(report["thrown away"].items())]
+    warnings = []
+    if report["pairs"] < settings.size:
+        warnings.append("too few sentences gave a pair; more sentences, or a larger a_term, give more")
+    if report["last failure"]:
+        warnings.append(f"some requests had no answer, the last: {report['last failure']}")
+    return Summary(facts, table if len(table) > 1 else [], [output / PAIRS, output / REPORT], warnings)
 
 
 async def make_sts(
@@ -102,7 +112,7 @@ async def make_sts(
     checking: Prompt,
     *,
     redact: Callable[[str], str] | None = None,
-    show_progress: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write sentence pairs with scores from 0 to 1, and a report.
 
@@ -124,7 +134,7 @@ async def make_sts(
         With places ``first`` and ``second``; the answer has ``grade``, 1 to 5.
     redact : callable, optional
         Takes personal data out of a sentence before an endpoint sees it.
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -142,23 +152,23 @@ async def make_sts(
     sources = find_sources(settings, redact)
     maker = _Maker(settings, output / WORK, writer, judges, rewriting, checking)
     taken: list[dict[str, Any]] = []
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("sts pairs", total=settings.size)
+    with progress("sts pairs", settings.size) as done:
         position = 0
         while len(taken) < settings.size and position < len(sources):
             wave = sources[position : position + settings.size - len(taken)]
             made = await asyncio.gather(
                 *(maker.make(source, position + i) for i, source in enumerate(wave)), return_exceptions=True
             )
+            before = len(taken)
             for result in made:  # all have ended: what they paid for is kept
                 if isinstance(result, BaseException):
                     raise result
                 if result["kind"] is not None:
                     taken.append(result)
             position += len(wave)
-            bar.update(task, completed=len(taken))
+            done(len(taken) - before)
     pairs = [_pair(result) for result in taken]
-    write_private_lines(output / PAIRS, pairs)
+    write_rows(output / PAIRS, pairs)
     report = {
         "pairs": len(pairs),
         "kinds": dict(Counter(pair["kind"] for pair in pairs)),
@@ -199,11 +209,12 @@ def find_sources(settings: Sts, redact: Callable[[str], str] | None = None) -> l
 
     Of several terms in one sentence the longest is taken.
     """
-    table = read_synonyms(settings.synonyms)
+    table = read_synonyms(Path(settings.synonyms))
+    file = Path(settings.sentences)
     terms = sorted(table, key=lambda term: (-len(term), term))
     seen: dict[str, Source] = {}
-    for line, row in read_jsonl(settings.sentences):
-        text = text_field(row, "text" if "text" in row else "query", settings.sentences, line)
+    for line, row in read_jsonl(file):
+        text = text_field(row, "text" if "text" in row else "query", file, line)
         for sentence in split_sentences(redact(text) if redact else text):
             term = next((term for term in terms if term in sentence), None)
             if term and _SHORTEST <= len(sentence) <= _LONGEST and len(sentence) > len(term):
@@ -257,6 +268,7 @@ class _Maker:
         self._known = _read_work(work)
         self.refused: Counter[str] = Counter()
         self.failure: str | None = None
+        self._in_a_row = 0
 
     async def make(self, source: Source, position: int) -> dict[str, Any]:
         """Return the pair of a source, its ``kind`` None if no rewrite passed."""
@@ -271,15 +283,21 @@ class _Maker:
     async def _attempt(self, kind: Kind, source: Source) -> dict[str, Any]:
         key = self._key(kind, source)
         if key not in self._known:
+            if self._in_a_row >= MOST_FAILURES:
+                raise JudgeStopped(
+                    f"{self._in_a_row} requests in a row had no answer, the last: {self.failure}"
+                )
             attempt = {"key": key, "first": source.sentence, "term": source.term, "why": None}
             try:
                 attempt |= await self._ask(kind, source)
+            except JudgeStopped:  # it refuses all requests alike
+                raise
             except CareError as failure:
-                if type(failure) is not CareError:  # an endpoint that refuses all requests alike
-                    raise
                 # Not kept: the next run asks again.
                 self.failure = str(failure)
+                self._in_a_row += 1
                 return attempt | {"why": "no answer"}
+            self._in_a_row = 0
             self._known[key] = attempt
             self._append(attempt)
         return self._known[key]

@@ -4,60 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.curation.clean import clean_text, why_unusable
+from care_accel.curation.config import Config, TrainData
+from care_accel.curation.data import write_rows
 from care_accel.curation.diversity import select_diverse
 from care_accel.curation.duplicates import find_exact_duplicates, find_near_duplicates
+from care_accel.curation.endpoints import check_endpoints
+from care_accel.curation.judging import PLACES, Task, judge_all
 from care_accel.curation.negatives import Judge, Separated, fused_candidates, separate
-from care_accel.curation.private import write_private_lines
+from care_accel.curation.prompting import load_prompt
+from care_accel.curation.redact import redact
+from care_accel.curation.steps import Progress, Summary, silent
+from care_accel.curation.store import FILE, Pair, Store, digest
+from care_accel.curation.vote import decide
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field, write_json
 
 TRIPLETS = "train.jsonl"
 REPORT = "train-data.json"
-
-
-@dataclass(frozen=True)
-class TrainData:
-    """What training data is made from, and how.
-
-    Attributes
-    ----------
-    texts : sequence of Path
-        Files of JSON lines. A row with ``"query"`` is a question; its ``"pos"`` and ``"neg"`` are documents that are
-        known to answer it or not to, and may be missing. A row with ``"text"`` (and ``"title"``) is one more document
-        that negatives, and answers, come from.
-    neighbours, similarity, seeds
-        See `select_diverse`; the first two are nowhere published and have to be chosen.
-    near_duplicates : float
-        See `find_near_duplicates`.
-    negatives, depth : int
-        How many hard negatives of how many fused candidates.
-    false_negatives : {"drop", "add"}
-        Whether a document that the judge calls an answer is left out, or becomes a positive one.
-    model : str
-        What `DualEncoder.from_pretrained` takes.
-    seed : int
-        Of the order in which queries come to be selected.
-    """
-
-    texts: Sequence[Path]
-    neighbours: int
-    similarity: float
-    seeds: int = 5000
-    near_duplicates: float = 0.8
-    negatives: int = 7
-    depth: int = 50
-    false_negatives: Literal["drop", "add"] = "drop"
-    model: str = "care-mini"
-    seed: int = 0
+_QUERIES_AT_ONCE = 1024
 
 
 @dataclass
@@ -69,13 +43,76 @@ class Question:
     negative: list[int] = field(default_factory=list)
 
 
+def run(config: Config, progress: Progress) -> Summary:
+    """Write ``train.jsonl`` and ``train-data.json``; hard negatives are those that the judges vote to be no answers.
+
+    Raises
+    ------
+    CareError
+        The configuration has no train-data, a judge or a file cannot be used, or a judge had to be given up.
+    """
+    if (settings := config.train_data) is None:
+        raise CareError("the configuration has no train-data; give it texts")
+    output = config.output_file(TRIPLETS).parent
+    with _voting(config, progress) as judge:
+        report = make_train_data(
+            settings, output, judge, redact=redact if config.judging.redact else None, progress=progress
+        )
+    facts = {name: f"{count:,}" for name, count in report["counts"].items()}
+    facts |= {f"unusable {name}": f"{count:,}" for name, count in sorted(report["unusable"].items())}
+    warnings = []
+    if settings.seeds >= report["counts"]["queries without near duplicates"]:
+        warnings.append(
+            f"all queries are among the {settings.seeds:,} seeds: none was compared with the others"
+        )
+    if count := report["counts"]["pairs nobody could judge"]:
+        warnings.append(
+            f"{count} pairs lack a grade that can be read; they are neither answers nor negatives"
+        )
+    return Summary({**facts}, files=[output / TRIPLETS, output / REPORT], warnings=warnings)
+
+
+@contextmanager
+def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
+    """Give a judge that asks all judges of the configuration, keeps their answers, and lets them vote."""
+    check_endpoints(config.judges, config.judging)
+    prompt = load_prompt(config.judging.prompt, PLACES)
+    # Pairs of other texts than the candidates': counted apart from these.
+    prompt = replace(prompt, version=f"{prompt.version}/train-data")
+    with Store(config.output_file(FILE)) as store:
+        for one in config.judges:
+            store.check_model(one, prompt.version)
+
+        def judge(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+            tasks = [
+                Task(
+                    Pair(digest(query), digest(document)),
+                    {"query": query, "document": document},
+                    digest(query, document),
+                )
+                for query, document in pairs
+            ]
+            stopped = judge_all(config.judges, prompt, store, tasks, progress)
+            if stopped:
+                raise CareError(
+                    f"{next(iter(stopped.values()))}; what was answered is kept, run the step again"
+                )
+            known = [store.grades(one.name, prompt.version) for one in config.judges]
+            return [
+                decide([grades.get(task.pair, ("", None))[1] for grades in known], config.vote)
+                for task in tasks
+            ]
+
+        yield judge
+
+
 def make_train_data(
     settings: TrainData,
     output: Path,
     judge: Judge,
     *,
     redact: Callable[[str], str] | None = None,
-    show_progress: bool = False,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write triplets in the format of ``care-accel train``, and a report of what happened to every text.
 
@@ -88,7 +125,7 @@ def make_train_data(
         See `care_accel.curation.negatives.separate`.
     redact : callable, optional
         Takes personal data out of a text, before anything else sees it.
-    show_progress : bool
+    progress : callable, optional
 
     Returns
     -------
@@ -100,34 +137,29 @@ def make_train_data(
     CareError
         A file is missing or broken (file and line are named), or no query is left.
     """
-    if settings.false_negatives not in ("drop", "add"):
-        raise CareError(f"false_negatives is {settings.false_negatives!r}; it must be drop or add")
     reader = _Reader(redact)
-    questions, documents = reader.read(settings.texts)
+    questions, documents = reader.read([Path(file) for file in settings.texts])
     counts: dict[str, int] = {"queries read": reader.queries, "queries usable": len(questions)}
     questions = _merge_repeated(questions)
     counts["queries without exact duplicates"] = len(questions)
-    near = find_near_duplicates(
-        [one.text for one in questions], settings.near_duplicates, show_progress=show_progress
-    )
+    near = find_near_duplicates([one.text for one in questions], settings.near_duplicates, progress=progress)
     questions = _merge_near(questions, near.of)
     counts["queries without near duplicates"] = len(questions)
     counts["documents read"] = len(documents)
-    documents, questions = _one_of_each(documents, questions, settings.near_duplicates, show_progress)
+    documents, questions = _one_of_each(documents, questions, settings.near_duplicates, progress)
     counts["documents without duplicates"] = len(documents)
     if not questions or not documents:
         raise CareError(
             f"{', '.join(map(str, settings.texts))}: no query or no document is left to make training data from"
         )
-    model = DualEncoder.from_pretrained(settings.model)
-    questions = _unlike(questions, model, settings, show_progress)
+    questions = _unlike(questions, settings, progress)
     counts["queries unlike each other"] = len(questions)
     queries = [one.text for one in questions]
-    candidates = fused_candidates(queries, documents, model, settings.depth, show_progress=show_progress)
+    candidates = fused_candidates(queries, documents, settings.model, settings.depth, progress=progress)
     known = [{*one.positive, *one.negative} for one in questions]
-    found = separate(
-        queries, documents, candidates, known, judge, settings.negatives, show_progress=show_progress
-    )
+    found = [Separated() for _ in questions]
+    if settings.negatives:
+        found = separate(queries, documents, candidates, known, judge, settings.negatives)
     counts |= {
         "pairs judged no answer": sum(len(one.negatives) for one in found),
         "false negatives": sum(len(one.false_negatives) for one in found),
@@ -136,9 +168,8 @@ def make_train_data(
     rows = list(_triplets(questions, documents, found, settings))
     counts["triplets written"] = len(rows)
     counts["queries without an answer"] = len(questions) - len(rows)
-    write_private_lines(output / TRIPLETS, rows)
-    values = asdict(settings) | {"texts": [str(file) for file in settings.texts]}
-    report = {"settings": values, "counts": counts, "unusable": dict(reader.unusable)}
+    write_rows(output / TRIPLETS, rows)
+    report = {"settings": asdict(settings), "counts": counts, "unusable": dict(reader.unusable)}
     write_json(output / REPORT, report, private=True)
     return report
 
@@ -201,12 +232,12 @@ def _merge_near(questions: list[Question], of: NDArray[np.int64]) -> list[Questi
 
 
 def _one_of_each(
-    documents: list[str], questions: list[Question], threshold: float, show_progress: bool
+    documents: list[str], questions: list[Question], threshold: float, progress: Progress
 ) -> tuple[list[str], list[Question]]:
     """Leave one of documents that are alike; questions then name that one."""
     first = find_exact_duplicates(documents)
     once = np.flatnonzero(first < 0)
-    near = find_near_duplicates([documents[i] for i in once], threshold, show_progress=show_progress)
+    near = find_near_duplicates([documents[i] for i in once], threshold, progress=progress)
     stays = np.where(near.of < 0, np.arange(len(once)), near.of)
     kept = np.flatnonzero(near.of < 0)
     # From a document's old position to the one that stays for it: over exact, then over near duplicates.
@@ -220,18 +251,22 @@ def _one_of_each(
     return [documents[once[i]] for i in kept], questions
 
 
-def _unlike(
-    questions: list[Question], model: DualEncoder, settings: TrainData, show_progress: bool
-) -> list[Question]:
+def _unlike(questions: list[Question], settings: TrainData, progress: Progress) -> list[Question]:
     """Select questions that are unlike each other, in a random order, and return them in their own."""
     order = np.random.default_rng(settings.seed).permutation(len(questions))
-    vectors = model.encode_query([questions[i].text for i in order], show_progress=show_progress)
+    model = DualEncoder.from_pretrained(settings.model)
+    vectors = np.empty((len(order), model.width), dtype=np.float32)
+    with progress("encode queries", len(order)) as done:
+        for start in range(0, len(order), _QUERIES_AT_ONCE):
+            part = [questions[i].text for i in order[start : start + _QUERIES_AT_ONCE]]
+            vectors[start : start + len(part)] = model.encode_query(part)
+            done(len(part))
     selected = select_diverse(
         vectors,
         seeds=settings.seeds,
         neighbours=settings.neighbours,
         similarity=settings.similarity,
-        show_progress=show_progress,
+        progress=progress,
     )
     return [questions[i] for i in np.sort(order[selected])]
 

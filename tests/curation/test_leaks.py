@@ -5,7 +5,8 @@ import pytest
 
 from care_accel import CareError
 from care_accel.curation import leaks
-from care_accel.curation.leaks import check_leaks
+from care_accel.curation.leaks import check_leaks, run
+from care_accel.curation.steps import silent
 
 LONG = "糖尿病患者要控制主食，监测血糖，适量运动，遵医嘱用药，定期复查糖化血红蛋白"
 
@@ -102,3 +103,14 @@ def test_a_folder_of_training_files_only_is_refused(tmp_path):
         check_leaks([train], [tmp_path / "nowhere"], tmp_path)
     with pytest.raises(CareError, match="holds no text"):
         check_leaks([train], [write(tmp_path / "empty.jsonl")], tmp_path)
+
+
+@pytest.mark.parametrize("leaking", [True, False])
+def test_the_step_fails_if_there_is_a_leak(evaluation, workplace, tmp_path, leaking):
+    write(tmp_path / "t.jsonl", {"text": LONG if leaking else "没有见过的文档"})
+    place = workplace(**{"leak-check": {"train": ["t.jsonl"], "evaluation": ["data/retrieval", "data/sts"]}})
+    summary = run(place.config, silent)
+    assert summary.failed == leaking
+    assert bool(summary.warnings) == leaking
+    assert [row[2] for row in summary.table[1:]] == ["1" if leaking else "0", "0", "0"]
+    assert json.loads((place.output / "leak-check.json").read_text())["leaks"] == leaking

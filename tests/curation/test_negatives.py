@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from care_accel import CareError
+from care_accel import CareError, DualEncoder
 from care_accel.curation.negatives import fused_candidates, separate
 from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import reciprocal_rank_fusion
@@ -62,7 +62,8 @@ def test_a_judge_that_answers_another_number_of_pairs_is_refused():
         separate(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], lambda pairs: [True], count=2)
 
 
-def test_candidates_are_both_rankings_fused(tiny_model):
+def test_candidates_are_both_rankings_fused(tiny_model, monkeypatch):
+    monkeypatch.setattr(DualEncoder, "from_pretrained", lambda name: tiny_model)
     documents = [
         "高血压患者应低盐饮食",
         "糖尿病患者要控制主食",
@@ -76,5 +77,5 @@ def test_candidates_are_both_rankings_fused(tiny_model):
         index.search(tiny_model.encode_query(QUERIES), k=3)[1],
         BM25Index(documents).search(QUERIES, k=3)[1],
     ]
-    found = fused_candidates(QUERIES, documents, tiny_model, depth=3)
+    found = fused_candidates(QUERIES, documents, "tiny", depth=3)
     assert (found == reciprocal_rank_fusion(rankings, 3)[1]).all()

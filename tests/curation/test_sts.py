@@ -1,12 +1,18 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from care_accel import CareError
-from care_accel.curation.sts import KINDS, Source, Sts, find_sources, make_sts, read_synonyms, why_no_rewrite
+from care_accel.curation import sts
+from care_accel.curation.config import Sts
+from care_accel.curation.judges import JudgeStopped
+from care_accel.curation.steps import silent
+from care_accel.curation.sts import KINDS, Source, find_sources, make_sts, read_synonyms, why_no_rewrite
 
 SENTENCES = [
     f"{name}患者第{i}天能不能{verb}？"
@@ -72,7 +78,7 @@ def settings(tmp_path):
     sentences.write_text(
         "".join(json.dumps({"text": text}) + "\n" for text in [*SENTENCES, "没有术语的句子在这里"])
     )
-    return Sts(table, sentences, size=9)
+    return Sts(str(table), str(sentences), size=9)
 
 
 def make(settings, output, writer=None, judges=None, **options):
@@ -144,31 +150,49 @@ def test_an_edited_prompt_is_asked_anew(settings, tmp_path):
     assert {texts["kind"] for texts in writer.asked} == {"other@2"}
 
 
-def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(settings, tmp_path):
-    class Broken(Checker):
-        async def complete(self, messages, schema):
-            raise CareError("judge 'b': HTTP 500")
+class Broken(Checker):
+    """Answers every other request, or none."""
 
-    report = make(settings, tmp_path, judges=[Checker("a"), Broken("b")])
-    assert report["pairs"] == 0
+    def __init__(self, every):
+        super().__init__("b")
+        self.every = every
+
+    async def complete(self, messages, schema):
+        answer = await super().complete(messages, schema)
+        if self.asked % self.every == 0:
+            raise CareError("judge 'b': HTTP 500")
+        return answer
+
+
+def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(settings, tmp_path):
+    report = make(settings, tmp_path, judges=[Checker("a"), Broken(every=2)])
     assert report["last failure"] == "judge 'b': HTTP 500"
-    assert make(settings, tmp_path)["pairs"] == 9
+    assert sum(count for why, count in report["thrown away"].items() if "no answer" in why) > 0
+    writer = Writer()
+    again = make(settings, tmp_path, writer, judges=[Checker("a"), Checker("b")])
+    assert again["pairs"] == 9
+    assert "no answer" not in str(again["thrown away"])
+    assert writer.asked
+
+
+def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(settings, tmp_path):
+    judge = Broken(every=1)
+    with pytest.raises(JudgeStopped, match="in a row had no answer, the last: judge 'b': HTTP 500"):
+        make(settings, tmp_path, judges=[judge])
+    assert judge.asked < 3 * len(SENTENCES) / 2
 
 
 def test_an_endpoint_that_refuses_everything_ends_the_run(settings, tmp_path):
-    class Refused(CareError):
-        pass
-
     class Closed(Checker):
         async def complete(self, messages, schema):
-            raise Refused("judge 'a': wrong key")
+            raise JudgeStopped("judge 'a': wrong key")
 
-    with pytest.raises(Refused):
+    with pytest.raises(JudgeStopped):
         make(settings, tmp_path, judges=[Closed("a")])
 
 
 def test_personal_data_is_gone_before_anybody_is_asked(settings, tmp_path):
-    settings.sentences.write_text(json.dumps({"query": "我叫王小明有高血压能不能喝酒？"}) + "\n")
+    Path(settings.sentences).write_text(json.dumps({"query": "我叫王小明有高血压能不能喝酒？"}) + "\n")
     writer = Writer()
     make(settings, tmp_path, writer, redact=lambda text: text.replace("王小明", "【姓名】"))
     assert writer.asked
@@ -220,6 +244,52 @@ def test_mistakes_in_the_files_are_named(settings, tmp_path):
         read_synonyms(table)
     table.write_text("肾结石\t尿路结石\n")
     with pytest.raises(CareError, match="no sentence holds a term"):
-        find_sources(Sts(table, settings.sentences))
+        find_sources(Sts(str(table), settings.sentences))
     with pytest.raises(CareError, match="no judge"):
         make(settings, tmp_path, judges=[])
+
+
+class Spoken:
+    """Stands for `Judge`: reads the real prompts, writes as the first judge and grades as the others."""
+
+    asked = []  # noqa: RUF012
+
+    def __init__(self, config):
+        self.config = config
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def complete(self, messages, schema):
+        told = messages[-1]["content"]
+        texts = dict(re.findall(r"<(\S+) \w+>\n(.*?)\n</", told, re.DOTALL))
+        Spoken.asked.append((self.config.name, tuple(texts)))
+        if "sentence" in schema["properties"]:
+            system = messages[0]["content"]
+            kind = "other" if "保留指定" in system else "changed" if "字面上相近" in system else "synonym"
+            return {"sentence": Writer.good(kind, texts["句子"], texts["术语"], texts["同义词"])}
+        same = "不可以" not in texts["句子二"] and "低血糖" not in texts["句子二"]
+        return {"reason": "", "grade": 5 if same else 1}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_first_judge_writes_and_the_others_check(settings, workplace, monkeypatch, count):
+    monkeypatch.setattr(sts, "Judge", Spoken)
+    monkeypatch.setattr(Spoken, "asked", [])
+    names = ["a", "b", "c"][:count]
+    place = workplace(
+        judges=[{"name": name, "base_url": "http://127.0.0.1:1/v1", "model": "m"} for name in names],
+        sts={"synonyms": "synonyms.tsv", "sentences": "sentences.jsonl", "size": 6},
+    )
+    summary = sts.run(place.config, silent)
+    assert summary.facts["pairs"] == "6 of 6"
+    assert {pair["score"] for pair in read_pairs(place.output)} == {0.0, 1.0}
+    writers = {name for name, texts in Spoken.asked if "术语" in texts}
+    checkers = {name for name, texts in Spoken.asked if "句子一" in texts}
+    assert writers == {"a"}
+    assert checkers == ({"b", "c"} if count == 3 else {"a"})
+    more = replace(place.config, sts=replace(place.config.sts, size=99))
+    assert "too few" in " ".join(sts.run(more, silent).warnings)

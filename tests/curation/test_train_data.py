@@ -2,9 +2,11 @@ import json
 
 import pytest
 
-from care_accel import CareError
-from care_accel.curation import train_data
-from care_accel.curation.train_data import TrainData, make_train_data
+from care_accel import CareError, DualEncoder
+from care_accel.curation.config import TrainData
+from care_accel.curation.steps import silent
+from care_accel.curation.store import FILE, Store
+from care_accel.curation.train_data import make_train_data, run
 from care_accel.training.data import load_table
 from care_accel.training.recipe import DataFile
 
@@ -22,12 +24,12 @@ ROWS = [
 
 @pytest.fixture
 def make(tmp_path, tiny_model, monkeypatch):
-    monkeypatch.setattr(train_data.DualEncoder, "from_pretrained", lambda name: tiny_model)
+    monkeypatch.setattr(DualEncoder, "from_pretrained", lambda name: tiny_model)
     file = tmp_path / "texts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
 
     def run(judge=lambda pairs: [False] * len(pairs), **changes):
-        values = {"texts": [file], "neighbours": 3, "similarity": 1.0, "negatives": 2} | changes
+        values = {"texts": [str(file)], "neighbours": 3, "similarity": 1.0, "negatives": 2} | changes
         report = make_train_data(
             TrainData(**values), tmp_path, judge, redact=lambda text: text.replace("13800138000", "【电话】")
         )
@@ -114,11 +116,72 @@ def test_a_broken_row_is_named(make, tmp_path):
     file = tmp_path / "broken.jsonl"
     file.write_text('{"query": "高血压怎么治", "pos": "一个"}\n')
     with pytest.raises(CareError, match=r"broken.jsonl, line 1: 'pos' must be a list"):
-        make(texts=[file])
+        make(texts=[str(file)])
 
 
 def test_texts_of_which_nothing_is_left_are_refused(make, tmp_path):
     file = tmp_path / "empty.jsonl"
     file.write_text('{"query": "嗯"}\n')
     with pytest.raises(CareError, match="no query or no document is left"):
-        make(texts=[file])
+        make(texts=[str(file)])
+
+
+@pytest.fixture
+def asked(serve, workplace, tiny_model, monkeypatch, tmp_path):
+    """Return a function that runs the step with two judges behind a real socket."""
+    monkeypatch.setattr(DualEncoder, "from_pretrained", lambda name: tiny_model)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+    def start(judges, **settings):
+        server = serve(
+            judges=judges, truth={"感冒发热以后怎么办\n感冒发热时多饮水休息，必要时用退热药。": 1}, **settings
+        )
+        section = {"texts": ["texts.jsonl"], "similarity": 1.0, "negatives": 2, "false_negatives": "add"}
+        place = workplace(
+            judges=[{"name": name, "base_url": server.url, "model": name, "retries": 1} for name in judges],
+            **{"train-data": section},
+        )
+        return server, place
+
+    return start
+
+
+def test_negatives_are_what_the_judges_vote_to_be_no_answers_and_no_pair_is_asked_twice(asked):
+    server, place = asked({"a": {}, "b": {}})
+    summary = run(place.config, silent)
+    rows = [json.loads(line) for line in (place.output / "train.jsonl").read_text().splitlines()]
+    assert summary.facts["false negatives"] == "1"
+    assert [row["pos"] for row in rows if row["query"].startswith("感冒")] == [[ROWS[6]["text"]]]
+    pairs = [(row["judge"], row["query"], row["document"]) for row in server.events("answered")]
+    assert len(pairs) == len(set(pairs)) > 0
+    assert not any("13800138000" in row["document"] for row in server.events("asked"))
+    run(place.config, silent)
+    assert len(server.events("asked")) == len(pairs)
+
+
+def test_one_judge_that_sees_no_answer_keeps_the_others_from_a_false_negative(asked):
+    _, place = asked({"a": {}, "b": {"miss": 1.0}})
+    assert run(place.config, silent).facts["false negatives"] == "0"
+
+
+def test_judgements_of_training_data_are_counted_apart_from_those_of_candidates(asked):
+    _, place = asked({"a": {}})
+    run(place.config, silent)
+    with Store(place.output / FILE) as store:
+        prompts = {row[0] for row in store._base.execute("SELECT DISTINCT prompt FROM judgements")}
+    assert all(prompt.startswith("relevance-v1@") and prompt.endswith("/train-data") for prompt in prompts)
+
+
+def test_a_judge_that_refuses_ends_the_step_and_what_the_other_said_is_kept(asked):
+    _, place = asked({"a": {}, "b": {"faults": {"always": "401"}}})
+    with pytest.raises(CareError, match=r"judge 'b'.*run the step again"):
+        run(place.config, silent)
+    assert not (place.output / "train.jsonl").exists()
+    with Store(place.output / FILE) as store:
+        (count,) = store._base.execute("SELECT COUNT(*) FROM judgements WHERE judge = 'a'").fetchone()
+    assert count > 0
+
+
+def test_a_configuration_without_the_section_is_refused(workplace):
+    with pytest.raises(CareError, match="no train-data"):
+        run(workplace().config, silent)
