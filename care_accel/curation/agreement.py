@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.curation.agreement_plot import draw
 from care_accel.curation.config import HIGHEST, LOWEST, Config
+from care_accel.curation.kappa import alpha_point, cohen_point, fleiss_point
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.vote import FILE as VOTES
 from care_accel.curation.vote import Voted, read_votes
@@ -147,7 +147,7 @@ def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agr
                 names,
                 fleiss_counts(values[every], categories),
                 queries[every],
-                _fleiss_point(values[every], categories),
+                fleiss_point(values[every], categories),
                 _fleiss,
             )
         )
@@ -159,7 +159,7 @@ def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agr
             names,
             coincidences(grades[two]),
             queries[two],
-            _alpha_point(grades[two]),
+            alpha_point(grades[two]),
             _alpha,
         )
     )
@@ -179,7 +179,7 @@ def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agr
                     (judges[a], judges[b]),
                     cells.reshape(len(one), -1),
                     queries[both],
-                    _cohen_point(cells.sum(axis=0), weighted),
+                    cohen_point(cells.sum(axis=0), weighted),
                     _quadratic_cohen if weighted else _cohen,
                 )
             )
@@ -270,44 +270,6 @@ def _cohen(sums: Floats) -> Floats:
 def _quadratic_cohen(sums: Floats) -> Floats:
     steps = np.arange(_GRADES, dtype=np.float64)
     return _kappa(sums, (steps[:, None] - steps) ** 2)
-
-
-def _fleiss_point(values: NDArray[np.int64], categories: int) -> float | None:
-    from statsmodels.stats.inter_rater import fleiss_kappa
-
-    if not len(values) or len(np.unique(values)) < 2:
-        return None
-    table = np.stack([(values == category).sum(axis=1) for category in range(categories)], axis=1)
-    return float(fleiss_kappa(table))
-
-
-def _alpha_point(values: NDArray[np.int64]) -> float | None:
-    import krippendorff
-
-    if len(np.unique(values[values >= 0])) < 2:
-        return None
-    reliability = np.where(values < 0, np.nan, values.astype(np.float64)).T
-    return float(
-        krippendorff.alpha(
-            reliability_data=reliability, level_of_measurement="ordinal", value_domain=list(range(_GRADES))
-        )
-    )
-
-
-def _cohen_point(table: Floats, weighted: bool) -> float | None:
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    if not table.sum() or (np.count_nonzero(table.sum(axis=0) + table.sum(axis=1)) < 2):
-        return None
-    options: dict[str, Any] = {"wt": "quadratic"} if weighted else {}
-    return float(cohens_kappa(table, return_results=False, **options))
-
-
-def cohen(one: Sequence[bool], other: Sequence[bool]) -> float | None:
-    """Return Cohen's kappa of two lists of labels; None where it is undefined."""
-    table = np.zeros((2, 2))
-    np.add.at(table, (np.asarray(one, dtype=int), np.asarray(other, dtype=int)), 1)
-    return _cohen_point(table, False)
 
 
 def _number(value: float | None) -> str:

@@ -52,6 +52,8 @@ class Reply:
         As the endpoint counted them, for all requests that it answered.
     model : str or None
         What the endpoint says that it is.
+    refused : bool
+        There is no answer because the endpoint refuses this very request, such as by a filter of contents.
     """
 
     outcome: Outcome
@@ -62,6 +64,7 @@ class Reply:
     tokens_in: int = 0
     tokens_out: int = 0
     model: str | None = None
+    refused: bool = False
 
 
 class Judge:
@@ -130,7 +133,8 @@ class Judge:
                     response = await self._request(talk, schema)
                 except _Failure as failure:
                     outcome: Outcome = "unanswered" if first is None else "unreadable"
-                    return Reply(outcome, None, None, first, str(failure), tokens_in, tokens_out)
+                    told = (str(failure), tokens_in, tokens_out)
+                    return Reply(outcome, None, None, first, *told, refused=failure.refused)
                 usage = response.usage
                 tokens_in += getattr(usage, "prompt_tokens", 0) or 0
                 tokens_out += getattr(usage, "completion_tokens", 0) or 0
@@ -138,12 +142,12 @@ class Judge:
                 values, wrong = read_answer(raw, schema)
                 if response.choices and response.choices[0].finish_reason == "length" and wrong:
                     wrong = f"it was cut off at max_tokens; {wrong}"
-                told = {"first_raw": first, "tokens_in": tokens_in, "tokens_out": tokens_out}
+                spent: dict[str, Any] = {"first_raw": first, "tokens_in": tokens_in, "tokens_out": tokens_out}
                 model = self._without_key(response.model) if response.model else None
                 if wrong is None:
-                    return Reply("answered", values, raw, model=model, **told)  # type: ignore[arg-type]
+                    return Reply("answered", values, raw, model=model, **spent)
                 if chance == 2:
-                    return Reply("unreadable", None, raw, error=wrong, model=model, **told)  # type: ignore[arg-type]
+                    return Reply("unreadable", None, raw, error=wrong, model=model, **spent)
                 first = raw
                 talk += [
                     {"role": "assistant", "content": raw},
@@ -171,11 +175,13 @@ class Judge:
             await self._pace.wait(estimated)
             wait = backoff(attempt)
             try:
-                response = await self._client.chat.completions.create(
-                    model=config.model,
-                    messages=list(messages),  # type: ignore[arg-type]
-                    **options,
-                )
+                # The client's own time is that between two bytes: one that sends a byte now and then never ends.
+                async with asyncio.timeout(config.timeout):
+                    response = await self._client.chat.completions.create(
+                        model=config.model,
+                        messages=list(messages),  # type: ignore[arg-type]
+                        **options,
+                    )
             except openai.APIStatusError as cause:
                 problem = f"HTTP {cause.status_code}: {self._said(cause)}"
                 if cause.status_code in _STOPPING:
@@ -183,11 +189,11 @@ class Judge:
                         f"judge {config.name!r}: {config.base_url} refuses: {problem}"
                     ) from None
                 if cause.status_code < 500 and cause.status_code not in _PASSING:
-                    raise _Failure(problem) from None
+                    raise _Failure(problem, refused=True) from None
                 if (asked := retry_after(cause.response.headers)) is not None:
                     wait = asked
                     self._pace.pause(asked)
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 problem = f"no answer within {config.timeout:g} s"
             except openai.APIConnectionError as cause:
                 problem = (
@@ -216,6 +222,10 @@ class Judge:
 
 class _Failure(Exception):
     """A request that got no answer."""
+
+    def __init__(self, problem: str, *, refused: bool = False) -> None:
+        super().__init__(problem)
+        self.refused = refused
 
 
 _REPAIR = (

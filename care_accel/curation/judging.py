@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from care_accel.curation.candidates import FILE as CANDIDATES
@@ -24,6 +26,7 @@ from care_accel.errors import CareError
 PLACES = ("query", "document")
 # A judge that fails so often in a row is down: its other pairs are left for another run.
 MOST_FAILURES = 10
+LOCK = "judge.lock"
 
 
 @dataclass(frozen=True)
@@ -104,13 +107,33 @@ def run(config: Config, progress: Progress, *, dry_run: bool = False, again: boo
     store_file = config.output_file(FILE)
     if dry_run and not store_file.is_file():
         return _plan(config, prompt, None, tasks, again)
-    with Store(store_file) as store:
+    with ExitStack() as stack:
+        store = stack.enter_context(Store(store_file))
         for judge in config.judges:
             store.check_model(judge, prompt.version)
         if dry_run:
             return _plan(config, prompt, store, tasks, again)
+        stack.enter_context(alone(config.output_file(LOCK)))
         stopped = judge_all(config.judges, prompt, store, tasks, progress, again=again)
         return _told(config, prompt, store, tasks, removed, stopped)
+
+
+@contextmanager
+def alone(file: Path) -> Iterator[None]:
+    """Let one run at a time ask: two at once would pay for every pair twice.
+
+    Raises
+    ------
+    CareError
+        Another run is asking. A process that was killed holds nothing.
+    """
+    with file.open("a") as stream:
+        file.chmod(0o600)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CareError(f"{file}: another run is asking the judges; wait until it has ended") from None
+        yield
 
 
 def judge_all(
@@ -161,8 +184,13 @@ def left_of(
     store: Store | None, judge: JudgeConfig, prompt: Prompt, tasks: Sequence[Task], again: bool = False
 ) -> list[Task]:
     """Return what a judge has not judged, in these very words."""
-    finished = {} if store is None else store.finished(judge.name, prompt.version, again=again)
-    return [task for task in tasks if finished.get(task.pair) != task.hash]
+    if store is None:
+        return list(tasks)
+    finished = store.finished(judge.name, prompt.version, again=again)
+    left = [task for task in tasks if finished.get(task.pair) != task.hash]
+    # What failed before comes last: it may fail again, and others need not wait for that.
+    failed = store.unanswered(judge.name, prompt.version)
+    return sorted(left, key=lambda task: task.pair in failed)
 
 
 async def _judge(
@@ -176,10 +204,11 @@ async def _judge(
     """Let one judge work through its tasks; return why it was given up, None if it was not."""
     waiting: Iterator[Task] = iter(tasks)
     failures = 0
+    answered = store.totals([judge.config.name], prompt.version)[judge.config.name]["answered"] > 0
     reason: str | None = None
 
     async def worker() -> None:
-        nonlocal failures, reason
+        nonlocal failures, answered, reason
         for task in waiting:  # shared: each task is taken once
             if stop.is_set() or reason is not None:
                 return
@@ -190,7 +219,11 @@ async def _judge(
                 return
             keep(store, judge.config, task, prompt, reply)
             done(1)
-            failures = failures + 1 if reply.outcome == "unanswered" else 0
+            answered = answered or reply.outcome != "unanswered"
+            if reply.outcome != "unanswered":
+                failures = 0
+            elif not (answered and reply.refused):  # one that answers may refuse some texts for what they say
+                failures += 1
             if failures >= MOST_FAILURES:
                 reason = f"judge {judge.config.name!r}: {failures} requests in a row failed, the last with: {reply.error}"
 

@@ -8,9 +8,9 @@ import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from care_accel.curation.agreement import cohen
 from care_accel.curation.config import HIGHEST, LOWEST, Config
 from care_accel.curation.data import read_data, write_private
+from care_accel.curation.kappa import cohen
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.vote import FILE as VOTES
@@ -108,9 +108,7 @@ def draw(votes: Sequence[Voted], size: int, seed: int, cutoff: float) -> tuple[l
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
     """Return a table in which no cell is a formula to a spreadsheet."""
     stream = io.StringIO()
-    csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(
-        map(escape, row) for row in rows
-    )
+    csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(map(escape, rows))
     return stream.getvalue()
 
 

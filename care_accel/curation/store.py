@@ -143,6 +143,14 @@ class Store:
         )
         return {Pair(query, document): texts for query, document, texts in rows}
 
+    def unanswered(self, judge: str, prompt: str) -> set[Pair]:
+        """Return the pairs that were asked and got no answer."""
+        rows = self._base.execute(
+            "SELECT query, document FROM judgements WHERE judge = ? AND prompt = ? AND outcome = 'unanswered'",
+            (judge, prompt),
+        )
+        return {Pair(query, document) for query, document in rows}
+
     def add(
         self, judge: JudgeConfig, pair: Pair, prompt: str, texts: str, reply: Reply, grade: int | None
     ) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from care_accel.curation.candidates import FILE as CANDIDATES
 from care_accel.curation.candidates import read_pools
 from care_accel.curation.config import HIGHEST, LOWEST, Config, Vote
-from care_accel.curation.data import write_qrels, write_rows
+from care_accel.curation.data import read_data, write_qrels, write_rows
 from care_accel.curation.judging import PLACES, load_tasks
+from care_accel.curation.kappa import cohen
 from care_accel.curation.prompting import load_prompt
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.store import FILE as STORE
 from care_accel.curation.store import open_store
 from care_accel.errors import CareError
-from care_accel.files import read_jsonl, text_field
+from care_accel.files import read_jsonl, text_field, write_json
 
-FILE, QRELS = "votes.jsonl", "qrels.tsv"
+FILE, QRELS, AGAINST = "votes.jsonl", "qrels.tsv", "against-labels.json"
+VOTE = "the vote"
+_LABELLED = ("precision", "recall", "kappa with the labels")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,26 @@ class Voted:
     positive: bool | None
 
 
+@dataclass(frozen=True)
+class Against:
+    """What a judge or the vote finds, beside labels that are there.
+
+    Attributes
+    ----------
+    pairs : int
+        Labelled pairs with all grades.
+    precision, recall : float or None
+        Of positives; None where there are none.
+    kappa : float or None
+        Cohen's.
+    """
+
+    pairs: int
+    precision: float | None
+    recall: float | None
+    kappa: float | None
+
+
 def decide(grades: Sequence[int | None], vote: Vote) -> bool | None:
     """Tell whether a pair is positive; None if a grade is missing or there is none."""
     if not grades or any(grade is None for grade in grades):
@@ -55,7 +78,8 @@ def decide(grades: Sequence[int | None], vote: Vote) -> bool | None:
 def run(config: Config, progress: Progress) -> Summary:
     """Write ``votes.jsonl``, a row a pair, and ``qrels.tsv`` with 1 for positives and 0 for the others.
 
-    Documents that were left out as exact duplicates of a candidate get its label in the labels' file.
+    Documents that were left out as exact duplicates of a candidate get its label in the labels' file. Where the data
+    has labels, ``against-labels.json`` tells how far the judges and the vote find the same positives.
 
     Raises
     ------
@@ -65,9 +89,9 @@ def run(config: Config, progress: Progress) -> Summary:
     if not config.judges:
         raise CareError("the configuration names no judge; list at least one under judges")
     votes = collect(config)
-    file, labels_file = config.output_file(FILE), config.output_file(QRELS)
-    write_rows(file, [vars(vote) for vote in votes])
-    write_qrels(labels_file, labels_of(votes, duplicates_of(config)))
+    files = [config.output_file(FILE), config.output_file(QRELS)]
+    write_rows(files[0], [vars(vote) for vote in votes])
+    write_qrels(files[1], labels_of(votes, duplicates_of(config)))
     decided = [vote for vote in votes if vote.positive is not None]
     facts: dict[str, object] = {
         "rule": f"{config.vote.rule}, cut-off {config.vote.cutoff:g}",
@@ -77,21 +101,35 @@ def run(config: Config, progress: Progress) -> Summary:
         "without a label": len(votes) - len(decided),
         "positives a query": f"{_positives_a_query(votes):.2f}",
     }
+    against = against_labels(votes, read_data(config).labels, config.vote.cutoff)
     rows: list[Sequence[str]] = [
-        ("judge", *map(str, range(LOWEST, HIGHEST + 1)), "none", "at or above the cut-off")
+        ("", *map(str, range(LOWEST, HIGHEST + 1)), "none", "positive", *(_LABELLED if against else ()))
     ]
     for judge in config.judges:
         grades = [vote.grades[judge.name] for vote in votes]
         known = [grade for grade in grades if grade is not None]
         above = sum(grade >= config.vote.cutoff for grade in known) / max(1, len(known))
         counts = [grades.count(grade) for grade in range(LOWEST, HIGHEST + 1)]
-        rows.append((judge.name, *map(str, counts), str(grades.count(None)), f"{100 * above:.1f} %"))
+        cells = (*map(str, counts), str(grades.count(None)), f"{100 * above:.1f} %")
+        rows.append((judge.name, *cells, *_against_cells(against, judge.name)))
+    share = sum(vote.positive is True for vote in votes) / max(1, len(decided))
+    blank = [""] * (HIGHEST - LOWEST + 2)
+    rows.append((VOTE, *blank, f"{100 * share:.1f} %", *_against_cells(against, VOTE)))
+    if against:
+        facts["labelled pairs with all grades"] = against[VOTE].pairs
+        write_json(
+            against_file := config.output_file(AGAINST),
+            {"schema": 1, "cutoff": config.vote.cutoff, "rule": config.vote.rule}
+            | {"figures": {name: asdict(one) for name, one in against.items()}},
+            private=True,
+        )
+        files.append(against_file)
     warnings = []
     if len(decided) < len(votes):
         warnings.append(
             f"{len(votes) - len(decided)} pairs lack a grade and have no label; run care-accel curate judge"
         )
-    return Summary(facts, rows, [file, labels_file], warnings)
+    return Summary(facts, rows, files, warnings)
 
 
 def collect(config: Config) -> list[Voted]:
@@ -133,6 +171,42 @@ def labels_of(
             for document in (vote.document, *duplicates.get(vote.query, {}).get(vote.document, ())):
                 labels.setdefault(vote.query, {})[document] = int(vote.positive)
     return labels
+
+
+def against_labels(
+    votes: Sequence[Voted], labels: Mapping[str, Mapping[str, int]], cutoff: float
+) -> dict[str, Against]:
+    """Return, by judge and for the vote, precision, recall and kappa over the pairs that have a label of their own.
+
+    A label above 0 is positive. Pairs without all grades are left out for everybody, so that all figures are over the
+    same pairs; empty if there are none.
+    """
+    known = [
+        vote for vote in votes if vote.positive is not None and vote.document in labels.get(vote.query, {})
+    ]
+    truth = [labels[vote.query][vote.document] > 0 for vote in known]
+    found = {
+        name: [(vote.grades[name] or 0) >= cutoff for vote in known]
+        for name in (known[0].grades if known else ())
+    }
+    if known:
+        found[VOTE] = [vote.positive is True for vote in known]
+    return {name: _against(one, truth) for name, one in found.items()}
+
+
+def _against(found: Sequence[bool], truth: Sequence[bool]) -> Against:
+    right = sum(one and two for one, two in zip(found, truth, strict=True))
+    precision = right / sum(found) if any(found) else None
+    recall = right / sum(truth) if any(truth) else None
+    return Against(len(truth), precision, recall, cohen(found, truth))
+
+
+def _against_cells(against: Mapping[str, Against], name: str) -> tuple[str, ...]:
+    if not against:
+        return ()
+    one = against[name]
+    shares = tuple("-" if share is None else f"{100 * share:.1f} %" for share in (one.precision, one.recall))
+    return (*shares, "-" if one.kappa is None else f"{one.kappa:.3f}")
 
 
 def _positives_a_query(votes: Sequence[Voted]) -> float:

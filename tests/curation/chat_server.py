@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 PLACE = re.compile(r"<(提问|文档|句子一|句子二) (\w+)>\n(.*?)\n</\1 \2>", re.DOTALL)
@@ -64,7 +64,9 @@ def make_app(settings):
             authorization=request.headers.get("authorization"),
         )
         await asyncio.sleep(settings.get("delay", 0.0) * random.random())
-        if "always" in faults or tries[key] <= faults.get("times", 1):
+        if faults.get("only", "") not in document:
+            pass
+        elif "always" in faults or tries[key] <= faults.get("times", 1):
             kind = faults.get("always") or next(
                 (
                     name
@@ -82,6 +84,14 @@ def make_app(settings):
                 return JSONResponse({"error": {"message": f"failed {echoed}"}}, int(kind))
             if kind == "timeout":
                 await asyncio.sleep(faults.get("seconds", 1.0))
+            if kind == "drip":
+
+                async def drip():
+                    for _ in range(100):
+                        yield b" "
+                        await asyncio.sleep(0.1)
+
+                return StreamingResponse(drip(), 200, media_type="application/json")
             if kind == "closed":
                 return Response(b"{", 200, {"Content-Type": "application/json", "Content-Length": "500"})
             if kind == "redirect":

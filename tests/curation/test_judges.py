@@ -68,6 +68,13 @@ def test_a_time_out_is_tried_again(serve):
     assert len(server.events("asked")) == 2
 
 
+def test_an_answer_that_never_ends_is_not_waited_for(serve):
+    server = serve(judges={"m": {"faults": {"rates": {"drip": 1.0}}}}, **RIGHT)
+    reply, _ = ask(server, timeout=0.5)
+    assert reply.outcome == "answered"
+    assert len(server.events("asked")) == 2
+
+
 def test_waits_grow_and_differ_and_end_at_a_minute():
     for attempt in range(12):
         waits = {backoff(attempt) for _ in range(20)}
@@ -138,6 +145,7 @@ def test_a_request_that_is_refused_for_what_it_is_is_not_repeated(serve):
     server = serve(judges={"m": {"faults": {"always": "400"}}})
     reply, _ = ask(server)
     assert reply.outcome == "unanswered"
+    assert reply.refused
     assert len(server.events("asked")) == 1
 
 

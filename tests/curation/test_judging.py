@@ -120,6 +120,50 @@ def test_a_judge_that_is_down_is_given_up_after_some_failures(workplace, serve):
     assert "10 requests in a row failed" in summary.warnings[0]
 
 
+def test_a_judge_that_refuses_some_texts_goes_on_with_the_others(workplace, serve):
+    server = serve(judges={"model-a": {"faults": {"always": "400", "only": "禁"}}})
+    documents = {f"d{i}": f"高血压怎么治，{'禁' if i >= 10 else '可'}，第{i}条" for i in range(30)}
+    place = prepare(
+        workplace,
+        [judge(server.url, at_once=1)],
+        documents=documents,
+        labels={"q0": {"d0": 1}},
+        candidates={"retrievers": ["bm25"], "depth": 30, "pool": 30},
+    )
+    summary = judging.run(place.config, silent)
+    assert summary.table[1][1:5] == ("10", "0", "20", "20")
+    before = len(server.events("asked"))
+    judging.run(place.config, silent)
+    assert len(server.events("asked")) == before + 20
+
+
+def test_what_failed_before_comes_last(workplace, serve):
+    server = serve(judges={"model-a": {"faults": {"rates": {"400": 1.0}, "only": "低盐"}}})
+    place = prepare(workplace, [judge(server.url, at_once=1)], labels={"q0": {"d0": 1}})
+    judging.run(place.config, silent)
+    assert [row[3] for row in rows(place)].count("unanswered") == 1
+    place = workplace(
+        [judge(server.url, at_once=1)],
+        documents={**DOCUMENTS, "d3": "高血压怎么治，换了一篇。"},
+        labels={"q0": {"d0": 1}},
+    )
+    candidates.run(place.config, silent)
+    before = len(server.events("asked"))
+    assert not judging.run(place.config, silent).failed
+    asked = [row["document"] for row in server.events("asked")[before:]]
+    assert "低盐" in asked[-1]
+    assert "高血压怎么治，换了一篇。" in asked[:-1]
+
+
+def test_two_runs_at_once_do_not_pay_twice(workplace, serve):
+    server = serve()
+    place = prepare(workplace, [judge(server.url)])
+    with judging.alone(place.output / judging.LOCK), pytest.raises(CareError, match="another run is asking"):
+        judging.run(place.config, silent)
+    assert server.events("asked") == []
+    assert not judging.run(place.config, silent).failed
+
+
 def test_what_got_no_answer_is_asked_again_and_what_was_unreadable_only_if_wanted(workplace, serve):
     good = serve()
     bad = serve(
