@@ -19,7 +19,7 @@ from care_accel.curation.data import write_rows
 from care_accel.curation.duplicates import normalise
 from care_accel.curation.endpoints import check_endpoints
 from care_accel.curation.judges import Judge, JudgeStopped
-from care_accel.curation.judging import MOST_FAILURES
+from care_accel.curation.judging import LOCK, MOST_FAILURES, alone
 from care_accel.curation.prompting import Message, Prompt, load_prompt
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary, silent
@@ -86,7 +86,8 @@ def run(config: Config, progress: Progress) -> Summary:
                 progress=progress,
             )
 
-    report = asyncio.run(everything())
+    with alone(config.output_file(LOCK)):
+        report = asyncio.run(everything())
     facts: dict[str, object] = {
         "pairs": f"{report['pairs']:,} of {settings.size:,}",
         **{f"pairs of kind {kind}": f"{count:,}" for kind, count in sorted(report["kinds"].items())},

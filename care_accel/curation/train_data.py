@@ -18,7 +18,7 @@ from care_accel.curation.data import write_rows
 from care_accel.curation.diversity import select_diverse
 from care_accel.curation.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.curation.endpoints import check_endpoints
-from care_accel.curation.judging import PLACES, Task, judge_all
+from care_accel.curation.judging import LOCK, PLACES, Task, alone, judge_all
 from care_accel.curation.negatives import Judge, Separated, fused_candidates, separate
 from care_accel.curation.prompting import load_prompt
 from care_accel.curation.redact import redact
@@ -79,7 +79,7 @@ def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
     prompt = load_prompt(config.judging.prompt, PLACES)
     # Pairs of other texts than the candidates': counted apart from these.
     prompt = replace(prompt, version=f"{prompt.version}/train-data")
-    with Store(config.output_file(FILE)) as store:
+    with Store(config.output_file(FILE)) as store, alone(config.output_file(LOCK)):
         for one in config.judges:
             store.check_model(one, prompt.version)
 

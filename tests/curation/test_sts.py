@@ -11,6 +11,7 @@ from care_accel import CareError
 from care_accel.curation import sts
 from care_accel.curation.config import Sts
 from care_accel.curation.judges import JudgeStopped
+from care_accel.curation.judging import LOCK, alone
 from care_accel.curation.steps import silent
 from care_accel.curation.sts import KINDS, Source, find_sources, make_sts, read_synonyms, why_no_rewrite
 
@@ -291,5 +292,7 @@ def test_the_first_judge_writes_and_the_others_check(settings, workplace, monkey
     checkers = {name for name, texts in Spoken.asked if "句子一" in texts}
     assert writers == {"a"}
     assert checkers == ({"b", "c"} if count == 3 else {"a"})
+    with alone(place.output / LOCK), pytest.raises(CareError, match="another run"):
+        sts.run(place.config, silent)
     more = replace(place.config, sts=replace(place.config.sts, size=99))
     assert "too few" in " ".join(sts.run(more, silent).warnings)

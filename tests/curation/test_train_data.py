@@ -4,6 +4,7 @@ import pytest
 
 from care_accel import CareError, DualEncoder
 from care_accel.curation.config import TrainData
+from care_accel.curation.judging import LOCK, alone
 from care_accel.curation.steps import silent
 from care_accel.curation.store import FILE, Store
 from care_accel.curation.train_data import make_train_data, run
@@ -156,6 +157,8 @@ def test_negatives_are_what_the_judges_vote_to_be_no_answers_and_no_pair_is_aske
     pairs = [(row["judge"], row["query"], row["document"]) for row in server.events("answered")]
     assert len(pairs) == len(set(pairs)) > 0
     assert not any("13800138000" in row["document"] for row in server.events("asked"))
+    with alone(place.output / LOCK), pytest.raises(CareError, match="another run"):
+        run(place.config, silent)
     run(place.config, silent)
     assert len(server.events("asked")) == len(pairs)
 
