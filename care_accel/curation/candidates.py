@@ -14,6 +14,7 @@ from care_accel.curation.config import Candidates, Config
 from care_accel.curation.data import read_data, write_rows
 from care_accel.curation.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.curation.steps import Progress, Summary
+from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.index import BM25Index, ExactIndex
@@ -152,9 +153,7 @@ def rank(
                 rows.append(words.search(part, k=depth)[1])
                 done(len(part))
         return np.concatenate(rows)
-    from care_accel.encoding import DualEncoder
-
-    model = DualEncoder.from_pretrained(retriever)
+    model = load_model(retriever)
     index = ExactIndex(model.width)
     with progress(f"encode documents: {model.name}", len(documents)) as done:
         for start in range(0, len(documents), 1024):
@@ -167,6 +166,14 @@ def rank(
             rows.append(index.search(model.encode_query(part), k=depth)[1])
             done(len(part))
     return np.concatenate(rows)
+
+
+def load_model(name: str) -> DualEncoder:
+    """Load a dual encoder without the bars that transformers shows for every file."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    return DualEncoder.from_pretrained(name)
 
 
 def _without_duplicates(texts: list[str], how: str) -> tuple[list[int], dict[int, list[int]]]:

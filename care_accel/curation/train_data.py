@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel.curation.candidates import load_model
 from care_accel.curation.clean import clean_text, why_unusable
 from care_accel.curation.config import Config, TrainData
 from care_accel.curation.data import write_rows
@@ -25,7 +26,6 @@ from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary, silent
 from care_accel.curation.store import FILE, Pair, Store, digest
 from care_accel.curation.vote import decide
-from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, text_list_field, write_json
 
@@ -254,7 +254,7 @@ def _one_of_each(
 def _unlike(questions: list[Question], settings: TrainData, progress: Progress) -> list[Question]:
     """Select questions that are unlike each other, in a random order, and return them in their own."""
     order = np.random.default_rng(settings.seed).permutation(len(questions))
-    model = DualEncoder.from_pretrained(settings.model)
+    model = load_model(settings.model)
     vectors = np.empty((len(order), model.width), dtype=np.float32)
     with progress("encode queries", len(order)) as done:
         for start in range(0, len(order), _QUERIES_AT_ONCE):
