@@ -122,5 +122,8 @@ def write_beside(old: Path, file: Path, labels: Mapping[str, Mapping[str, int]])
         raise CareError(
             f"{file}: is there already with other labels; move it, or name another under false-negatives: file"
         )
-    write_qrels(file, labels)
+    try:
+        write_qrels(file, labels)
+    except CareError as mistake:
+        raise CareError(f"{mistake}; name another under false-negatives: file") from None
     file.chmod(old.stat().st_mode & 0o777)

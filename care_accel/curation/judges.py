@@ -28,6 +28,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
 ANSWER_TOKENS = 80
 _CJK = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
 _LONGEST_ERROR = 300
+_SHORTEST_KEY = 8
 
 
 class JudgeStopped(CareError):
@@ -138,9 +139,10 @@ class Judge:
                 usage = response.usage
                 tokens_in += getattr(usage, "prompt_tokens", 0) or 0
                 tokens_out += getattr(usage, "completion_tokens", 0) or 0
-                raw = self._without_key(response.choices[0].message.content or "") if response.choices else ""
-                values, wrong = read_answer(raw, schema)
-                if response.choices and response.choices[0].finish_reason == "length" and wrong:
+                said = response.choices[0].message.content or ""
+                values, wrong = read_answer(said, schema)
+                raw = self._without_key(said)
+                if wrong and response.choices[0].finish_reason == "length":
                     wrong = f"it was cut off at max_tokens; {wrong}"
                 spent: dict[str, Any] = {"first_raw": first, "tokens_in": tokens_in, "tokens_out": tokens_out}
                 model = self._without_key(response.model) if response.model else None
@@ -217,7 +219,8 @@ class Judge:
 
     def _without_key(self, text: str) -> str:
         """Endpoints have been seen to repeat the key in their errors."""
-        return text.replace(self._key, "***") if self.config.key else text
+        # A word that is no key but stands for none, such as "x", is part of other words.
+        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
 
 
 class _Failure(Exception):

@@ -186,6 +186,13 @@ def test_a_proxy_of_the_environment_does_not_see_what_is_local(serve, monkeypatc
     assert ask(serve(**RIGHT))[0].outcome == "answered"
 
 
+def test_an_answer_that_holds_a_word_like_the_key_is_read_all_the_same(serve, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "grade")
+    reply, _ = ask(serve(**RIGHT), key="JUDGE_KEY")
+    assert reply.outcome == "answered"
+    assert '"grade"' in reply.raw
+
+
 def test_no_more_requests_are_under_way_than_allowed(serve):
     server = serve(delay=0.05)
     highest = 0
