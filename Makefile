@@ -61,7 +61,7 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e '.[eval,train,onnx,server,gateway,bench,dev]'
+	  -e '.[eval,train,curate,onnx,server,gateway,bench,dev]'
 	@touch $@
 
 clean:

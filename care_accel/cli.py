@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from care_accel import __version__
+from care_accel.curation import command as curate_command
 from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
 from care_accel.eval import compare_command
@@ -22,6 +23,10 @@ _VERBS = {
     "serve": (serve_command, "serve both encoders and the search with NVIDIA Triton Inference Server"),
     "gateway": (gateway_command, "serve embeddings, search and a page to try them over HTTP"),
     "report": (report_command, "write one HTML page of everything that was measured"),
+    "curate": (
+        curate_command,
+        "make a benchmark and training data: candidates, judges, votes, de-duplication",
+    ),
     "train": (train_command, "train a dual encoder from a recipe"),
 }
 

@@ -24,6 +24,7 @@ def test_a_verb_that_is_missing_or_unknown_is_refused(arguments):
         (["eval", "--data-dir", "nowhere"], "nowhere: no such folder"),
         (["compare", "nowhere", "nowhere"], "nowhere: no such file"),
         (["train", "nowhere.yaml", "--data-dir", "."], "nowhere.yaml: cannot be read"),
+        (["curate", "vote", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys):

@@ -21,16 +21,19 @@ PACKAGE = ROOT / "care_accel"
 ARROWS = {
     "errors": set(),
     "files": {"errors"},
+    "fields": {"errors"},
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "errors", "_native"},
     "index": {"files", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "errors"},
-    "training": {"encoding", "index", "retriever", "kernels", "files", "errors"},
+    "training": {"encoding", "index", "retriever", "kernels", "fields", "files", "errors"},
+    # of training, what its data files look like
+    "curation": {"encoding", "index", "retriever", "eval", "training", "fields", "files", "errors"},
     "export": {"encoding", "index", "eval", "kernels", "files", "errors"},
     "serving": {"encoding", "index", "retriever", "export", "files", "errors"},
     "report": {"eval", "files", "errors"},
-    "cli": {"eval", "export", "report", "serving", "training", "errors"},
+    "cli": {"curation", "eval", "export", "report", "serving", "training", "errors"},
     "__main__": {"cli"},
 }
 # DualEncoder.as_mteb, a convenience that users look for on the model; and one verb for all that is exported.

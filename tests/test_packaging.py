@@ -72,7 +72,13 @@ def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
         shipped = sum(entry.file_size for entry in archive.infolist() if "care-mini" in entry.filename)
     assert sum(name.startswith("care_accel/_native.") and name.endswith(".so") for name in names) == 1
     for name in (
-        *("_native.pyi", "py.typed", "assets/care-mini/care.json", "training/recipes/care-mini.yaml"),
+        *(
+            "_native.pyi",
+            "py.typed",
+            "assets/care-mini/care.json",
+            "training/recipes/care-mini.yaml",
+            "curation/prompts/relevance-v1.yaml",
+        ),
         "serving/gateway/page/index.html",
     ):
         assert f"care_accel/{name}" in names

@@ -23,6 +23,7 @@ from care_accel.files import find_plain_or_gzip, read_jsonl, read_lines, text_fi
 
 Kind = Literal["retrieval", "reranking", "sts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_FILE_OF = {"query": "queries.jsonl", "document": "corpus.jsonl"}
 
 
 @dataclass
@@ -145,32 +146,63 @@ def find_sets(data_dir: Path) -> list[DataSet]:
     return found
 
 
-def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
-    data = Ranking()
-    for line, row in read_jsonl(corpus):
-        key = _new_id(row, data.documents, corpus, line)
-        title = text_field(row, "title", corpus, line) if row.get("title") is not None else ""
-        data.documents[key] = title, text_field(row, "text", corpus, line)
-    asked: dict[str, str] = {}
-    for line, row in read_jsonl(queries):
-        asked[_new_id(row, asked, queries, line)] = text_field(row, "text", queries, line)
-    for line, text in read_lines(qrels):
+def read_documents(file: Path) -> dict[str, tuple[str, str]]:
+    """Read a corpus: title and text by id.
+
+    Raises
+    ------
+    CareError
+        A row is broken; file and line are named.
+    """
+    documents: dict[str, tuple[str, str]] = {}
+    for line, row in read_jsonl(file):
+        key = _new_id(row, documents, file, line)
+        title = text_field(row, "title", file, line) if row.get("title") is not None else ""
+        documents[key] = title, text_field(row, "text", file, line)
+    return documents
+
+
+def read_queries(file: Path) -> dict[str, str]:
+    """Read the text of every query by id; errors as in `read_documents`."""
+    queries: dict[str, str] = {}
+    for line, row in read_jsonl(file):
+        queries[_new_id(row, queries, file, line)] = text_field(row, "text", file, line)
+    return queries
+
+
+def read_judgements(
+    file: Path, queries: Container[str], documents: Container[str]
+) -> dict[str, dict[str, int]]:
+    """Read grades by query and document.
+
+    Raises
+    ------
+    CareError
+        A row is broken or contradicts another, or names a query or a document that is not there.
+    """
+    grades: dict[str, dict[str, int]] = {}
+    for line, text in read_lines(file):
         values = text.rstrip("\r\n").split("\t")
         if line == 1 and values[-1] == "score":
             continue
-        query, document, grade = _judgement(values, qrels, line)
-        if query not in asked:
-            raise CareError(f"{qrels}, line {line}: query {query!r} is not in {queries.name}")
-        if document not in data.documents:
-            raise CareError(f"{qrels}, line {line}: document {document!r} is not in {corpus.name}")
-        if data.relevant.setdefault(query, {}).setdefault(document, grade) != grade:
+        query, document, grade = _judgement(values, file, line)
+        for key, known, name in ((query, queries, "query"), (document, documents, "document")):
+            if key not in known:
+                raise CareError(f"{file}, line {line}: {name} {key!r} is not in {_FILE_OF[name]}")
+        if grades.setdefault(query, {}).setdefault(document, grade) != grade:
             raise CareError(
-                f"{qrels}, line {line}: query {query!r} and document {document!r} had another score before"
+                f"{file}, line {line}: query {query!r} and document {document!r} had another score before"
             )
-    if not any(grade > 0 for grades in data.relevant.values() for grade in grades.values()):
+    return grades
+
+
+def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
+    documents, asked = read_documents(corpus), read_queries(queries)
+    relevant = read_judgements(qrels, asked, documents)
+    if not any(grade > 0 for grades in relevant.values() for grade in grades.values()):
         raise CareError(f"{qrels}: holds no judgement above 0; such a set measures nothing")
-    data.queries = {query: text for query, text in asked.items() if query in data.relevant}
-    return data
+    asked = {query: text for query, text in asked.items() if query in relevant}
+    return Ranking(asked, documents, relevant)
 
 
 def _judgement(values: list[str], file: Path, line: int) -> tuple[str, str, int]:

@@ -17,9 +17,13 @@ DEPTH = 100
 
 
 def reciprocal_rank_fusion(
-    rankings: Sequence[NDArray[np.int64]], k: int, weights: Sequence[float] = (1.0, LEXICAL_WEIGHT)
+    rankings: Sequence[NDArray[np.int64]],
+    k: int,
+    weights: Sequence[float] = (1.0, LEXICAL_WEIGHT),
+    *,
+    constant: float = CONSTANT,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Fuse rankings by the sum of weight / (5 + rank), rank from 1.
+    """Fuse rankings by the sum of weight / (constant + rank), rank from 1.
 
     Parameters
     ----------
@@ -28,6 +32,8 @@ def reciprocal_rank_fusion(
     k : int
     weights : sequence of float
         One a ranking; those of vectors and of words by default.
+    constant : float
+        5 by default.
 
     Returns
     -------
@@ -44,7 +50,7 @@ def reciprocal_rank_fusion(
         for weight, ranking in zip(weights, rankings, strict=True):
             for rank, document in enumerate(ranking[row].tolist(), start=1):
                 if document >= 0:
-                    fused[document] = fused.get(document, 0.0) + weight / (CONSTANT + rank)
+                    fused[document] = fused.get(document, 0.0) + weight / (constant + rank)
         # Sums that are equal as fractions tie, whatever their last bits: others differ by more.
         best = sorted(fused.items(), key=lambda hit: (-round(hit[1], 12), hit[0]))[:k]
         if best:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-import types
-import typing
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
 
 from care_accel.errors import CareError
+from care_accel.fields import build, read_yaml
 from care_accel.training.recipe import Recipe, Stage, Start
 
-T = TypeVar("T")
 _NAME = re.compile(r"[\w-][\w.-]*")
 _ABOVE_0 = (
     "temperature",
@@ -36,16 +31,8 @@ def load_recipe(file: str | Path) -> Recipe:
         The file is missing or no YAML, a field is unknown, missing or of another type; the message
         names the place, such as ``stages[0].data[2].kind``.
     """
-    import yaml
-
     file = Path(file)
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise CareError(f"{file}: cannot be read: {cause.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
-        raise CareError(f"{file}: no YAML: {' '.join(str(cause).split())}") from None
-    recipe = _build(Recipe, values, str(file))
+    recipe = build(Recipe, read_yaml(file), str(file))
     _check(recipe, file)
     return recipe
 
@@ -116,60 +103,3 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise CareError(f"{where}: alignment aims at the document encoder; name a teacher to train it")
     if stage.teacher is not None and stage.method != "alignment":
         raise CareError(f"{where}: a teacher is for alignment, not {stage.method}")
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return isinstance(value, str)
-
-
-_PLAIN_WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
-
-
-def _build(kind: type[T], values: Any, where: str) -> T:
-    """Build a dataclass from nested plain values, following its annotations."""
-    if not isinstance(values, Mapping):
-        raise CareError(f"{where}: must be a mapping of fields")
-    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(kind)
-    for name in values:
-        if name not in fields:
-            raise CareError(f"{where}: unknown field {name!r}; known are {', '.join(fields)}")
-    built = {name: _convert(hints[name], value, f"{where}: {name}") for name, value in values.items()}
-    for name, spec in fields.items():
-        required = spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
-        if required and name not in built:
-            raise CareError(f"{where}: field {name!r} is missing")
-    return kind(**built)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        if value is None:
-            return None
-        return _convert(next(a for a in arguments if a is not type(None)), value, where)
-    if dataclasses.is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if origin is list:
-        if not isinstance(value, list):
-            raise CareError(f"{where}: must be a list")
-        return [_convert(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is Literal:
-        if value not in arguments:
-            raise CareError(f"{where}: {value!r} is not one of {', '.join(map(str, arguments))}")
-        return value
-    if origin is dict:
-        if not isinstance(value, Mapping):
-            raise CareError(f"{where}: must be a mapping")
-        return dict(value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        # YAML reads 1e-4 as text: its numbers need a point.
-        note = "; write 1.0e-4 for 1e-4" if hint is float and _is_number(value) else ""
-        raise CareError(f"{where}: {value!r} is no {_PLAIN_WORDS.get(hint, hint.__name__)}{note}")
-    return value

@@ -59,7 +59,7 @@ GOOD = '{"_id": "a", "text": "好"}\n'
         ("retrieval/tiny/queries.jsonl", '{"_id": "a"}\n', 1, "'text' is missing"),
         ("retrieval/tiny/queries.jsonl", "[1]\n", 1, "no JSON object"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq9\td0\t1\n", 2, "query 'q9' is not in queries.jsonl"),
-        ("retrieval/tiny/qrels/test.tsv", "q0\td9\t1\n", 1, "document 'd9' is not in corpus.jsonl.gz"),
+        ("retrieval/tiny/qrels/test.tsv", "q0\td9\t1\n", 1, "document 'd9' is not in corpus.jsonl"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\n", 1, "2 columns"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\tyes\n", 1, "'yes' is no whole number"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq0\td0\t0\n", 2, "another score before"),

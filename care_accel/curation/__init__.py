@@ -1,0 +1,23 @@
+"""Making a benchmark and its training data: candidates, judges, votes, de-duplication (extra ``curate``)."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from care_accel.curation.config import Config, load_config
+    from care_accel.curation.redact import redact
+
+# Loaded when first used: the command line must not wait for libraries to say what it can do.
+_HOME_OF = {
+    "Config": "care_accel.curation.config",
+    "load_config": "care_accel.curation.config",
+    "redact": "care_accel.curation.redact",
+}
+
+__all__ = ["Config", "load_config", "redact"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'care_accel.curation' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)

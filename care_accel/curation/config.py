@@ -1,0 +1,399 @@
+"""The configuration of a curation: the fields of its YAML file, each with its meaning."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from care_accel.errors import CareError
+from care_accel.fields import build, read_yaml
+from care_accel.files import make_folder
+
+LOWEST, HIGHEST = 1, 5
+_NAME = re.compile(r"[\w-][\w.-]*")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Which documents of a query are judged.
+
+    Parameters
+    ----------
+    retrievers : list of str
+        ``bm25``, the name or the folder of a dual encoder.
+    depth : int
+        Documents that are taken of each retriever.
+    pool : int
+        Documents that stay of a query once the rankings are fused.
+    constant : float
+        Of reciprocal rank fusion, 1 / (constant + rank); 60 as in Cormack et al., SIGIR 2009.
+    deduplicate : {"exact", "near", "none"}
+        Whether a document stays whose text is another's of the same pool. Texts are equal for ``exact`` but for
+        width, case, spaces and punctuation; for ``near`` they share most of their pieces.
+    """
+
+    retrievers: list[str] = field(default_factory=lambda: ["bm25", "care-mini"])
+    depth: int = 50
+    pool: int = 50
+    constant: float = 60.0
+    deduplicate: Literal["exact", "near", "none"] = "exact"
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a million tokens cost, in any one currency."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """A chat endpoint that judges.
+
+    Parameters
+    ----------
+    name : str
+        What its judgements are called; part of their key.
+    base_url, model : str
+        Of an OpenAI-compatible endpoint; the address ends where ``/chat/completions`` begins.
+    key : str or None
+        The NAME of the environment variable with the key; never the key itself.
+    requests_a_minute, tokens_a_minute : float or None
+        Limits of the endpoint; None for no limit.
+    at_once : int
+        Requests under way at a time.
+    timeout : float
+        Seconds for one request.
+    retries : int
+        Further tries after a failure that may pass: 408, 409, 429, 5xx, a time-out, no connection.
+    temperature : float
+    seed : int or None
+        Sent with every request, and kept with every judgement. Endpoints differ in what they make of it.
+    max_tokens : int or None
+        Of an answer.
+    answer : {"schema", "json", "text"}
+        How the form of an answer is asked for: by a JSON schema, as any JSON, or in words alone, for
+        endpoints that refuse the others.
+    price : Price
+    """
+
+    name: str
+    base_url: str
+    model: str
+    key: str | None = None
+    requests_a_minute: float | None = None
+    tokens_a_minute: float | None = None
+    at_once: int = 8
+    timeout: float = 60.0
+    retries: int = 6
+    temperature: float = 0.0
+    seed: int | None = 0
+    max_tokens: int | None = None
+    answer: Literal["schema", "json", "text"] = "schema"
+    price: Price = field(default_factory=Price)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How judges are asked.
+
+    Parameters
+    ----------
+    prompt : str
+        A prompt of this package, or a YAML file of the same form.
+    remote : bool
+        Whether texts may go to an endpoint outside this machine and its private network.
+    redact : bool
+        Remove personal data before a judge sees a text; only endpoints that are not remote do without.
+    """
+
+    prompt: str = "relevance-v1"
+    remote: bool = False
+    redact: bool = True
+
+
+@dataclass(frozen=True)
+class Vote:
+    """When a pair is positive.
+
+    Parameters
+    ----------
+    rule : {"unanimous", "majority", "mean"}
+        All judges, or more than half of them, give the cut-off or more; or the mean of their grades is that high.
+    cutoff : float
+        On the scale from 1 to 5; a whole number but for ``mean``.
+    """
+
+    rule: Literal["unanimous", "majority", "mean"] = "unanimous"
+    cutoff: float = 4.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Pairs that experts judge again, as many of each kind of vote."""
+
+    size: int = 200
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class FalseNegatives:
+    """How positives that a set lacks are added.
+
+    Parameters
+    ----------
+    grade : int
+        What an added document gets.
+    file : str or None
+        The repaired judgements; ``qrels/<split>.repaired.tsv`` beside the old by default.
+    """
+
+    grade: int = 1
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainData:
+    """Training data out of texts; see `care_accel.curation.train_data`.
+
+    Parameters
+    ----------
+    texts : list of str
+        JSON lines: {"query", "pos"} of labelled rows, or {"text"}.
+    seeds, neighbours, similarity
+        See `care_accel.curation.diversity`. The paper states neither of the last two: both values are ours.
+    near_duplicates : float
+        Share of pieces from which on two texts are near duplicates.
+    negatives, depth : int
+        Hard negatives of a query, of so many documents of fused retrieval.
+    false_negatives : {"drop", "add"}
+        Whether a document that the judges call an answer is left out, or becomes a positive one.
+    model : str
+        A dual encoder's name or folder.
+    seed : int
+        Of the order in which queries come to be selected.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    seeds: int = 5000
+    neighbours: int = 5
+    similarity: float = 0.9
+    near_duplicates: float = 0.8
+    negatives: int = 7
+    depth: int = 50
+    false_negatives: Literal["drop", "add"] = "drop"
+    model: str = "care-mini"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class LeakCheck:
+    """Training files and evaluation folders that must share no text."""
+
+    train: list[str] = field(default_factory=list)
+    evaluation: list[str] = field(default_factory=list)
+    near_duplicates: float = 0.8
+
+
+@dataclass(frozen=True)
+class Sts:
+    """Sentence pairs out of a table of synonyms; see `care_accel.curation.sts`.
+
+    Parameters
+    ----------
+    synonyms : str
+        A table with two columns between tabs: a term and its synonym.
+    sentences : str
+        JSON lines {"text"} or {"query"} whose sentences are rewritten.
+    size : int
+        Pairs that are made.
+    seed : int
+    writer : str or None
+        The judge that writes; the first one by default.
+    a_term, same_from, changed_to : int
+        Sentences of a term at most. Every judge gives a rewrite that keeps the meaning the first grade or more, and
+        one that changes it the second or less; others are thrown away.
+    """
+
+    synonyms: str
+    sentences: str
+    size: int = 1000
+    seed: int = 0
+    writer: str | None = None
+    a_term: int = 20
+    same_from: int = 4
+    changed_to: int = 3
+
+
+@dataclass(frozen=True)
+class Config:
+    """A curation. Paths are absolute once it is loaded.
+
+    Parameters
+    ----------
+    output : str
+        A folder of its own; only its owner can read what is written there.
+    data : str or None
+        A folder with ``corpus.jsonl``, ``queries.jsonl`` and, if it has labels, ``qrels/<split>.tsv``.
+    split : str or None
+        Take the queries of these labels only; every query without.
+    """
+
+    output: str
+    data: str | None = None
+    split: str | None = None
+    candidates: Candidates = field(default_factory=Candidates)
+    judges: list[JudgeConfig] = field(default_factory=list)
+    judging: Judging = field(default_factory=Judging)
+    vote: Vote = field(default_factory=Vote)
+    sample: Sample = field(default_factory=Sample)
+    false_negatives: FalseNegatives = field(
+        default_factory=FalseNegatives, metadata={"name": "false-negatives"}
+    )
+    train_data: TrainData | None = field(default=None, metadata={"name": "train-data"})
+    leak_check: LeakCheck | None = field(default=None, metadata={"name": "leak-check"})
+    sts: Sts | None = None
+
+    def output_file(self, name: str) -> Path:
+        """Return the place of a result; the folder is made if it is not there, for its owner alone."""
+        folder = Path(self.output)
+        if not folder.exists():
+            make_folder(folder, "output")
+            folder.chmod(0o700)
+        make_folder(folder, "output")
+        return folder / name
+
+
+def load_config(file: str | Path) -> Config:
+    """Read and check a configuration.
+
+    Parameters
+    ----------
+    file : str or Path
+        Relative paths in it are relative to its folder.
+
+    Raises
+    ------
+    CareError
+        The file is missing or no YAML, a field is unknown, missing, of another type or out of its range.
+    """
+    file = Path(file)
+    config = build(Config, read_yaml(file), str(file))
+    _check(config, file)
+    return _with_absolute_paths(config, file.absolute().parent)
+
+
+def _with_absolute_paths(config: Config, base: Path) -> Config:
+    def place(path: str) -> str:
+        return str((base / path).resolve())
+
+    def model(name: str) -> str:
+        """Return the folder of a model that is one beside the file, or the name as it is."""
+        return place(name) if name != "bm25" and (base / name).is_dir() else name
+
+    repaired, prompt = config.false_negatives.file, config.judging.prompt
+    changes: dict[str, Any] = {
+        "output": place(config.output),
+        "data": None if config.data is None else place(config.data),
+        "candidates": replace(
+            config.candidates, retrievers=[model(name) for name in config.candidates.retrievers]
+        ),
+        "judging": replace(config.judging, prompt=place(prompt) if is_prompt_file(prompt) else prompt),
+        "false_negatives": replace(
+            config.false_negatives, file=None if repaired is None else place(repaired)
+        ),
+    }
+    if (train := config.train_data) is not None:
+        changes["train_data"] = replace(
+            train, texts=[place(path) for path in train.texts], model=model(train.model)
+        )
+    if (leaks := config.leak_check) is not None:
+        files, folders = ([place(path) for path in side] for side in (leaks.train, leaks.evaluation))
+        changes["leak_check"] = replace(leaks, train=files, evaluation=folders)
+    if (sts := config.sts) is not None:
+        changes["sts"] = replace(sts, synonyms=place(sts.synonyms), sentences=place(sts.sentences))
+    return replace(config, **changes)
+
+
+def is_prompt_file(name: str) -> bool:
+    """Tell the path of a prompt from the name of one."""
+    return name.endswith((".yaml", ".yml"))
+
+
+def _check(config: Config, file: Path) -> None:
+    pool = config.candidates
+    if not pool.retrievers:
+        raise CareError(f"{file}: candidates: retrievers is empty; name at least one, such as bm25")
+    if len(set(pool.retrievers)) < len(pool.retrievers):
+        raise CareError(f"{file}: candidates: a retriever is named twice")
+    _above_0(pool, ("depth", "pool"), f"{file}: candidates")
+    if not 0 <= pool.constant < math.inf:
+        raise CareError(f"{file}: candidates: constant must not be below 0")
+    names = [judge.name for judge in config.judges]
+    if len(set(names)) < len(names):
+        raise CareError(f"{file}: judges: two judges have the same name; their judgements would be mixed")
+    for judge in config.judges:
+        _check_judge(judge, f"{file}: judge {judge.name!r}")
+    vote = config.vote
+    if not LOWEST < vote.cutoff <= HIGHEST:
+        raise CareError(
+            f"{file}: vote: cutoff must be above {LOWEST} and at most {HIGHEST}, the highest grade"
+        )
+    if vote.rule != "mean" and vote.cutoff != int(vote.cutoff):
+        raise CareError(f"{file}: vote: cutoff must be a whole grade for the rule {vote.rule}")
+    _above_0(config.sample, ("size",), f"{file}: sample")
+    _above_0(config.false_negatives, ("grade",), f"{file}: false-negatives")
+    if (train := config.train_data) is not None:
+        if not train.texts:
+            raise CareError(f"{file}: train-data: texts is empty; name at least one file")
+        _above_0(train, ("seeds", "depth"), f"{file}: train-data")
+        if train.neighbours < 0 or train.negatives < 0:
+            raise CareError(f"{file}: train-data: neighbours and negatives must not be below 0")
+        _share(train.near_duplicates, f"{file}: train-data")
+    if (leaks := config.leak_check) is not None:
+        if not leaks.train or not leaks.evaluation:
+            raise CareError(f"{file}: leak-check needs both train and evaluation")
+        _share(leaks.near_duplicates, f"{file}: leak-check")
+    if (sts := config.sts) is not None:
+        _above_0(sts, ("size", "a_term"), f"{file}: sts")
+        if not LOWEST <= sts.changed_to < sts.same_from <= HIGHEST:
+            raise CareError(f"{file}: sts: changed_to must be below same_from, both grades on the scale")
+        if sts.writer is not None and sts.writer not in names:
+            raise CareError(f"{file}: sts: writer {sts.writer!r} is no judge; known are {', '.join(names)}")
+
+
+def _check_judge(judge: JudgeConfig, where: str) -> None:
+    if not _NAME.fullmatch(judge.name):
+        raise CareError(f"{where}: use letters, digits, '-', '_' and '.' behind the first")
+    address = urlsplit(judge.base_url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise CareError(
+            f"{where}: base_url {judge.base_url!r} is no http address, such as http://127.0.0.1:8000/v1"
+        )
+    if address.username or address.password:
+        raise CareError(f"{where}: base_url holds a password; put the key into an environment variable")
+    if judge.key is not None and not re.fullmatch(r"[A-Za-z_]\w*", judge.key, re.ASCII):
+        # Not shown: it is probably the key.
+        raise CareError(f"{where}: key must be the NAME of an environment variable, never the key itself")
+    _above_0(judge, ("at_once", "timeout", "requests_a_minute", "tokens_a_minute", "max_tokens"), where)
+    if judge.retries < 0 or not 0 <= judge.temperature < math.inf:
+        raise CareError(f"{where}: retries and temperature must not be below 0")
+    if not all(0 <= price < math.inf for price in (judge.price.input, judge.price.output)):
+        raise CareError(f"{where}: price must not be below 0")
+
+
+def _above_0(values: object, names: tuple[str, ...], where: str) -> None:
+    for name in names:
+        value = getattr(values, name)
+        if value is not None and not 0 < value < math.inf:
+            raise CareError(f"{where}: {name} must be a number above 0")
+
+
+def _share(value: float, where: str) -> None:
+    if not 0 < value <= 1:
+        raise CareError(f"{where}: near_duplicates must be above 0 and at most 1")

@@ -1,0 +1,113 @@
+"""The queries, documents and labels of a configuration, and JSON lines that only their owner can read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from care_accel.curation.config import Config
+from care_accel.errors import CareError
+from care_accel.eval.folder import read_documents, read_judgements, read_queries
+from care_accel.files import find_plain_or_gzip
+
+
+@dataclass
+class Data:
+    """What is curated.
+
+    Attributes
+    ----------
+    queries : dict of str to str
+    documents : dict of str to str
+        Title and text, a space between.
+    labels : dict of query to dict of document to grade
+        Empty without a split.
+    """
+
+    queries: dict[str, str]
+    documents: dict[str, str]
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+def read_data(config: Config) -> Data:
+    """Read the data folder of a configuration.
+
+    Raises
+    ------
+    CareError
+        No folder is named, a file is missing or a row is broken; file and line are named.
+    """
+    if config.data is None:
+        raise CareError("the configuration names no data; give a folder with corpus.jsonl and queries.jsonl")
+    folder = Path(config.data)
+    files = {name: find_plain_or_gzip(folder / f"{name}.jsonl") for name in ("corpus", "queries")}
+    for name, file in files.items():
+        if file is None:
+            raise CareError(f"{folder / name}.jsonl: no such file, nor with .gz")
+    corpus, asked = files["corpus"], files["queries"]
+    assert corpus is not None
+    assert asked is not None
+    documents = {key: f"{title} {text}".strip() for key, (title, text) in read_documents(corpus).items()}
+    queries = read_queries(asked)
+    labels: dict[str, dict[str, int]] = {}
+    if config.split is not None:
+        labels = read_judgements(qrels_file(config), queries, documents)
+        queries = {query: text for query, text in queries.items() if query in labels}
+    if not queries or not documents:
+        raise CareError(f"{folder}: holds no {'query' if not queries else 'document'}")
+    return Data(queries, documents, labels)
+
+
+def qrels_file(config: Config) -> Path:
+    """Return the file of the labels.
+
+    Raises
+    ------
+    CareError
+        The configuration names no data or no split, or the file is missing.
+    """
+    if config.data is None or config.split is None:
+        raise CareError("labels are needed; name data and split in the configuration")
+    file = Path(config.data) / "qrels" / f"{config.split}.tsv"
+    found = find_plain_or_gzip(file)
+    if found is None:
+        raise CareError(f"{file}: no such file, nor with .gz")
+    return found
+
+
+def write_private(file: Path, text: str) -> None:
+    """Write a file that only its owner can read, whole or not at all.
+
+    Raises
+    ------
+    CareError
+        It cannot be written.
+    """
+    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.touch(mode=0o600, exist_ok=False)
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, file)
+    except OSError as cause:
+        with suppress(OSError):
+            temporary.unlink()
+        raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
+
+
+def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write JSON lines that only their owner can read."""
+    write_private(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_qrels(file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write labels as ``query-id``, ``corpus-id`` and ``score`` between tabs, under a heading."""
+    rows = [
+        f"{query}\t{document}\t{grade}\n" for query, row in labels.items() for document, grade in row.items()
+    ]
+    write_private(file, "".join(["query-id\tcorpus-id\tscore\n", *rows]))

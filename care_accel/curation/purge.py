@@ -1,0 +1,31 @@
+"""Deleting judgements, once what they were for is done."""
+
+from __future__ import annotations
+
+from care_accel.curation.config import Config
+from care_accel.curation.sample import FILE as SAMPLE
+from care_accel.curation.steps import Progress, Summary
+from care_accel.curation.store import FILE, open_store, remove_store
+from care_accel.curation.sts import WORK as STS_WORK
+
+
+def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
+    """Delete what judges wrote; with ``all`` every judgement, the sample with its texts, and all attempts at pairs.
+
+    Grades, tokens and costs stay without ``all``, so that nothing is asked again.
+
+    Raises
+    ------
+    CareError
+        There are no judgements.
+    """
+    file = config.output_file(FILE)
+    if all:
+        removed = remove_store(file)
+        for other in (config.output_file(SAMPLE), config.output_file(STS_WORK)):
+            if other.exists():
+                other.unlink()
+                removed.append(other)
+        return Summary({"deleted": ", ".join(str(one) for one in removed) or "nothing: no such files"})
+    with open_store(file) as store:
+        return Summary({"answers deleted": store.purge_answers(), "grades, tokens and costs": "kept"})
