@@ -251,7 +251,8 @@ class ExactIndex:
         Returns
         -------
         scores, ids : arrays of the same library
-            float32 and int64 ``[n, k]`` on the GPU, as in `search`; a score beyond float32 is infinite.
+            float32 and int64 ``[n, k]`` on the GPU, as in `search`; a score beyond float32 is infinite. Keep them until
+            what another stream does with them is done: their memory goes back on the stream of the search.
 
         Raises
         ------

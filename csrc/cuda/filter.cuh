@@ -203,8 +203,8 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
                 }
             }
         }
+        __syncwarp();  // lanes have parted ways, and the next product is the whole warp's
         if (!Sample) {
-            __syncwarp();
             const bool many = waiting[warp].count > kFoundRoom / 2;
             __syncwarp();
             if (many) hand_over(a, waiting[warp]);
