@@ -19,9 +19,10 @@ What is recognised, and what is put in its place:
                  and streets with a number
 ==============  ======================================================================================
 
-Digits are recognised in full width too. What is not recognised: names without such words around them, a surname alone before a title, nicknames,
-places without a number, employers, rare circumstances that tell who somebody is. Removal by patterns lowers the
-risk and does not end it; texts of real patients still need whoever is responsible for them to agree.
+Digits are recognised in full width too. What is not recognised: names without such words around them, a surname
+alone before a title, nicknames, places without a number, employers, rare circumstances that tell who somebody is.
+Removal by patterns lowers the risk and does not end it; texts of real patients still need whoever is responsible
+for them to agree.
 """
 
 from __future__ import annotations
