@@ -184,11 +184,26 @@ def runs_before(file: Path | None = None) -> tuple[Path, dict[str, Any], list[An
 
 
 def append(run: dict[str, Any], file: Path | None = None) -> Path:
-    """Add a run to this machine's file and return the file."""
+    """Add a run to this machine's file and return the file; what does not come out again is marked."""
     file, here, before = runs_before(file)
+    mark_unrepeated(run, before)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_json(file, {"schema": SCHEMA, "machine": here, "runs": [*before, run]})
     return file
+
+
+def mark_unrepeated(run: dict[str, Any], before: list[dict[str, Any]]) -> None:
+    """Mark rows as noisy whose ratio is another than in the latest run before of the same size.
+
+    Faster code looks the same at first: it may be quoted once a further run agrees.
+    """
+    former = next((one for one in reversed(before) if one["size"] == run["size"]), None)
+    ratios = {key_of(row): row["ratio"] for row in former["rows"]} if former else {}
+    for row in run["rows"]:
+        then, now = ratios.get(key_of(row)), row["ratio"]
+        if then and now and max(then, now) / min(then, now) - 1 > NOISE:
+            row["noisy"] = True
+            row["other_before"] = {"run": former["id"], "ratio": then}
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:

@@ -180,3 +180,21 @@ def test_a_line_says_what_a_reader_must_know():
     assert lines[0].startswith("care_accel")
     for words in ("2.50 x ours", "20% of the read bandwidth", "not exact", "recall 0.9900", "as shipped"):
         assert words in lines[1]
+
+
+def test_a_ratio_that_does_not_come_out_again_is_marked():
+    def run(size, **ratios):
+        rows = [
+            {"suite": "scan", "group": "g", "name": name, "ratio": ratio, "noisy": False}
+            for name, ratio in ratios.items()
+        ]
+        return {"id": f"{size}", "size": size, "rows": rows}
+
+    before = [run("default", same=2.0, other=2.0, gone=1.0), run("full", same=9.0, other=9.0)]
+    now = run("default", same=2.2, other=1.6, new=3.0, none=None)
+    record.mark_unrepeated(now, before)
+    assert {row["name"] for row in now["rows"] if row["noisy"]} == {"other"}
+    assert now["rows"][1]["other_before"] == {"run": "default", "ratio": 2.0}
+    first = run("smoke", same=2.0)
+    record.mark_unrepeated(first, before)
+    assert not first["rows"][0]["noisy"]
