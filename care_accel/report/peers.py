@@ -58,7 +58,10 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
             f"Not in the latest run ({_minute(latest)}) but in that of {_minute(group.run)}, revision {group.run.revision}."
         )
     if any(row.noisy for row in rows):
-        notes.append("Grey rows are noisy: their blocks' ratios lie more than 15 % apart. Do not quote them.")
+        notes.append(
+            "Grey rows are noisy: the ratios of their blocks, or of this run and the one before, lie more than 15 % apart. "
+            "Do not quote them."
+        )
     if any(row.in_cache for row in rows):
         notes.append("In cache: the data fits in the last-level cache.")
     optional = [
