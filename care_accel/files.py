@@ -137,12 +137,21 @@ def read_json(file: Path, why: str) -> dict[str, Any]:
 
 
 def write_json(file: Path, values: Any, *, private: bool = False) -> None:
-    """Write JSON under a temporary name and rename it, so that nobody ever reads half of it.
+    """Write JSON as `write_text` does."""
+    write_text(file, json.dumps(values, ensure_ascii=False, indent=2) + "\n", private=private)
+
+
+def write_text(file: Path, text: str, *, private: bool = False) -> None:
+    """Write UTF-8 under a temporary name and rename it, so that nobody ever reads half of it.
 
     Only its owner may read it if it is ``private``, whatever the file was before.
+
+    Raises
+    ------
+    CareError
+        It cannot be written.
     """
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    text = json.dumps(values, ensure_ascii=False, indent=2) + "\n"
     try:
         if private:  # no moment at which others may read it
             temporary.unlink(missing_ok=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from care_accel.curation.config import Config
 from care_accel.errors import CareError
 from care_accel.eval.folder import read_documents, read_judgements, read_queries
-from care_accel.files import find_plain_or_gzip
+from care_accel.files import find_plain_or_gzip, write_text
 
 
 @dataclass
@@ -80,29 +78,9 @@ def qrels_file(config: Config) -> Path:
     return found
 
 
-def write_private(file: Path, text: str) -> None:
-    """Write a file that only its owner can read, whole or not at all.
-
-    Raises
-    ------
-    CareError
-        It cannot be written.
-    """
-    temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.unlink(missing_ok=True)
-        temporary.touch(mode=0o600, exist_ok=False)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, file)
-    except OSError as cause:
-        with suppress(OSError):
-            temporary.unlink()
-        raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
-
-
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write JSON lines that only their owner can read."""
-    write_private(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), private=True)
 
 
 def write_qrels(file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
@@ -110,4 +88,4 @@ def write_qrels(file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
     rows = [
         f"{query}\t{document}\t{grade}\n" for query, row in labels.items() for document, grade in row.items()
     ]
-    write_private(file, "".join(["query-id\tcorpus-id\tscore\n", *rows]))
+    write_text(file, "".join(["query-id\tcorpus-id\tscore\n", *rows]), private=True)

@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from care_accel.curation.config import HIGHEST, LOWEST, Config
-from care_accel.curation.data import read_data, write_private
+from care_accel.curation.data import read_data
 from care_accel.curation.kappa import cohen
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.vote import FILE as VOTES
 from care_accel.curation.vote import Voted, read_votes
 from care_accel.errors import CareError
-from care_accel.files import read_json, write_json
+from care_accel.files import read_json, write_json, write_text
 
 FILE, KEY, RESULT = "sample.csv", "sample.json", "sample-agreement.json"
 COLUMNS = ("number", "query", "document", "grade", "remark")
@@ -59,7 +59,7 @@ def run(config: Config, progress: Progress, *, read: Sequence[Path] = (), overwr
         for number, vote in enumerate(drawn, start=1)
     ]
     # With a byte order mark, without which spreadsheets take the characters for others.
-    write_private(file, "\ufeff" + as_csv([COLUMNS, *rows]))
+    write_text(file, "\ufeff" + as_csv([COLUMNS, *rows]), private=True)
     pairs = {
         str(number): {
             "query": vote.query,
