@@ -19,7 +19,8 @@ from care_accel.curation.data import read_data, write_rows
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import silent
 
-SET = Path(os.environ.get("CARE_DATA", "nowhere")) / "retrieval" / "cmedir"
+# Absolute: a configuration reads its paths from its own folder.
+SET = Path(os.environ.get("CARE_DATA", "nowhere")).resolve() / "retrieval" / "cmedir"
 # How often a positive pair is missed, and how often a negative one is found positive.
 RATES = {"a": (0.10, 0.20), "b": (0.15, 0.10), "c": (0.05, 0.30)}
 QUERIES = int(os.environ.get("CARE_CURATE_QUERIES", "120"))
