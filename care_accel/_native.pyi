@@ -13,6 +13,12 @@ CUDA_MOST_K: int
 def block_bytes(width: int) -> int:
     """Return the bytes of a block of ``BLOCK`` coded vectors."""
 
+def half_block_bytes(width: int) -> int:
+    """Return the bytes of a block of ``BLOCK`` vectors in halves."""
+
+def quarter_bytes(width: int) -> int:
+    """Return the bytes of a vector's quarters."""
+
 def norms(width: int) -> int:
     """Return how many error norms a vector has: one for each prefix and one for all of it."""
 
@@ -32,6 +38,23 @@ def encode(
     lengths and error norms. All arrays are C-contiguous; ``TypeError`` otherwise.
     """
 
+def encode_halves(
+    vectors: NDArray[np.float32],
+    *,
+    first: int,
+    mean: NDArray[np.float32],
+    exponent: int,
+    threads: int,
+    bytes: NDArray[np.uint8],
+    quarters: NDArray[np.uint8],
+    norms: NDArray[np.float32],
+) -> None:
+    """Write the halves and quarters of ``vectors`` as rows ``first`` and after.
+
+    ``bytes`` is ``[blocks, half_block_bytes(width)]``; ``quarters`` is ``[blocks * BLOCK, quarter_bytes(width)]``; ``norms``
+    is ``[3, blocks * BLOCK]``: scales, error norms, and those with quarters.
+    """
+
 def search(
     vectors: NDArray[np.float32],
     *,
@@ -44,11 +67,14 @@ def search(
     threads: int,
     allowed: NDArray[np.uint16] | None = None,
     instruction_set: str = "",
+    half_bytes: NDArray[np.uint8] | None = None,
+    quarters: NDArray[np.uint8] | None = None,
+    half_norms: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Return scores and ids, ``[n, k]`` each, and how many vectors were scored exactly, ``[n]``.
 
     Queries may be narrower than the vectors: that many first values are compared. ``allowed`` has one bit a
-    vector. ``instruction_set`` forces one of `instruction_sets`: the result is the same for each.
+    vector. Halves, all three arrays or none, make one query over a large index faster. ``instruction_set`` forces one of `instruction_sets`: the result is the same for each.
     """
 
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:

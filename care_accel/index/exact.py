@@ -226,7 +226,7 @@ class ExactIndex:
             return self._gpu.search(self.vectors, self._codes, rows, int(k), allowed)
         return _native.search(
             self.vectors,
-            **self._codes.arguments(),
+            **self._codes.search_arguments(),
             queries=rows,
             k=int(k),
             threads=int(threads or self.threads),

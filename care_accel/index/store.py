@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from care_accel import _native
 from care_accel.errors import CareError
 from care_accel.files import check_format, read_json, replaced_folder
-from care_accel.index.codes import Codes
+from care_accel.index.codes import Codes, Halves
 
 MANIFEST = "index.json"
 VECTORS, CODES, NORMS, MEAN = "vectors.npy", "codes.npy", "norms.npy", "mean.npy"
 FILES = (VECTORS, CODES, NORMS, MEAN)
+HALVES, QUARTERS, HALF_NORMS = "halves.npy", "quarters.npy", "half_norms.npy"
+# What only a large index has.
+HALF_FILES = (HALVES, QUARTERS, HALF_NORMS)
 FORMAT = 2
 ORDERS = ("normalize-then-slice", "slice-then-normalize")
 _PIECE = 2**22
@@ -44,7 +47,13 @@ def save(folder: Path, index: Stored) -> None:
         NORMS: codes.norms[:, : codes.blocks * _native.BLOCK],
         MEAN: codes.mean,
     }
-    with replaced_folder(folder, MANIFEST, FILES) as built:
+    if codes.halves:
+        arrays |= {
+            HALVES: codes.halves.bytes[: codes.blocks],
+            QUARTERS: codes.halves.quarters[: codes.blocks * _native.BLOCK],
+            HALF_NORMS: codes.halves.norms[:, : codes.blocks * _native.BLOCK],
+        }
+    with replaced_folder(folder, MANIFEST, FILES + HALF_FILES) as built:
         for name, array in arrays.items():
             with os.fdopen(_create(built / name), "wb") as stream:
                 np.save(stream, array, allow_pickle=False)
@@ -58,7 +67,7 @@ def save(folder: Path, index: Stored) -> None:
             "encoder_revision": index.encoder_revision,
             "files": {
                 name: {"bytes": (built / name).stat().st_size, "crc32": _checksum(built / name)}
-                for name in FILES
+                for name in arrays
             },
         }
         with os.fdopen(_create(built / MANIFEST), "w", encoding="utf-8") as stream:
@@ -77,18 +86,30 @@ def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> S
     if manifest.get("order") not in ORDERS:
         raise CareError(f"{file}: order {manifest.get('order')!r} is unknown; save the index anew")
     blocks = -(-count // _native.BLOCK)
+    padded = blocks * _native.BLOCK
     shapes: dict[str, tuple[Any, list[int]]] = {
         VECTORS: (np.float32, [count, width]),
         CODES: (np.uint8, [blocks, _native.block_bytes(width)]),
-        NORMS: (np.float32, [2 + _native.norms(width), blocks * _native.BLOCK]),
+        NORMS: (np.float32, [2 + _native.norms(width), padded]),
         MEAN: (np.float32, [width]),
     }
+    files = manifest.get("files")
+    halved = isinstance(files, dict) and any(name in files for name in HALF_FILES)
+    if halved:
+        shapes |= {
+            HALVES: (np.uint8, [blocks, _native.half_block_bytes(width)]),
+            QUARTERS: (np.uint8, [padded, _native.quarter_bytes(width)]),
+            HALF_NORMS: (np.float32, [3, padded]),
+        }
     arrays = {}
     for name, (dtype, shape) in shapes.items():
-        _check_file(folder / name, manifest.get("files"), verify=verify)
+        _check_file(folder / name, files, verify=verify)
         mapped = count > 0 and resident != "all" and not (resident == "codes" and name != VECTORS)
         arrays[name] = _open(folder / name, dtype, shape, mapped=mapped)
-    codes = Codes.of(count, arrays[CODES], arrays[NORMS], arrays[MEAN], exponent)
+    halves = None
+    if halved:
+        halves = Halves.of(count, width, arrays[HALVES], arrays[QUARTERS], arrays[HALF_NORMS])
+    codes = Codes.of(count, arrays[CODES], arrays[NORMS], arrays[MEAN], exponent, halves)
     return Stored(arrays[VECTORS], codes, manifest["order"], manifest.get("encoder_revision"))
 
 

@@ -53,6 +53,27 @@ private:
     care::Codes codes_{};
 };
 
+// Halves: bytes [blocks, half_block_bytes(width)], quarters [rows of all blocks, quarter_bytes(width)], norms [3, rows of all
+// blocks].
+struct HalfArrays {
+    HalfArrays(const Array<std::uint8_t>& bytes, const Array<std::uint8_t>& quarters, const Array<float>& norms,
+               std::size_t rows, std::size_t width) {
+        const std::size_t padded = care::blocks(rows) * care::kBlock;
+        require(bytes.ndim() == 2 && static_cast<std::size_t>(bytes.shape(0)) >= care::blocks(rows) &&
+                    static_cast<std::size_t>(bytes.shape(1)) == care::half_block_bytes(width),
+                "bytes of halves must be [blocks, bytes of a block of halves]");
+        require(quarters.ndim() == 2 && static_cast<std::size_t>(quarters.shape(0)) >= padded &&
+                    static_cast<std::size_t>(quarters.shape(1)) == care::quarter_bytes(width),
+                "quarters must be [rows of all blocks, bytes of a row of quarters]");
+        require(norms.ndim() == 2 && norms.shape(0) == 3 && static_cast<std::size_t>(norms.shape(1)) >= padded,
+                "norms of halves must be [3, rows of all blocks]");
+        halves = {bytes.data(), norms.data(), norms.data() + norms.shape(1), quarters.data(),
+                  norms.data() + 2 * norms.shape(1)};
+    }
+
+    care::Halves halves;
+};
+
 inline void require_allowed(const Array<std::uint16_t>& allowed, std::size_t rows) {
     require(allowed.ndim() == 1 && static_cast<std::size_t>(allowed.shape(0)) >= care::blocks(rows),
             "allowed must be [blocks]");

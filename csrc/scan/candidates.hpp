@@ -14,14 +14,11 @@ class Candidates {
 public:
     explicit Candidates(std::size_t k) : k_(k), best_(k), room_(grown(0)) {}
 
-    void push(float bound, std::int64_t id) {
-        pending_.push_back({bound, id});
-        ++pushed_;
-    }
+    // `rough`: whether the bound can be lowered.
+    void push(float bound, std::int64_t id, bool rough = false) { pending_.push_back({bound, rough, id}); }
 
     bool crowded() const { return pending_.size() >= room_; }
-    // How many were pushed, and how many were scored exactly.
-    std::size_t pushed() const { return pushed_; }
+    // How many were scored exactly.
     std::size_t scored() const { return scored_; }
     const TopK& best() const { return best_; }
 
@@ -38,7 +35,19 @@ public:
         room_ = grown(pending_.size());
     }
 
-    // The same, and then scores all that is left, in the order of their places in memory.
+    // Lowers the rough bounds that still matter, after tightening.
+    template <typename Score, typename Raise, typename Refine>
+    void refine(const Score& score, const Raise& raise, const Refine& refined) {
+        tighten(score, raise);
+        constexpr std::size_t kAhead = 16;
+        for (std::size_t i = 0; i < pending_.size(); ++i) {
+            if (i + kAhead < pending_.size()) refined.prefetch(pending_[i + kAhead].id);
+            Candidate& one = pending_[i];
+            if (one.rough) one.bound = refined(one.id, one.bound), one.rough = false;
+        }
+    }
+
+    // Tightens, and then scores all that is left, in the order of their places in memory.
     template <typename Score, typename Raise>
     void finish(const Score& score, const Raise& raise) {
         tighten(score, raise);
@@ -50,11 +59,12 @@ public:
 private:
     struct Candidate {
         float bound;
+        bool rough;
         std::int64_t id;
     };
 
     // Often enough that the threshold follows what was found, seldom enough that it costs little.
-    std::size_t grown(std::size_t left) const { return left + std::max<std::size_t>(2 * k_, 64); }
+    std::size_t grown(std::size_t left) const { return left + std::max<std::size_t>({2 * k_, 64, left}); }
 
     void drop(float least) {
         std::erase_if(pending_, [least](const Candidate& c) { return c.bound < least; });
@@ -74,7 +84,7 @@ private:
     TopK best_;
     std::vector<Candidate> pending_;
     std::size_t room_;
-    std::size_t pushed_ = 0, scored_ = 0;
+    std::size_t scored_ = 0;
 };
 
 }  // namespace care

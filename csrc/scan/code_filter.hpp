@@ -43,7 +43,9 @@ CARE_INLINE void add_up(const std::uint8_t* bytes, std::size_t stride, std::size
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kParts; ++p) {
-                codes[b][p] = load<Bytes>(bytes + b * stride + g * kGroupBytes + p * kRegisterBytes);
+                const std::uint8_t* at = bytes + b * stride + g * kGroupBytes + p * kRegisterBytes;
+                codes[b][p] = load<Bytes>(at);
+                if constexpr (Blocks == 1) __builtin_prefetch(at + kBytesAhead);
             }
         }
 #pragma GCC unroll 8
@@ -72,11 +74,10 @@ template <std::size_t Terms, std::size_t Count, std::size_t Rows>
 CARE_INLINE void take_rows(const Queries& queries, std::size_t query, const std::int8_t* (&rows)[Rows],
                            std::int32_t (&corrections)[Rows]) {
     static_assert(Rows == Terms * Count);
-    const std::size_t row_bytes = groups(queries.searched) * kGroup;
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
         const std::size_t q = query + r / Terms;
-        rows[r] = (r % Terms == 0 ? queries.first : queries.second) + q * row_bytes;
+        rows[r] = (r % Terms == 0 ? queries.first : queries.second) + q * row_bytes(queries.searched);
         corrections[r] = queries.bounds[q].correction[r % Terms];
     }
 }

@@ -22,15 +22,21 @@ struct Tile {
     const float* vectors;  // the stored ones, row after row
     std::size_t rows;      // how many there are
     std::size_t width;
+    const std::uint8_t* half_bytes;  // as bytes, scales and errors are, or null
+    const float* half_scales;
+    const float* half_errors;
     float* room;           // [kRoomBlocks * kBlock * searched], for the float filter, from an address that 64 divides
 };
 inline constexpr std::size_t kRoomBlocks = 2;
+
+// A term of a query: zeros fill it up to what halves and quarters have room for.
+inline constexpr std::size_t row_bytes(std::size_t searched) { return kQuarters * quarter_bytes(searched); }
 
 // Queries of one pass.
 struct Queries {
     std::size_t count;
     std::size_t searched;        // how many values of each are compared
-    const std::int8_t* first;    // [count][groups(searched) * kGroup], the first terms
+    const std::int8_t* first;    // [count][row_bytes(searched)], the first terms
     const std::int8_t* second;   // the second terms
     const Bound* bounds;         // [count]
     const float* floats;         // [count][searched], in units of query and index
@@ -44,6 +50,13 @@ using Filter = void(const Tile& tile, const Queries& queries, const float* thres
 // The bounds themselves, of one block and one query.
 using Bounds = void(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query, float* bounds);
 
+// The same from halves, for one query over all values of the vectors, and the bounds along: masks[tile.blocks], and
+// bounds[tile.blocks * kBlock].
+using HalfFilter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
+
+// The bound of a vector from halves and quarters, for the one query that its bound from halves is of.
+using Refine = float(const Halves& halves, std::size_t row, const Queries& queries, float bound);
+
 // The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
 using Score = double(const float* vector, const double* query, std::size_t width);
 
@@ -53,6 +66,8 @@ struct Kernel {
     Filter* code_filter;  // one term a query
     Filter* fine_code_filter;  // two terms
     Bounds* code_bounds;       // two terms
+    HalfFilter* half_filter;   // two terms
+    Refine* refine;
     Filter* float_filter;
     Bounds* float_bounds;
     Score* score;

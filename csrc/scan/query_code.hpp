@@ -17,12 +17,18 @@ namespace care {
 //
 //     scale (term[0] a.c + term[1] b.c) + query_length error + rest_length length
 //
-// where a.c and b.c are sums over stored codes (c + 128) less `correction`. It is compared with a threshold.
+// where a.c and b.c are sums over stored codes (c + 128) less `correction`. With halves, a.c and b.c are twice the sums over stored ones ((c + 15) / 2) less `half_correction`, and no length is looked up:
+//
+//     scale (term[0] a.c + term[1] b.c + half_rest) + query_length error
+//
+// Either is compared with a threshold.
 struct Bound {
     float term[2];
     std::int32_t correction[2];
     float query_length;    // not below |q|, and what rounding asks
     float rest_length[2];  // not below |f| with one term and with both, and what rounding asks
+    std::int32_t half_correction[2];
+    float half_rest;  // rest_length[1] times the longest c + r/4 that halves and quarters can have
 };
 
 struct QueryCode {
@@ -106,9 +112,12 @@ CARE_BOTH QueryCode encode_query(const Team& team, const float* query, std::size
             return taken;
         });
         bound.correction[t] = 128 * static_cast<std::int32_t>(codes);
+        bound.half_correction[t] = kMostHalf * static_cast<std::int32_t>(codes);
         // The differences are rounded too, by less than 2^-50 of the query.
         bound.rest_length[t] = rounded_up(length() + (0x1p-50 + kRounding) * query_length);
     }
+    constexpr double kMost = kMostHalf + 0.25 * kMostQuarter;
+    bound.half_rest = rounded_up(enlarged(bound.rest_length[1] * kMost * std::sqrt(static_cast<double>(searched))));
     return code;
 }
 

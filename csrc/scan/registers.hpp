@@ -40,6 +40,9 @@ constexpr std::size_t kParts = kGroupBytes / kRegisterBytes;
 constexpr std::size_t kFloats = kRegisterBytes / sizeof(float);
 constexpr std::size_t kDoubles = kRegisterBytes / sizeof(double);
 
+// Memory is asked for this many bytes before it is read: processors that look ahead by themselves stop at the end of a page.
+constexpr std::size_t kBytesAhead = 16384;
+
 // One instruction, at any address.
 template <typename Register, typename Element>
 CARE_INLINE Register load(const Element* from) {
@@ -48,35 +51,41 @@ CARE_INLINE Register load(const Element* from) {
     return to;
 }
 
-// Adds to each int32 the products of its four unsigned bytes with the four signed bytes of `query`.
-CARE_INLINE void add_products(Ints& sums, Bytes codes, std::int32_t query) {
+// Adds to each int32 the products of its four unsigned bytes with the four signed bytes of `query` in the same place.
+CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
 #if defined(__AVX512VNNI__)
-    sums = (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, _mm512_set1_epi32(query));
+    sums = (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)query);
 #elif defined(__AVXVNNI__)
-    sums = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, _mm256_set1_epi32(query));
+    sums = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)query);
 #elif defined(__AVX2__)
     // Pairs are added in 16 bits, which would saturate beyond 255 * 64 * 2: hence kLimit.
-    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, _mm256_set1_epi32(query));
+    const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)query);
     sums += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__SSE2__)
-    const __m128i words = _mm_cvtsi32_si128(query), zero = _mm_setzero_si128();
-    const __m128i four = _mm_unpacklo_epi8(words, _mm_cmpgt_epi8(zero, words));  // widened with their signs
-    const __m128i eight = _mm_unpacklo_epi64(four, four);
-    const __m128 low = (__m128)_mm_madd_epi16(_mm_unpacklo_epi8((__m128i)codes, zero), eight);
-    const __m128 high = (__m128)_mm_madd_epi16(_mm_unpackhi_epi8((__m128i)codes, zero), eight);
+    const __m128i values = (__m128i)query, zero = _mm_setzero_si128(), signs = _mm_cmpgt_epi8(zero, values);
+    const __m128 low = (__m128)_mm_madd_epi16(_mm_unpacklo_epi8((__m128i)codes, zero), _mm_unpacklo_epi8(values, signs));
+    const __m128 high = (__m128)_mm_madd_epi16(_mm_unpackhi_epi8((__m128i)codes, zero), _mm_unpackhi_epi8(values, signs));
     sums += (Ints)_mm_shuffle_ps(low, high, 0x88) + (Ints)_mm_shuffle_ps(low, high, 0xdd);
 #elif defined(__ARM_FEATURE_DOTPROD)
     // Signed by signed: the codes without their 128, which `correction` counts on, so that it is added back.
-    const int8x16_t values = vreinterpretq_s8_s32(vdupq_n_s32(query));
+    const int8x16_t values = (int8x16_t)query;
     const int32x4_t centred = vdotq_s32((int32x4_t)sums, (int8x16_t)(codes ^ 0x80), values);
     sums = (Ints)vdotq_s32(vdotq_s32(centred, vdupq_n_s8(64), values), vdupq_n_s8(64), values);
 #else
-    std::int8_t values[kGroup];
-    std::memcpy(values, &query, sizeof query);
-    for (std::size_t lane = 0; lane < kFloats; ++lane) {
-        for (std::size_t j = 0; j < kGroup; ++j) sums[lane] += codes[lane * kGroup + j] * values[j];
-    }
+    for (std::size_t j = 0; j < kRegisterBytes; ++j) sums[j / kGroup] += codes[j] * static_cast<std::int8_t>(query[j]);
 #endif
+}
+
+// The same four bytes of a query for all.
+CARE_INLINE void add_products(Ints& sums, Bytes codes, std::int32_t query) {
+    add_products(sums, codes, (Bytes)(Ints{} + query));
+}
+
+// Shifts bytes towards their lowest bit. Words are shifted, which every processor can: the upper bits are a neighbour's.
+template <int Bits>
+CARE_INLINE Bytes shifted(Bytes bytes) {
+    using Words [[gnu::vector_size(kRegisterBytes)]] = std::uint16_t;
+    return (Bytes)((Words)bytes >> Bits);
 }
 
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)

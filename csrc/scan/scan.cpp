@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <memory>
@@ -21,9 +22,11 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // Queries that go over the vectors together, and the vectors that they share in the second-level cache.
 constexpr std::size_t kPassQueries = 128;
 constexpr std::size_t kTileBytes = 96 * 1024;
-// Up to this many queries memory is the limit: both terms cost nothing, and longer tiles are read faster.
+// Up to this many queries memory is the limit: both terms cost nothing, and longer tiles are read faster, as long as there
+// are enough of them for all threads to end together.
 constexpr std::size_t kFewQueries = 4;
-constexpr std::size_t kFewQueriesTileBytes = 384 * 1024;
+constexpr std::size_t kFewQueriesTileBytes = 1536 * 1024, kLeastTileBytes = 16 * 1024;
+constexpr std::size_t kFewQueriesTiles = 64;
 // Bounds what a pass collects, 256 MiB, when k is large.
 constexpr std::size_t kPassHits = 16 * 1024 * 1024;
 // With fewer bytes of codes times queries than this a thread takes longer to start than to do its share.
@@ -31,6 +34,10 @@ constexpr std::size_t kBytesPerThread = 2 * 1024 * 1024;
 // Codes do not pay for a query when more than every sixteenth vector has to be scored exactly.
 constexpr std::size_t kHopelessShare = 16;
 constexpr std::size_t kHopelessFloor = 512;
+// Halves do not pay where they leave more than one vector in as many: each has to be looked for far away in memory.
+constexpr std::size_t kHalvesShare = 10;
+// The part of an index that is scanned by codes first, so that thresholds are there: by halves nearly all would be left.
+constexpr std::size_t kHalvesStart = 32;
 // Beyond these units a query in the units of its index would leave float32.
 constexpr int kFloatExponent = 100;
 
@@ -55,6 +62,9 @@ struct Index {
                 vectors.data + row * vectors.width,
                 std::min(count * kBlock, vectors.rows - row),
                 vectors.width,
+                codes.halves ? codes.halves->bytes + block * half_block_bytes(vectors.width) : nullptr,
+                codes.halves ? codes.halves->scales + row : nullptr,
+                codes.halves ? codes.halves->errors + row : nullptr,
                 room};
     }
 
@@ -70,16 +80,16 @@ class Pass {
 public:
     Pass(const Index& index, const float* const* queries, std::size_t count)
         : searched_(index.searched),
-          row_bytes_(groups(searched_) * kGroup),
           stride_((searched_ + kLanes - 1) / kLanes * kLanes),
-          first_(count * row_bytes_),
-          second_(count * row_bytes_),
+          first_(count * row_bytes(searched_)),
+          second_(first_.size()),
           bounds_(count),
           codes_(count),
           doubles_(count * stride_) {
         std::vector<double> rest(searched_);
         for (std::size_t q = 0; q < count; ++q) {
-            std::int8_t* const terms[] = {first_.data() + q * row_bytes_, second_.data() + q * row_bytes_};
+            const std::size_t row = q * row_bytes(searched_);
+            std::int8_t* const terms[] = {first_.data() + row, second_.data() + row};
             codes_[q] = encode_query(Alone{}, queries[q], searched_, index.codes.mean, index.codes.exponent,
                                      index.kernel.limit, rest.data(),
                                      [&](int term, std::size_t j, std::int8_t code) { terms[term][j] = code; });
@@ -114,7 +124,7 @@ public:
     }
 
 private:
-    std::size_t searched_, row_bytes_, stride_;
+    std::size_t searched_, stride_;
     std::vector<std::int8_t> first_, second_;
     std::vector<Bound> bounds_;
     std::vector<QueryCode> codes_;
@@ -128,12 +138,18 @@ struct Way {
     Bounds* bounds;
     bool may_give_up;
     bool needs_room;
+    // What comes before it where that pays, or null.
+    HalfFilter* half_filter = nullptr;
 };
 
 // What one worker writes to.
 struct Workspace {
-    Workspace(std::size_t queries, std::size_t tile_blocks, std::size_t floats)
-        : thresholds(queries), masks(queries * tile_blocks), floats_(floats ? floats + kAlignment : 0) {}
+    Workspace(std::size_t queries, std::size_t tile_blocks, bool halves, std::size_t floats)
+        : thresholds(queries),
+          masks(queries * tile_blocks),
+          bounds(kBlock * (halves ? tile_blocks : 1)),
+          left_by_codes(queries),
+          floats_(floats ? floats + kAlignment : 0) {}
 
     float* room() {
         void* at = floats_.data();
@@ -143,6 +159,10 @@ struct Workspace {
 
     std::vector<float> thresholds;
     std::vector<std::uint16_t> masks;
+    std::vector<float> bounds;
+    std::vector<std::size_t> left_by_codes;   // vectors that were not ruled out, by query
+    std::size_t seen = 0, seen_by_codes = 0;  // vectors
+    std::size_t halves_from = 0;              // how many are to be seen before halves are tried
 
 private:
     static constexpr std::size_t kAlignment = 64;
@@ -185,6 +205,22 @@ class Scan {
         };
     }
 
+    // What bounds from halves are lowered with. Quarters lie far from one another: the next are asked for beforehand.
+    struct Refined {
+        const Index& index;
+        const Queries queries;
+
+        float operator()(std::int64_t id, float bound) const {
+            const float found = index.kernel.refine(*index.codes.halves, static_cast<std::size_t>(id), queries, bound);
+            return std::isnan(found) ? kInfinity : found;
+        }
+        void prefetch(std::int64_t id) const {
+            const std::size_t bytes = quarter_bytes(index.searched);
+            const std::uint8_t* row = index.codes.halves->quarters + static_cast<std::size_t>(id) * bytes;
+            for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+        }
+    };
+
     // Makes what one worker knows of a query known to all.
     auto raiser(std::size_t query) {
         return [this, query](const TopK& best) {
@@ -210,18 +246,24 @@ public:
         run_workers(workers, [&](std::size_t worker) {
             std::vector<Candidates>& found = found_[worker];
             found.assign(pass_.count(), Candidates(index_.how.k));
-            Workspace space(pass_.count(), tile_blocks, way_.needs_room ? kRoomBlocks * kBlock * index_.searched : 0);
-            std::size_t seen = 0;
+            Workspace space(pass_.count(), tile_blocks, way_.half_filter,
+                            way_.needs_room ? kRoomBlocks * kBlock * index_.searched : 0);
+            space.halves_from = index_.vectors.rows / kHalvesStart / workers;
             while (const auto range = tiles.claim()) {
                 if (!take_thresholds(space.thresholds)) return;
                 for_each_run(*range, [&](std::size_t begin, std::size_t end) {
-                    filter(begin, end, space, found);
-                    seen += (end - begin) * kBlock;
+                    const bool try_halves = way_.half_filter && space.seen >= space.halves_from;
+                    if (!try_halves || !filter_by_halves(begin, end, space, found)) {
+                        filter_by_codes(begin, end, space, found);
+                    }
+                    space.seen += (end - begin) * kBlock;
                 });
-                if (way_.may_give_up) give_up(found, seen);
+                if (way_.may_give_up) give_up(space);
             }
             for (std::size_t q = 0; q < pass_.count(); ++q) {
-                if (!hopeless(q)) found[q].finish(scorer(q), raiser(q));
+                if (hopeless(q)) continue;
+                if (way_.half_filter) found[q].refine(scorer(q), raiser(q), Refined{index_, pass_.queries()});
+                found[q].finish(scorer(q), raiser(q));
             }
         });
     }
@@ -263,24 +305,53 @@ private:
         }
     }
 
-    void filter(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+    // False if too many are left: then there are no candidates, and codes are asked until twice as many vectors were seen,
+    // for thresholds rise.
+    bool filter_by_halves(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin, nullptr);
+        way_.half_filter(tile, pass_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
+        std::size_t left = 0;
+        for (std::size_t b = 0; b < tile.blocks; ++b) left += static_cast<std::size_t>(std::popcount(space.masks[b]));
+        if (left > tile.blocks * kBlock / kHalvesShare) {
+            space.halves_from = 2 * space.seen;
+            return false;
+        }
+        collect(begin, tile.blocks, space, found,
+                [&](std::size_t block, std::size_t) { return space.bounds.data() + block * kBlock; }, nullptr);
+        return true;
+    }
+
+    void filter_by_codes(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, space.room());
-        std::vector<float>& thresholds = space.thresholds;
         const Queries queries = pass_.queries();
-        way_.filter(tile, queries, thresholds.data(), space.masks.data());
+        way_.filter(tile, queries, space.thresholds.data(), space.masks.data());
+        const auto bounds_of = [&](std::size_t block, std::size_t query) {
+            way_.bounds(tile, block, queries, query, space.bounds.data());
+            return space.bounds.data();
+        };
+        collect(begin, tile.blocks, space, found, bounds_of, space.left_by_codes.data());
+        space.seen_by_codes += tile.blocks * kBlock;
+    }
+
+    // Makes candidates of what the masks have left: bounds_of(block, query) returns the bounds of a block. They are counted
+    // by query, but for those from halves.
+    template <typename BoundsOf>
+    void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
+                 const BoundsOf& bounds_of, std::size_t* counts) {
+        std::vector<float>& thresholds = space.thresholds;
         for (std::size_t q = 0; q < pass_.count(); ++q) {
-            const std::uint16_t* row = space.masks.data() + q * tile.blocks;
-            for (std::size_t b = 0; b < tile.blocks; ++b) {
+            const std::uint16_t* row = space.masks.data() + q * count;
+            for (std::size_t b = 0; b < count; ++b) {
                 const std::uint32_t mask = row[b] ? row[b] & index_.allowed(begin + b) : 0;
                 if (mask == 0 || hopeless(q)) continue;
-                float bounds[kBlock];
-                way_.bounds(tile, b, queries, q, bounds);
+                const float* bounds = bounds_of(b, q);
                 for (std::uint32_t left = mask; left; left &= left - 1) {
                     const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
                     if (bounds[lane] < thresholds[q]) continue;
                     // No number, from a damaged file: like a vector of which nothing is known.
                     const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
-                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane));
+                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane), !counts);
+                    if (counts) ++counts[q];
                 }
                 if (found[q].crowded()) {
                     found[q].tighten(scorer(q), raiser(q));
@@ -290,10 +361,10 @@ private:
         }
     }
 
-    void give_up(const std::vector<Candidates>& found, std::size_t seen) {
-        const std::size_t most = seen / kHopelessShare + 8 * index_.how.k + kHopelessFloor;
+    void give_up(const Workspace& space) {
+        const std::size_t most = space.seen_by_codes / kHopelessShare + 8 * index_.how.k + kHopelessFloor;
         for (std::size_t q = 0; q < pass_.count(); ++q) {
-            if (found[q].pushed() > most) hopeless_[q].store(true, std::memory_order_relaxed);
+            if (space.left_by_codes[q] > most) hopeless_[q].store(true, std::memory_order_relaxed);
         }
     }
 
@@ -324,13 +395,18 @@ std::vector<std::size_t> run_pass(const Index& index, const Matrix& queries, con
     const bool few = which.size() <= kFewQueries;
     const Kernel& kernel = index.kernel;
     const bool floats_fit = std::abs(index.codes.exponent) <= kFloatExponent;
-    const Way way = by_floats ? Way{kernel.float_filter, kernel.float_bounds, false, true}
-                              : Way{few ? kernel.fine_code_filter : kernel.code_filter, kernel.code_bounds, floats_fit, false};
+    Way way = by_floats ? Way{kernel.float_filter, kernel.float_bounds, false, true}
+                        : Way{few ? kernel.fine_code_filter : kernel.code_filter, kernel.code_bounds, floats_fit, false};
+    if (which.size() == 1 && !by_floats && index.codes.halves && index.searched == index.vectors.width) {
+        way.half_filter = kernel.half_filter;
+    }
     const std::size_t width = index.vectors.width;
     const std::size_t bytes = by_floats ? kBlock * width * sizeof(float) : block_bytes(width);
-    const std::size_t tile_blocks = std::max<std::size_t>(
-        4, (few ? kFewQueriesTileBytes : kTileBytes) / bytes / 4 * 4);
-    const std::size_t work = blocks(index.vectors.rows) * bytes * (few ? 1 : which.size() / kFewQueries);
+    const std::size_t all_bytes = blocks(index.vectors.rows) * bytes;
+    const std::size_t tile_bytes =
+        few ? std::clamp(all_bytes / kFewQueriesTiles, kLeastTileBytes, kFewQueriesTileBytes) : kTileBytes;
+    const std::size_t tile_blocks = std::max<std::size_t>(4, tile_bytes / bytes / 4 * 4);
+    const std::size_t work = all_bytes * (few ? 1 : which.size() / kFewQueries);
     const std::size_t workers =
         std::clamp<std::size_t>(work / kBytesPerThread, 1, std::max<std::size_t>(1, index.how.threads));
 

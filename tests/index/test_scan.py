@@ -38,14 +38,16 @@ def expected_hits(vectors, query, k, mask=None):
 
 def index_of(vectors):
     index = ExactIndex(vectors.shape[1])
+    index._codes.halves_from = 0
     index.add(vectors)
     return index
 
 
-def search(index, queries, k, instruction_set="", allowed=None, threads=2):
+def search(index, queries, k, instruction_set="", allowed=None, threads=2, halves=True):
+    codes = index._codes
     return _native.search(
         index.vectors,
-        **index._codes.arguments(),
+        **(codes.search_arguments() if halves else codes.arguments()),
         queries=np.ascontiguousarray(queries),
         k=k,
         threads=threads,
@@ -55,12 +57,14 @@ def search(index, queries, k, instruction_set="", allowed=None, threads=2):
 
 
 def assert_exact(index, queries, k, **options):
-    scores, ids, rescored = search(index, queries, k, **options)
     width = queries.shape[1]
-    for row, query in enumerate(queries):
-        best, order = expected_hits(index.vectors[:, :width], query, k)
-        np.testing.assert_array_equal(ids[row], order)
-        np.testing.assert_array_equal(scores[row], best)
+    expected = [expected_hits(index.vectors[:, :width], query, k) for query in queries]
+    # One query alone goes over halves first, where there are any.
+    for halves in (True, False) if len(queries) == 1 else (True,):
+        scores, ids, rescored = search(index, queries, k, halves=halves, **options)
+        for row, (best, order) in enumerate(expected):
+            np.testing.assert_array_equal(ids[row], order)
+            np.testing.assert_array_equal(scores[row], best)
     return rescored
 
 
@@ -154,6 +158,65 @@ def test_odd_sizes_are_scanned_whole(rows, width, instruction_set):
     index, queries = index_of(made(gaussian, rows, width)), made(gaussian, 9, width, seed=1)
     for count, k in ((1, 1), (5, 7), (9, rows), (9, rows + 3)):
         assert_exact(index, queries[:count], k, instruction_set=instruction_set)
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [30, 64, 65, 260, 768])
+def test_one_query_reads_halves_first(width, instruction_set):
+    index, queries = index_of(made(power_law, 5000, width)), made(power_law, 12, width, seed=1)
+    true = [search(index, query[np.newaxis], 1, halves=False)[1][0, 0] for query in queries]
+    # What halves rule out is not looked at again: bounds of nothing at all rule out everything.
+    index._codes.halves.norms[:2] = 0
+    options = {"instruction_set": instruction_set, "threads": 1}
+    found = [search(index, query[np.newaxis], 1, **options)[1][0, 0] for query in queries]
+    assert sum(a != b for a, b in zip(found, true, strict=True)) > 6
+    # Several queries do not ask them.
+    assert list(search(index, queries, 1, **options)[1][:, 0]) == true
+    # And bounds without end rule out nothing.
+    index._codes.halves.norms[1] = np.inf
+    assert_exact(index, queries[:1], 1, instruction_set=instruction_set)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_halves_miss_no_hit_in_many_vectors(kind, instruction_set):
+    index = index_of(made(kind, 20_011, 30))
+    for query in np.concatenate([made(kind, 2, 30, seed=1), index.vectors[-1:]]):
+        for k in (1, 10, 700):
+            assert_exact(index, query[np.newaxis], k, instruction_set=instruction_set)
+
+
+def test_halves_grow_with_the_index():
+    index = index_of(made(one_direction, 3000, 40))
+    asked = made(one_direction, 1, 40, seed=1)
+    for seed, rows in enumerate([1, 1, 14, 900, 7000]):
+        index.add(made(one_direction, rows, 40, seed=seed + 2))
+        assert index._codes.halves.count == len(index)
+        assert_exact(index, asked, 10)
+
+
+def test_halves_are_made_anew_when_the_mean_is():
+    index = index_of(made(gaussian, 900, 24))
+    index.add(made(gaussian, 2000, 24, seed=1, scale=1e30))
+    assert index._codes.halves.count == 2900
+    assert_exact(index, made(gaussian, 1, 24, seed=2), 10)
+
+
+def test_a_small_index_has_no_halves():
+    index = ExactIndex(40)
+    index.add(made(gaussian, 2000, 40))
+    assert index._codes.halves is None
+
+
+def test_one_query_of_a_prefix_or_a_subset_finds_the_same():
+    index = index_of(made(power_law, 9000, 70))
+    query = made(power_law, 1, 70, seed=1)
+    assert_exact(index, np.ascontiguousarray(query[:, :33]), 10)
+    mask = np.random.default_rng(2).random(9000) < 0.1
+    found = index.search_in_float64(query, 10, subset=mask)
+    best, order = expected_hits(index.vectors, query[0], 10, mask)
+    np.testing.assert_array_equal(found[1][0], order)
+    np.testing.assert_array_equal(found[0][0], best)
 
 
 def test_the_greatest_width_keeps_its_sums():

@@ -59,6 +59,27 @@ def test_what_is_resident_changes_no_hit(index, saved, resident):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize("resident", [None, "codes", "all"])
+def test_halves_are_saved_along_where_there_are_any(tmp_path, resident):
+    rng = np.random.default_rng(0)
+    index = ExactIndex(20)
+    index._codes.halves_from = 0
+    index.add(rng.standard_normal((6000, 20)).astype(np.float32))
+    index.save(tmp_path / "index")
+    loaded = ExactIndex.load(tmp_path / "index", resident=resident)
+    assert isinstance(loaded._codes.halves.bytes, np.memmap) == (resident is None)
+    for query in rng.standard_normal((3, 20)).astype(np.float32):
+        for ours, theirs in zip(loaded.search(query), index.search(query), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    for part in ("bytes", "quarters"):
+        shown = [getattr(one._codes.halves, part)[:375] for one in (loaded, index)]
+        np.testing.assert_array_equal(*shown)
+    # An index without them takes the place of one with them.
+    small = ExactIndex(20)
+    small.save(tmp_path / "index")
+    assert ExactIndex.load(tmp_path / "index")._codes.halves is None
+
+
 def test_an_unknown_residence_is_refused(saved):
     with pytest.raises(CareError, match="resident is 'disk'"):
         ExactIndex.load(saved, resident="disk")

@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from care_accel import CareError, ExactIndex
 
 FILES = ["index.json", "vectors.npy", "codes.npy", "norms.npy", "mean.npy"]
+FILES += ["halves.npy", "quarters.npy", "half_norms.npy"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     index = ExactIndex(70)
-    index.add(np.random.default_rng(0).standard_normal((200, 70)).astype(np.float32))
+    index._codes.halves_from = 0
+    index.add(np.random.default_rng(0).standard_normal((800, 70)).astype(np.float32))
     folder = tmp_path_factory.mktemp("fuzz") / "index"
     index.save(folder)
     return folder

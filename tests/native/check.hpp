@@ -28,13 +28,19 @@ struct Coded {
     std::vector<std::uint8_t> bytes;
     std::vector<float> norms, mean;
     std::vector<const float*> errors;
+    std::vector<std::uint8_t> half_bytes, quarters;
+    std::vector<float> half_norms;
+    care::Halves halves;
     care::Codes codes;
 
     // In two parts, as an index grows.
     Coded(const std::vector<float>& vectors, std::size_t rows, std::size_t width, std::size_t threads)
         : bytes(care::blocks(rows) * care::block_bytes(width)),
           norms((2 + care::norms(width)) * care::blocks(rows) * care::kBlock),
-          mean(width, 0.5f) {
+          mean(width, 0.5f),
+          half_bytes(care::blocks(rows) * care::half_block_bytes(width)),
+          quarters(care::blocks(rows) * care::kBlock * care::quarter_bytes(width)),
+          half_norms(3 * care::blocks(rows) * care::kBlock) {
         if (rows > 0) std::copy_n(vectors.begin(), width, mean.begin());
         const std::size_t stride = care::blocks(rows) * care::kBlock;
         std::vector<float*> writable;
@@ -44,7 +50,13 @@ struct Coded {
         const std::size_t half = rows / 2;
         care::encode(vectors.data(), 0, half, width, mean.data(), 3, threads, made);
         care::encode(vectors.data() + half * width, half, rows - half, width, mean.data(), 3, threads, made);
-        codes = {bytes.data(), norms.data(), norms.data() + stride, errors.data(), mean.data(), 3};
+        float* half_scales = half_norms.data();
+        const care::MutableHalves halved{half_bytes.data(), half_scales, half_scales + stride, quarters.data(),
+                                         half_scales + 2 * stride};
+        care::encode_halves(vectors.data(), 0, half, width, mean.data(), 3, threads, halved);
+        care::encode_halves(vectors.data() + half * width, half, rows - half, width, mean.data(), 3, threads, halved);
+        halves = {half_bytes.data(), half_scales, half_scales + stride, quarters.data(), half_scales + 2 * stride};
+        codes = {bytes.data(), norms.data(), norms.data() + stride, errors.data(), mean.data(), 3, &halves};
     }
 };
 
