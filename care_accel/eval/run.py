@@ -21,9 +21,10 @@ from mteb.abstasks import AbsTask
 
 from care_accel import __version__
 from care_accel.errors import CareError
+from care_accel.eval.resampling import RESAMPLES, SEED
 from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
 from care_accel.eval.tasks import Skipped, load
-from care_accel.eval.uncertainty import SEED, interval_of_correlation, interval_of_mean, query_scores
+from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 from care_accel.files import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ def _size(task: AbsTask, split: str) -> int:
 
 
 def _task_key(model: Evaluated, task: AbsTask) -> str:
-    """Hash everything that decides a score."""
+    """Hash everything that decides a score and its interval."""
     parts = (
         model.key,
         task.metadata.name,
@@ -255,6 +256,7 @@ def _task_key(model: Evaluated, task: AbsTask) -> str:
         str(task.metadata.dataset.get("revision")),
         *(f"{split} {_size(task, split)}" for split in task.eval_splits),
         *(f"{name} {_version(name)}" for name in _DECIDING),
+        f"{RESAMPLES} resamples",
         __version__,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

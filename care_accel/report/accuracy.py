@@ -9,17 +9,19 @@ from typing import Any
 from care_accel.errors import CareError
 from care_accel.eval.compare import compare, read_run
 from care_accel.eval.report import metric_name, published_scores
+from care_accel.eval.resampling import LEVEL, RESAMPLES
 from care_accel.report import charts
 from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, plain, signed
 from care_accel.report.scores import Evaluation, Task, average_of, entry_of, tasks_of
 
+_COVERED = f"{100 * (1 - LEVEL):g} %"
 MISSING_SCORES = "No model has been evaluated: care-accel eval"
 
 
 def accuracy(evaluations: Sequence[Evaluation], folder: Path) -> Part:
     """Return the part about scores, whatever machine they were computed on."""
     lead = (
-        "Percent, with 95 % bootstrap intervals over queries or pairs. A score does not depend on the machine beyond "
+        f"Percent, with {_COVERED} bootstrap intervals over queries or pairs ({RESAMPLES:,} resamples). A score does not depend on the machine beyond "
         "rounding; what it was computed with is beside it."
     )
     if not evaluations:
@@ -48,7 +50,7 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     plot = charts.legend([(name, style) for style, name in enumerate(names)]) + charts.intervals(
         headings,
         x_title="score, percent",
-        label=f"Scores of {', '.join(names)} on {len(tasks)} tasks with 95 % intervals; the table has all numbers",
+        label=f"Scores of {', '.join(names)} on {len(tasks)} tasks with {_COVERED} intervals; the table has all numbers",
     )
     lines = [
         Line(
@@ -108,8 +110,8 @@ def _differences(evaluations: Sequence[Evaluation]) -> Section:
         except CareError as reason:
             notes.append(f"{other.model}: {reason}")
     lead = (
-        "Percentage points on the same queries: paired bootstrap interval (95 %), and the p-value of the "
-        "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most 0.05 "
+        f"Percentage points on the same queries: paired bootstrap interval ({_COVERED}), and the p-value of the "
+        f"randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most {LEVEL} "
         "after the correction: such a difference is rarely chance; it may still be small."
     )
     return Section(f"Differences from {first.model}", lead if figures else "", figures, notes)
@@ -144,8 +146,8 @@ def _difference(first: Evaluation, other: Evaluation) -> Figure:
 
 
 _DIFFERENCE_COLUMNS = (
-    *(("task", ""), ("n", "n"), ("difference", "n"), ("95 % interval", "n")),
-    *(("p", "n"), ("p, corrected", "n"), ("at 0.05", "")),
+    *(("task", ""), ("n", "n"), ("difference", "n"), (f"{_COVERED} interval", "n")),
+    *(("p", "n"), ("p, corrected", "n"), (f"at {LEVEL}", "")),
     *(("queries better", "n"), ("equal", "n"), ("worse", "n")),
 )
 
