@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from care_accel.report.measured import Group, Row
+from care_accel.report.ratios import Ratio, ratio_between
 
 # Further than this from the straight line, a curve is said to bend.
 BEND = 0.15
@@ -217,32 +218,35 @@ def crossing(points: Iterable[tuple[float, float]]) -> Crossing:
     return Crossing(ordered, n1, n2, float(np.exp(np.log(n1) + share * (np.log(n2) - np.log(n1)))))
 
 
-def fastest_at_recall(
-    groups: Iterable[Group], recall: float
-) -> dict[str, list[tuple[float, Row | None, Group]]]:
-    """Return the fastest approximate row of each group that reaches a recall, by all but the number of vectors.
+class Reaching(NamedTuple):
+    """The approximate rows of a group that reach a recall, the fastest first."""
+
+    vectors: float
+    group: Group
+    rows: list[Row]
+
+
+def reaching(groups: Iterable[Group], recall: float) -> dict[str, list[Reaching]]:
+    """Return the approximate rows that reach a recall, by all but the number of vectors; entries by its rise.
 
     A row that was tuned to a recall (``recall_wanted``) counts for that one, whatever it reached on other queries.
-    A noisy row counts as well: without it ours would look better than it may be. Each entry is the number of vectors,
-    the row, None if none reaches the recall, and its group, by rising number.
+    A noisy row counts as well: without it ours would look better than it may be.
     """
-    found: dict[str, dict[float, tuple[Row | None, Group]]] = {}
+    found: dict[str, dict[float, Reaching]] = {}
     for group in groups:
         ours = group.ours
         if ours is None or not isinstance(ours.parameters.get("vectors"), int | float):
             continue
-        reaching = [
+        rows = [
             row
             for row in group.rows
             if not (row.exact or row.ours) and row.ratio is not None and _promised(row) >= recall
         ]
-        fastest = min(reaching, key=lambda row: row.ratio or 0, default=None)
+        rows.sort(key=lambda row: row.ratio or 0)
         fixed = {k: v for k, v in ours.parameters.items() if k not in ("vectors", "over")}
         entries, vectors = found.setdefault(described(fixed), {}), float(ours.parameters["vectors"])
-        before = entries.get(vectors, (None, group))[0]
-        if before is None or (fastest is not None and (fastest.ratio or 0) < (before.ratio or 0)):
-            entries[vectors] = (fastest, group)
-    return {key: [(n, *entries[n]) for n in sorted(entries)] for key, entries in found.items()}
+        entries[vectors] = Reaching(vectors, group, rows)
+    return {key: [entries[n] for n in sorted(entries)] for key, entries in found.items()}
 
 
 def _promised(row: Row) -> float:
@@ -261,9 +265,9 @@ class Pair:
     symmetric: Row
 
     @property
-    def speed_up(self) -> float:
-        """How many times faster the asymmetric one is, at the median."""
-        return self.symmetric.p50_ms / self.asymmetric.p50_ms
+    def ratio(self) -> Ratio | None:
+        """How many times as long the symmetric one takes."""
+        return ratio_between(self.symmetric, self.asymmetric)
 
     @property
     def kept(self) -> float | None:

@@ -109,6 +109,11 @@ def share(value: float | None, digits: int = 0) -> Cell:
     return Cell(MISSING) if value is None else Cell(f"{100 * value:.{digits}f} %", value=value)
 
 
+def spread(ratios: Sequence[float]) -> str:
+    """Write how far the ratios of blocks lie apart, as small print."""
+    return f"{significant(min(ratios))} to {significant(max(ratios))}" if len(ratios) > 1 else ""
+
+
 def megabytes(value: float | None) -> Cell:
     """Return a cell with bytes in millions."""
     return number(value, scale=1e-6)
