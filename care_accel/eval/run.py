@@ -271,8 +271,19 @@ def _manifest(model: Evaluated, device: str, limit: int | None) -> dict[str, Any
         "score": "BM25" if model.name == "bm25" else "inner product",
         "versions": {"care-accel": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores",
+        "machine": f"{_processor()}, {os.cpu_count()} logical cores",
     }
+
+
+def _processor() -> str:
+    """Return the processor's name where the system says it, and the system."""
+    system = f"{platform.system()} {platform.machine()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return system
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {system}" if names else system
 
 
 def _version(package: str) -> str | None:

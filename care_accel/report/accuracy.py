@@ -67,20 +67,17 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     average = [Cell(MISSING) if a is None else Cell(f"{100 * a:.2f}", value=a) for a in averages]
     lines.append(Line([Cell("average"), Cell(""), Cell(""), *average], "total"))
     columns = [("task", ""), ("metric", ""), ("n", "n"), *((name, "n") for name in names)]
-    computed: dict[str, list[str]] = {}
-    for one in evaluations:
-        computed.setdefault(_computed_with(one.manifest), []).append(one.model)
-    notes = [f"Computed with {how}: {', '.join(models)}." for how, models in computed.items()]
+    notes = []
     if any(a is None for a in averages):
-        notes.insert(
-            0, "An average is given for a model that ran every task here: over fewer it would not compare."
+        notes.append(
+            "An average is given for a model that ran every task here: over fewer it would not compare."
         )
     skipped = {
         f"{s.get('task')}: {s.get('reason')}": None for one in evaluations for s in one.summary["skipped"]
     }
     if skipped:
         notes.append(f"Not run: {'; '.join(skipped)}.")
-    return Figure("Models on the same tasks", plot=plot, tables=[Table(columns, lines)], notes=notes)
+    return Figure("Models on the same tasks", _where(evaluations), plot, [Table(columns, lines)], notes)
 
 
 def _score(entry: dict[str, Any] | None) -> Cell:
@@ -89,6 +86,16 @@ def _score(entry: dict[str, Any] | None) -> Cell:
     interval = entry.get("interval")
     small = " to ".join(plain(100 * bound, 1) for bound in interval) if interval else ""
     return Cell(plain(100 * entry["main_score"], 2), value=entry["main_score"], small=small)
+
+
+def _where(evaluations: Sequence[Evaluation]) -> str:
+    """Say on what scores were computed; by model where that differs."""
+    computed: dict[str, list[str]] = {}
+    for one in evaluations:
+        computed.setdefault(_computed_with(one.manifest), []).append(one.model)
+    if len(computed) == 1:
+        return f"computed with {next(iter(computed))}"
+    return "computed with " + "; ".join(f"{how}: {', '.join(models)}" for how, models in computed.items())
 
 
 def _computed_with(manifest: dict[str, Any]) -> str:
@@ -140,9 +147,8 @@ def _difference(first: Evaluation, other: Evaluation) -> Figure:
     notes = [f"{one.task}: {one.reason}" for one in found.left_out]
     if notes:
         notes = [f"Not compared (A is {first.model}, B {other.model}): {'; '.join(notes)}."]
-    return Figure(
-        f"{other.model} less {first.model}", tables=[Table(_DIFFERENCE_COLUMNS, lines)], notes=notes
-    )
+    title = f"{other.model} less {first.model}"
+    return Figure(title, _where([first, other]), tables=[Table(_DIFFERENCE_COLUMNS, lines)], notes=notes)
 
 
 _DIFFERENCE_COLUMNS = (
@@ -170,13 +176,19 @@ def _published(evaluations: Sequence[Evaluation]) -> Section:
         Line([Cell(model), *(Cell(f"{scores[task]:.2f}", value=scores[task]) for task in tasks)])
         for model, scores in rows.items()
     ]
-    for one in evaluations:
-        if all(task in one.tasks for task in tasks) and one.manifest.get("limit") is None:
-            cells = [_score(one.tasks[task]) for task in tasks]
-            lines.append(Line([Cell(f"{one.model} (measured here)"), *cells], "ours"))
+    here = [
+        one
+        for one in evaluations
+        if all(task in one.tasks for task in tasks) and one.manifest.get("limit") is None
+    ]
+    for one in here:
+        cells = [_score(one.tasks[task]) for task in tasks]
+        lines.append(Line([Cell(f"{one.model} (measured here)"), *cells], "ours"))
     figure = Figure(
         "As the paper states them",
-        where="arXiv 2604.10937, main table; not measured here",
+        where="; ".join(
+            ["arXiv 2604.10937, main table, not measured here", *([f"ours {_where(here)}"] if here else [])]
+        ),
         tables=[Table([("model", ""), *((task, "n") for task in tasks)], lines)],
     )
     return Section(title, figures=[figure])

@@ -68,6 +68,11 @@ class Fit:
             return float(np.exp(self.intercept) * x**self.slope)
         return self.intercept + self.slope * x
 
+    def within(self, x: Sequence[float], i: int) -> bool:
+        """Say whether a point lies among those that were fitted; beyond them the line is extrapolated."""
+        fitted = [one for one, used in zip(x, self.fitted, strict=True) if used]
+        return min(fitted) <= x[i] <= max(fitted)
+
     @property
     def off(self) -> list[int]:
         """The points that are further than 15 % from the line; where the first is, the curve bends."""
@@ -121,6 +126,11 @@ class Curve:
     groups: tuple[Group, ...]
 
     @property
+    def ours(self) -> bool:
+        """Whether it is ours, to which others are compared: by its name, or as one of its rows is."""
+        return self.name == OURS or any(row.ours for row in self.rows)
+
+    @property
     def x(self) -> list[float]:
         """What was varied, rising."""
         return [float(row.parameters[self.over]) for row in self.rows]
@@ -164,7 +174,7 @@ def curves(groups: Iterable[Group]) -> list[list[Curve]]:
     return [
         sorted(
             (_curve(over, name, points) for name, points in names.items()),
-            key=lambda curve: (curve.name != OURS, -curve.y[-1]),
+            key=lambda curve: (not curve.ours, -curve.y[-1]),
         )
         for (over, _), names in found.items()
     ]

@@ -149,8 +149,12 @@ def _measured(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -
         files = " ".join(f"bench/test_{suite.replace(' ', '_')}.py" for suite in missing)
         kinds = f"No benchmark of this kind has been run here: {', '.join(missing)}"
         notes = [f"{kinds}. pytest {files} --benchmark-only", *notes]
-    figure = Figure("Suites", tables=[Table(columns, lines)])
-    return Section("What was measured", figures=[figure], notes=notes)
+    lead = (
+        "A suite compares rows of the same group; its size (smoke, default or full) says how many and how long. Noisy rows "
+        "are not to be quoted."
+    )
+    figure = Figure("Suites", hardware(machine), tables=[Table(columns, lines)])
+    return Section("What was measured", lead, [figure], notes)
 
 
 def _write(file: Path, text: str) -> None:

@@ -63,6 +63,8 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
         )
     if any(row.in_cache for row in rows):
         notes.append("In cache: the data fits in the last-level cache.")
+    if any(row.limit is not None and row.limit["share"] > 1 for row in rows):
+        notes.append("More than 100 % of a limit: data came from a cache, or a row is faster than the probe.")
     optional = [
         (title, cells)
         for title, cells in (

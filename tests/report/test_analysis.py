@@ -84,7 +84,18 @@ def test_a_peer_that_was_varied_too_is_a_curve_beside_ours(tmp_path):
     theirs = [row | {"name": f"faiss, {row['name']}", "p50_ms": 9.0, "ours": False} for row in ours]
     ((first, second),) = curves(groups_of(tmp_path, [*theirs, *ours]))
     assert (first.name, second.name) == ("care_accel", "faiss")
+    assert (first.ours, second.ours) == (True, False)
     assert second.y == [9.0] * 4
+
+
+def test_a_curve_of_another_name_is_ours_if_a_row_of_it_is(tmp_path):
+    rows = [
+        samples.row("server", "g", name, p50, ours=name == "served", parameters={"over": "k", "k": k})
+        for k in (1, 2)
+        for name, p50 in (("served", 1.0), ("by hand", 9.0))
+    ]
+    ((first, second),) = curves(groups_of(tmp_path, rows))
+    assert [(one.name, one.ours) for one in (first, second)] == [("served", True), ("by hand", False)]
 
 
 @pytest.mark.parametrize(

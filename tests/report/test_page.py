@@ -163,6 +163,9 @@ def test_growth_has_every_point_with_its_distance_from_the_line(page, everything
         assert line["off by"][1] == pytest.approx(1 - line["on the line"][1] / row["p50_ms"])
         assert line["bytes a document"][1] == row["bytes"] / row["parameters"]["vectors"]
     assert "up to 10,000 vectors the data fits in the last-level cache" in found.text
+    # Beyond the points that it was fitted to, the line is extrapolated and says so.
+    assert found.html.count("<small>extrapolated</small>") == 1
+    assert "ms a million vectors and, extrapolated to none," in found.text
     assert "2 points, too few for a line" in found.text
 
 
@@ -223,6 +226,12 @@ def test_each_figure_says_which_hardware_and_run_it_is_of(page, everything):
             html,
         )
     assert "Intel Xeon, 2 cores, NVIDIA H100 80GB HBM3 · 16 threads" in html
+    measured, _, manifest = html.partition('id="manifest"')
+    assert manifest
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", measured, re.DOTALL)
+    assert [
+        one for one in captions if not re.search('class="where">(computed with Linux|AMD|Intel)', one)
+    ] == []
 
 
 def test_several_machines_are_parts_of_their_own_and_one_can_be_chosen(page, everything):
