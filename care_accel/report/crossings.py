@@ -50,7 +50,7 @@ def _figure(machine: Machine, case: str, recall: float, entries: Sequence[Reachi
         *(("p50, ms", "n"), ("", "note")),
     ]
     tables = [
-        Table(columns, [_loses(_FASTEST, fastest, sizes, kind="ours"), *lines]),
+        Table(columns, [*lines, _loses(_FASTEST, fastest, sizes, kind="total")]),
         Table(of_points, measured, folded="The points"),
     ]
     return Figure(title, runs, _plot(named), tables, [f"Below the line exact search loses. {note}"])

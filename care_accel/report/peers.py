@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from care_accel.report import charts
-from care_accel.report.blocks import Cell, Figure, Line, Section, Table, number, share, spread, where
+from care_accel.report.blocks import Cell, Figure, Line, Section, Table, counted, number, share, spread, where
 from care_accel.report.crossings import crossings
 from care_accel.report.measured import Group, Machine, Row, Run
 from care_accel.report.scales import tick_text
@@ -34,6 +34,8 @@ def _suite(machine: Machine, suite: str, groups: Sequence[Group]) -> Section:
         "thin line is slower than ours, left of it faster. Times are of one call; ratios are the median of the "
         "neighbouring blocks of one run, and the small print is their range."
     )
+    if any(row.concurrency for group in groups for row in group.rows):
+        lead += " Of clients that ask at the same time, a ratio is of the time that all their requests took together."
     figures = [_group(machine, group, low, high) for group in groups]
     if suite == "approximate":
         figures = [*crossings(machine, groups), *figures]
@@ -127,5 +129,5 @@ def _remarks(row: Row) -> str:
     marks = (
         ["noisy: do not quote"] * row.noisy + ["not exact"] * (not row.exact) + ["in cache"] * row.in_cache
     )
-    clients = [] if row.concurrency is None else [f"{row.concurrency} clients"]
+    clients = [counted(row.concurrency, "client")] if row.concurrency else []
     return ", ".join([*marks, *limit, *clients])
