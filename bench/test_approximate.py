@@ -307,16 +307,14 @@ def _smallest(case: Case, built: Built, way: Way, recall: float) -> int | None:
         return built.recalls[key] >= recall
 
     values: Sequence[int] = [value for value in STEPS if value < way.most] + [way.most]
-    if not reaches(values[-1]):
-        return None
-    low, high = 0, len(values) - 1
+    low, high = 0, len(values)
     while low < high:  # recall grows with the setting
         middle = (low + high) // 2
         if reaches(values[middle]):
             high = middle
         else:
             low = middle + 1
-    return values[low]
+    return values[low] if low < len(values) else None
 
 
 def _median_time(index: Any, queries: Any) -> float:
