@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
@@ -14,70 +13,6 @@ from care_accel.eval.scores import QueryScores, task_file
 from care_accel.report import write_report
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>&amp;"
-
-
-class Page(HTMLParser):
-    """The page's tables by the title of their figure; a cell is its text and the number behind it."""
-
-    def __init__(self, file):
-        super().__init__()
-        self.html = file.read_text(encoding="utf-8")
-        self.tables, self.tags, self.text = [], [], ""
-        self._title, self._into, self._number = "", None, None
-        self.feed(self.html)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append((tag, dict(attributes)))
-        if tag == "figcaption":
-            self._title, self._into = "", "title"
-        elif tag == "span" and self._into == "title":
-            self._into = None
-        elif tag == "table":
-            self.tables.append((self._title, []))
-        elif tag == "tr":
-            self.tables[-1][1].append([])
-        elif tag in ("td", "th"):
-            self._into, self._number = "cell", None
-            self.tables[-1][1][-1].append(("", None))
-        elif tag == "data":
-            self._number = float(dict(attributes)["value"])
-        elif tag == "small":
-            self._into = None
-
-    def handle_endtag(self, tag):
-        if tag in ("td", "th", "figcaption"):
-            self._into = None
-
-    def handle_data(self, data):
-        self.text += data
-        if self._into == "title":
-            self._title += data
-        elif self._into == "cell":
-            text, number = self.tables[-1][1][-1][-1]
-            self.tables[-1][1][-1][-1] = (
-                text + data.strip(),
-                self._number if self._number is not None else number,
-            )
-
-    def rows(self, title, *, column=None):
-        """Return the lines of the tables of a figure, by their headings, as {column: (text, number)}."""
-        found = {}
-        for name, (head, *lines) in self.tables:
-            if name == title and (column is None or column in [text for text, _ in head]):
-                for line in lines:
-                    found[line[0][0]] = {text: cell for (text, _), cell in zip(head, line, strict=True)}
-        return found
-
-
-@pytest.fixture
-def page(tmp_path):
-    """Return a function that writes a page of some folders and reads it."""
-
-    def write(results, bench, **options):
-        write_report(tmp_path / "page.html", results=results, bench=bench, **options)
-        return Page(tmp_path / "page.html")
-
-    return write
 
 
 def test_the_numbers_of_peers_are_those_that_were_measured(page, everything):
@@ -178,43 +113,6 @@ def test_parts_of_a_query_s_time_are_those_that_were_measured(page, everything):
     }
     assert rows["care_accel"]["together, us"][1] == 280
     assert rows["sentence-transformers, faiss"]["tokenize"] == ("–", None)
-
-
-def test_where_exact_search_loses_is_said_between_measured_sizes(page, everything):
-    found = page(*everything)
-    assert "Recall 0.99: exact search loses from between 100,000 and 1,000,000 vectors on" in found.text
-    case = "width 768, queries 1, k 10, threads 2"
-    rows = found.rows(f"Where exact search loses at recall 0.99 ({case})", column="exact search loses from")
-    column = "exact search loses from"
-    assert rows["faiss HNSW"][column] == rows["the fastest of them"][column]
-    text, about = rows["faiss HNSW"][column]
-    assert text == "about 190k"
-    assert 100_000 < about < 1_000_000
-    assert "interpolated between 100,000 and 1,000,000" in found.html
-    # Between 3.08 and 0.88 times ours, on a line between logarithms.
-    share = math.log(3.08) / math.log(3.08 / 0.88)
-    assert rows["faiss IVF"][column] == ("about 790k", pytest.approx(1e5 * 10**share, rel=1e-3))
-
-
-def test_noise_and_what_was_not_reached_is_said_where_exact_search_loses(page, tmp_path):
-    rows = [
-        row | {"noisy": row["parameters"]["vectors"] == 10_000 and not row["ours"]}
-        for row in samples.approximate_rows()
-        if (row.get("recall"), row["parameters"]["vectors"]) != (0.9991, 1_000_000)
-    ]
-    samples.write_machine(tmp_path, samples.machine(), samples.run(rows))
-    found = page(tmp_path, tmp_path)
-    title = "Where exact search loses at recall 0.999 (width 768, queries 1, k 10, threads 2)"
-    line = found.rows(title, column="exact search loses from")["faiss IVF"]
-    assert line["exact search loses from"] == ("not reached", None)
-    assert line[""][0] == "noisy at 10,000: do not quote; no row at 1,000,000"
-    text = found.text
-    assert "(about 190k, interpolated). At 10,000 vectors the fastest row is noisy: do not quote it." in text
-    assert re.search(
-        r"Recall 0.999: exact search does not lose up to 100,000 vectors, .*"
-        "At 1,000,000 vectors no approximate row reaches it",
-        text,
-    )
 
 
 def test_each_figure_says_which_hardware_and_run_it_is_of(page, everything):
