@@ -13,6 +13,8 @@ import record
 
 from care_accel.errors import CareError, exit_code
 from care_accel.files import read_json
+from care_accel.report.measured import Row, row_of
+from care_accel.report.ratios import ratio_between
 
 README = record.FOLDER.parents[1] / "README.md"
 BEGIN, END = "<!-- speeds: written by bench/readme.py -->", "<!-- end of speeds -->"
@@ -166,43 +168,39 @@ def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
     for run in reversed(runs):
         if run.get("size") == "smoke":
             continue  # its times prove nothing
-        rows = [row for row in run["rows"] if row["suite"] == claim.suite and _is_meant(row, claim.where)]
-        ours = next((row for row in rows if (row["name"] == claim.name if claim.name else row["ours"])), None)
+        rows = [row_of(row, f"run {run['id']}") for row in run["rows"] if row["suite"] == claim.suite]
+        rows = [row for row in rows if _is_meant(row, claim.where)]
+        ours = next((row for row in rows if (row.name == claim.name if claim.name else row.ours)), None)
         if ours is None:
             continue
         peers = [
             row
             for row in rows
             if row is not ours
-            and row["group"] == ours["group"]
-            and row["ratio"] is not None
-            and (
-                row["name"].startswith(claim.peers)
-                if claim.peers
-                else row["exact"] and OURS not in row["name"]
-            )
+            and row.group == ours.group
+            and row.ratio is not None
+            and (row.name.startswith(claim.peers) if claim.peers else row.exact and OURS not in row.name)
         ]
-        best = min(peers, key=lambda row: row["ratio"], default=None)
-        times = [_number(ours["p50_ms"]), _number(ours["p99_ms"])]
+        best = min(peers, key=lambda row: row.ratio or 0, default=None)
+        times = [_number(ours.p50_ms), _number(ours.p99_ms)]
         cells = [
             claim.words,
-            *(f"{time} (noisy)" if ours["noisy"] and time != "-" else time for time in times),
+            *(f"{time} (noisy)" if ours.noisy and time != "-" else time for time in times),
         ]
         if best is None:
             cells += ["", ""]
         else:
-            # Of our own row it is the times that may be noisy; of any other its ratio, too.
-            noisy = best["noisy"] or ours["ratio"] is None or (ours["noisy"] and not ours["ours"])
-            ratio = "too noisy" if noisy else f"{best['ratio'] / ours['ratio']:.1f}"
-            how = "" if best["exact"] else " (not exact)"
-            cells += [f"{best['name']}{how} {_number(best['p50_ms'])}", ratio]
-        cells.append(f"{ours['limit']['share']:.0%} of the {ours['limit']['name']}" if ours["limit"] else "")
+            ratio = ratio_between(best, ours)
+            how = "" if best.exact else " (not exact)"
+            cells.append(f"{best.name}{how} {_number(best.p50_ms)}")
+            cells.append("too noisy" if ratio is None or ratio.noisy else f"{ratio.value:.1f}")
+        cells.append(f"{ours.limit['share']:.0%} of the {ours.limit['name']}" if ours.limit else "")
         return f"| {' | '.join(cells)} |", run["started"][:10]
     return None
 
 
-def _is_meant(row: dict[str, Any], where: dict[str, Any]) -> bool:
-    found = row["parameters"] | {"group": row["group"][: len(where.get("group", ""))]}
+def _is_meant(row: Row, where: dict[str, Any]) -> bool:
+    found = {**row.parameters, "group": row.group[: len(where.get("group", ""))]}
     return all(found.get(name) == value for name, value in where.items())
 
 

@@ -15,11 +15,10 @@ import numpy as np
 
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
+from care_accel.report.ratios import NOISE, lie_apart
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"
-# Blocks whose ratios lie further apart than this share of their median are too noisy to quote.
-NOISE = 0.15
 # Fewer rounds say nothing of a percentile.
 ROUNDS_FOR_P95, ROUNDS_FOR_P99 = 20, 100
 
@@ -74,7 +73,8 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         "p99_ms": _significant(np.percentile(times, 99)) if tail >= ROUNDS_FOR_P99 else None,
         "ratio": _significant(np.median(ratios)) if ratios else None,
         "ratios": list(map(_significant, ratios)),
-        "noisy": _noisy(blocks if first["ours"] else ratios),
+        # Our own row, whose ratio is 1, is noisy by its times.
+        "noisy": lie_apart([_compared(bench) for bench in blocks] if first["ours"] else ratios),
         "limit": None,
         "in_cache": first["in_cache"],
         "note": "",
@@ -85,19 +85,15 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         if "limit" in info
     ]
     if shares:
-        row["limit"] = {"name": first["limit"]["name"], "share": _significant(np.median(shares))}
+        # Two limits that lie close together take turns: each block has its own.
+        names = dict.fromkeys(info["limit"]["name"] for info in infos if "limit" in info)
+        row["limit"] = {"name": " or ".join(names), "share": _significant(np.median(shares))}
     return row | dict(_joined([info["extra"] for info in infos]))
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
     """Return what tells a row from the others of its run."""
     return row["suite"], row["group"], row["name"]
-
-
-def _noisy(blocks: list[Any]) -> bool:
-    """Say whether blocks lie too far apart: of ratios, or for our own row, whose ratio is 1, of times."""
-    values = [_compared(one) if hasattr(one, "stats") else one for one in blocks]
-    return bool(values) and (max(values) - min(values)) / float(np.median(values)) > NOISE
 
 
 def _compared(bench: Any) -> float:

@@ -2,21 +2,20 @@
 
 A setting is the smallest that reaches the recall on queries of its own; recall is stated as measured on others. An id
 counts as found if its product is as large as the k-th best: real texts are there twice. One query at a time; of the
-ways in which an index can use the threads, the fastest.
+numbers of lists, and of the ways in which an index can use the threads, the fastest.
 """
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import pytest
 from test_scan import K, clustered, index_bytes, index_of, real_embeddings
+from tuning import THREADS, Built, Way, tuned
 
 # kind, vectors, width; of "embeddings" as many as there are, at most, in care-mini's width.
 CASES = {
@@ -36,78 +35,19 @@ QUERIES = {"smoke": 100, "default": 1000, "full": 1000}  # half of them tune
 # An index that takes longer to build is left out: building a graph is slow on few cores.
 MOST_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
 OURS = "care_accel"
-THREADS = len(os.sched_getaffinity(0))
 CONSTRUCTION = 200
-# Values of a setting that is tuned, about 15 % apart.
-STEPS = sorted({round(1.15**i) for i in range(60)})
+# Numbers of lists of an inverted file that are tried, over the root of the number of vectors.
+LISTS = (1, 2, 4)
 
 
 class TooSlow(Exception):
     """Building an index takes longer than it may."""
 
 
-@dataclass
-class Way:
-    """An index, how it searches, and the setting by which recall grows: named as `faiss.ParameterSpace` does.
-
-    Parameters
-    ----------
-    index : faiss.Index
-    setting : str
-    most : int
-        Largest value of the setting.
-    threads : int
-        Of OpenMP, for one query.
-    prepare : callable
-        Sets everything else.
-    words : str
-        What is said of it.
-    """
-
-    index: Any
-    setting: str
-    most: int
-    threads: int = 1
-    prepare: Callable[[], None] = lambda: None
-    words: str = ""
-
-    def use(self, value: int) -> None:
-        """Let searches use a value from now on."""
-        import faiss
-
-        self.prepare()
-        faiss.omp_set_num_threads(self.threads)
-        faiss.ParameterSpace().set_index_parameter(self.index, self.setting, value)
-
-    def search_all(self, queries: Any, value: int) -> Any:
-        """Return the ids of many queries with a value, by all threads: what is found is the same."""
-        import faiss
-
-        self.use(value)
-        faiss.omp_set_num_threads(THREADS)
-        return self.index.search(queries, K)[1]
-
-
-@dataclass
-class Built:
-    """What was built for a peer.
-
-    Parameters
-    ----------
-    ways : list of Way
-    seconds : float
-    keep : object
-        What faiss refers to and does not own.
-    """
-
-    ways: list[Way]
-    seconds: float = 0.0
-    keep: list[Any] = field(default_factory=list)
-
-
-def hnsw(vectors, within):
+def hnsw(case, within):
     import faiss
 
+    vectors = case.vectors
     begun = perf_counter()
     index = faiss.IndexHNSWFlat(vectors.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = CONSTRUCTION
@@ -115,15 +55,29 @@ def hnsw(vectors, within):
         index.add(part)
         if perf_counter() - begun > within:
             raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
-    return Built([Way(index, "efSearch", len(vectors))])
+    return Built([Way(index, "efSearch", len(vectors), words=_built(begun))])
 
 
-def ivf(vectors, within, *, codes=False):
+def _built(begun, before=0.0):
+    return f"built in {before + perf_counter() - begun:.1f} s"
+
+
+def ivf(case, within, *, codes=False):
+    """Return inverted files of several numbers of lists: which is best depends on vectors and recall."""
+    count = len(case.vectors)
+    most = max(1, count // 39)  # faiss asks for 39 points a list
+    built = [
+        _of_lists(case, lists, codes) for lists in sorted({min(round(n * count**0.5), most) for n in LISTS})
+    ]
+    return Built([way for one in built for way in one.ways], keep=[one.keep for one in built])
+
+
+def _of_lists(case, lists, codes):
     import faiss
 
-    width = vectors.shape[1]
-    lists = min(round(4 * len(vectors) ** 0.5), len(vectors) // 39)  # faiss asks for 39 points a list
-    quantizer = faiss.IndexFlatIP(width)
+    vectors, width = case.vectors, case.vectors.shape[1]
+    quantizer, seconds = case.quantizer(lists)
+    begun = perf_counter()
     kind = (quantizer, width, lists)
     if codes:
         index = faiss.IndexIVFScalarQuantizer(
@@ -134,6 +88,7 @@ def ivf(vectors, within, *, codes=False):
     index.train(vectors)
     index.add(vectors)
     outer = refined(index, vectors) if codes else index
+    built = _built(begun, seconds)
 
     def way(parallel, factor):
         def prepare():
@@ -142,18 +97,18 @@ def ivf(vectors, within, *, codes=False):
                 outer.k_factor = factor
 
         threads = THREADS if parallel else 1
-        words = [f"of {lists:,}", *([f"k_factor {factor}"] if codes else []), f"threads {threads}"]
-        return Way(outer, "nprobe", lists, threads, prepare, ", ".join(words))
+        words = [f"of {lists:,}", *([f"k_factor {factor}"] if codes else []), f"threads {threads}", built]
+        return Way(outer, "nprobe", lists, threads, prepare, ", ".join(words), (lists, factor))
 
     factors = (1, 2, 4) if codes else (1,)
-    return Built(
-        [way(parallel, factor) for parallel in (0, 1) for factor in factors], keep=[quantizer, index]
-    )
+    return Built([way(parallel, factor) for parallel in (0, 1) for factor in factors], keep=[index])
 
 
-def sq8(vectors, within):
+def sq8(case, within):
     """Return codes read whole: by one thread, as a single query is, and in shards that have a thread each."""
     import faiss
+
+    vectors, begun = case.vectors, perf_counter()
 
     def codes():
         found = faiss.IndexScalarQuantizer(
@@ -169,10 +124,10 @@ def sq8(vectors, within):
     for part in parts:
         shards.add_shard(part)
     shards.add(vectors)
-    most = len(vectors) // K
+    most, built = len(vectors) // K, _built(begun)
     ways = [
-        Way(refined(whole, vectors), "k_factor_rf", most),
-        Way(refined(shards, vectors), "k_factor_rf", most, words=f"in {len(parts)} shards"),
+        Way(refined(whole, vectors), "k_factor_rf", most, words=built),
+        Way(refined(shards, vectors), "k_factor_rf", most, words=f"in {len(parts)} shards, {built}"),
     ]
     return Built(ways, keep=[whole, shards, parts])
 
@@ -189,7 +144,7 @@ PEERS = {
     "faiss HNSW": hnsw,
     "faiss IVFFlat": ivf,
     "faiss SQ8, refined": sq8,
-    "faiss IVF SQ8, refined": lambda vectors, within: ivf(vectors, within, codes=True),
+    "faiss IVF SQ8, refined": lambda case, within: ivf(case, within, codes=True),
 }
 ENGINES = {OURS: None} | {
     f"{peer}, recall {recall:g}": (peer, recall) for recall in RECALLS for peer in PEERS
@@ -213,6 +168,18 @@ class Case:
 
     def __post_init__(self) -> None:
         self.least = {id(some): self._least(some) for some in (self.tune, self.asked)}
+        self._quantizers: dict[int, tuple[Any, float]] = {}
+
+    def quantizer(self, lists: int) -> tuple[Any, float]:
+        """Return a trained quantizer of so many lists, made once for all inverted files, and the seconds that it took."""
+        import faiss
+
+        if lists not in self._quantizers:
+            begun, width = perf_counter(), self.vectors.shape[1]
+            quantizer = faiss.IndexFlatIP(width)
+            faiss.IndexIVFFlat(quantizer, width, lists, faiss.METRIC_INNER_PRODUCT).train(self.vectors)
+            self._quantizers[lists] = quantizer, perf_counter() - begun
+        return self._quantizers[lists]
 
     def _least(self, queries: Any) -> Any:
         found = [
@@ -244,42 +211,12 @@ def case(request, bench_size):
     return Case(kind, np.ascontiguousarray(vectors, np.float32), tune, asked)
 
 
-def build(peer, vectors, within):
+def build(peer, case, within):
     """Return what a peer searches, or why there is nothing."""
-    begun = perf_counter()
     try:
-        built = PEERS[peer](vectors, within)
+        return PEERS[peer](case, within)
     except TooSlow as reason:
         return str(reason)
-    built.seconds = perf_counter() - begun
-    return built
-
-
-def tuned(case: Case, built: Built, recall: float) -> tuple[Way, int] | None:
-    """Return the fastest way with its smallest setting that reaches a recall, if one does."""
-    found = []
-    for way in built.ways:
-        values: Sequence[int] = [value for value in STEPS if value < way.most] + [way.most]
-        low, high = 0, len(values)
-        while low < high:  # recall grows with the setting
-            middle = (low + high) // 2
-            if case.recall(case.tune, way.search_all(case.tune, values[middle])) >= recall:
-                high = middle
-            else:
-                low = middle + 1
-        if low < len(values):
-            way.use(values[low])
-            found.append((_median_time(way.index, case.tune[:60]), way, values[low]))
-    return min(found, key=lambda one: one[0])[1:] if found else None
-
-
-def _median_time(index: Any, queries: Any) -> float:
-    times = []
-    for i in range(len(queries)):
-        begun = perf_counter()
-        index.search(queries[i : i + 1], K)
-        times.append(perf_counter() - begun)
-    return float(np.median(times))
 
 
 def stored_bytes(index: Any) -> int:
@@ -336,7 +273,7 @@ def test_approximate(measure, kept, bench_size, engine, case):
         return
     pytest.importorskip("faiss", reason="the peer faiss is not installed (extra bench)")
     peer, recall = ENGINES[engine]
-    built = kept(key, peer, lambda: build(peer, case.vectors, MOST_SECONDS[bench_size]))
+    built = kept(key, peer, lambda: build(peer, case, MOST_SECONDS[bench_size]))
     if isinstance(built, str):
         not_reached[peer] = f"{peer}: {built}"
         pytest.skip(not_reached[peer])
@@ -352,5 +289,5 @@ def test_approximate(measure, kept, bench_size, engine, case):
     measure(
         lambda query: way.index.search(query, K), one_each, **about,
         parameters=parameters | {"recall_wanted": recall}, exact=False, recall=found, bytes=stored, touched=stored,
-        note=" ".join(filter(None, (way.setting, f"{value:,}", way.words))) + f", built in {built.seconds:.1f} s",
+        note=f"{way.setting} {value:,} {way.words}",
     )  # fmt: skip

@@ -22,6 +22,7 @@ from care_accel.encoding.runtimes.tensorrt_engine import (
     stamp_mismatch,
 )
 from care_accel.encoding.sources import Source, Sources
+from care_accel.encoding.spec import ROLES
 from care_accel.errors import CareError
 
 RuntimeName = Literal["auto", "pytorch", "onnx", "native", "tensorrt"]
@@ -159,6 +160,29 @@ def with_int8(found: Sources) -> Sources:
         found.name,
         found.query if hindrances[0] else query,
         found.document if hindrances[1] else document,
+    )
+
+
+def require_compiling(found: Sources, wanted: str) -> None:
+    """Refuse ``compiled=True`` where it would change nothing: no role's network runs in PyTorch on a GPU.
+
+    Raises
+    ------
+    CareError
+        With what runs instead.
+    """
+    instead = []
+    for role, source in zip(ROLES, (found.query, found.document), strict=True):
+        try:
+            choice = choose(source, wanted)
+        except CareError as hindrance:  # of a role that may never be used
+            instead.append(f"{role}: {hindrance}")
+            continue
+        if choice.runtime == "pytorch" and choice.device.startswith("cuda"):
+            return
+        instead.append(f"{role} is run by {choice.runtime} on {choice.device}")
+    raise CareError(
+        f"{found.name}: compiled=True is of PyTorch on a GPU, and here {' and '.join(instead)}; leave it out"
     )
 
 

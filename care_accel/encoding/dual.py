@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import sources
-from care_accel.encoding.choice import Choice, RuntimeName, choose, load_exported, require_runtime, with_int8
+from care_accel.encoding.choice import (
+    Choice,
+    RuntimeName,
+    choose,
+    load_exported,
+    require_compiling,
+    require_runtime,
+    with_int8,
+)
 from care_accel.encoding.encoder import Encoder
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
@@ -100,7 +108,8 @@ class DualEncoder:
             why. ``onnx`` and ``tensorrt`` run what ``care-accel export`` wrote.
         compiled : bool
             On a GPU with the PyTorch runtime: small batches run as CUDA graphs of layers that PyTorch's compiler has
-            fused. Loading takes longer, the first time most of all: for programs that run long.
+            fused. Loading takes longer, the first time most of all: for programs that run long. Refused where neither
+            encoder runs so.
 
         Returns
         -------
@@ -117,6 +126,8 @@ class DualEncoder:
             found = sources.find(model, query, document, preset, revision, changes | {"dtype": dtype})
         else:
             found = with_int8(sources.find(model, query, document, preset, revision, changes))
+        if compiled:
+            require_compiling(found, runtime)
         return cls(found, runtime, compiled)
 
     @classmethod

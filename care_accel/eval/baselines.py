@@ -14,7 +14,7 @@ from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.sources import Source, Sources
 from care_accel.errors import CareError
 from care_accel.eval.glue import Results, document_texts
-from care_accel.eval.uncertainty import SEED
+from care_accel.eval.resampling import SEED
 from care_accel.index.bm25 import BM25Index
 
 if TYPE_CHECKING:

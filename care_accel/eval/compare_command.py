@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.errors import CareError
+from care_accel.eval.resampling import LEVEL
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         type=_level,
-        default=0.05,
+        default=LEVEL,
         help="of significance, over all tasks together; intervals cover 1 - level; default: %(default)s",
     )
     parser.add_argument(

@@ -21,9 +21,10 @@ from mteb.abstasks import AbsTask
 
 from care_accel import __version__
 from care_accel.errors import CareError
+from care_accel.eval.resampling import RESAMPLES, SEED
 from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
 from care_accel.eval.tasks import Skipped, load
-from care_accel.eval.uncertainty import SEED, interval_of_correlation, interval_of_mean, query_scores
+from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 from care_accel.files import make_folder, read_json, write_json
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ def _size(task: AbsTask, split: str) -> int:
 
 
 def _task_key(model: Evaluated, task: AbsTask) -> str:
-    """Hash everything that decides a score."""
+    """Hash everything that decides a score and its interval."""
     parts = (
         model.key,
         task.metadata.name,
@@ -255,6 +256,7 @@ def _task_key(model: Evaluated, task: AbsTask) -> str:
         str(task.metadata.dataset.get("revision")),
         *(f"{split} {_size(task, split)}" for split in task.eval_splits),
         *(f"{name} {_version(name)}" for name in _DECIDING),
+        f"{RESAMPLES} resamples",
         __version__,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
@@ -269,8 +271,19 @@ def _manifest(model: Evaluated, device: str, limit: int | None) -> dict[str, Any
         "score": "BM25" if model.name == "bm25" else "inner product",
         "versions": {"care-accel": __version__, "python": platform.python_version()}
         | {name: _version(name) for name in _PACKAGES},
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores",
+        "machine": f"{_processor()}, {os.cpu_count()} logical cores",
     }
+
+
+def _processor() -> str:
+    """Return the processor's name where the system says it, and the system."""
+    system = f"{platform.system()} {platform.machine()}"
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return system
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {system}" if names else system
 
 
 def _version(package: str) -> str | None:

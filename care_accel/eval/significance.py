@@ -12,20 +12,14 @@ S. Holm: A simple sequentially rejective multiple test procedure, Scandinavian J
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from care_accel.errors import CareError
-from care_accel.eval.resampling import Correlations, Floats, Means
+from care_accel.eval.resampling import LEVEL, RESAMPLES, SEED, Correlations, Floats, Means, interval, parts
 from care_accel.eval.scores import QueryScores
-from care_accel.eval.uncertainty import SEED
-
-RESAMPLES = 10_000
-LEVEL = 0.05
-# Numbers in a part of the resamples: 16 MB of float64, where all of them at once would take gigabytes.
-_PART = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ def paired(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Differenc
         a=first,
         b=second,
         difference=second - first,
-        interval=_interval(runs, len(a), level),
+        interval=interval(runs.of_resamples, len(a), level),
         p_value=p_value,
         adjusted=p_value,
         significant=p_value <= level,
@@ -150,20 +144,6 @@ def aligned(a: QueryScores, b: QueryScores) -> Floats:
     return b.values[[place[query] for query in a.queries]]
 
 
-def _interval(runs: Means | Correlations, n: int, level: float) -> tuple[float, float]:
-    rng = np.random.default_rng(SEED)
-    sampled = []
-    for size in _parts(RESAMPLES, n):
-        # How often each query is in each resample: statistics are products with these counts.
-        drawn = rng.integers(0, n, (size, n)) + n * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
-        sampled.append(runs.of_resamples(counts))
-    values = np.concatenate(sampled)
-    # A resample in which a side is constant has no correlation and is left out.
-    low, high = np.quantile(values[np.isfinite(values)], [level / 2, 1 - level / 2])
-    return float(low), float(high)
-
-
 def _p_value(runs: Means | Correlations) -> float:
     n = runs.movable
     # Summed as those it is held against are: where few queries differ, the rounding of two means is no smaller than what
@@ -177,17 +157,9 @@ def _p_value(runs: Means | Correlations) -> float:
         found = np.concatenate(
             [
                 runs.of_swaps(rng.integers(0, 2, (size, n), dtype=np.int8).astype(np.float64))
-                for size in _parts(RESAMPLES, n)
+                for size in parts(RESAMPLES, n)
             ]
         )
     as_large = int((np.abs(found) >= abs(real) - runs.rounding).sum())
     # The ways that were drawn do not hold the real one: it counts as one more, or p could be 0.
     return as_large / len(found) if exact else (1 + as_large) / (1 + len(found))
-
-
-def _parts(count: int, width: int) -> Iterator[int]:
-    """Yield sizes that sum to ``count``, of parts that take little memory."""
-    size = max(1, _PART // width)
-    while count > 0:
-        yield min(size, count)
-        count -= size

@@ -9,17 +9,19 @@ from typing import Any
 from care_accel.errors import CareError
 from care_accel.eval.compare import compare, read_run
 from care_accel.eval.report import metric_name, published_scores
+from care_accel.eval.resampling import LEVEL, RESAMPLES
 from care_accel.report import charts
 from care_accel.report.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, plain, signed
 from care_accel.report.scores import Evaluation, Task, average_of, entry_of, tasks_of
 
+_COVERED = f"{100 * (1 - LEVEL):g} %"
 MISSING_SCORES = "No model has been evaluated: care-accel eval"
 
 
 def accuracy(evaluations: Sequence[Evaluation], folder: Path) -> Part:
     """Return the part about scores, whatever machine they were computed on."""
     lead = (
-        "Percent, with 95 % bootstrap intervals over queries or pairs. A score does not depend on the machine beyond "
+        f"Percent, with {_COVERED} bootstrap intervals over queries or pairs ({RESAMPLES:,} resamples). A score does not depend on the machine beyond "
         "rounding; what it was computed with is beside it."
     )
     if not evaluations:
@@ -48,7 +50,7 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     plot = charts.legend([(name, style) for style, name in enumerate(names)]) + charts.intervals(
         headings,
         x_title="score, percent",
-        label=f"Scores of {', '.join(names)} on {len(tasks)} tasks with 95 % intervals; the table has all numbers",
+        label=f"Scores of {', '.join(names)} on {len(tasks)} tasks with {_COVERED} intervals; the table has all numbers",
     )
     lines = [
         Line(
@@ -65,20 +67,17 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     average = [Cell(MISSING) if a is None else Cell(f"{100 * a:.2f}", value=a) for a in averages]
     lines.append(Line([Cell("average"), Cell(""), Cell(""), *average], "total"))
     columns = [("task", ""), ("metric", ""), ("n", "n"), *((name, "n") for name in names)]
-    computed: dict[str, list[str]] = {}
-    for one in evaluations:
-        computed.setdefault(_computed_with(one.manifest), []).append(one.model)
-    notes = [f"Computed with {how}: {', '.join(models)}." for how, models in computed.items()]
+    notes = []
     if any(a is None for a in averages):
-        notes.insert(
-            0, "An average is given for a model that ran every task here: over fewer it would not compare."
+        notes.append(
+            "An average is given for a model that ran every task here: over fewer it would not compare."
         )
     skipped = {
         f"{s.get('task')}: {s.get('reason')}": None for one in evaluations for s in one.summary["skipped"]
     }
     if skipped:
         notes.append(f"Not run: {'; '.join(skipped)}.")
-    return Figure("Models on the same tasks", plot=plot, tables=[Table(columns, lines)], notes=notes)
+    return Figure("Models on the same tasks", _where(evaluations), plot, [Table(columns, lines)], notes)
 
 
 def _score(entry: dict[str, Any] | None) -> Cell:
@@ -87,6 +86,16 @@ def _score(entry: dict[str, Any] | None) -> Cell:
     interval = entry.get("interval")
     small = " to ".join(plain(100 * bound, 1) for bound in interval) if interval else ""
     return Cell(plain(100 * entry["main_score"], 2), value=entry["main_score"], small=small)
+
+
+def _where(evaluations: Sequence[Evaluation]) -> str:
+    """Say on what scores were computed; by model where that differs."""
+    computed: dict[str, list[str]] = {}
+    for one in evaluations:
+        computed.setdefault(_computed_with(one.manifest), []).append(one.model)
+    if len(computed) == 1:
+        return f"computed with {next(iter(computed))}"
+    return "computed with " + "; ".join(f"{how}: {', '.join(models)}" for how, models in computed.items())
 
 
 def _computed_with(manifest: dict[str, Any]) -> str:
@@ -108,8 +117,8 @@ def _differences(evaluations: Sequence[Evaluation]) -> Section:
         except CareError as reason:
             notes.append(f"{other.model}: {reason}")
     lead = (
-        "Percentage points on the same queries: paired bootstrap interval (95 %), and the p-value of the "
-        "randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most 0.05 "
+        f"Percentage points on the same queries: paired bootstrap interval ({_COVERED}), and the p-value of the "
+        f"randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most {LEVEL} "
         "after the correction: such a difference is rarely chance; it may still be small."
     )
     return Section(f"Differences from {first.model}", lead if figures else "", figures, notes)
@@ -138,14 +147,13 @@ def _difference(first: Evaluation, other: Evaluation) -> Figure:
     notes = [f"{one.task}: {one.reason}" for one in found.left_out]
     if notes:
         notes = [f"Not compared (A is {first.model}, B {other.model}): {'; '.join(notes)}."]
-    return Figure(
-        f"{other.model} less {first.model}", tables=[Table(_DIFFERENCE_COLUMNS, lines)], notes=notes
-    )
+    title = f"{other.model} less {first.model}"
+    return Figure(title, _where([first, other]), tables=[Table(_DIFFERENCE_COLUMNS, lines)], notes=notes)
 
 
 _DIFFERENCE_COLUMNS = (
-    *(("task", ""), ("n", "n"), ("difference", "n"), ("95 % interval", "n")),
-    *(("p", "n"), ("p, corrected", "n"), ("at 0.05", "")),
+    *(("task", ""), ("n", "n"), ("difference", "n"), (f"{_COVERED} interval", "n")),
+    *(("p", "n"), ("p, corrected", "n"), (f"at {LEVEL}", "")),
     *(("queries better", "n"), ("equal", "n"), ("worse", "n")),
 )
 
@@ -168,13 +176,19 @@ def _published(evaluations: Sequence[Evaluation]) -> Section:
         Line([Cell(model), *(Cell(f"{scores[task]:.2f}", value=scores[task]) for task in tasks)])
         for model, scores in rows.items()
     ]
-    for one in evaluations:
-        if all(task in one.tasks for task in tasks) and one.manifest.get("limit") is None:
-            cells = [_score(one.tasks[task]) for task in tasks]
-            lines.append(Line([Cell(f"{one.model} (measured here)"), *cells], "ours"))
+    here = [
+        one
+        for one in evaluations
+        if all(task in one.tasks for task in tasks) and one.manifest.get("limit") is None
+    ]
+    for one in here:
+        cells = [_score(one.tasks[task]) for task in tasks]
+        lines.append(Line([Cell(f"{one.model} (measured here)"), *cells], "ours"))
     figure = Figure(
         "As the paper states them",
-        where="arXiv 2604.10937, main table; not measured here",
+        where="; ".join(
+            ["arXiv 2604.10937, main table, not measured here", *([f"ours {_where(here)}"] if here else [])]
+        ),
         tables=[Table([("model", ""), *((task, "n") for task in tasks)], lines)],
     )
     return Section(title, figures=[figure])

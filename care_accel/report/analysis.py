@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from care_accel.report.measured import Group, Row
+from care_accel.report.ratios import Ratio, ratio_between
 
 # Further than this from the straight line, a curve is said to bend.
 BEND = 0.15
@@ -67,6 +68,11 @@ class Fit:
             return float(np.exp(self.intercept) * x**self.slope)
         return self.intercept + self.slope * x
 
+    def within(self, x: Sequence[float], i: int) -> bool:
+        """Say whether a point lies among those that were fitted; beyond them the line is extrapolated."""
+        fitted = [one for one, used in zip(x, self.fitted, strict=True) if used]
+        return min(fitted) <= x[i] <= max(fitted)
+
     @property
     def off(self) -> list[int]:
         """The points that are further than 15 % from the line; where the first is, the curve bends."""
@@ -120,6 +126,11 @@ class Curve:
     groups: tuple[Group, ...]
 
     @property
+    def ours(self) -> bool:
+        """Whether it is ours, to which others are compared: by its name, or as one of its rows is."""
+        return self.name == OURS or any(row.ours for row in self.rows)
+
+    @property
     def x(self) -> list[float]:
         """What was varied, rising."""
         return [float(row.parameters[self.over]) for row in self.rows]
@@ -163,7 +174,7 @@ def curves(groups: Iterable[Group]) -> list[list[Curve]]:
     return [
         sorted(
             (_curve(over, name, points) for name, points in names.items()),
-            key=lambda curve: (curve.name != OURS, -curve.y[-1]),
+            key=lambda curve: (not curve.ours, -curve.y[-1]),
         )
         for (over, _), names in found.items()
     ]
@@ -217,32 +228,35 @@ def crossing(points: Iterable[tuple[float, float]]) -> Crossing:
     return Crossing(ordered, n1, n2, float(np.exp(np.log(n1) + share * (np.log(n2) - np.log(n1)))))
 
 
-def fastest_at_recall(
-    groups: Iterable[Group], recall: float
-) -> dict[str, list[tuple[float, Row | None, Group]]]:
-    """Return the fastest approximate row of each group that reaches a recall, by all but the number of vectors.
+class Reaching(NamedTuple):
+    """The approximate rows of a group that reach a recall, the fastest first."""
+
+    vectors: float
+    group: Group
+    rows: list[Row]
+
+
+def reaching(groups: Iterable[Group], recall: float) -> dict[str, list[Reaching]]:
+    """Return the approximate rows that reach a recall, by all but the number of vectors; entries by its rise.
 
     A row that was tuned to a recall (``recall_wanted``) counts for that one, whatever it reached on other queries.
-    A noisy row counts as well: without it ours would look better than it may be. Each entry is the number of vectors,
-    the row, None if none reaches the recall, and its group, by rising number.
+    A noisy row counts as well: without it ours would look better than it may be.
     """
-    found: dict[str, dict[float, tuple[Row | None, Group]]] = {}
+    found: dict[str, dict[float, Reaching]] = {}
     for group in groups:
         ours = group.ours
         if ours is None or not isinstance(ours.parameters.get("vectors"), int | float):
             continue
-        reaching = [
+        rows = [
             row
             for row in group.rows
             if not (row.exact or row.ours) and row.ratio is not None and _promised(row) >= recall
         ]
-        fastest = min(reaching, key=lambda row: row.ratio or 0, default=None)
+        rows.sort(key=lambda row: row.ratio or 0)
         fixed = {k: v for k, v in ours.parameters.items() if k not in ("vectors", "over")}
         entries, vectors = found.setdefault(described(fixed), {}), float(ours.parameters["vectors"])
-        before = entries.get(vectors, (None, group))[0]
-        if before is None or (fastest is not None and (fastest.ratio or 0) < (before.ratio or 0)):
-            entries[vectors] = (fastest, group)
-    return {key: [(n, *entries[n]) for n in sorted(entries)] for key, entries in found.items()}
+        entries[vectors] = Reaching(vectors, group, rows)
+    return {key: [entries[n] for n in sorted(entries)] for key, entries in found.items()}
 
 
 def _promised(row: Row) -> float:
@@ -261,9 +275,9 @@ class Pair:
     symmetric: Row
 
     @property
-    def speed_up(self) -> float:
-        """How many times faster the asymmetric one is, at the median."""
-        return self.symmetric.p50_ms / self.asymmetric.p50_ms
+    def ratio(self) -> Ratio | None:
+        """How many times as long the symmetric one takes."""
+        return ratio_between(self.symmetric, self.asymmetric)
 
     @property
     def kept(self) -> float | None:

@@ -104,9 +104,19 @@ def number(value: float | None, *, scale: float = 1, small: str = "", kind: str 
     return Cell(significant(value * scale), value=value, small=small, kind=kind)
 
 
+def counted(count: int, what: str) -> str:
+    """Write how many there are of something."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def share(value: float | None, digits: int = 0) -> Cell:
     """Return a cell with a fraction of 1 in percent."""
     return Cell(MISSING) if value is None else Cell(f"{100 * value:.{digits}f} %", value=value)
+
+
+def spread(ratios: Sequence[float]) -> str:
+    """Write how far the ratios of blocks lie apart, as small print."""
+    return f"{significant(min(ratios))} to {significant(max(ratios))}" if len(ratios) > 1 else ""
 
 
 def megabytes(value: float | None) -> Cell:
@@ -132,5 +142,5 @@ def hardware(machine: Machine) -> str:
 def of_run(run: Run) -> list[str]:
     """Say what a run was: threads, sizes, revision, day."""
     changed = " with changes" if run.changed else ""
-    threads = [f"{run.threads} {'thread' if run.threads == 1 else 'threads'}"] if run.threads else []
+    threads = [counted(run.threads, "thread")] if run.threads else []
     return [*threads, f"size {run.size}", f"revision {run.revision}{changed}", run.started[:10]]

@@ -57,6 +57,7 @@ class Interval:
     low: float
     high: float
     style: int
+    faded: bool = False
 
 
 def mark(
@@ -213,14 +214,21 @@ def lines(
     return names + _both(draw, label)
 
 
-def intervals(headings: Sequence[tuple[str, Sequence[Interval]]], *, x_title: str, label: str) -> Markup:
+def intervals(
+    headings: Sequence[tuple[str, Sequence[Interval]]],
+    *,
+    x_title: str,
+    label: str,
+    rule: float | None = None,
+) -> Markup:
     """Return values with their intervals, under a heading each; a legend must name the styles."""
 
     def draw(width: int) -> tuple[float, Markup]:
         beside = width == WIDE
         longest = max(text_width(heading) for heading, _ in headings)
         left = min(longest + 14, 230) if beside else 8
-        x = Scale([v for _, rows in headings for one in rows for v in (one.low, one.high)], left, width - 14)
+        values = [v for _, rows in headings for one in rows for v in (one.low, one.high)]
+        x = Scale([*values, *([] if rule is None else [rule])], left, width - 14)
         parts: list[Markup] = []
         top = 8.0
         for heading, rows in headings:
@@ -228,14 +236,16 @@ def intervals(headings: Sequence[tuple[str, Sequence[Interval]]], *, x_title: st
             top += 8 if beside else 21
             for one in rows:
                 y = top + 5
-                title = f"{heading}, {one.label}: {one.value:.2f} ({one.low:.2f} to {one.high:.2f})"
+                title = f"{heading}, {one.label}: {one.value:.2f}"
+                if one.low < one.high:
+                    title += f" ({one.low:.2f} to {one.high:.2f})"
                 parts.append(
                     Markup('<path class="s{} whisker" d="M{:.1f} {:.1f}H{:.1f}"/>{}').format(
                         one.style % STYLES,
                         x(one.low),
                         y,
                         x(one.high),
-                        mark(one.style, x(one.value), y, title, r=4),
+                        mark(one.style, x(one.value), y, title, faded=one.faded, r=4),
                     )
                 )
                 top += 11
@@ -255,6 +265,8 @@ def intervals(headings: Sequence[tuple[str, Sequence[Interval]]], *, x_title: st
             ).format(x(tick), top, top + 17, tick_text(tick))
             for tick in x.ticks()
         ]
+        if rule is not None:
+            grid.append(Markup('<path class="one" d="M{:.1f} 4V{:.1f}"/>').format(x(rule), top))
         title = Markup('<text class="axis" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(
             width - 4, top + 35, x_title
         )

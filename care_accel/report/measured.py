@@ -195,11 +195,18 @@ def _run(value: Any, where: str) -> Run:
         data=str(values.get("data", "")),
         versions=_object(values.get("versions") or {}, f"{where}: 'versions'"),
         limits=limits,
-        rows=tuple(_row(row, f"{where}, row {i}") for i, row in enumerate(rows, start=1)),
+        rows=tuple(row_of(row, f"{where}, row {i}") for i, row in enumerate(rows, start=1)),
     )
 
 
-def _row(value: Any, where: str) -> Row:
+def row_of(value: Any, where: str) -> Row:
+    """Return a row as a file has it; ``where`` names the file and the row in what is said of a mistake.
+
+    Raises
+    ------
+    CareError
+        It lacks what a row must have.
+    """
     values = _object(value, where)
     names: dict[str, Any] = {key: _text(values, key, where) for key in ("suite", "group", "name")}
     where = f"{where} ({names['name']})"

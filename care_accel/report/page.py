@@ -12,7 +12,7 @@ from care_accel import __version__
 from care_accel.errors import CareError
 from care_accel.files import make_folder
 from care_accel.report.accuracy import MISSING_SCORES, accuracy
-from care_accel.report.blocks import Cell, Figure, Line, Part, Section, Table, hardware, of_run
+from care_accel.report.blocks import Cell, Figure, Line, Part, Section, Table, counted, hardware, of_run
 from care_accel.report.manifest import manifest
 from care_accel.report.measured import Group, Machine, read_machines
 from care_accel.report.peers import peers
@@ -102,7 +102,7 @@ def _overview(evaluations: Sequence[Evaluation], machines: Sequence[Machine]) ->
         )
     if evaluations:
         tasks = {name for one in evaluations for name in one.tasks}
-        facts.append(f"{len(evaluations)} models on {len(tasks)} tasks.")
+        facts.append(f"{counted(len(evaluations), 'model')} on {counted(len(tasks), 'task')}.")
     return facts
 
 
@@ -149,8 +149,12 @@ def _measured(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -
         files = " ".join(f"bench/test_{suite.replace(' ', '_')}.py" for suite in missing)
         kinds = f"No benchmark of this kind has been run here: {', '.join(missing)}"
         notes = [f"{kinds}. pytest {files} --benchmark-only", *notes]
-    figure = Figure("Suites", tables=[Table(columns, lines)])
-    return Section("What was measured", figures=[figure], notes=notes)
+    lead = (
+        "A suite compares rows of the same group; its size (smoke, default or full) says how many and how long. Noisy rows "
+        "are not to be quoted."
+    )
+    figure = Figure("Suites", hardware(machine), tables=[Table(columns, lines)])
+    return Section("What was measured", lead, [figure], notes)
 
 
 def _write(file: Path, text: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from care_accel.report import charts
 from care_accel.report.analysis import BEND, OURS, Curve, curves, described
 from care_accel.report.blocks import (
+    MISSING,
     Cell,
     Figure,
     Line,
@@ -113,11 +114,11 @@ def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
         charts.Line(
             curve.name,
             list(zip(curve.x, curve.y, strict=True)),
-            style=i,
+            style=style,
             fitted=_fitted(curve, log=log[0]),
             faded=[row.noisy for row in curve.rows],
         )
-        for i, curve in enumerate(together)
+        for style, curve in _styled(together)
     ]
     figures = [
         Figure(
@@ -139,15 +140,22 @@ def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
     return figures
 
 
+def _styled(together: Sequence[Curve]) -> list[tuple[int, Curve]]:
+    """Return the curves with a style each: the first one, in which labels are bold, is of ours alone."""
+    ours = next((curve for curve in together if curve.ours), None)
+    others = [curve for curve in together if curve is not ours]
+    return [*([(0, ours)] if ours else []), *enumerate(others, start=1)]
+
+
 def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log: bool) -> list[Figure]:
     """Return the memory of a document, where it is known of every point."""
     drawn, lines = [], []
-    for i, curve in enumerate(together):
+    for style, curve in _styled(together):
         known = [
             (x, each) for x, each in zip(curve.x, curve.bytes_per_document, strict=True) if each is not None
         ]
         if len(known) > 1:
-            drawn.append(charts.Line(curve.name, known, style=i))
+            drawn.append(charts.Line(curve.name, known, style=style))
             lines += [Line([Cell(curve.name), _x_cell(x), number(each)]) for x, each in known]
     if not drawn:
         return []
@@ -195,8 +203,10 @@ def _points(curve: Curve, unit: str) -> Table:
                 [
                     _x_cell(curve.x[i]),
                     number(curve.y[i]),
-                    number(None if line is None else line.at(curve.x[i])),
-                    Cell("–")
+                    Cell(MISSING)
+                    if line is None
+                    else number(line.at(curve.x[i]), small="" if line.within(curve.x, i) else "extrapolated"),
+                    Cell(MISSING)
                     if line is None
                     else Cell(f"{signed(100 * line.residuals[i], 1)} %", value=line.residuals[i]),
                     number(row.p50_ms),
@@ -237,7 +247,7 @@ def _sentence(curve: Curve, unit: str) -> str:
         said = f"time goes with the number of {several} to the power {line.slope:.2f}"
     else:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
-        said = f"the line is {_signed(line.slope * step)} ms a {named} and {_signed(line.intercept)} ms whatever their number"
+        said = f"the line is {_signed(line.slope * step)} ms a {named} and, extrapolated to none, {_signed(line.intercept)} ms"
     worst = max(abs(residual) for residual in line.residuals)
     if not line.off:
         bend = f"no point is further than {100 * worst:.0f} % from it"

@@ -6,7 +6,19 @@ from collections.abc import Sequence
 
 from care_accel.report import charts
 from care_accel.report.analysis import Pair, pairs, pareto_front
-from care_accel.report.blocks import Cell, Figure, Line, Section, Table, megabytes, number, share, where
+from care_accel.report.blocks import (
+    MISSING,
+    Cell,
+    Figure,
+    Line,
+    Section,
+    Table,
+    megabytes,
+    number,
+    share,
+    spread,
+    where,
+)
 from care_accel.report.measured import Group, Machine, Row
 
 _MISSING = "No benchmark of this kind has been run: pytest bench/test_tradeoff.py --benchmark-only"
@@ -126,7 +138,7 @@ def _marks(row: Row, front: set[str]) -> list[str]:
 
 
 def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> Section:
-    """Return what asymmetry costs and wins, of every pair that differs in nothing else."""
+    """Return what asymmetry costs and wins: a plot and a table of the pairs whose accuracy is known, the rest folded."""
     title = "Asymmetric against symmetric"
     found = pairs(groups)
     if not found:
@@ -134,86 +146,79 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
         return Section(title, notes=[note])
     lead = (
         "The small query encoder in place of the document encoder: what of the symmetric model's time, accuracy and "
-        "memory is left. The thin line is 100 %, the symmetric model itself."
+        "memory is left. The upright line is 100 %, the symmetric model itself; a time has the range of its blocks. A "
+        "speed-up is the median over blocks that were measured side by side, so that it is not quite the quotient of "
+        "the two times beside it."
     )
-    runs = {where(machine, pair.group.run): None for pair in found}
-    longest = max([1.0, *(value for pair in found for value in _shares(pair) if value is not None)])
-    bars = [
-        Line(
-            [
-                _name(pair),
-                *(cell for value in _shares(pair) for cell in _bar(value, longest, faded=bool(_faded(pair)))),
-            ],
-            _faded(pair),
-        )
-        for pair in found
-    ]
-    names = ("time", "accuracy", "model memory", "index")
-    columns = [("pair", ""), *(column for name in names for column in (("", "bar"), (name, "n")))]
+    shown = [pair for pair in found if pair.kept is not None] or found
+    folded = [pair for pair in found if pair not in shown]
+    names = [f"{i}. {pair.asymmetric.name}" for i, pair in enumerate(shown, start=1)]
+    plot = charts.legend([(name, style) for style, name in enumerate(_SHARES, start=1)]) + charts.intervals(
+        [(name, _shares(pair)) for name, pair in zip(names, shown, strict=True)],
+        x_title="percent of the symmetric model",
+        label=f"Time, accuracy and memory of {len(shown)} asymmetric models as shares of the symmetric ones; the table has all numbers",
+        rule=100,
+    )
+    tables = [Table(_COLUMNS, [_line(pair, f"{i}. ") for i, pair in enumerate(shown, start=1)])]
+    if folded:
+        words = f"Pairs without a measured accuracy ({len(folded)}), such as encoders alone"
+        tables.append(Table(_COLUMNS, [_line(pair) for pair in folded], folded=words))
+    runs = dict.fromkeys(where(machine, pair.group.run) for pair in found)
+    notes = ["Hollow marks and grey rows are noisy: do not quote them."] if any(map(_noisy, found)) else []
     figure = Figure(
-        "The asymmetric model as a share of the symmetric one",
-        where="; ".join(runs),
-        tables=[Table(columns, bars), Table(_COLUMNS, [_line(pair) for pair in found])],
-        notes=["Noisy rows are grey: do not quote."] if any(map(_faded, found)) else [],
+        "The asymmetric model as a share of the symmetric one", "; ".join(runs), plot, tables, notes
     )
     return Section(title, lead, [figure])
 
 
+_SHARES = ("time", "accuracy", "model memory", "index")
 _COLUMNS = (
-    *(
-        ("pair", ""),
-        ("suite and task", "note"),
-        ("speed-up", "n"),
-        ("ms a query, p50", "n"),
-        ("p95", "n"),
-        ("p99", "n"),
-    ),
-    *(("score", "n"), ("kept", "n"), ("model, MB", "n"), ("index, MB", "n")),
+    *(("pair", ""), ("speed-up", "n"), ("ms a query, p50", "n"), ("score", "n"), ("kept", "n")),
+    *(("model, MB", "n"), ("index, MB", "n"), ("also differs in", "note")),
 )
 
 
-def _shares(pair: Pair) -> list[float | None]:
-    a, s = pair.asymmetric, pair.symmetric
-    memory = [
-        ours / theirs if ours is not None and theirs else None
-        for ours, theirs in ((a.model_bytes, s.model_bytes), (a.bytes, s.bytes))
+def _shares(pair: Pair) -> list[charts.Interval]:
+    """Return what is left of the symmetric model's time, accuracy and memory, in percent, as far as it is known."""
+    a, s, ratio = pair.asymmetric, pair.symmetric, pair.ratio
+    found: dict[str, list[float]] = {}
+    if ratio is not None:
+        found["time"] = [100 / one for one in (ratio.value, *ratio.blocks)]
+    if pair.kept is not None:
+        found["accuracy"] = [100 * pair.kept]
+    for name, ours, theirs in (("model memory", a.model_bytes, s.model_bytes), ("index", a.bytes, s.bytes)):
+        if ours is not None and theirs:
+            found[name] = [100 * ours / theirs]
+    return [
+        charts.Interval(
+            name,
+            values[0],
+            min(values),
+            max(values),
+            style,
+            faded=name == "time" and _noisy(pair),
+        )
+        for style, name in enumerate(_SHARES, start=1)
+        if (values := found.get(name))
     ]
-    return [a.p50_ms / s.p50_ms, pair.kept, *memory]
 
 
-def _bar(value: float | None, longest: float, *, faded: bool) -> list[Cell]:
-    if value is None:
-        return [Cell(kind="bar"), share(None)]
-    drawn = charts.bar(
-        0,
-        value / longest,
-        style=1,
-        faded=faded,
-        rule=1 / longest,
-        label=f"{100 * value:.1f} % of the symmetric model",
-    )
-    return [Cell(drawn=drawn, kind="bar"), share(value, 1)]
-
-
-def _line(pair: Pair) -> Line:
-    a, s = pair.asymmetric, pair.symmetric
+def _line(pair: Pair, number_of: str = "") -> Line:
+    a, s, ratio = pair.asymmetric, pair.symmetric, pair.ratio
 
     def both(first: float | None, second: float | None, scale: float = 1) -> Cell:
-        of_symmetric = number(second, scale=scale).text
-        return number(first, scale=scale, small=f"from {of_symmetric}")
+        small = "" if second is None else f"from {number(second, scale=scale).text}"
+        return number(first, scale=scale, small=small)
 
     scores = [None if row.quality is None else float(row.quality["score"]) for row in (a, s)]
-    quality = a.quality or {}
-    measured = [pair.group.suite, *(quality[key] for key in ("task", "metric") if key in quality)]
     return Line(
         [
-            _name(pair),
-            Cell(", ".join(map(str, measured)), small="; ".join(pair.unlike)),
-            Cell(f"{number(pair.speed_up).text}x", value=pair.speed_up),
+            Cell(f"{number_of}{a.name}, not {s.name}", small=f"{pair.group.suite}: {pair.group.name}"),
+            Cell(MISSING)
+            if ratio is None
+            else Cell(f"{number(ratio.value).text}x", value=ratio.value, small=spread(ratio.blocks)),
             both(a.ms_per_query, s.ms_per_query),
-            both(a.per_query(a.p95_ms), s.per_query(s.p95_ms)),
-            both(a.per_query(a.p99_ms), s.per_query(s.p99_ms)),
-            Cell("–")
+            Cell(MISSING)
             if scores[0] is None
             else Cell(
                 f"{100 * scores[0]:.2f}",
@@ -223,15 +228,11 @@ def _line(pair: Pair) -> Line:
             share(pair.kept, 1),
             both(a.model_bytes, s.model_bytes, 1e-6),
             both(a.bytes, s.bytes, 1e-6),
+            Cell(", ".join([*pair.unlike, *["noisy: do not quote"] * _noisy(pair)])),
         ],
-        _faded(pair),
+        "faded" if _noisy(pair) else "",
     )
 
 
-def _name(pair: Pair) -> Cell:
-    """Name both sides, and the group, which says what was measured."""
-    return Cell(f"{pair.asymmetric.name}, not {pair.symmetric.name}", small=pair.group.name)
-
-
-def _faded(pair: Pair) -> str:
-    return "faded" if pair.asymmetric.noisy or pair.symmetric.noisy else ""
+def _noisy(pair: Pair) -> bool:
+    return pair.ratio is not None and pair.ratio.noisy

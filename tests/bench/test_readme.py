@@ -4,6 +4,7 @@ import pytest
 import readme
 
 from care_accel.errors import CareError
+from care_accel.report import write_report
 
 
 def row(name, ratio, p50, **fields):
@@ -85,6 +86,34 @@ def test_a_ratio_between_two_rows_of_which_ours_is_noisy_is_not_quoted(monkeypat
         row("fast", 4.0, 8.0),
     ]
     assert "| fast 8.0 | too noisy |" in readme.table([machine(rows)])
+
+
+def test_readme_and_page_say_the_same_of_the_same_rows(tmp_path, monkeypatch):
+    claim = readme.Claim("a search", "scan", {"queries": 1}, ("twin",), name="care_accel, another way")
+    monkeypatch.setattr(readme, "CLAIMS", (claim,))
+    # Block by block the twin takes 2.5, 2.6 and 2.7 times as long; the quotient of the medians is 2.88.
+    blocks = {
+        "care_accel": (1.0, 1.0, 1.0),
+        "twin": (5.0, 5.2, 2.43),
+        "care_accel, another way": (2.0, 2.0, 0.9),
+    }
+    times = {"care_accel": 2.0, "twin": 9.8, "care_accel, another way": 3.4}
+    rows = [
+        row(
+            name,
+            sorted(ratios)[1],
+            times[name],
+            ratios=list(ratios),
+            parameters={"queries": 1, "family": family},
+        )
+        for (name, ratios), family in zip(blocks.items(), ("", "symmetric", "asymmetric"), strict=True)
+    ]
+    found = machine(rows)
+    assert "| twin 9.8 | 2.6 |" in readme.table([found])
+    (tmp_path / "machine.json").write_text(json.dumps(found))
+    write_report(tmp_path / "page.html", results=tmp_path, bench=tmp_path)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<data value="2.6">2.60x</data>' in page
 
 
 def test_the_days_are_those_of_the_runs_that_are_shown(monkeypatch):

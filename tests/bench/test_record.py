@@ -74,6 +74,19 @@ def test_times_and_shares_are_of_one_call():
     assert row["limit"] == {"name": "read bandwidth", "share": 0.5}
 
 
+def test_a_row_names_every_limit_that_one_of_its_blocks_had():
+    shares = {0: ("int8 rate", 0.80), 1: ("read bandwidth", 0.84), 2: ("int8 rate", 0.82)}
+    blocks = []
+    for block, (name, share) in shares.items():
+        one = measured("care_accel", [1.0], block=block, ours=True)
+        one.extra_info["limit"] = {"name": name, "seconds": share}
+        blocks.append(one)
+    (row,) = record.rows_of(blocks)
+    assert row["limit"] == {"name": "int8 rate or read bandwidth", "share": 0.82}
+    (row,) = record.rows_of(blocks[::2])
+    assert row["limit"] == {"name": "int8 rate", "share": 0.81}
+
+
 def test_latencies_of_many_requests_are_the_percentiles_of_their_run():
     one = measured("served", [2.0], ours=True)
     one.extra_info["latencies_s"] = [0.001] * 99 + [0.5]

@@ -173,3 +173,29 @@ def test_a_symmetric_model_loads_what_serves_both_roles_once(tiny_folders):
     found: Sources = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")._sources
     model = DualEncoder(found, "native")
     assert model.encoder("query").runtime is model.encoder("document").runtime
+
+
+@pytest.mark.usefixtures("native")
+def test_compiling_is_refused_where_no_network_runs_in_pytorch_on_a_gpu(tiny_folders):
+    with pytest.raises(CareError, match="compiled=True is of PyTorch on a GPU") as refused:
+        tiny(tiny_folders, device="cpu", compiled=True)
+    assert str(refused.value).endswith(
+        "and here query is run by native on cpu and document is run by pytorch on cpu; leave it out"
+    )
+
+
+def test_compiling_is_allowed_where_one_network_runs_in_pytorch_on_a_gpu(tiny_folders, monkeypatch):
+    monkeypatch.setattr(choice, "resolve_device", lambda device: "cuda")
+    chosen = choice._tensorrt
+    monkeypatch.setattr(
+        choice,
+        "_tensorrt",
+        lambda source, *rest: None if "query" in str(source.checkpoint.folder) else chosen(source, *rest),
+    )
+    model = tiny(tiny_folders, compiled=True)
+    assert [model.choice(role).runtime for role in ("query", "document")] == ["tensorrt", "pytorch"]
+
+
+def test_a_network_that_nothing_runs_is_no_reason_to_compile(tiny_folders):
+    with pytest.raises(CareError, match=r"query: .*nothing was exported for it.*; leave it out"):
+        tiny(tiny_folders, device="cpu", runtime="onnx", compiled=True)

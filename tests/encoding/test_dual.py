@@ -132,6 +132,7 @@ def test_compiled_layers_are_asked_of_the_runtime_and_of_the_twin_s(tiny_folders
     monkeypatch.setattr(
         dual, "PyTorchRuntime", lambda *given, compiled: (asked.append(compiled), runtime(*given))[1]
     )
+    monkeypatch.setattr("care_accel.encoding.choice.resolve_device", lambda device: "cuda")
     folders = {role: tiny_folders / f"{role}_encoder" for role in ("query", "document")}
     for compiled in (False, True):
         model = DualEncoder.from_pretrained(**folders, preset="care", runtime="pytorch", compiled=compiled)

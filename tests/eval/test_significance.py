@@ -151,7 +151,8 @@ def test_a_second_call_gives_the_same():
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr("care_accel.eval.significance.RESAMPLES", 500)
+    for module in ("resampling", "significance"):
+        monkeypatch.setattr(f"care_accel.eval.{module}.RESAMPLES", 500)
 
 
 def simulate(make, level=0.05, repeats=400):
@@ -274,7 +275,7 @@ def test_many_queries_are_resampled_in_parts(monkeypatch):
     rng = np.random.default_rng(12)
     a, b = ranking(rng.random(300)), ranking(rng.random(300))
     whole = paired(a, b)
-    monkeypatch.setattr("care_accel.eval.significance._PART", 300 * 999)
+    monkeypatch.setattr("care_accel.eval.resampling._PART", 300 * 999)
     sizes = []
     of_resamples = Means.of_resamples
     monkeypatch.setattr(

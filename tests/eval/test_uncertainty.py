@@ -1,7 +1,12 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr, spearmanr
 
+from care_accel.eval.resampling import LEVEL, RESAMPLES
+from care_accel.eval.scores import QueryScores
+from care_accel.eval.significance import paired
 from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 
 RELEVANT = {"q0": {"a": 2, "b": 1}, "q1": {"c": 1}}
@@ -27,6 +32,21 @@ def test_the_interval_of_a_mean_is_that_of_the_normal_distribution_for_many_quer
     low, high = interval_of_mean(scores)
     assert low == pytest.approx(scores.mean() - half, abs=half / 10)
     assert high == pytest.approx(scores.mean() + half, abs=half / 10)
+
+
+def test_a_score_s_interval_is_that_of_its_difference_from_a_run_that_finds_nothing():
+    scores = np.random.default_rng(3).random(60)
+    queries = tuple(map(str, range(60)))
+    nothing, run = (QueryScores("a", "ndcg_at_10", "mean", some, queries) for some in (0 * scores, scores))
+    assert interval_of_mean(scores) == paired(nothing, run).interval
+
+
+@pytest.mark.parametrize("name", ["evaluation", "report"])
+def test_the_documents_say_how_intervals_are_made(name):
+    text = (Path(__file__).parents[2] / "docs" / f"{name}.md").read_text(encoding="utf-8")
+    assert f"{RESAMPLES:,} resamples" in text
+    assert f"{100 * (1 - LEVEL):g} %" in text
+    assert "1,000 resamples" not in text
 
 
 @pytest.mark.parametrize(("ranks", "function"), [(True, spearmanr), (False, pearsonr)])

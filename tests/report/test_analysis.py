@@ -3,9 +3,9 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from care_accel.report.analysis import crossing, curves, fastest_at_recall, fit, pairs, pareto_front
+from care_accel.report.analysis import crossing, curves, fit, pairs, pareto_front, reaching
+from care_accel.report.crossings import said
 from care_accel.report.measured import read_machines
-from care_accel.report.peers import said
 
 SOME = st.integers(0, 6).map(float)  # few values, so that many are equal
 
@@ -84,7 +84,18 @@ def test_a_peer_that_was_varied_too_is_a_curve_beside_ours(tmp_path):
     theirs = [row | {"name": f"faiss, {row['name']}", "p50_ms": 9.0, "ours": False} for row in ours]
     ((first, second),) = curves(groups_of(tmp_path, [*theirs, *ours]))
     assert (first.name, second.name) == ("care_accel", "faiss")
+    assert (first.ours, second.ours) == (True, False)
     assert second.y == [9.0] * 4
+
+
+def test_a_curve_of_another_name_is_ours_if_a_row_of_it_is(tmp_path):
+    rows = [
+        samples.row("server", "g", name, p50, ours=name == "served", parameters={"over": "k", "k": k})
+        for k in (1, 2)
+        for name, p50 in (("served", 1.0), ("by hand", 9.0))
+    ]
+    ((first, second),) = curves(groups_of(tmp_path, rows))
+    assert [(one.name, one.ours) for one in (first, second)] == [("served", True), ("by hand", False)]
 
 
 @pytest.mark.parametrize(
@@ -122,18 +133,22 @@ def test_nothing_is_said_beyond_the_measured_sizes(points):
         assert points[found.below] >= 1 > points[found.above]
 
 
-def test_the_fastest_that_reaches_a_recall_speaks_for_all_approximate_ones(tmp_path):
-    groups = groups_of(tmp_path, samples.approximate_rows())
-    ((_, entries),) = fastest_at_recall(groups, 0.99).items()
-    assert [(n, row.name, row.ratio) for n, row, _ in entries] == [
-        (10_000, "faiss HNSW, recall 0.99", 3.0),
-        (100_000, "faiss HNSW, recall 0.99", 1.4),
-        (1_000_000, "faiss HNSW, recall 0.99", 0.4),
+def reached(tmp_path, rows, recall):
+    """Return the approximate rows of the only case, by number of vectors."""
+    ((_, entries),) = reaching(groups_of(tmp_path, rows), recall).items()
+    return {n: rows for n, _, rows in entries}
+
+
+def test_rows_that_reach_a_recall_come_the_fastest_first(tmp_path):
+    found = reached(tmp_path, samples.approximate_rows(), 0.99)
+    assert [(n, [(row.name, row.ratio) for row in rows]) for n, rows in found.items()] == [
+        (n, [("faiss HNSW, recall 0.99", ratio), ("faiss IVF, recall 0.999", pytest.approx(2.2 * ratio))])
+        for n, ratio in ((10_000, 3.0), (100_000, 1.4), (1_000_000, 0.4))
     ]
-    ((_, entries),) = fastest_at_recall(groups, 0.999).items()
-    assert {row.name for _, row, _ in entries} == {"faiss IVF, recall 0.999"}
-    ((_, entries),) = fastest_at_recall(groups, 0.9999).items()
-    assert [(n, row) for n, row, _ in entries] == [(10_000, None), (100_000, None), (1_000_000, None)]
+    found = reached(tmp_path, samples.approximate_rows(), 0.999)
+    assert {row.name for rows in found.values() for row in rows} == {"faiss IVF, recall 0.999"}
+    found = reached(tmp_path, samples.approximate_rows(), 0.9999)
+    assert found == {10_000: [], 100_000: [], 1_000_000: []}
 
 
 def test_a_row_that_was_tuned_to_a_recall_counts_for_it(tmp_path):
@@ -144,14 +159,16 @@ def test_a_row_that_was_tuned_to_a_recall_counts_for_it(tmp_path):
     for row in rows:
         if row["ours"]:
             del row["parameters"]["recall_wanted"]
-    ((_, entries),) = fastest_at_recall(groups_of(tmp_path, rows), 0.999).items()
-    assert {(row.name, row.recall) for _, row, _ in entries} == {("faiss HNSW, recall 0.99", 0.9912)}
+    found = reached(tmp_path, rows, 0.999)
+    assert {(rows[0].name, rows[0].recall) for rows in found.values()} == {
+        ("faiss HNSW, recall 0.99", 0.9912)
+    }
 
 
 def test_a_noisy_row_speaks_too_as_ours_would_look_better_without_it(tmp_path):
     rows = [row | {"noisy": row.get("recall") == 0.9912} for row in samples.approximate_rows()]
-    ((_, entries),) = fastest_at_recall(groups_of(tmp_path, rows), 0.99).items()
-    assert {(row.name, row.noisy) for _, row, _ in entries} == {("faiss HNSW, recall 0.99", True)}
+    found = reached(tmp_path, rows, 0.99)
+    assert {(rows[0].name, rows[0].noisy) for rows in found.values()} == {("faiss HNSW, recall 0.99", True)}
 
 
 def test_a_pair_differs_in_nothing_but_the_family_if_it_can(tmp_path):
@@ -163,7 +180,9 @@ def test_a_pair_differs_in_nothing_but_the_family_if_it_can(tmp_path):
         ("care-mini 256 int8", "symmetric twin"),
         ("query encoder", "document encoder"),
     ]
-    assert found[0].speed_up == pytest.approx(found[0].symmetric.p50_ms / found[0].asymmetric.p50_ms)
+    assert found[0].ratio.value == pytest.approx(
+        found[0].symmetric.ratio / found[0].asymmetric.ratio, rel=1e-4
+    )
     assert found[0].kept == pytest.approx(found[0].asymmetric.quality["score"] / 0.715)
     assert found[4].kept is None
     assert [pair.unlike for pair in found[:2]] == [[], ["precision int8, not float32"]]

@@ -30,7 +30,7 @@ class PyTorchRuntime:
     graphs : bool
         Whether a GPU may use CUDA graphs.
     compiled : bool
-        Whether PyTorch's compiler fuses the layers that graphs run (see `runtimes.compiled`).
+        Whether PyTorch's compiler fuses the layers that graphs run (see `runtimes.compiled`); without graphs nothing is fused.
 
     Attributes
     ----------

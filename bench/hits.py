@@ -1,0 +1,41 @@
+"""What hits of networks in bfloat16 are held against: every product in float32, of vectors that were encoded plainly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+def check(found: Any, queries: Any, pieces: Iterable[tuple[int, Any]], within: float) -> None:
+    """Hold hits against all products of plainly encoded queries and the stored vectors.
+
+    Two runs of a network in bfloat16 differ by its rounding, and so do the products: of two documents that lie closer than
+    that, either may come first.
+
+    Parameters
+    ----------
+    found : torch.Tensor
+        Ids ``[queries, k]``, the best first.
+    queries : torch.Tensor
+        ``[queries, width]``, as a plain run of the network gives them.
+    pieces : iterable of (int, torch.Tensor)
+        First row and vectors ``[n, width]`` of each piece of what was searched.
+    within : float
+        What products may differ by.
+
+    Raises
+    ------
+    AssertionError
+        A hit comes twice, is no document, is worse than the k-th best, or stands before a better one.
+    """
+    products = torch.cat([queries.float() @ piece.float().T for _, piece in pieces], dim=1)
+    found = found.to(products.device)
+    assert int(found.min()) >= 0
+    assert int(found.max()) < products.shape[1], "an id of no document"
+    assert all(len(set(row)) == len(row) for row in found.tolist()), "the same document twice"
+    best = torch.topk(products, found.shape[1]).values
+    # The i-th hit against the i-th best: a document that was missed leaves all behind it too low.
+    behind = float((best - products.gather(1, found)).max())
+    assert behind <= within, f"a hit is {behind:.4f} below what is there"
