@@ -19,10 +19,11 @@ import pytest
 
 from care_accel import ExactIndex, Retriever
 from care_accel.eval.command import DEMO
+from care_accel.index.codes import Codes
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mini
-from test_scan import faiss_flat
+from test_scan import faiss_flat, scanned_bytes
 
 DOCUMENTS = {"smoke": 40, "default": None, "full": None}
 SYNTHETIC = {"smoke": 2_000, "default": 1_000_000, "full": 1_000_000}
@@ -63,14 +64,23 @@ class Documents:
         )
         return np.argsort(-scores, axis=1, kind="stable")[:, :K]
 
+    @functools.cached_property
+    def without_halves(self):
+        """Return an index of the same vectors and codes."""
+        index, codes = ExactIndex(self.index.width), self.index._codes
+        index._stored, index._count = self.index._stored, len(self.index)
+        index._codes = Codes.of(len(self.index), codes.bytes, codes.norms, codes.mean, codes.exponent)
+        return index
+
 
 def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def ours(**options):
+def ours(halves=True, **options):
     def make(documents):
-        retriever = Retriever(mini.model(**options), documents.index, documents.texts)
+        index = documents.index if halves else documents.without_halves
+        retriever = Retriever(mini.model(**options), index, documents.texts)
 
         def search(queries):
             hits, (tokenize, encode, scan) = retriever.search(queries, K, return_timings=True)
@@ -160,10 +170,12 @@ def mteb_search(with_faiss):
 
 
 OURS = "care_accel, by default"
+CODES_ALONE = "care_accel, without halves"  # what one query over a large index would read otherwise
 BLAS_ON = "sentence-transformers and faiss, BLAS on"  # what helps many queries at a time
 ENGINES = {
     OURS: ours(),
     "care_accel, int8": ours(dtype="int8"),
+    CODES_ALONE: ours(halves=False),
     "sentence-transformers and faiss": by_hand(),
     BLAS_ON: by_hand(blas_threshold=1),
     "mteb, by default": mteb_search(with_faiss=False),
@@ -181,6 +193,7 @@ def pytest_generate_tests(metafunc):
             for engine in ENGINES
             if kind == "titles" or "mteb" not in engine  # which keeps vectors and texts of all documents
             if at_once > 1 or engine != BLAS_ON
+            if engine != CODES_ALONE or (kind == "synthetic" and at_once == 1)
         ],
     )
 
@@ -198,8 +211,9 @@ def test_text_to_hits(measure, kept, bench_size, kind, engine, at_once):
 
     limit = None
     if engine.startswith("care_accel"):  # of the scan alone
-        codes = documents.index.vectors.size
-        limit = {"read bandwidth": codes, "int8 rate": codes * at_once}
+        rows, width = documents.index.vectors.shape
+        read = rows * width if engine == CODES_ALONE else scanned_bytes(rows, width, at_once)
+        limit = {"read bandwidth": read, "int8 rate": documents.index.vectors.size * at_once}
     measure(
         ask,
         mini.batches(at_once),
@@ -214,7 +228,7 @@ def test_text_to_hits(measure, kept, bench_size, kind, engine, at_once):
             "queries": at_once,
             "k": K,
         },
-        touched=(1 if engine.startswith("care_accel") else 4) * documents.index.vectors.size,
+        touched=read if engine.startswith("care_accel") else documents.index.vectors.nbytes,
         limit=limit,
         seconds=0.5 if engine == "mteb, by default" else SECONDS[at_once],
         exact="int8" not in engine,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_scan import gaussian, index_bytes
+from test_scan import gaussian, index_bytes, scanned_bytes
 
 from care_accel import ExactIndex
 
@@ -67,7 +67,7 @@ def index(kept, case):
 
 def test_growth(measure, bench_size, index, over, case):
     queries = gaussian(np.random.default_rng(1), BATCHES * case["queries"], case["width"])
-    codes = len(index) * index.width
+    read = scanned_bytes(len(index), index.width, case["queries"])
     _, ids = measure(
         lambda some: index.search(some, k=case["k"], threads=case["threads"]),
         [(some,) for some in np.split(queries, BATCHES)],
@@ -75,8 +75,8 @@ def test_growth(measure, bench_size, index, over, case):
         name=f"{over} {case[over]:,}",
         ours=case == middle_of(bench_size),
         parameters={"over": over, **case},
-        limit={"read bandwidth": codes, "int8 rate": codes * case["queries"]},
-        touched=codes,
+        limit={"read bandwidth": read, "int8 rate": len(index) * index.width * case["queries"]},
+        touched=read,
         bytes=index_bytes(index),
     )
     assert len(set(ids[0])) == case["k"]

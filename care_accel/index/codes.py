@@ -17,7 +17,7 @@ _MOST_EXPONENT = 60
 # Vectors whose mean is taken for that of all.
 _SAMPLE = 2**16
 # Bytes of codes from which on halves are made: of what the caches hold they would save nothing.
-_HALVES_FROM = 2**26
+HALVES_FROM = 2**26
 # A register's load that crosses a cache line costs two.
 _ALIGNMENT = 64
 
@@ -113,7 +113,7 @@ class Codes:
         The same vectors in half a byte a value; None where there are too few for it to pay.
     """
 
-    def __init__(self, width: int, halves_from: int = _HALVES_FROM) -> None:
+    def __init__(self, width: int, halves_from: int = HALVES_FROM) -> None:
         self.width = width
         self.halves_from = halves_from
         self.count = 0

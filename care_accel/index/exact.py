@@ -41,8 +41,9 @@ class ExactIndex:
     compared in float64 and returned as float32.
 
     A search reads the vectors' one-byte codes and scores exactly what they cannot rule out
-    (``csrc/include/care/codes.hpp``). An index takes 5 bytes a value and 12 to 28 bytes a vector; `load` can leave
-    the vectors themselves on disk.
+    (``csrc/include/care/codes.hpp``); one query over a large index reads half a byte a value first. An index takes 5
+    bytes a value and 12 to 28 bytes a vector, and from 64 MiB of codes on 5.75 and 12 more; `load` can leave the vectors
+    themselves on disk.
 
     Threads may search one index together, but not while one adds to it.
 
@@ -327,7 +328,7 @@ class ExactIndex:
         threads : int, optional
         resident : {"codes", "all"}, optional
             What is read into memory. The rest is mapped, and the system keeps of it what fits. With ``"codes"`` a
-            search reads from disk only what it scores exactly: an index at a quarter of its memory.
+            search reads from disk only what it scores exactly: an index at a third of its memory or less.
         verify : bool
             Compare checksums, which reads every file once.
 
