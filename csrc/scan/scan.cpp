@@ -36,7 +36,7 @@ constexpr std::size_t kBytesPerThread = 2 * 1024 * 1024;
 constexpr std::size_t kHopelessShare = 16;
 constexpr std::size_t kHopelessFloor = 512;
 // Halves do not pay where they leave more than one vector in as many: each has to be looked for far away in memory.
-constexpr std::size_t kHalvesShare = 10, kHopelessHalvesShare = 3;
+constexpr std::size_t kHalvesShare = 16, kFarHalvesShare = 3;
 // The part of an index that is scanned by codes first, so that thresholds are there: by halves nearly all would be left.
 constexpr std::size_t kHalvesStart = 32;
 // Beyond these units a query in the units of its index would leave float32.
@@ -190,16 +190,15 @@ private:
         }
     }
 
-    // False if too many are left: then there are no candidates, and codes are asked until four times as many vectors were
-    // seen, for thresholds rise; or for good, for they do not rise as far as that.
+    // False if too many are left: then there are no candidates, and codes are asked until twice as many vectors were seen,
+    // for thresholds rise, or four times as many if they have far to go.
     bool filter_by_halves(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, nullptr);
         way_.half_filter(tile, pass_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
         std::size_t left = 0;
         for (std::size_t b = 0; b < tile.blocks; ++b) left += static_cast<std::size_t>(std::popcount(space.masks[b]));
         if (left > tile.blocks * kBlock / kHalvesShare) {
-            const bool for_good = left > tile.blocks * kBlock / kHopelessHalvesShare;
-            space.halves_from = for_good ? std::numeric_limits<std::size_t>::max() : 4 * space.seen;
+            space.halves_from = (left > tile.blocks * kBlock / kFarHalvesShare ? 4 : 2) * space.seen;
             return false;
         }
         collect(begin, tile.blocks, space, found,
