@@ -21,7 +21,7 @@ def read_yaml(file: Path) -> Any:
     Raises
     ------
     CareError
-        The file is missing or no YAML.
+        The file is missing, not UTF-8 or no YAML.
     """
     import yaml
 
@@ -29,7 +29,9 @@ def read_yaml(file: Path) -> Any:
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as cause:
         raise CareError(f"{file}: cannot be read: {cause.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as cause:
+    except UnicodeDecodeError:
+        raise CareError(f"{file}: is not UTF-8; save it as UTF-8") from None
+    except yaml.YAMLError as cause:
         raise CareError(f"{file}: no YAML: {' '.join(str(cause).split())}") from None
 
 

@@ -55,5 +55,8 @@ def test_yaml_is_read_without_making_objects(tmp_path):
     file.write_text("!!python/object/apply:os.getcwd []")
     with pytest.raises(CareError, match="no YAML"):
         read_yaml(file)
+    file.write_bytes("a: 高血压".encode("gb18030"))
+    with pytest.raises(CareError, match=r"f\.yaml: is not UTF-8; save it as UTF-8$"):
+        read_yaml(file)
     with pytest.raises(CareError, match="cannot be read"):
         read_yaml(tmp_path / "nowhere.yaml")

@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a step and print its summary; ends with exit code 1 where the step failed in part."""
-    from care_accel.curation.config import load_config
+    from care_accel.curation.loading import load_config
     from care_accel.curation.steps import shown
 
     config = load_config(options.config)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from care_accel.curation.config import load_config
+from care_accel.curation.loading import load_config
 
 SERVER = Path(__file__).parent / "chat_server.py"
 

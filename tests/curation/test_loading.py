@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from care_accel import CareError
-from care_accel.curation.config import load_config
+from care_accel.curation.loading import load_config
 
 JUDGE = {"name": "a", "base_url": "http://127.0.0.1:8000/v1", "model": "x"}
 
