@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,17 @@ from care_accel.curation.duplicates import find_exact_duplicates, find_near_dupl
 from care_accel.curation.steps import Progress, Summary
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
+from care_accel.eval.cache import EmbeddingCache, vector_keys
 from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import reciprocal_rank_fusion
 
 FILE = "candidates.jsonl"
+CACHE = "vectors.sqlite3"
 _BM25 = "bm25"
 _QUERIES_AT_ONCE = 64
+# Documents encoded between two writes to the cache: what a run that is killed loses at most.
+_DOCUMENTS_AT_ONCE = 1024
 
 
 @dataclass
@@ -56,7 +61,8 @@ def run(config: Config, progress: Progress) -> Summary:
     """
     data = read_data(config)
     file = config.output_file(FILE)
-    pools = make_pools(config.candidates, data.queries, data.documents, progress)
+    with vector_cache(config.output_file(CACHE)) as cache:
+        pools = make_pools(config.candidates, data.queries, data.documents, progress, cache)
     write_rows(file, [vars(pool) for pool in pools])
     sizes = [len(pool.documents) for pool in pools]
     facts: dict[str, object] = {
@@ -81,7 +87,11 @@ def run(config: Config, progress: Progress) -> Summary:
 
 
 def make_pools(
-    config: Candidates, queries: Mapping[str, str], documents: Mapping[str, str], progress: Progress
+    config: Candidates,
+    queries: Mapping[str, str],
+    documents: Mapping[str, str],
+    progress: Progress,
+    cache: EmbeddingCache | None = None,
 ) -> list[Pool]:
     """Return the candidates of every query, in the order of the queries.
 
@@ -91,6 +101,8 @@ def make_pools(
     queries, documents : mapping of str to str
         Texts by id.
     progress : callable
+    cache : EmbeddingCache, optional
+        Where documents' vectors are kept between runs.
 
     Raises
     ------
@@ -99,7 +111,7 @@ def make_pools(
     """
     names = list(documents)
     rankings = {
-        name: rank(name, list(queries.values()), list(documents.values()), config.depth, progress)
+        name: rank(name, list(queries.values()), list(documents.values()), config.depth, progress, cache)
         for name in config.retrievers
     }
     weights = [1.0] * len(rankings)
@@ -127,7 +139,12 @@ def make_pools(
 
 
 def rank(
-    retriever: str, queries: Sequence[str], documents: Sequence[str], depth: int, progress: Progress
+    retriever: str,
+    queries: Sequence[str],
+    documents: Sequence[str],
+    depth: int,
+    progress: Progress,
+    cache: EmbeddingCache | None = None,
 ) -> NDArray[np.int64]:
     """Return a retriever's first documents of every query.
 
@@ -138,6 +155,8 @@ def rank(
     queries, documents : sequence of str
     depth : int
     progress : callable
+    cache : EmbeddingCache, optional
+        See `document_vectors`.
 
     Returns
     -------
@@ -155,17 +174,65 @@ def rank(
         return np.concatenate(rows)
     model = load_model(retriever)
     index = ExactIndex(model.width)
-    with progress(f"encode documents: {model.name}", len(documents)) as done:
-        for start in range(0, len(documents), 1024):
-            part = documents[start : start + 1024]
-            index.add(model.encode_document(part))
-            done(len(part))
+    index.add(document_vectors(model, documents, progress, cache))
     with progress(f"search: {model.name}", len(queries)) as done:
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             part = queries[start : start + _QUERIES_AT_ONCE]
             rows.append(index.search(model.encode_query(part), k=depth)[1])
             done(len(part))
     return np.concatenate(rows)
+
+
+@contextmanager
+def vector_cache(file: Path) -> Iterator[EmbeddingCache]:
+    """Open a cache of vectors for as long as a step runs."""
+    cache = EmbeddingCache(file)
+    try:
+        yield cache
+    finally:
+        cache.close()
+
+
+def document_vectors(
+    model: DualEncoder, documents: Sequence[str], progress: Progress, cache: EmbeddingCache | None = None
+) -> NDArray[np.float32]:
+    """Encode documents, but those whose vectors a cache has.
+
+    Parameters
+    ----------
+    model : DualEncoder
+    documents : sequence of str
+    progress : callable
+    cache : EmbeddingCache, optional
+        Another release or another model finds nothing of this one's in it. Queries are not kept: they are
+        patients' words, and the small encoder is soon through them.
+
+    Returns
+    -------
+    numpy.ndarray
+        float32 ``[n, width]``.
+    """
+    vectors = np.empty((len(documents), model.width), dtype=np.float32)
+    with progress(f"encode documents: {model.name}", len(documents)) as done:
+        for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
+            part = documents[start : start + _DOCUMENTS_AT_ONCE]
+            vectors[start : start + len(part)] = (
+                model.encode_document(part) if cache is None else _encode_new(model, part, cache)
+            )
+            done(len(part))
+    return vectors
+
+
+def _encode_new(model: DualEncoder, documents: Sequence[str], cache: EmbeddingCache) -> NDArray[np.float32]:
+    """Encode the documents that a cache lacks, put them into it, and return the vectors of all."""
+    keys = vector_keys(model, "document", "retrieval", documents)
+    known = cache.get(keys)
+    missing = {key: text for key, text in zip(keys, documents, strict=True) if key not in known}
+    if missing:
+        vectors = model.encode_document(list(missing.values()))
+        cache.put(list(missing), vectors)
+        known.update(zip(missing, vectors, strict=True))
+    return np.stack([known[key] for key in keys])
 
 
 def load_model(name: str) -> DualEncoder:

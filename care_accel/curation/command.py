@@ -29,12 +29,13 @@ _STEPS = {
     "leak-check": ("leaks", "look for evaluation texts in training data; exit code 1 if there are any"),
     "purge": ("purge", "delete what judges wrote, or all judgements"),
 }
+_DRY_RUN: tuple[str, dict[str, Any]] = (
+    "--dry-run",
+    {"action": "store_true", "help": "ask nobody; tell what is left and what it would cost"},
+)
 _FLAGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "judge": (
-        (
-            "--dry-run",
-            {"action": "store_true", "help": "ask nobody; tell what is left and what it would cost"},
-        ),
+        _DRY_RUN,
         ("--again", {"action": "store_true", "help": "ask again where an answer could not be read"}),
     ),
     "sample": (
@@ -50,6 +51,8 @@ _FLAGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
         ),
         ("--overwrite", {"action": "store_true", "help": "draw anew although a sample is there"}),
     ),
+    "train-data": (_DRY_RUN,),
+    "sts": (_DRY_RUN,),
     "purge": (
         (
             "--all",

@@ -165,6 +165,10 @@ class TrainData:
         Share of pieces from which on two texts are near duplicates.
     negatives, depth : int
         Hard negatives of a query, of so many documents of fused retrieval.
+    margin : float or None
+        How far below its query's known answers a candidate must score by ``model``, relative to the lowest of
+        them: above, it is left out unjudged, as it may be an answer. For judges that miss many answers; it leaves
+        out hard negatives too. None to judge every candidate. Where no answer is known nothing is left out.
     false_negatives : {"drop", "add"}
         Whether a document that the judges call an answer is left out, or becomes a positive one.
     model : str
@@ -180,6 +184,7 @@ class TrainData:
     near_duplicates: float = 0.8
     negatives: int = 7
     depth: int = 50
+    margin: float | None = None
     false_negatives: Literal["drop", "add"] = "drop"
     model: str = "care-mini"
     seed: int = 0

@@ -14,6 +14,7 @@ from statistics import fmean
 from care_accel.curation.candidates import FILE as CANDIDATES
 from care_accel.curation.candidates import read_pools
 from care_accel.curation.config import Config, JudgeConfig
+from care_accel.curation.costs import COSTS, estimate_costs
 from care_accel.curation.data import read_data
 from care_accel.curation.endpoints import check_endpoints
 from care_accel.curation.judges import ANSWER_TOKENS, Judge, JudgeStopped, Reply, estimate_tokens
@@ -106,13 +107,13 @@ def run(config: Config, progress: Progress, *, dry_run: bool = False, again: boo
     tasks, removed = load_tasks(config)
     store_file = config.output_file(FILE)
     if dry_run and not store_file.is_file():
-        return _plan(config, prompt, None, tasks, again)
+        return plan(config, prompt, None, tasks, again)
     with ExitStack() as stack:
         store = stack.enter_context(Store(store_file))
         for judge in config.judges:
             store.check_model(judge, prompt.version)
         if dry_run:
-            return _plan(config, prompt, store, tasks, again)
+            return plan(config, prompt, store, tasks, again)
         stack.enter_context(alone(config.output_file(LOCK)))
         stopped = judge_all(config.judges, prompt, store, tasks, progress, again=again)
         return _told(config, prompt, store, tasks, removed, stopped)
@@ -237,10 +238,11 @@ def keep(store: Store, judge: JudgeConfig, task: Task, prompt: Prompt, reply: Re
     store.add(judge, task.pair, prompt.version, task.hash, reply, grade)
 
 
-def _plan(config: Config, prompt: Prompt, store: Store | None, tasks: Sequence[Task], again: bool) -> Summary:
-    rows: list[Sequence[str]] = [
-        ("judge", "pairs left", "tokens in", "tokens out", "cost", "at least minutes")
-    ]
+def plan(
+    config: Config, prompt: Prompt, store: Store | None, tasks: Sequence[Task], again: bool = False
+) -> Summary:
+    """Tell what is left of some tasks, by judge, and about what it would take; nobody is asked."""
+    rows: list[Sequence[str]] = [("judge", "pairs left", *COSTS)]
     words = estimate_tokens(prompt.system + prompt.user)
     total = 0.0
     for judge in config.judges:
@@ -248,15 +250,9 @@ def _plan(config: Config, prompt: Prompt, store: Store | None, tasks: Sequence[T
         tokens = sum(words + sum(map(estimate_tokens, task.texts.values())) for task in left)
         seen = None if store is None else store.mean_answer_tokens(judge.name, prompt.version)
         answers = round(len(left) * (ANSWER_TOKENS if seen is None else seen))
-        cost = (tokens * judge.price.input + answers * judge.price.output) / 1e6
+        cost, cells = estimate_costs(judge, len(left), tokens, answers)
         total += cost
-        limits = (
-            len(left) / (judge.requests_a_minute or float("inf")),
-            (tokens + answers) / (judge.tokens_a_minute or float("inf")),
-        )
-        rows.append(
-            (judge.name, f"{len(left):,}", f"{tokens:,}", f"{answers:,}", f"{cost:.2f}", f"{max(limits):.1f}")
-        )
+        rows.append((judge.name, f"{len(left):,}", *cells))
     how = (
         "estimates: one token a Chinese character and one for four others; "
         f"answers as long as those so far, {ANSWER_TOKENS} tokens before the first; minutes by the limits alone"

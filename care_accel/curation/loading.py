@@ -96,6 +96,8 @@ def _check(config: Config, file: Path) -> None:
         _above_0(train, ("seeds", "depth"), f"{file}: train-data")
         if train.neighbours < 0 or train.negatives < 0:
             raise CareError(f"{file}: train-data: neighbours and negatives must not be below 0")
+        if train.margin is not None and not 0 <= train.margin <= 1:
+            raise CareError(f"{file}: train-data: margin must be from 0 to 1")
         _share(train.near_duplicates, f"{file}: train-data")
     if (leaks := config.leak_check) is not None:
         if not leaks.train or not leaks.evaluation:

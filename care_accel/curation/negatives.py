@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.curation.candidates import rank
+from care_accel.curation.candidates import document_vectors, load_model, rank
 from care_accel.curation.steps import Progress, silent
+from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError, require_count
+from care_accel.eval.cache import EmbeddingCache
 from care_accel.index.fusion import reciprocal_rank_fusion
+
+_QUERIES_AT_ONCE = 1024
 
 # Tells of each (query, document) whether the document answers the query; None where nobody could tell.
 Judge = Callable[[Sequence[tuple[str, str]]], Sequence[bool | None]]
@@ -43,6 +47,7 @@ def fused_candidates(
     depth: int = 50,
     *,
     progress: Progress = silent,
+    cache: EmbeddingCache | None = None,
 ) -> NDArray[np.int64]:
     """Rank documents by vectors and by words, fused by reciprocal rank as in `Retriever`.
 
@@ -54,6 +59,8 @@ def fused_candidates(
     depth : int
         How many candidates a query, and how many of each ranking are fused.
     progress : callable, optional
+    cache : EmbeddingCache, optional
+        Where documents' vectors are kept between runs.
 
     Returns
     -------
@@ -61,8 +68,59 @@ def fused_candidates(
         int64 ``[n, depth]``: positions, best first; -1 where there are fewer.
     """
     require_count("depth", depth)
-    rankings = [rank(name, queries, documents, depth, progress) for name in (model, "bm25")]
+    rankings = [rank(name, queries, documents, depth, progress, cache) for name in (model, "bm25")]
     return reciprocal_rank_fusion(rankings, depth)[1]
+
+
+def below_answers(
+    queries: Sequence[str],
+    documents: Sequence[str],
+    candidates: NDArray[np.int64],
+    answers: Sequence[Collection[int]],
+    model: str,
+    margin: float,
+    *,
+    progress: Progress = silent,
+    cache: EmbeddingCache | None = None,
+) -> NDArray[np.int64]:
+    """Leave out candidates that score nearly as well as an answer, or better: they may be answers themselves.
+
+    Only those at least ``margin`` below the lowest of a query's known answers stay, relative to its score
+    (NV-Retriever, Moreira et al., 2024), as in the mining of `care_accel.training`. Where no answer is known,
+    all stay.
+
+    Parameters
+    ----------
+    queries, documents : sequence of str
+    candidates : numpy.ndarray
+        int64 ``[n, depth]``: positions of documents, best first; -1 for none.
+    answers : sequence of collection of int
+        Positions of the known answers of each query.
+    model : str
+        Whose scores are compared: a dual encoder's name or folder.
+    margin : float
+    progress : callable, optional
+    cache : EmbeddingCache, optional
+        Where documents' vectors are kept between runs.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``candidates`` with -1 in place of what is left out.
+    """
+    scorer = load_model(model)
+    vectors = document_vectors(scorer, documents, progress, cache)
+    kept = candidates.copy()
+    for row, (asked, own) in enumerate(zip(_query_vectors(scorer, queries), answers, strict=True)):
+        if own:
+            lowest = (vectors[list(own)] @ asked).min()
+            kept[row, vectors[kept[row]] @ asked > lowest - margin * abs(lowest)] = -1
+    return kept
+
+
+def _query_vectors(model: DualEncoder, queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        yield from model.encode_query(queries[start : start + _QUERIES_AT_ONCE])
 
 
 def separate(

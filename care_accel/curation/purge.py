@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from care_accel.curation.candidates import CACHE
 from care_accel.curation.config import Config
 from care_accel.curation.sample import FILE as SAMPLE
 from care_accel.curation.steps import Progress, Summary
@@ -10,7 +11,7 @@ from care_accel.curation.sts import WORK as STS_WORK
 
 
 def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
-    """Delete what judges wrote; with ``all`` every judgement, the sample with its texts, and all attempts at pairs.
+    """Delete what judges wrote; with ``all`` every judgement, the sample with its texts, all attempts at pairs, and the vectors.
 
     Grades, tokens and costs stay without ``all``, so that nothing is asked again.
 
@@ -22,7 +23,7 @@ def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
     file = config.output_file(FILE)
     if all:
         removed = remove_store(file)
-        for other in (config.output_file(SAMPLE), config.output_file(STS_WORK)):
+        for other in (config.output_file(name) for name in (SAMPLE, STS_WORK, CACHE)):
             if other.exists():
                 other.unlink()
                 removed.append(other)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.curation.candidates import load_model
+from care_accel.curation.candidates import CACHE, load_model, vector_cache
 from care_accel.curation.clean import clean_text, why_unusable
 from care_accel.curation.config import Config, TrainData
 from care_accel.curation.data import write_rows
 from care_accel.curation.diversity import select_diverse
 from care_accel.curation.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.curation.endpoints import check_endpoints
-from care_accel.curation.judging import LOCK, PLACES, Task, alone, judge_all
-from care_accel.curation.negatives import Judge, Separated, fused_candidates, separate
-from care_accel.curation.prompting import load_prompt
+from care_accel.curation.judging import LOCK, PLACES, Task, alone, judge_all, left_of, plan
+from care_accel.curation.negatives import Judge, Separated, below_answers, fused_candidates, separate
+from care_accel.curation.prompting import Prompt, load_prompt
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary, silent
 from care_accel.curation.store import FILE, Pair, Store, digest
@@ -43,8 +43,41 @@ class Question:
     negative: list[int] = field(default_factory=list)
 
 
-def run(config: Config, progress: Progress) -> Summary:
+@dataclass
+class Prepared:
+    """What is judged.
+
+    Attributes
+    ----------
+    questions : list of Question
+    documents : list of str
+    candidates : numpy.ndarray
+        int64 ``[n, depth]``: positions of each question's documents, best first; -1 for none.
+    counts, unusable : dict of str to int
+        How many texts each step has left, and why others could not be used.
+    """
+
+    questions: list[Question]
+    documents: list[str]
+    candidates: NDArray[np.int64]
+    counts: dict[str, int]
+    unusable: dict[str, int]
+
+    @property
+    def known(self) -> list[set[int]]:
+        """Return the documents that each question needs no judge for."""
+        return [{*one.positive, *one.negative} for one in self.questions]
+
+
+def run(config: Config, progress: Progress, *, dry_run: bool = False) -> Summary:
     """Write ``train.jsonl`` and ``train-data.json``; hard negatives are those that the judges vote to be no answers.
+
+    Parameters
+    ----------
+    config : Config
+    progress : callable
+    dry_run : bool
+        Ask nobody; tell how many pairs would be judged, and about what they would take.
 
     Raises
     ------
@@ -54,10 +87,10 @@ def run(config: Config, progress: Progress) -> Summary:
     if (settings := config.train_data) is None:
         raise CareError("the configuration has no train-data; give it texts")
     output = config.output_file(TRIPLETS).parent
+    if dry_run:
+        return _plan(config, settings, progress)
     with _voting(config, progress) as judge:
-        report = make_train_data(
-            settings, output, judge, redact=redact if config.judging.redact else None, progress=progress
-        )
+        report = make_train_data(settings, output, judge, redact=_redact(config), progress=progress)
     facts = {name: f"{count:,}" for name, count in report["counts"].items()}
     facts |= {f"unusable {name}": f"{count:,}" for name, count in sorted(report["unusable"].items())}
     warnings = []
@@ -75,35 +108,81 @@ def run(config: Config, progress: Progress) -> Summary:
 @contextmanager
 def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
     """Give a judge that asks all judges of the configuration, keeps their answers, and lets them vote."""
-    check_endpoints(config.judges, config.judging)
-    prompt = load_prompt(config.judging.prompt, PLACES)
-    # Pairs of other texts than the candidates': counted apart from these.
-    prompt = replace(prompt, version=f"{prompt.version}/train-data")
+    prompt = _prompt(config)
     with Store(config.output_file(FILE)) as store, alone(config.output_file(LOCK)):
         for one in config.judges:
             store.check_model(one, prompt.version)
 
         def judge(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
-            tasks = [
-                Task(
-                    Pair(digest(query), digest(document)),
-                    {"query": query, "document": document},
-                    digest(query, document),
-                )
-                for query, document in pairs
-            ]
+            tasks = [_task(*pair) for pair in pairs]
             stopped = judge_all(config.judges, prompt, store, tasks, progress)
             if stopped:
                 raise CareError(
                     f"{next(iter(stopped.values()))}; what was answered is kept, run the step again"
                 )
-            known = [store.grades(one.name, prompt.version) for one in config.judges]
-            return [
-                decide([grades.get(task.pair, ("", None))[1] for grades in known], config.vote)
-                for task in tasks
-            ]
+            return _votes(config, prompt, store, tasks)
 
         yield judge
+
+
+def _prompt(config: Config) -> Prompt:
+    check_endpoints(config.judges, config.judging)
+    prompt = load_prompt(config.judging.prompt, PLACES)
+    # Pairs of other texts than the candidates': counted apart from these.
+    return replace(prompt, version=f"{prompt.version}/train-data")
+
+
+def _redact(config: Config) -> Callable[[str], str] | None:
+    return redact if config.judging.redact else None
+
+
+def _task(query: str, document: str) -> Task:
+    texts = {"query": query, "document": document}
+    return Task(Pair(digest(query), digest(document)), texts, digest(query, document))
+
+
+def _votes(config: Config, prompt: Prompt, store: Store, tasks: Sequence[Task]) -> list[bool | None]:
+    known = [store.grades(one.name, prompt.version) for one in config.judges]
+    return [decide([grades.get(task.pair, ("", None))[1] for grades in known], config.vote) for task in tasks]
+
+
+def _plan(config: Config, settings: TrainData, progress: Progress) -> Summary:
+    """Tell what judging would take if each candidate that nobody judged turned out to be no answer, and at most."""
+    prompt = _prompt(config)
+    output = config.output_file(TRIPLETS).parent
+    prepared = _prepare(settings, output, _redact(config), progress)
+    asked: list[Task] = []
+    with ExitStack() as stack:
+        file = config.output_file(FILE)
+        store = stack.enter_context(Store(file)) if file.is_file() else None
+        if store is not None:
+            for one in config.judges:
+                store.check_model(one, prompt.version)
+
+        def guess(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
+            tasks = [_task(*pair) for pair in pairs]
+            asked.extend(tasks)
+            if store is None:
+                return [False] * len(tasks)
+            waiting = {task.pair for one in config.judges for task in left_of(store, one, prompt, tasks)}
+            votes = _votes(config, prompt, store, tasks)
+            return [False if task.pair in waiting else vote for task, vote in zip(tasks, votes, strict=True)]
+
+        if settings.negatives:
+            queries = [one.text for one in prepared.questions]
+            separate(
+                queries, prepared.documents, prepared.candidates, prepared.known, guess, settings.negatives
+            )
+        summary = plan(config, prompt, store, asked)
+    most = sum(
+        len({*row.tolist()} - known - {-1})
+        for row, known in zip(prepared.candidates, prepared.known, strict=True)
+    )
+    facts = {name: f"{count:,}" for name, count in prepared.counts.items()}
+    facts["pairs at most"] = (
+        f"{most if settings.negatives else 0:,}, if all candidates were answers; the table has the fewest"
+    )
+    return replace(summary, facts={**facts, **summary.facts})
 
 
 def make_train_data(
@@ -120,7 +199,8 @@ def make_train_data(
     ----------
     settings : TrainData
     output : Path
-        A folder that is there; ``train.jsonl`` and ``train-data.json`` are written to it, for their owner only.
+        A folder that is there; ``train.jsonl``, ``train-data.json`` and the documents' vectors, which another
+        run needs not compute again, are written to it, for their owner only.
     judge : callable
         See `care_accel.curation.negatives.separate`.
     redact : callable, optional
@@ -137,6 +217,30 @@ def make_train_data(
     CareError
         A file is missing or broken (file and line are named), or no query is left.
     """
+    prepared = _prepare(settings, output, redact, progress)
+    questions, documents, counts = prepared.questions, prepared.documents, prepared.counts
+    found = [Separated() for _ in questions]
+    if settings.negatives:
+        queries = [one.text for one in questions]
+        found = separate(queries, documents, prepared.candidates, prepared.known, judge, settings.negatives)
+    counts |= {
+        "pairs judged no answer": sum(len(one.negatives) for one in found),
+        "false negatives": sum(len(one.false_negatives) for one in found),
+        "pairs nobody could judge": sum(len(one.undecided) for one in found),
+    }
+    rows = list(_triplets(questions, documents, found, settings))
+    counts["triplets written"] = len(rows)
+    counts["queries without an answer"] = len(questions) - len(rows)
+    write_rows(output / TRIPLETS, rows)
+    report = {"settings": asdict(settings), "counts": counts, "unusable": prepared.unusable}
+    write_json(output / REPORT, report, private=True)
+    return report
+
+
+def _prepare(
+    settings: TrainData, output: Path, redact: Callable[[str], str] | None, progress: Progress
+) -> Prepared:
+    """Do all that needs no judge."""
     reader = _Reader(redact)
     questions, documents = reader.read([Path(file) for file in settings.texts])
     counts: dict[str, int] = {"queries read": reader.queries, "queries usable": len(questions)}
@@ -155,23 +259,26 @@ def make_train_data(
     questions = _unlike(questions, settings, progress)
     counts["queries unlike each other"] = len(questions)
     queries = [one.text for one in questions]
-    candidates = fused_candidates(queries, documents, settings.model, settings.depth, progress=progress)
-    known = [{*one.positive, *one.negative} for one in questions]
-    found = [Separated() for _ in questions]
-    if settings.negatives:
-        found = separate(queries, documents, candidates, known, judge, settings.negatives)
-    counts |= {
-        "pairs judged no answer": sum(len(one.negatives) for one in found),
-        "false negatives": sum(len(one.false_negatives) for one in found),
-        "pairs nobody could judge": sum(len(one.undecided) for one in found),
-    }
-    rows = list(_triplets(questions, documents, found, settings))
-    counts["triplets written"] = len(rows)
-    counts["queries without an answer"] = len(questions) - len(rows)
-    write_rows(output / TRIPLETS, rows)
-    report = {"settings": asdict(settings), "counts": counts, "unusable": dict(reader.unusable)}
-    write_json(output / REPORT, report, private=True)
-    return report
+    model = settings.model
+    with vector_cache(output / CACHE) as cache:
+        candidates = fused_candidates(
+            queries, documents, model, settings.depth, progress=progress, cache=cache
+        )
+        if settings.margin is not None:
+            answers = [one.positive for one in questions]
+            kept = below_answers(
+                queries,
+                documents,
+                candidates,
+                answers,
+                model,
+                settings.margin,
+                progress=progress,
+                cache=cache,
+            )
+            counts["candidates too near an answer"] = int((kept != candidates).sum())
+            candidates = kept
+    return Prepared(questions, documents, candidates, counts, dict(reader.unusable))
 
 
 class _Reader:

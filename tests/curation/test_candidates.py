@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from care_accel import CareError
+from care_accel import CareError, DualEncoder
 from care_accel.curation import candidates
 from care_accel.curation.candidates import make_pools, read_pools
 from care_accel.curation.config import Candidates
@@ -49,6 +51,24 @@ def test_a_dual_encoder_is_a_retriever_too(embedded_model):
     found = pools(retrievers=["bm25", "care-mini"])
     assert found["q1"].documents[0] == "d1"
     assert set(found["q1"].ranks) == {"bm25", "care-mini"}
+
+
+def test_documents_are_encoded_once_for_all_runs(workplace, embedded_model, monkeypatch):
+    encoded = []
+    encode = DualEncoder.encode_document
+
+    def counted(model, texts, **options):
+        encoded.extend(texts)
+        return encode(model, texts, **options)
+
+    monkeypatch.setattr(DualEncoder, "encode_document", counted)
+    place = workplace(candidates={"retrievers": ["care-mini"], "depth": 4, "pool": 4})
+    candidates.run(place.config, silent)
+    assert sorted(encoded) == sorted(DOCUMENTS.values())
+    rows = [{"_id": key, "text": text} for key, text in {**DOCUMENTS, "d6": "新的文档。"}.items()]
+    (place.data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    candidates.run(place.config, silent)
+    assert encoded[len(DOCUMENTS) :] == ["新的文档。"]
 
 
 def test_the_step_writes_what_is_read_back_and_tells_what_it_covers(workplace):

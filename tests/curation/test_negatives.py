@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from care_accel import CareError, DualEncoder
-from care_accel.curation.negatives import fused_candidates, separate
+from care_accel.curation.negatives import below_answers, fused_candidates, separate
 from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import reciprocal_rank_fusion
 
@@ -60,6 +60,30 @@ def test_no_pair_is_judged_twice_and_a_query_may_run_out_of_candidates():
 def test_a_judge_that_answers_another_number_of_pairs_is_refused():
     with pytest.raises(CareError, match="asked about 4 pairs and answered 1"):
         separate(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], lambda pairs: [True], count=2)
+
+
+class Scored:
+    """A model by which document i scores i / 10 for every query."""
+
+    name, width = "scored", 1
+
+    def encode_query(self, texts):
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+    def encode_document(self, texts):
+        return np.array([[int(text.removeprefix("文档")) / 10] for text in texts], dtype=np.float32)
+
+
+@pytest.mark.parametrize(
+    ("margin", "kept"), [(0.0, [3, 1, 4, 0, -1, -1, -1]), (0.25, [3, 1, -1, 0, -1, -1, -1])]
+)
+def test_only_candidates_far_enough_below_the_lowest_answer_stay(monkeypatch, margin, kept):
+    monkeypatch.setattr(DualEncoder, "from_pretrained", lambda name: Scored())
+    before = CANDIDATES.copy()
+    found = below_answers(QUERIES, DOCUMENTS, CANDIDATES, [[11, 4], []], "scored", margin)
+    assert found[0].tolist() == kept
+    assert found[1].tolist() == CANDIDATES[1].tolist()  # no answer is known
+    assert (before == CANDIDATES).all()
 
 
 def test_candidates_are_both_rankings_fused(tiny_model, monkeypatch):

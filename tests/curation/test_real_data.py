@@ -14,8 +14,8 @@ from statsmodels.stats.inter_rater import fleiss_kappa
 from care_accel.curation import agreement, judging, vote
 from care_accel.curation.candidates import FILE as CANDIDATES
 from care_accel.curation.candidates import Pool
-from care_accel.curation.loading import load_config
 from care_accel.curation.data import read_data, write_rows
+from care_accel.curation.loading import load_config
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import silent
 

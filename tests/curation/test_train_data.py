@@ -1,8 +1,10 @@
 import json
+import sqlite3
 
 import pytest
 
 from care_accel import CareError, DualEncoder
+from care_accel.curation.candidates import CACHE
 from care_accel.curation.config import TrainData
 from care_accel.curation.judging import LOCK, alone
 from care_accel.curation.steps import silent
@@ -89,6 +91,42 @@ def test_personal_data_reaches_neither_the_judge_nor_the_file(make, tmp_path):
     assert any("【电话】" in text for text in seen)
     assert not any("13800138000" in text for text in seen)
     assert "13800138000" not in (tmp_path / "train.jsonl").read_text()
+
+
+def test_documents_are_encoded_once_for_all_runs_and_queries_are_kept_nowhere(
+    make, tmp_path, tiny_model, monkeypatch
+):
+    encoded = []
+    encode = tiny_model.encode_document
+    monkeypatch.setattr(tiny_model, "encode_document", lambda texts: encoded.extend(texts) or encode(texts))
+    make(margin=0.5)
+    assert len(encoded) == len(set(encoded)) == 6
+    first = (tmp_path / "train.jsonl").read_bytes()
+    make(margin=0.5)
+    assert len(encoded) == 6
+    assert (tmp_path / "train.jsonl").read_bytes() == first
+    with sqlite3.connect(tmp_path / CACHE) as cache:
+        assert cache.execute("SELECT COUNT(*) FROM vectors").fetchone() == (6,)
+    assert (tmp_path / CACHE).stat().st_mode & 0o777 == 0o600
+
+
+def test_what_scores_as_well_as_an_answer_is_left_out_unjudged(make):
+    asked = []
+
+    def judge(pairs):
+        asked.extend(pairs)
+        return [False] * len(pairs)
+
+    report, _ = make(judge, negatives=6)
+    assert "candidates too near an answer" not in report["counts"]
+    all_pairs = set(asked)
+    asked.clear()
+    report, _ = make(judge, negatives=6, margin=0.0)
+    assert report["counts"]["candidates too near an answer"] > 0
+    assert set(asked) < all_pairs
+    # Nothing is known that answers this one, so that there is nothing to compare with.
+    cold = {pair for pair in all_pairs if pair[0].startswith("感冒")}
+    assert cold <= set(asked)
 
 
 def test_questions_that_are_alike_are_left_out(make):
@@ -184,6 +222,22 @@ def test_a_judge_that_refuses_ends_the_step_and_what_the_other_said_is_kept(aske
     with Store(place.output / FILE) as store:
         (count,) = store._base.execute("SELECT COUNT(*) FROM judgements WHERE judge = 'a'").fetchone()
     assert count > 0
+
+
+def test_a_dry_run_asks_nobody_and_tells_what_is_left(asked):
+    server, place = asked({"a": {}, "b": {}})
+    plan = run(place.config, silent, dry_run=True)
+    assert server.events("asked") == []
+    assert not (place.output / FILE).exists()
+    assert not (place.output / "train.jsonl").exists()
+    left = {row[0]: int(row[1]) for row in plan.table[1:]}
+    run(place.config, silent)
+    # One candidate turns out to be an answer, so that a further one is asked.
+    assert {name: count + 1 for name, count in left.items()} == {
+        name: len(server.events("answered", judge=name)) for name in "ab"
+    }
+    assert int(plan.facts["pairs at most"].split(",")[0]) > left["a"]
+    assert [row[1] for row in run(place.config, silent, dry_run=True).table[1:]] == ["0", "0"]
 
 
 def test_a_configuration_without_the_section_is_refused(workplace):
