@@ -3,39 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
-import os
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol
 
 from care_accel.curation.config import HIGHEST, LOWEST, Config, Sts
 from care_accel.curation.data import write_rows
-from care_accel.curation.duplicates import normalise
 from care_accel.curation.endpoints import check_endpoints
 from care_accel.curation.judges import Judge, JudgeStopped
 from care_accel.curation.judging import LOCK, MOST_FAILURES, alone
 from care_accel.curation.prompting import Message, Prompt, load_prompt
 from care_accel.curation.redact import redact
 from care_accel.curation.steps import Progress, Summary, silent
+from care_accel.curation.sts_plan import plan
+from care_accel.curation.sts_sources import KINDS, Kind, Source, find_sources, why_no_rewrite
+from care_accel.curation.sts_work import FILE as WORK
+from care_accel.curation.sts_work import append_attempt, attempt_key, read_attempts
 from care_accel.errors import CareError, require_count
-from care_accel.files import read_json_values, read_jsonl, read_lines, text_field, write_json
-from care_accel.training.data import split_sentences
+from care_accel.files import write_json
 
 PAIRS = "sts.jsonl"
-WORK = "sts-work.jsonl"
 REPORT = "sts.json"
-
-# The term gives way to a synonym and the meaning stays; it gives way to what looks like one and the meaning changes;
-# the term stays and something else changes.
-Kind = Literal["synonym", "changed", "other"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-_SHORTEST, _LONGEST = 6, 80
 
 
 class Endpoint(Protocol):
@@ -45,17 +35,15 @@ class Endpoint(Protocol):
         """Return an answer."""
 
 
-@dataclass(frozen=True)
-class Source:
-    """A sentence, a term in it, and what else the term is called."""
-
-    sentence: str
-    term: str
-    synonyms: tuple[str, ...]
-
-
-def run(config: Config, progress: Progress) -> Summary:
+def run(config: Config, progress: Progress, *, dry_run: bool = False) -> Summary:
     """Write ``sts.jsonl`` and ``sts.json``; a run that was stopped goes on.
+
+    Parameters
+    ----------
+    config : Config
+    progress : callable
+    dry_run : bool
+        Ask nobody; tell how many requests are left, and about what they would take.
 
     Raises
     ------
@@ -68,21 +56,25 @@ def run(config: Config, progress: Progress) -> Summary:
     rewriting = {kind: load_prompt(f"sts-{kind}-v1", ("sentence", "term", "synonym")) for kind in KINDS}
     checking = load_prompt("sts-check-v1", ("first", "second"))
     output = config.output_file(PAIRS).parent
+    # Who writes does not check its own writing, unless there is nobody else.
+    writer = next(judge for judge in config.judges if settings.writer in (None, judge.name))
+    others = [judge for judge in config.judges if judge is not writer] or config.judges
+    redacted = redact if config.judging.redact else None
+    if dry_run:
+        sources = find_sources(settings, redacted)
+        return plan(settings, output / WORK, writer, others, sources, rewriting, checking)
 
     async def everything() -> dict[str, Any]:
         async with AsyncExitStack() as stack:
-            judges = [await stack.enter_async_context(Judge(judge)) for judge in config.judges]
-            # Who writes does not check its own writing, unless there is nobody else.
-            writer = next(j for j in judges if settings.writer in (None, j.config.name))
-            others = [judge for judge in judges if judge is not writer] or judges
+            asked = {judge.name: await stack.enter_async_context(Judge(judge)) for judge in config.judges}
             return await make_sts(
                 settings,
                 output,
-                writer,
-                others,
+                asked[writer.name],
+                [asked[judge.name] for judge in others],
                 rewriting,
                 checking,
-                redact=redact if config.judging.redact else None,
+                redact=redacted,
                 progress=progress,
             )
 
@@ -183,74 +175,6 @@ async def make_sts(
     return report
 
 
-def read_synonyms(file: Path) -> dict[str, tuple[str, ...]]:
-    """Read a table of terms and their synonyms, tabs between; lines that begin with # are skipped.
-
-    Raises
-    ------
-    CareError
-        A line has no synonym, or the table is empty.
-    """
-    table: dict[str, tuple[str, ...]] = {}
-    for line, text in read_lines(file):
-        if text.startswith("#"):
-            continue
-        term, *others = [value.strip() for value in text.rstrip("\r\n").split("\t")]
-        synonyms = [value for value in others if value and value != term]
-        if not term or not synonyms:
-            raise CareError(f"{file}, line {line}: needs a term, a tab and a synonym that is another word")
-        table[term] = tuple(dict.fromkeys([*table.get(term, ()), *synonyms]))
-    if not table:
-        raise CareError(f"{file}: holds no term")
-    return table
-
-
-def find_sources(settings: Sts, redact: Callable[[str], str] | None = None) -> list[Source]:
-    """Find sentences with a term of the table, in an order that the seed decides.
-
-    Of several terms in one sentence the longest is taken.
-    """
-    table = read_synonyms(Path(settings.synonyms))
-    file = Path(settings.sentences)
-    terms = sorted(table, key=lambda term: (-len(term), term))
-    seen: dict[str, Source] = {}
-    for line, row in read_jsonl(file):
-        text = text_field(row, "text" if "text" in row else "query", file, line)
-        for sentence in split_sentences(redact(text) if redact else text):
-            term = next((term for term in terms if term in sentence), None)
-            if term and _SHORTEST <= len(sentence) <= _LONGEST and len(sentence) > len(term):
-                seen.setdefault(normalise(sentence), Source(sentence, term, table[term]))
-    if not seen:
-        raise CareError(f"{settings.sentences}: no sentence holds a term of {settings.synonyms}")
-    sources = list(seen.values())
-    random.Random(settings.seed).shuffle(sources)
-    of_term: Counter[str] = Counter()
-    kept = []
-    for source in sources:
-        of_term[source.term] += 1
-        if of_term[source.term] <= settings.a_term:
-            kept.append(source)
-    return kept
-
-
-def why_no_rewrite(kind: Kind, source: Source, text: str) -> str | None:
-    """Tell what shows, without asking anybody, that a text is not the rewrite that was asked for; None if nothing."""
-    if normalise(text) == normalise(source.sentence):
-        return "unchanged"
-    if "\n" in text.strip() or not len(source.sentence) // 2 <= len(text) <= 2 * len(source.sentence) + 10:
-        return "of another length"
-    without = text
-    for synonym in sorted(source.synonyms, key=len, reverse=True):
-        without = without.replace(synonym, "\0")
-    if kind == "other":  # a synonym may be part of the term, so that the whole text is looked at for this one
-        return None if source.term in text else "without its term"
-    if source.term in without:
-        return "with its term"
-    if kind == "synonym" and "\0" not in without:
-        return "without a synonym"
-    return "with a synonym" if kind == "changed" and "\0" in without else None
-
-
 class _Maker:
     """Makes pairs and keeps what was paid for."""
 
@@ -266,7 +190,8 @@ class _Maker:
         self._settings, self._writer, self._judges = settings, writer, judges
         self._rewriting, self._checking = rewriting, checking
         self._work = work
-        self._known = _read_work(work)
+        self._known = read_attempts(work)
+        self._names = [_name(writer), *map(_name, judges)]
         self.refused: Counter[str] = Counter()
         self.failure: str | None = None
         self._in_a_row = 0
@@ -282,7 +207,7 @@ class _Maker:
         return {"kind": None}
 
     async def _attempt(self, kind: Kind, source: Source) -> dict[str, Any]:
-        key = self._key(kind, source)
+        key = attempt_key(kind, source, self._settings, self._names, (self._rewriting[kind], self._checking))
         if key not in self._known:
             if self._in_a_row >= MOST_FAILURES:
                 raise JudgeStopped(
@@ -300,7 +225,7 @@ class _Maker:
                 return attempt | {"why": "no answer"}
             self._in_a_row = 0
             self._known[key] = attempt
-            self._append(attempt)
+            append_attempt(self._work, attempt)
         return self._known[key]
 
     async def _ask(self, kind: Kind, source: Source) -> dict[str, Any]:
@@ -332,37 +257,10 @@ class _Maker:
             "why": None if agreed else "judges do not agree that it is one",
         }
 
-    def _key(self, kind: Kind, source: Source) -> str:
-        """Return what an attempt depends on: an edited prompt, another judge or limit makes another one."""
-        names = [_name(self._writer), *map(_name, self._judges)]
-        versions = [self._rewriting[kind].version, self._checking.version]
-        limits = [self._settings.same_from, self._settings.changed_to]
-        parts = [kind, source.sentence, source.term, *source.synonyms, *names, *versions, *limits]
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-    def _append(self, attempt: dict[str, Any]) -> None:
-        line = json.dumps(attempt, ensure_ascii=False) + "\n"
-        descriptor = os.open(self._work, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(descriptor, line.encode("utf-8", "replace"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
 
 def _name(endpoint: Endpoint) -> str:
     config = getattr(endpoint, "config", None)
     return f"{getattr(config, 'name', '')} {getattr(config, 'model', '')}"
-
-
-def _read_work(file: Path) -> dict[str, dict[str, Any]]:
-    """Read what earlier runs paid for; the last line may be half written."""
-    if not file.is_file():
-        return {}
-    whole, _, half = file.read_bytes().rpartition(b"\n")
-    if half:
-        os.truncate(file, len(whole) + 1 if whole else 0)
-    return {attempt["key"]: attempt for _, attempt in read_json_values(file)}
 
 
 def _pair(attempt: dict[str, Any]) -> dict[str, Any]:

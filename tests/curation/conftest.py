@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from care_accel.curation.config import Sts
 from care_accel.curation.loading import load_config
 
 SERVER = Path(__file__).parent / "chat_server.py"
@@ -96,3 +97,21 @@ def workplace(tmp_path):
 def truth_texts(queries=QUERIES, documents=DOCUMENTS, truth=TRUTH):
     """Return the truth as the server takes it."""
     return {f"{queries[q]}\n{documents[d]}": grade for (q, d), grade in truth.items()}
+
+
+SENTENCES = [
+    f"{name}患者第{i}天能不能{verb}？"
+    for i in range(4)
+    for name in ("高血压", "糖尿病")
+    for verb in ("喝酒", "运动")
+]
+
+
+@pytest.fixture
+def sts_settings(tmp_path):
+    table, sentences = tmp_path / "synonyms.tsv", tmp_path / "sentences.jsonl"
+    table.write_text("# 术语\n高血压\t血压升高\t高血压病\n糖尿病\t消渴症\n病\t疾病\n")
+    sentences.write_text(
+        "".join(json.dumps({"text": text}) + "\n" for text in [*SENTENCES, "没有术语的句子在这里"])
+    )
+    return Sts(str(table), str(sentences), size=9)

@@ -89,13 +89,15 @@ def test_judgements_that_are_missing_end_with_1(place, capsys, monkeypatch):
         ("candidates", {"data": None}, "names no data"),
         ("vote", {"votes": {}}, "unknown field 'votes', did you mean 'vote'?"),
         ("purge", {}, "run care-accel curate judge first"),
+        ("train-data --dry-run", {}, "no train-data"),
+        ("sts --dry-run", {}, "no sts"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(place, capsys, monkeypatch, step, change, words):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     curate(capsys, "candidates", place.file)
     place.file.write_text(yaml.safe_dump({**place.values, **change}))
-    code, _, err = curate(capsys, step, place.file)
+    code, _, err = curate(capsys, *step.split(), place.file)
     assert code == 2
     assert words in err
     assert err.strip().startswith("error: ")

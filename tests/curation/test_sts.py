@@ -9,18 +9,14 @@ import pytest
 
 from care_accel import CareError
 from care_accel.curation import sts
-from care_accel.curation.config import Sts
 from care_accel.curation.judges import JudgeStopped
 from care_accel.curation.judging import LOCK, alone
 from care_accel.curation.steps import silent
-from care_accel.curation.sts import KINDS, Source, find_sources, make_sts, read_synonyms, why_no_rewrite
+from care_accel.curation.sts import make_sts
+from care_accel.curation.sts_sources import KINDS
 
-SENTENCES = [
-    f"{name}患者第{i}天能不能{verb}？"
-    for i in range(4)
-    for name in ("高血压", "糖尿病")
-    for verb in ("喝酒", "运动")
-]
+from .conftest import SENTENCES
+
 SCHEMA = {"type": "object"}
 
 
@@ -72,27 +68,19 @@ class Checker:
         return {"reason": "", "grade": (5 if same else 2) - self.harsh}
 
 
-@pytest.fixture
-def settings(tmp_path):
-    table, sentences = tmp_path / "synonyms.tsv", tmp_path / "sentences.jsonl"
-    table.write_text("# 术语\n高血压\t血压升高\t高血压病\n糖尿病\t消渴症\n病\t疾病\n")
-    sentences.write_text(
-        "".join(json.dumps({"text": text}) + "\n" for text in [*SENTENCES, "没有术语的句子在这里"])
-    )
-    return Sts(str(table), str(sentences), size=9)
-
-
-def make(settings, output, writer=None, judges=None, **options):
+def make(sts_settings, output, writer=None, judges=None, **options):
     judges = judges if judges is not None else [Checker("a"), Checker("b", harsh=1)]
-    return asyncio.run(make_sts(settings, output, writer or Writer(), judges, REWRITING, CHECKING, **options))
+    return asyncio.run(
+        make_sts(sts_settings, output, writer or Writer(), judges, REWRITING, CHECKING, **options)
+    )
 
 
 def read_pairs(folder):
     return [json.loads(line) for line in (folder / "sts.jsonl").read_text().splitlines()]
 
 
-def test_kinds_are_as_many_and_scores_are_the_judges_mean_from_0_to_1(settings, tmp_path):
-    report = make(settings, tmp_path)
+def test_kinds_are_as_many_and_scores_are_the_judges_mean_from_0_to_1(sts_settings, tmp_path):
+    report = make(sts_settings, tmp_path)
     pairs = read_pairs(tmp_path)
     assert report["kinds"] == dict.fromkeys(KINDS, 3)
     assert len({pair["sentence1"] for pair in pairs}) == 9
@@ -104,28 +92,28 @@ def test_kinds_are_as_many_and_scores_are_the_judges_mean_from_0_to_1(settings, 
 
 
 def test_a_rewrite_that_one_judge_does_not_take_for_its_kind_is_thrown_away_for_another_kind(
-    settings, tmp_path
+    sts_settings, tmp_path
 ):
-    report = make(settings, tmp_path, judges=[Checker("a"), Checker("b", harsh=2)])
+    report = make(sts_settings, tmp_path, judges=[Checker("a"), Checker("b", harsh=2)])
     assert set(report["kinds"]) == {"changed", "other"}
     assert report["thrown away"] == {"synonym: judges do not agree that it is one": 3}
     assert report["pairs"] == 9
 
 
-def test_what_can_be_seen_to_be_no_rewrite_is_not_judged(settings, tmp_path):
+def test_what_can_be_seen_to_be_no_rewrite_is_not_judged(sts_settings, tmp_path):
     judge = Checker()
-    report = make(settings, tmp_path, Writer(lambda kind, sentence, **_: sentence + "。"), [judge])
+    report = make(sts_settings, tmp_path, Writer(lambda kind, sentence, **_: sentence + "。"), [judge])
     assert report["pairs"] == judge.asked == 0
     assert report["sentences tried"] == len(SENTENCES)
     assert report["thrown away"] == {f"{kind}: unchanged": len(SENTENCES) for kind in KINDS}
 
 
-def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice_that_was_kept(settings, tmp_path):
+def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice_that_was_kept(sts_settings, tmp_path):
     (whole := tmp_path / "whole").mkdir()
-    make(settings, whole)
+    make(sts_settings, whole)
     stopped = Writer(fail_after=4)
     with pytest.raises(KeyboardInterrupt):
-        make(settings, tmp_path, stopped)
+        make(sts_settings, tmp_path, stopped)
     kept = (
         (tmp_path / "sts-work.jsonl").read_text().splitlines()
         if (tmp_path / "sts-work.jsonl").exists()
@@ -134,20 +122,22 @@ def test_a_run_that_was_stopped_goes_on_and_asks_nothing_twice_that_was_kept(set
     with (tmp_path / "sts-work.jsonl").open("a") as stream:
         stream.write('{"key": "half a li')
     writer = Writer()
-    make(settings, tmp_path, writer)
+    make(sts_settings, tmp_path, writer)
     assert read_pairs(tmp_path) == read_pairs(whole)
     assert len(writer.asked) == 9 - len(kept)
     again = Writer()
-    make(settings, tmp_path, again)
+    make(sts_settings, tmp_path, again)
     assert again.asked == []
 
 
-def test_an_edited_prompt_is_asked_anew(settings, tmp_path):
-    make(settings, tmp_path)
+def test_an_edited_prompt_is_asked_anew(sts_settings, tmp_path):
+    make(sts_settings, tmp_path)
     writer, edited = Writer(), {kind: Form(kind) for kind in KINDS}
     edited["other"].version = "other@2"
     writer.rewrite = lambda kind, **texts: Writer.good(kind.split("@")[0], **texts)
-    asyncio.run(make_sts(settings, tmp_path, writer, [Checker("a"), Checker("b", harsh=1)], edited, CHECKING))
+    asyncio.run(
+        make_sts(sts_settings, tmp_path, writer, [Checker("a"), Checker("b", harsh=1)], edited, CHECKING)
+    )
     assert {texts["kind"] for texts in writer.asked} == {"other@2"}
 
 
@@ -165,89 +155,45 @@ class Broken(Checker):
         return answer
 
 
-def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(settings, tmp_path):
-    report = make(settings, tmp_path, judges=[Checker("a"), Broken(every=2)])
+def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(sts_settings, tmp_path):
+    report = make(sts_settings, tmp_path, judges=[Checker("a"), Broken(every=2)])
     assert report["last failure"] == "judge 'b': HTTP 500"
     assert sum(count for why, count in report["thrown away"].items() if "no answer" in why) > 0
     writer = Writer()
-    again = make(settings, tmp_path, writer, judges=[Checker("a"), Checker("b")])
+    again = make(sts_settings, tmp_path, writer, judges=[Checker("a"), Checker("b")])
     assert again["pairs"] == 9
     assert "no answer" not in str(again["thrown away"])
     assert writer.asked
 
 
-def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(settings, tmp_path):
+def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(sts_settings, tmp_path):
     judge = Broken(every=1)
     with pytest.raises(JudgeStopped, match="in a row had no answer, the last: judge 'b': HTTP 500"):
-        make(settings, tmp_path, judges=[judge])
+        make(sts_settings, tmp_path, judges=[judge])
     assert judge.asked < 3 * len(SENTENCES) / 2
 
 
-def test_an_endpoint_that_refuses_everything_ends_the_run(settings, tmp_path):
+def test_an_endpoint_that_refuses_everything_ends_the_run(sts_settings, tmp_path):
     class Closed(Checker):
         async def complete(self, messages, schema):
             raise JudgeStopped("judge 'a': wrong key")
 
     with pytest.raises(JudgeStopped):
-        make(settings, tmp_path, judges=[Closed("a")])
+        make(sts_settings, tmp_path, judges=[Closed("a")])
 
 
-def test_personal_data_is_gone_before_anybody_is_asked(settings, tmp_path):
-    Path(settings.sentences).write_text(json.dumps({"query": "我叫王小明有高血压能不能喝酒？"}) + "\n")
+def test_personal_data_is_gone_before_anybody_is_asked(sts_settings, tmp_path):
+    Path(sts_settings.sentences).write_text(json.dumps({"query": "我叫王小明有高血压能不能喝酒？"}) + "\n")
     writer = Writer()
-    make(settings, tmp_path, writer, redact=lambda text: text.replace("王小明", "【姓名】"))
+    make(sts_settings, tmp_path, writer, redact=lambda text: text.replace("王小明", "【姓名】"))
     assert writer.asked
     assert all("王小明" not in texts["sentence"] for texts in writer.asked)
     assert "王小明" not in (tmp_path / "sts-work.jsonl").read_text()
 
 
-def test_sentences_are_taken_with_their_longest_term_and_not_too_often(settings):
-    sources = find_sources(settings)
-    assert {source.term for source in sources} == {"高血压", "糖尿病"}
-    assert sorted(source.sentence for source in sources) == sorted(SENTENCES)
-    few = find_sources(Sts(settings.synonyms, settings.sentences, a_term=2))
-    assert len(few) == 4
-    assert find_sources(settings) == sources
-    assert find_sources(Sts(settings.synonyms, settings.sentences, seed=1)) != sources
-
-
-SOURCE = Source("糖尿病患者能喝酒吗", "糖尿病", ("消渴症", "糖尿病症"))
-
-
-@pytest.mark.parametrize(
-    ("kind", "text", "why"),
-    [
-        ("synonym", "消渴症患者能喝酒吗", None),
-        ("synonym", "糖尿病症患者能喝酒吗", None),
-        ("synonym", "高血糖患者能喝酒吗", "without a synonym"),
-        ("synonym", "消渴症糖尿病患者能喝酒吗", "with its term"),
-        ("changed", "尿崩症患者能喝酒吗", None),
-        ("changed", "消渴症患者能喝酒吗", "with a synonym"),
-        ("changed", "糖尿病患者能吸烟吗", "with its term"),
-        ("other", "糖尿病患者能吸烟吗", None),
-        ("other", "尿崩症患者能吸烟吗", "without its term"),
-        ("other", "糖尿病患者能喝酒吗？", "unchanged"),
-        ("other", "糖尿病", "of another length"),
-        ("other", "糖尿病患者能吸烟吗\n好的", "of another length"),
-    ],
-)
-def test_each_kind_of_rewrite_shows_what_it_must(kind, text, why):
-    assert why_no_rewrite(kind, SOURCE, text) == why
-
-
-def test_mistakes_in_the_files_are_named(settings, tmp_path):
-    table = tmp_path / "t.tsv"
-    table.write_text("高血压\n")
-    with pytest.raises(CareError, match=re.escape("t.tsv, line 1: needs a term, a tab and a synonym")):
-        read_synonyms(table)
-    table.write_text("# 空\n")
-    with pytest.raises(CareError, match="holds no term"):
-        read_synonyms(table)
-    table.write_text("肾结石\t尿路结石\n")
-    with pytest.raises(CareError, match="no sentence holds a term"):
-        find_sources(Sts(str(table), settings.sentences))
+def test_pairs_that_nobody_would_check_are_not_made(sts_settings, tmp_path):
     with pytest.raises(CareError, match="no judge"):
-        make(settings, tmp_path, judges=[])
+        make(sts_settings, tmp_path, judges=[])
 
 
 class Spoken:
@@ -277,7 +223,7 @@ class Spoken:
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_the_first_judge_writes_and_the_others_check(settings, workplace, monkeypatch, count):
+def test_the_first_judge_writes_and_the_others_check(sts_settings, workplace, monkeypatch, count):
     monkeypatch.setattr(sts, "Judge", Spoken)
     monkeypatch.setattr(Spoken, "asked", [])
     names = ["a", "b", "c"][:count]
