@@ -192,11 +192,22 @@ class TrainData:
 
 @dataclass(frozen=True)
 class LeakCheck:
-    """Training files and evaluation folders that must share no text."""
+    """Training files and evaluation folders that must share no text.
+
+    Parameters
+    ----------
+    train, evaluation : list of str
+    near_duplicates : float
+        Share of pieces from which on two texts are near duplicates.
+    contained : int
+        Characters, without spaces and punctuation, from which on an evaluation text is looked for inside longer
+        training texts: shorter questions are everyday words, which stand in many texts by chance. 0 for never.
+    """
 
     train: list[str] = field(default_factory=list)
     evaluation: list[str] = field(default_factory=list)
     near_duplicates: float = 0.8
+    contained: int = 16
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Texts of an evaluation that are in training data, exactly or nearly: there must be none."""
+"""Texts of an evaluation that are in training data, exactly, nearly or inside a longer text: there must be none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from care_accel.curation.config import Config
+from care_accel.curation.config import Config, LeakCheck
+from care_accel.curation.containment import Parts
 from care_accel.curation.data import write_rows
 from care_accel.curation.duplicates import digest, find_near, normalise
 from care_accel.curation.steps import Progress, Summary, silent
@@ -21,6 +22,7 @@ REPORT = "leak-check.json"
 LEAKS = "leaks.jsonl"
 # How many training texts are compared at a time: memory does not grow with the training data.
 _CHUNK = 200_000
+CONTAINED = LeakCheck.contained
 _KINDS = {"corpus": "document", "queries": "query"}
 
 
@@ -41,10 +43,11 @@ class Found:
     ----------
     rows : list of dict
         One a training text that leaks: where it stands first and how often it is there, the evaluation text that
-        it is most similar to, and how similar. No text is repeated.
-    exact, near : dict of str to set of int
-        For each evaluation file, which of its texts are in the training data, by their number; those that are
-        there exactly are not among the near ones.
+        it is most similar to, or the longest that is a part of it, and how similar, or which share of it that part
+        is. No text is repeated.
+    exact, near, contained : dict of str to set of int
+        For each evaluation file, which of its texts are in the training data, by their number; each is among the
+        first of the three that it belongs to.
     texts : Counter
         How many texts each evaluation file holds.
     """
@@ -52,6 +55,7 @@ class Found:
     rows: list[dict[str, Any]] = field(default_factory=list)
     exact: dict[str, set[int]] = field(default_factory=dict)
     near: dict[str, set[int]] = field(default_factory=dict)
+    contained: dict[str, set[int]] = field(default_factory=dict)
     texts: Counter[str] = field(default_factory=Counter)
 
 
@@ -71,11 +75,12 @@ def run(config: Config, progress: Progress) -> Summary:
         [Path(place) for place in asked.evaluation],
         report_file.parent,
         asked.near_duplicates,
+        asked.contained,
         progress=progress,
     )
-    table: list[Sequence[str]] = [("evaluation file", "texts", "in training data", "nearly")]
+    table: list[Sequence[str]] = [("evaluation file", "texts", "in training data", "nearly", "inside a text")]
     table += [
-        (row["file"], *(f"{row[name]:,}" for name in ("texts", "exact", "near")))
+        (row["file"], *(f"{row[name]:,}" for name in ("texts", "exact", "near", "contained")))
         for row in report["evaluation"]
     ]
     leaks = report["leaks"]
@@ -86,6 +91,9 @@ def run(config: Config, progress: Progress) -> Summary:
         {
             "training texts that leak": f"{leaks:,}",
             "nearly the same": f"similarity {asked.near_duplicates:g} or more",
+            "inside a longer text": f"{asked.contained} characters or more"
+            if asked.contained
+            else "not looked for",
         },
         table,
         [report_file, rows_file],
@@ -99,6 +107,7 @@ def check_leaks(
     evaluation: Sequence[Path],
     output: Path,
     threshold: float = 0.8,
+    contained: int = CONTAINED,
     *,
     progress: Progress = silent,
 ) -> dict[str, Any]:
@@ -114,8 +123,10 @@ def check_leaks(
     output : Path
         A folder that is there. ``leak-check.json`` has the counts, ``leaks.jsonl`` one row a training text.
     threshold : float
-        See `care_accel.curation.duplicates.find_near_duplicates`. Whether a text is a part of a longer one is not
-        looked at.
+        See `care_accel.curation.duplicates.find_near_duplicates`.
+    contained : int
+        Characters, once normalised, from which on an evaluation text is looked for inside longer training texts;
+        0 to look for none. Training texts inside evaluation texts are not looked for.
     progress : callable, optional
 
     Returns
@@ -129,19 +140,21 @@ def check_leaks(
         A file is missing or broken, or there is nothing to compare.
     """
     files = list(_evaluation_files(evaluation, {file.resolve() for file in train}))
-    found = find_leaks(train, files, threshold, progress=progress)
+    found = find_leaks(train, files, threshold, contained, progress=progress)
     rows = [
         {
             "file": str(file),
             "texts": found.texts[str(file)],
             "exact": len(found.exact.get(str(file), ())),
             "near": len(found.near.get(str(file), ())),
+            "contained": len(found.contained.get(str(file), ())),
         }
         for file in files
     ]
     report = {
         "leaks": len(found.rows),
         "near_duplicates": threshold,
+        "contained": contained,
         "train": [str(file) for file in train],
         "evaluation": rows,
     }
@@ -151,7 +164,12 @@ def check_leaks(
 
 
 def find_leaks(
-    train: Sequence[Path], evaluation: Sequence[Path], threshold: float = 0.8, *, progress: Progress = silent
+    train: Sequence[Path],
+    evaluation: Sequence[Path],
+    threshold: float = 0.8,
+    contained: int = CONTAINED,
+    *,
+    progress: Progress = silent,
 ) -> Found:
     """Compare every text of training files with every text of evaluation files; see `check_leaks`."""
     found = Found()
@@ -168,6 +186,7 @@ def find_leaks(
     for number, text in enumerate(texts):
         same.setdefault(first.setdefault(digest(text), number), []).append(number)
     distinct = list(same)
+    parts = Parts([texts[i] for i in distinct], contained) if contained else None
     times: Counter[bytes] = Counter()
     marks: list[tuple[dict[str, Any], bytes]] = []
     for chunk in _chunks(train, times):
@@ -175,11 +194,23 @@ def find_leaks(
         near = find_near(their, [texts[i] for i in distinct], threshold, progress=progress)
         # The other way round as well: the most similar one of a training text need not be all that it is near to.
         back = find_near([texts[i] for i in distinct], their, threshold, progress=progress)
-        for (place, text), of, alike in zip(chunk, near.of.tolist(), near.similarity.tolist(), strict=True):
+        inside = _inside(their, parts, progress)
+        for (place, text), of, alike, within in zip(
+            chunk, near.of.tolist(), near.similarity.tolist(), inside, strict=True
+        ):
+            for position in within:
+                _mark(found.contained, places, same[distinct[position]])
             exact = first.get(digest(text))
-            if exact is None and of < 0:
+            if exact is not None:
+                kind, number, alike = "exact", exact, 1.0
+            elif of >= 0:
+                kind, number = "near", distinct[of]
+            elif within:
+                kind, (longest, alike) = "contained", next(iter(within.items()))
+                number = distinct[longest]
+            else:
                 continue
-            match = places[distinct[of] if exact is None else exact]
+            match = places[number]
             row = {
                 "train": str(place.file),
                 "line": place.line,
@@ -189,8 +220,8 @@ def find_leaks(
                 "evaluation_line": match.line,
                 "evaluation_field": match.field,
                 "id": match.id,
-                "match": "near" if exact is None else "exact",
-                "similarity": 1.0 if exact is not None else round(alike, 4),
+                "match": kind,
+                "similarity": round(alike, 4),
             }
             marks.append((row, digest(text)))
             if exact is not None:
@@ -202,6 +233,20 @@ def find_leaks(
     found.rows = [row for row, _ in marks]
     for file, numbers in found.near.items():
         numbers -= found.exact.get(file, set())
+    for file, numbers in found.contained.items():
+        numbers -= found.exact.get(file, set()) | found.near.get(file, set())
+    return found
+
+
+def _inside(texts: Sequence[str], parts: Parts | None, progress: Progress) -> list[dict[int, float]]:
+    """Return what each text holds of the evaluation; nothing without parts to look for."""
+    if parts is None:
+        return [{} for _ in texts]
+    found = []
+    with progress("inside longer texts", len(texts)) as done:
+        for text in texts:
+            found.append(parts.within(text))
+            done(1)
     return found
 
 

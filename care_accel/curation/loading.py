@@ -103,6 +103,8 @@ def _check(config: Config, file: Path) -> None:
         if not leaks.train or not leaks.evaluation:
             raise CareError(f"{file}: leak-check needs both train and evaluation")
         _share(leaks.near_duplicates, f"{file}: leak-check")
+        if leaks.contained < 0:
+            raise CareError(f"{file}: leak-check: contained must not be below 0")
     if (sts := config.sts) is not None:
         _above_0(sts, ("size", "a_term"), f"{file}: sts")
         if not LOWEST <= sts.changed_to < sts.same_from <= HIGHEST:

@@ -5,6 +5,7 @@ import pytest
 
 from care_accel import CareError
 from care_accel.curation import leaks
+from care_accel.curation.duplicates import normalise
 from care_accel.curation.leaks import check_leaks, run
 from care_accel.curation.steps import silent
 
@@ -75,6 +76,30 @@ def test_texts_that_leak_are_named_with_their_places_and_are_not_repeated(evalua
         assert "血糖" not in (tmp_path / name).read_text()
 
 
+def test_an_evaluation_text_inside_a_longer_training_text_is_found(evaluation, tmp_path):
+    quoted = (
+        f"昨天读到：“{LONG}。”请问这样对不对，还要注意一些什么别的事情，能不能停药，要多久去一次医院复查呢"
+    )
+    short = "您好，高血压怎么治？请医生详细回答一下，谢谢"
+    train = write(tmp_path / "t.jsonl", {"query": short, "pos": [quoted, LONG]}, {"query": quoted, "pos": []})
+    report = check_leaks([train], [evaluation], tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "leaks.jsonl").read_text().splitlines()]
+    assert {(r["field"], r["match"], r["id"], r["times"]) for r in rows} == {
+        ("pos", "contained", "d1", 2),
+        ("pos", "exact", "d1", 1),
+    }
+    (share,) = [r["similarity"] for r in rows if r["match"] == "contained"]
+    assert share == round(len(normalise(LONG)) / len(normalise(quoted)), 4)
+    # What is there exactly is counted so, and once.
+    corpus = report["evaluation"][0]
+    assert (corpus["exact"], corpus["near"], corpus["contained"]) == (1, 0, 0)
+    train = write(tmp_path / "t.jsonl", {"query": short, "pos": [quoted]})
+    for least, found in ((16, (1, 0)), (6, (1, 1)), (0, (0, 0))):
+        report = check_leaks([train], [evaluation], tmp_path, contained=least)
+        assert tuple(row["contained"] for row in report["evaluation"][:2]) == found
+        assert report["leaks"] == sum(found)
+
+
 def test_every_evaluation_text_that_a_training_text_is_near_to_is_counted(tmp_path):
     words = [LONG, LONG.replace("适量", "适当"), LONG.replace("定期", "按期")]
     corpus = write(
@@ -112,5 +137,8 @@ def test_the_step_fails_if_there_is_a_leak(evaluation, workplace, tmp_path, leak
     summary = run(place.config, silent)
     assert summary.failed == leaking
     assert bool(summary.warnings) == leaking
-    assert [row[2] for row in summary.table[1:]] == ["1" if leaking else "0", "0", "0"]
+    assert [row[2:] for row in summary.table[1:]] == [
+        ("1" if leaking else "0", "0", "0"),
+        *[("0", "0", "0")] * 2,
+    ]
     assert json.loads((place.output / "leak-check.json").read_text())["leaks"] == leaking
