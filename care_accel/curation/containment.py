@@ -12,8 +12,8 @@ class Parts:
     """Texts to be looked for inside others, the same but for form; see `duplicates.normalise`.
 
     Each is known by its first ``shortest`` characters. A text is read once from left to right, and only where such
-    a beginning stands are the texts compared that begin so: work grows with the characters that are read, and hardly
-    with how many texts are looked for.
+    a beginning stands are the texts looked up that begin so, once for each of their lengths: work grows with the
+    characters that are read, and hardly with how many texts are looked for, even if thousands begin alike.
 
     Parameters
     ----------
@@ -30,11 +30,13 @@ class Parts:
     def __init__(self, texts: Sequence[str], shortest: int) -> None:
         require_count("shortest", shortest)
         self._shortest = shortest
-        self._by_beginning: dict[str, list[tuple[str, int]]] = {}
+        # By beginning and length, the numbers of each text.
+        self._parts: dict[str, dict[int, dict[str, list[int]]]] = {}
         for number, text in enumerate(texts):
             part = normalise(text)
             if len(part) >= shortest:
-                self._by_beginning.setdefault(part[:shortest], []).append((part, number))
+                alike = self._parts.setdefault(part[:shortest], {}).setdefault(len(part), {})
+                alike.setdefault(part, []).append(number)
 
     def within(self, text: str) -> dict[int, float]:
         """Find the texts that are a part of a longer one.
@@ -48,7 +50,8 @@ class Parts:
         whole = normalise(text)
         found: dict[int, float] = {}
         for start in range(len(whole) - self._shortest + 1):
-            for part, number in self._by_beginning.get(whole[start : start + self._shortest], ()):
-                if len(part) < len(whole) and whole.startswith(part, start):
-                    found[number] = len(part) / len(whole)
+            for length, parts in self._parts.get(whole[start : start + self._shortest], {}).items():
+                if length < len(whole):
+                    numbers = parts.get(whole[start : start + length], ())
+                    found.update(dict.fromkeys(numbers, length / len(whole)))
         return dict(sorted(found.items(), key=lambda one: -one[1]))
