@@ -51,6 +51,11 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"judges": [{"name": "a", "model": "x"}]}, "judges[0]: field 'base_url' is missing"),
         ({"sts": {"synonyms": "s.tsv", "sentences": "t.jsonl", "writer": "b"}}, "writer 'b' is no judge"),
         ({"leak-check": {"train": ["a"]}}, "leak-check needs both train and evaluation"),
+        (
+            {"leak-check": {"train": ["a"], "evaluation": ["b"], "contained": -1}},
+            "leak-check: contained must not be below 0",
+        ),
+        ({"train-data": {"texts": ["a"], "margin": 1.5}}, "train-data: margin must be from 0 to 1"),
         ({"sample": {"size": 0}}, "sample: size must be a number above 0"),
     ],
 )
