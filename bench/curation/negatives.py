@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import os
 import random
 import sys
@@ -38,6 +37,7 @@ from care_accel.errors import exit_code
 from care_accel.eval.folder import read_documents, read_judgements, read_queries
 from care_accel.eval.scores import QueryScores, read_scores, task_file
 from care_accel.eval.significance import adjusted, paired
+from care_accel.eval.uncertainty import query_scores
 from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
 from care_accel.training import train
@@ -180,7 +180,7 @@ def evaluate(name: str, model: Path, data: Path, output: Path) -> dict[str, Quer
 
 
 def score(model: DualEncoder, task: str, folder: Path) -> QueryScores:
-    """Search a set and return nDCG@10 a query, with linear gain as mteb has it."""
+    """Search a set and return nDCG@10 a query."""
     documents = read_documents(folder / "corpus.jsonl.gz")
     queries = read_queries(folder / "queries.jsonl.gz")
     grades = read_judgements(folder / "qrels" / "dev.tsv", queries, documents)
@@ -188,17 +188,15 @@ def score(model: DualEncoder, task: str, folder: Path) -> QueryScores:
     # Half of the time of float32; vectors differ by less than 0.001.
     with torch.autocast("cpu", torch.bfloat16):
         index.add(model.encode_document([f"{title} {text}".strip() for title, text in documents.values()]))
-    _, hits = index.search(model.encode_query([queries[query] for query in grades]), k=DEPTH)
+    scores, hits = index.search(model.encode_query([queries[query] for query in grades]), k=DEPTH)
     names = list(documents)
-    values = []
-    for row, own in zip(hits.tolist(), grades.values(), strict=True):
-        best = gain(sorted(own.values(), reverse=True)[:DEPTH])
-        values.append(gain([own.get(names[hit], 0) for hit in row]) / best if best else 0.0)
-    return QueryScores(task, "ndcg_at_10", "mean", np.array(values), tuple(grades))
-
-
-def gain(grades: Sequence[int]) -> float:
-    return sum(grade / math.log2(place + 2) for place, grade in enumerate(grades))
+    ranking = {
+        query: {names[hit]: value for hit, value in zip(*row, strict=True)}
+        for query, *row in zip(grades, hits.tolist(), scores.tolist(), strict=True)
+    }
+    metric = f"ndcg_at_{DEPTH}"
+    values = query_scores(metric, grades, ranking)
+    return QueryScores(task, metric, "mean", np.array([values[query] for query in grades]), tuple(grades))
 
 
 def train_joint(name: str, seed: int, rows: dict[str, list[Row]], start: Path, output: Path) -> Path:

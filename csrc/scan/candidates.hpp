@@ -15,7 +15,7 @@ public:
     explicit Candidates(std::size_t k) : k_(k), best_(k), room_(grown(0)) {}
 
     // `rough`: whether the bound can be lowered.
-    void push(float bound, std::int64_t id, bool rough = false) { pending_.push_back({bound, rough, id}); }
+    void push(float bound, std::int64_t id, bool rough) { pending_.push_back({bound, rough, id}); }
 
     bool crowded() const { return pending_.size() >= room_; }
     // How many were scored exactly.

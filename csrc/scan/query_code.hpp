@@ -17,7 +17,8 @@ namespace care {
 //
 //     scale (term[0] a.c + term[1] b.c) + query_length error + rest_length length
 //
-// where a.c and b.c are sums over stored codes (c + 128) less `correction`. With halves, a.c and b.c are twice the sums over stored ones ((c + 15) / 2) less `half_correction`, and no length is looked up:
+// where a.c and b.c are sums over stored codes (c + 128) less `correction`. With halves, a.c and b.c are twice the sums
+// over stored ones ((c + 15) / 2) less `half_correction`, and no length is looked up:
 //
 //     scale (term[0] a.c + term[1] b.c + half_rest) + query_length error
 //

@@ -1,4 +1,4 @@
-"""The comparison of negatives in bench/: what each side trains on, how it is scored, and its table."""
+"""The comparison of negatives in bench/: what each side trains on, and its table."""
 
 import importlib.util
 import sys
@@ -43,11 +43,6 @@ def test_each_row_gets_as_many_negatives_of_its_own_set_and_never_an_answer(nega
         assert all(text.startswith(name) for text in row["neg"][0 if drawn else 2 :])
     assert negatives.by_set(rows, sets, 0, drawn=drawn) == found
     assert negatives.by_set(rows, sets, 1, drawn=drawn) != found
-
-
-def test_gain_falls_with_the_logarithm_of_the_place(negatives):
-    assert negatives.gain([3, 0, 2]) == pytest.approx(3 + 2 / 2)
-    assert negatives.gain([]) == 0
 
 
 def test_the_table_has_means_spreads_and_the_difference_of_each_seed(negatives):
