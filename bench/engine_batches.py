@@ -22,9 +22,9 @@ import numpy as np
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 
-from care_accel.serving.config import read_config, write_model
-from care_accel.serving.engines import lengths_for, write_engine_repository
-from care_accel.serving.server import Server
+from care_accel.serving.repository.config import read_config, write_model
+from care_accel.serving.repository.engines import lengths_for, write_engine_repository
+from care_accel.serving.tritonserver.server import Server
 
 NETWORK = """import os, site, time
 any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))

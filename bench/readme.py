@@ -13,8 +13,8 @@ import record
 
 from care_accel.errors import CareError, exit_code
 from care_accel.files import read_json
-from care_accel.report.measured import Row, row_of
-from care_accel.report.ratios import ratio_between
+from care_accel.report.results.benchmarks import Row, row_of
+from care_accel.report.results.ratios import ratio_between
 
 README = record.FOLDER.parents[1] / "README.md"
 BEGIN, END = "<!-- speeds: written by bench/readme.py -->", "<!-- end of speeds -->"

@@ -15,7 +15,7 @@ import numpy as np
 
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
-from care_accel.report.ratios import NOISE, lie_apart
+from care_accel.report.results.ratios import NOISE, lie_apart
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"

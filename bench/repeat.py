@@ -20,7 +20,7 @@ import record
 
 from care_accel.errors import CareError, exit_code
 from care_accel.files import read_json
-from care_accel.report.ratios import NOISE as AGREE
+from care_accel.report.results.ratios import NOISE as AGREE
 
 
 class Repeated(NamedTuple):

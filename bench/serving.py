@@ -25,8 +25,8 @@ import texts
 
 from care_accel import DualEncoder, ExactIndex, Retriever
 from care_accel.serving import Server, write_repository
-from care_accel.serving.config import read_config, text_of
-from care_accel.serving.server import free_ports
+from care_accel.serving.repository.config import read_config, text_of
+from care_accel.serving.tritonserver.server import free_ports
 
 MINI, INT8, FLOAT32 = "care-mini", "CARE's size, int8", "CARE's size, float32"
 

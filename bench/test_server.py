@@ -28,7 +28,7 @@ import serving
 import texts
 
 from care_accel.errors import CareError
-from care_accel.serving.program import find_program
+from care_accel.serving.tritonserver.program import find_program
 
 
 def hindrance():

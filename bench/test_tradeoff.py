@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from care_accel import ExactIndex, Retriever
-from care_accel.eval.uncertainty import query_scores
+from care_accel.eval.statistics.uncertainty import query_scores
 from care_accel.index import BM25Index
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -6,13 +6,13 @@ The public names are loaded when first used, so that ``import care_accel`` stays
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from care_accel.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from care_accel.encoding import DualEncoder, EncoderSpec
     from care_accel.errors import CareError
     from care_accel.index import ExactIndex
     from care_accel.retriever import Hit, Retriever
-
-__version__ = "0.1.0"
 
 _HOME_OF = {
     "CareError": "care_accel.errors",

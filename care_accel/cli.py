@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from care_accel import __version__
 from care_accel.curation import command as curate_command
 from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
 from care_accel.eval import compare_command
-from care_accel.export import command as export_command
 from care_accel.report import command as report_command
 from care_accel.serving import command as serve_command
+from care_accel.serving import export_command
 from care_accel.serving.gateway import command as gateway_command
 from care_accel.training import command as train_command
+from care_accel.version import __version__
 
 _VERBS = {
     "eval": (eval_command, "score a dual encoder on CMedTEB, a data folder or the embedded demo"),

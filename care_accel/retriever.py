@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder
-from care_accel.encoding.encoder import checked_texts
+from care_accel.encoding.base import checked_texts
 from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.encoding.served import batch_times
 from care_accel.encoding.spec import Role

@@ -100,7 +100,7 @@ def held(file: Path) -> Iterator[dict]:
 def require_server() -> None:
     """Skip where there is no server: its wheel is for Python below 3.13, and needs the system's Python library."""
     from care_accel import CareError
-    from care_accel.serving.program import find_program
+    from care_accel.serving.tritonserver.program import find_program
 
     try:
         find_program()

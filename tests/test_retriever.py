@@ -182,7 +182,7 @@ QUESTIONS = ["高血压怎么治", "血糖高吃什么", "感冒发热怎么办"
 @pytest.fixture(scope="module")
 def demo(embedded_model):
     """Return the retriever that the committed repository serves."""
-    from care_accel.encoding.sources import EMBEDDED
+    from care_accel.encoding.loading.sources import EMBEDDED
 
     file = EMBEDDED / "care-demo" / "retrieval" / "care-demo" / "corpus.jsonl"
     rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

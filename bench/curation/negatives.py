@@ -28,16 +28,16 @@ import torch
 import yaml
 
 from care_accel import DualEncoder
-from care_accel.curation.clean import clean_text, why_unusable
 from care_accel.curation.config import TrainData
 from care_accel.curation.steps import shown
-from care_accel.curation.train_data import REPORT, TRIPLETS, make_train_data
-from care_accel.encoding.sources import Sources
+from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.training_data.triplets import REPORT, TRIPLETS, make_train_data
+from care_accel.encoding.loading.sources import Sources
 from care_accel.errors import exit_code
 from care_accel.eval.folder import read_documents, read_judgements, read_queries
 from care_accel.eval.scores import QueryScores, read_scores, task_file
-from care_accel.eval.significance import adjusted, paired
-from care_accel.eval.uncertainty import query_scores
+from care_accel.eval.statistics.significance import adjusted, paired
+from care_accel.eval.statistics.uncertainty import query_scores
 from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
 from care_accel.training import train

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from care_accel import DualEncoder
-from care_accel.curation.clean import clean_text, why_unusable
-from care_accel.curation.diversity import select_diverse
-from care_accel.curation.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.curation.steps import shown
+from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.texts.diversity import select_diverse
+from care_accel.curation.texts.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.errors import exit_code
 from care_accel.files import read_jsonl
 

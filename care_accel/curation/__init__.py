@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from care_accel.curation.config import Config
     from care_accel.curation.loading import load_config
-    from care_accel.curation.redact import redact
+    from care_accel.curation.texts.redact import redact
 
 # Loaded when first used: the command line must not wait for libraries to say what it can do.
 _HOME_OF = {
     "Config": "care_accel.curation.config",
     "load_config": "care_accel.curation.loading",
-    "redact": "care_accel.curation.redact",
+    "redact": "care_accel.curation.texts.redact",
 }
 
 __all__ = ["Config", "load_config", "redact"]

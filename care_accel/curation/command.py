@@ -15,18 +15,21 @@ if TYPE_CHECKING:
 
 # Step, its module, what it does.
 _STEPS = {
-    "candidates": ("candidates", "pool the documents of every query that are to be judged"),
-    "judge": ("judging", "ask every judge about every candidate; goes on where it was stopped"),
-    "vote": ("vote", "make labels of the judges' grades"),
-    "agreement": ("agreement", "tell how far the judges agree, with intervals and a plot"),
-    "sample": ("sample", "write pairs for experts to grade, and compare their grades with the vote"),
+    "candidates": ("labels.candidates", "pool the documents of every query that are to be judged"),
+    "judge": ("labels.judging", "ask every judge about every candidate; goes on where it was stopped"),
+    "vote": ("labels.vote", "make labels of the judges' grades"),
+    "agreement": ("labels.agreement", "tell how far the judges agree, with intervals and a plot"),
+    "sample": ("labels.sample", "write pairs for experts to grade, and compare their grades with the vote"),
     "false-negatives": (
-        "false_negatives",
+        "labels.false_negatives",
         "count positives that a set's labels lack, and add them in a file beside",
     ),
-    "sts": ("sts", "make sentence pairs out of a table of synonyms"),
-    "train-data": ("train_data", "clean, de-duplicate and diversify texts, and make training data of them"),
-    "leak-check": ("leaks", "look for evaluation texts in training data; exit code 1 if there are any"),
+    "sts": ("sts.pairs", "make sentence pairs out of a table of synonyms"),
+    "train-data": (
+        "training_data.triplets",
+        "clean, de-duplicate and diversify texts, and make training data of them",
+    ),
+    "leak-check": ("texts.leaks", "look for evaluation texts in training data; exit code 1 if there are any"),
     "purge": ("purge", "delete what judges wrote, or all judgements"),
 }
 _DRY_RUN: tuple[str, dict[str, Any]] = (
@@ -75,13 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run a step and print its summary; ends with exit code 1 where the step failed in part."""
     from care_accel.curation.loading import load_config
-    from care_accel.curation.steps import shown
+    from care_accel.progress import progress_bar
 
     config = load_config(options.config)
     flags = [flag.lstrip("-").replace("-", "_") for flag, _ in _FLAGS.get(options.step, ())]
     try:
         step: Callable[..., Summary] = import_module(f"care_accel.curation.{_STEPS[options.step][0]}").run
-        summary = step(config, shown, **{name: getattr(options, name) for name in flags})
+        summary = step(config, progress_bar, **{name: getattr(options, name) for name in flags})
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[curate]'") from None
     print_summary(summary)

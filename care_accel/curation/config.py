@@ -153,14 +153,14 @@ class FalseNegatives:
 
 @dataclass(frozen=True)
 class TrainData:
-    """Training data out of texts; see `care_accel.curation.train_data`.
+    """Training data out of texts; see `care_accel.curation.training_data.triplets`.
 
     Parameters
     ----------
     texts : list of str
         JSON lines: {"query", "pos"} of labelled rows, or {"text"}.
     seeds, neighbours, similarity
-        See `care_accel.curation.diversity`. The paper states neither of the last two: both values are ours.
+        See `care_accel.curation.texts.diversity`. The paper states neither of the last two: both values are ours.
     near_duplicates : float
         Share of pieces from which on two texts are near duplicates.
     negatives, depth : int
@@ -212,7 +212,7 @@ class LeakCheck:
 
 @dataclass(frozen=True)
 class Sts:
-    """Sentence pairs out of a table of synonyms; see `care_accel.curation.sts`.
+    """Sentence pairs out of a table of synonyms; see `care_accel.curation.sts.pairs`.
 
     Parameters
     ----------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from care_accel.curation.candidates import CACHE
 from care_accel.curation.config import Config
-from care_accel.curation.sample import FILE as SAMPLE
+from care_accel.curation.judges.store import FILE, open_store, remove_store
+from care_accel.curation.labels.candidates import CACHE
+from care_accel.curation.labels.sample import FILE as SAMPLE
 from care_accel.curation.steps import Progress, Summary
-from care_accel.curation.store import FILE, open_store, remove_store
-from care_accel.curation.sts_work import FILE as STS_WORK
+from care_accel.curation.sts.attempts import FILE as STS_WORK
 
 
 def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:

@@ -37,23 +37,6 @@ class Summary:
 
 
 @contextmanager
-def shown(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar on standard error while it is a terminal, and nothing otherwise."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda count: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(description, total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-@contextmanager
 def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show nothing."""
     yield lambda count: None

@@ -1,5 +1,6 @@
 """Text to vectors: what an encoder is, one encoder, and the two of a dual encoder, here or in a server."""
 
+from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.dual import DualEncoder
 from care_accel.encoding.encoder import Encoder
 from care_accel.encoding.runtimes.server import AsyncServerClient, ServerClient
@@ -10,6 +11,7 @@ __all__ = [
     "ROLES",
     "TASKS",
     "AsyncServerClient",
+    "BaseDualEncoder",
     "DualEncoder",
     "Encoder",
     "EncoderSpec",

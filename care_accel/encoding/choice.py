@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Literal, get_args
 
+from care_accel.encoding.loading.sources import Source, Sources
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.artefact import Artefact
 from care_accel.encoding.runtimes.onnxruntime_cpu import GRAPH, OnnxRuntime
@@ -21,7 +22,6 @@ from care_accel.encoding.runtimes.tensorrt_engine import (
     stamp,
     stamp_mismatch,
 )
-from care_accel.encoding.sources import Source, Sources
 from care_accel.encoding.spec import ROLES
 from care_accel.errors import CareError
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from care_accel.encoding import sources
+from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.choice import (
     Choice,
     RuntimeName,
@@ -24,20 +20,19 @@ from care_accel.encoding.choice import (
     with_int8,
 )
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.loading import sources
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.encoding.served import ServedDualEncoder
-from care_accel.encoding.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
-from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
+from care_accel.encoding.spec import ROLES, EncoderSpec, Role
 from care_accel.errors import CareError
 from care_accel.files import replaced_folder, write_json
 
-if TYPE_CHECKING:
-    from care_accel.eval.glue import MtebModel
 
-
-class DualEncoder:
+class DualEncoder(BaseDualEncoder):
     """Queries and documents to vectors of one space; their inner product is the score.
 
     Make one with `from_pretrained`. Each encoder is loaded when it is first used: a service that only
@@ -148,31 +143,6 @@ class DualEncoder:
         """
         return ServedDualEncoder(ServerClient(address, **options))
 
-    def encode_query(
-        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
-    ) -> NDArray[np.float32]:
-        """Encode queries; see `Encoder.encode` for the options (batch_size, token_budget, show_progress).
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]``.
-        """
-        return self.encoder("query").encode(texts, task=task, **options)
-
-    def encode_document(
-        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
-    ) -> NDArray[np.float32]:
-        """Encode documents; see `Encoder.encode` for the options (batch_size, token_budget, show_progress).
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]``. Shorter than 1 where the model normalises
-            before it slices.
-        """
-        return self.encoder("document").encode(texts, task=task, **options)
-
     def encoder(self, role: Role) -> Encoder:
         """Return the encoder of a role, loaded now if it was not.
 
@@ -221,9 +191,8 @@ class DualEncoder:
         """
         return choose(self.source(role), self._runtime)
 
-    def explain(self) -> str:
-        """Print, and return, what runs where and why: a line a role, and one for every faster runtime passed over."""
-        lines = [f"{self.name}: {'symmetric' if self.symmetric else 'asymmetric'}, width {self.width}"]
+    def _explanation(self) -> list[str]:
+        lines = []
         for role in ROLES:
             network = f"{self.source(role).checkpoint.config.model_type} network"
             try:
@@ -234,9 +203,7 @@ class DualEncoder:
             where = choice.device if choice.threads is None else f"{choice.device}, {choice.threads} threads"
             lines.append(f"{role}: {network}, {choice.dtype}, {choice.runtime} on {where}: {choice.reason}")
             lines += [f"  not {name}: {why}" for name, why in choice.passed_over.items()]
-        text = "\n".join(lines)
-        print(text)
-        return text
+        return lines
 
     def source(self, role: Role) -> Source:
         """Return where the encoder of a role comes from: its checkpoint and its spec."""
@@ -322,19 +289,8 @@ class DualEncoder:
             shutil.copytree(checkpoint.folder, place, ignore=shutil.ignore_patterns(".*", MANIFEST))
             return
         dtype = self.spec(role).dtype  # int8 is made while loading, and not stored
-        checkpoint.load_network("float32" if dtype == "int8" else dtype).save_pretrained(place)
+        save_network(checkpoint.load_network("float32" if dtype == "int8" else dtype), place)
         checkpoint.load_tokenizer().save_pretrained(place)
-
-    def as_mteb(self, **options: Any) -> MtebModel:
-        """Return this model as one that ``mteb.evaluate`` takes (needs the extra ``eval``).
-
-        Roles come from mteb's ``prompt_type``, search goes through `ExactIndex`, and the score is the
-        inner product. See `care_accel.eval.glue.MtebModel` for the options.
-        """
-        # The one arrow against the house's direction: a convenience that users look for here.
-        from care_accel.eval.glue import MtebModel
-
-        return MtebModel(self, **options)
 
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"

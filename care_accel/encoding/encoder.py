@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel.encoding.base import BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
+from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.spec import EncoderSpec, Task
-from care_accel.encoding.vocabulary import Vocabulary
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
+from care_accel.progress import Advance
 
 if TYPE_CHECKING:
     import torch
-    from rich.progress import Progress
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
@@ -30,41 +30,7 @@ log = logging.getLogger(__name__)
 _WINDOW = 16_384
 
 
-@dataclass
-class EncodeCounts:
-    """What happened to the texts of an encoder so far.
-
-    Attributes
-    ----------
-    texts : int
-        Texts encoded.
-    tokens : int
-        Tokens encoded, padding not counted.
-    padded_tokens : int
-        Tokens computed, padding counted.
-    truncated : int
-        Texts that were cut to ``max_tokens``.
-    replaced_surrogates : int
-        Characters that are no Unicode text and became U+FFFD.
-    without_tokens : int
-        Texts without a single token, encoded as the pad token.
-    unknown_tokens : int
-        Tokens outside a kept vocabulary, encoded as the tokenizer's unknown token.
-    with_unknown_tokens : int
-        Texts with such a token: only theirs are other vectors than the whole vocabulary gives.
-    """
-
-    texts: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    truncated: int = 0
-    replaced_surrogates: int = 0
-    without_tokens: int = 0
-    unknown_tokens: int = 0
-    with_unknown_tokens: int = 0
-
-
-class Encoder:
+class Encoder(BaseEncoder):
     """Turns texts into vectors, as its spec says.
 
     A text's vector does not depend on the texts beside it: alone or in any batch it is the same to 1e-5
@@ -112,60 +78,14 @@ class Encoder:
         )
         self._said_truncation = self._said_unknown = False
 
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        *,
-        task: Task = "retrieval",
-        batch_size: int = 64,
-        token_budget: int = 16_384,
-        show_progress: bool = False,
+    def _encode(
+        self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
     ) -> NDArray[np.float32]:
-        """Encode one text or many.
-
-        Parameters
-        ----------
-        texts : str or sequence of str
-            Empty texts are allowed. Lone surrogates become U+FFFD and are counted; texts beyond
-            ``max_tokens`` are cut, counted, and reported once.
-        task : {"retrieval", "reranking", "sts"}
-            Chooses the prompt.
-        batch_size : int
-            Texts in a batch at most.
-        token_budget : int
-            Tokens in a batch at most, padding counted.
-        show_progress : bool
-            Draw a progress bar on standard error.
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]`` in the order of ``texts``.
-
-        Raises
-        ------
-        CareError
-            Something that is no str (its position is named), an unknown task, or sizes below 1.
-        """
-        if isinstance(texts, str):
-            return self.encode(
-                [texts],
-                task=task,
-                batch_size=batch_size,
-                token_budget=token_budget,
-                show_progress=show_progress,
-            )[0]
-        for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
-            require_count(name, size)
-        self.spec.prompt(task)
-        texts = checked_texts(texts)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
-        with progress_bar(show_progress) as progress:
-            bar = progress.add_task("encoding", total=len(texts))
-            for start, window in self._tokenized_windows(texts, task):
-                for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
-                    vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
-                    progress.advance(bar, len(batch))
+        for start, window in self._tokenized_windows(texts, task):
+            for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
+                vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
+                advance(len(batch))
         return self._finish(vectors)
 
     def encode_tokens(
@@ -222,15 +142,6 @@ class Encoder:
     def encode_timed(
         self, texts: Sequence[str], task: Task = "retrieval"
     ) -> tuple[NDArray[np.float32], float, float]:
-        """Encode, and tell where the time went.
-
-        Returns
-        -------
-        vectors : numpy.ndarray
-            float32 ``[n, width]``.
-        tokenise, encode : float
-            Microseconds of the wall clock.
-        """
         begun = perf_counter()
         rows = self.tokenize(checked_texts(texts), task)
         tokenised = perf_counter()
@@ -356,29 +267,3 @@ class Encoder:
                 self.counts.texts,
                 self.spec.max_tokens,
             )
-
-
-def checked_texts(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list.
-
-    Raises
-    ------
-    CareError
-        There is something that is no str; its position is named.
-    """
-    if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
-        raise CareError(f"texts are a {type(texts).__name__}; give a str or a list of str")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise CareError(f"text {i} is a {type(text).__name__}, not a str")
-    return texts
-
-
-def progress_bar(show: bool) -> Progress:
-    """Return the bar of long work on standard error, or one that draws nothing."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not show, transient=True)

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from functools import partial
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel.encoding.base import BaseDualEncoder, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.choice import Choice
-from care_accel.encoding.encoder import EncodeCounts, checked_texts, progress_bar
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.encoding.runtimes.server_messages import Encoded, ServedEncoder
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
 from care_accel.files import replace_lone_surrogates
+from care_accel.progress import Advance
 
 
-class ServedTextEncoder:
+class ServedTextEncoder(BaseEncoder):
     """One encoder of a server, with the calls of `Encoder`.
 
     Attributes
@@ -36,88 +35,37 @@ class ServedTextEncoder:
         self._client = client
         self._served = served
 
-    def encode(
-        self,
-        texts: str | Sequence[str],
-        *,
-        task: Task = "retrieval",
-        batch_size: int = 64,
-        token_budget: int | None = None,
-        show_progress: bool = False,
+    def _encode(
+        self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
     ) -> NDArray[np.float32]:
-        """Encode one text or many.
-
-        Parameters
-        ----------
-        texts : str or sequence of str
-            Lone surrogates become U+FFFD and are counted.
-        task : {"retrieval", "reranking", "sts"}
-            Chooses the prompt.
-        batch_size : int
-            Texts in a request at most; fewer where the server takes fewer.
-        token_budget : int, optional
-            Taken for `Encoder`'s sake; the server has its own.
-        show_progress : bool
-            Draw a progress bar on standard error.
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]`` in the order of ``texts``.
-
-        Raises
-        ------
-        CareError
-            As `Encoder.encode`; and the server does not answer in time, refuses the texts (an empty query, a text
-            that is too long), or no longer serves the encoder that it served at first.
-        """
-        single = isinstance(texts, str)
-        self.spec.prompt(task)
-        clean = [
-            replace_lone_surrogates(text)
-            for text in checked_texts([texts] if isinstance(texts, str) else texts)
-        ]
-        with ExitStack() as stack:
-            move = None
-            if show_progress:  # a single query does not wait for a bar that nobody sees
-                progress = stack.enter_context(progress_bar(True))
-                move = partial(progress.advance, progress.add_task("encoding", total=len(clean)))
-            encoded = self._encoded([text for text, _ in clean], task, batch_size=batch_size, progress=move)
+        clean = [replace_lone_surrogates(text) for text in texts]
+        answer = self._ask([text for text, _ in clean], task, batch_size=batch_size, progress=advance)
         self.counts.texts += len(clean)
-        self.counts.tokens += int(encoded.tokens.sum())
+        self.counts.tokens += int(answer.tokens.sum())
         self.counts.replaced_surrogates += sum(replaced for _, replaced in clean)
-        return encoded.vectors[0] if single else encoded.vectors
+        return answer.vectors
 
     def encode_timed(
         self, texts: Sequence[str], task: Task = "retrieval"
     ) -> tuple[NDArray[np.float32], float, float]:
-        """Encode, and tell where the server's time went.
+        answer = self._ask(checked_texts(texts), task)
+        self.counts.texts += len(answer.tokens)
+        self.counts.tokens += int(answer.tokens.sum())
+        tokenise, encode = batch_times(answer.times)
+        return answer.vectors, tokenise, encode
 
-        Returns
-        -------
-        vectors : numpy.ndarray
-            float32 ``[n, width]``.
-        tokenise, encode : float
-            Microseconds; of an answer from the server's cache, those of when it was computed.
-        """
-        encoded = self._encoded(checked_texts(texts), task)
-        self.counts.texts += len(encoded.tokens)
-        self.counts.tokens += int(encoded.tokens.sum())
-        tokenise, encode = batch_times(encoded.times)
-        return encoded.vectors, tokenise, encode
-
-    def _encoded(self, texts: list[str], task: Task, **options: Any) -> Encoded:
-        encoded = self._client.encode(self._served.role, texts, task, **options)
-        # The client goes on with whatever is served. Here vectors lie beside those that were made before.
+    def _ask(self, texts: list[str], task: Task, **options: Any) -> Encoded:
+        answer = self._client.encode(self._served.role, texts, task, **options)
+        # The client accepts whatever is served; here vectors lie beside those that were made before.
         if (now := self._client.describe(self._served.role)) != self._served:
             raise CareError(
                 f"{self._client.address}: no longer serves {self._served.role} encoder {self._served.revision}, but "
                 f"{now.revision}; call from_server again, and encode anew what came from the first"
             )
-        return encoded
+        return answer
 
 
-class ServedDualEncoder:
+class ServedDualEncoder(BaseDualEncoder):
     """A `DualEncoder` whose encoders run in an inference server; made by `DualEncoder.from_server`.
 
     It encodes, searches and is evaluated as a `DualEncoder` is, and has no weights: no `save_pretrained`, no `twin`.
@@ -156,30 +104,6 @@ class ServedDualEncoder:
                 f"{client.address}: the query encoder is of {self.name} (width {self.width}), the document encoder of "
                 f"{other.name} (width {other.width}); serve the two of one model"
             )
-
-    def encode_query(
-        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
-    ) -> NDArray[np.float32]:
-        """Encode queries; see `ServedTextEncoder.encode` for the options (batch_size, show_progress).
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]``.
-        """
-        return self.encoder("query").encode(texts, task=task, **options)
-
-    def encode_document(
-        self, texts: str | Sequence[str], *, task: Task = "retrieval", **options: Any
-    ) -> NDArray[np.float32]:
-        """Encode documents; see `ServedTextEncoder.encode` for the options (batch_size, show_progress).
-
-        Returns
-        -------
-        numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]``.
-        """
-        return self.encoder("document").encode(texts, task=task, **options)
 
     def encoder(self, role: Role) -> ServedTextEncoder:
         """Return the encoder of a role.
@@ -229,9 +153,8 @@ class ServedDualEncoder:
             "spec": served.spec.to_dict(),
         }
 
-    def explain(self) -> str:
-        """Print, and return, what runs where: a line a role."""
-        lines = [f"{self.name}: {'symmetric' if self.symmetric else 'asymmetric'}, width {self.width}"]
+    def _explanation(self) -> list[str]:
+        lines = []
         for role in ROLES:
             if role in self._absent:
                 lines.append(f"{role}: cannot run: {self._absent[role]}")
@@ -241,9 +164,7 @@ class ServedDualEncoder:
                 f"{role}: {served.spec.dtype}, server on {self.client.address}, at most {served.max_batch_size} texts a "
                 f"request, revision {served.revision}"
             )
-        text = "\n".join(lines)
-        print(text)
-        return text
+        return lines
 
     def close(self) -> None:
         """Close the connection."""

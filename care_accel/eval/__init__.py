@@ -4,19 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from care_accel.eval.glue import MtebModel
+    from care_accel.eval.mteb_model import MtebModel, as_mteb
     from care_accel.eval.run import evaluate
     from care_accel.eval.tasks import cmedteb, folder_tasks
 
 # mteb takes seconds to import: a mistake on the command line is said before that.
 _HOME_OF = {
-    "MtebModel": "care_accel.eval.glue",
+    "MtebModel": "care_accel.eval.mteb_model",
+    "as_mteb": "care_accel.eval.mteb_model",
     "cmedteb": "care_accel.eval.tasks",
     "evaluate": "care_accel.eval.run",
     "folder_tasks": "care_accel.eval.tasks",
 }
 
-__all__ = ["MtebModel", "cmedteb", "evaluate", "folder_tasks"]
+__all__ = ["MtebModel", "as_mteb", "cmedteb", "evaluate", "folder_tasks"]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from mteb.models.model_meta import ModelMeta
 
 from care_accel.encoding import ROLES, DualEncoder
-from care_accel.encoding.checkpoint import Checkpoint
-from care_accel.encoding.sources import Source, Sources
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.sources import Source, Sources
 from care_accel.errors import CareError
-from care_accel.eval.glue import Results, document_texts
-from care_accel.eval.resampling import SEED
+from care_accel.eval.mteb_model import Results, document_texts
+from care_accel.eval.statistics.resampling import SEED
 from care_accel.index.bm25 import BM25Index
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
             break
         checkpoint = model.source(role).checkpoint
         network = AutoModel.from_config(checkpoint.config, dtype=torch.float32)
-        network.save_pretrained(folder / role)
+        save_network(network, folder / role)
         checkpoint.load_tokenizer().save_pretrained(folder / role)
         if (vocabulary := checkpoint.load_vocabulary()) is not None:
             vocabulary.save(folder / role)

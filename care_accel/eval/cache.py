@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel import __version__
-from care_accel.encoding import DualEncoder, Role, ServedDualEncoder, Task
+from care_accel.encoding import BaseDualEncoder, Role, Task
 from care_accel.errors import CareError
+from care_accel.version import __version__
 
 _KEYS_AT_A_TIME = 500  # below SQLite's limit of variables in one statement
 
@@ -80,9 +80,7 @@ class EmbeddingCache:
         self._connection.close()
 
 
-def vector_keys(
-    model: DualEncoder | ServedDualEncoder, role: Role, task: Task, texts: Sequence[str]
-) -> list[bytes]:
+def vector_keys(model: BaseDualEncoder, role: Role, task: Task, texts: Sequence[str]) -> list[bytes]:
     """Return the cache's key of each text: everything that decides its vector.
 
     That is the encoder's revision (weights, tokenizer, pooling, order, width, length), role, prompt,

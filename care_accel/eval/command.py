@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from care_accel.encoding.sources import DEFAULT, EMBEDDED
+from care_accel.encoding.loading.sources import DEFAULT, EMBEDDED
 from care_accel.errors import CareError, exit_code
 from care_accel.files import make_folder
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
 
-    from care_accel.encoding import DualEncoder, ServedDualEncoder
+    from care_accel.encoding import BaseDualEncoder, DualEncoder, ServedDualEncoder
     from care_accel.eval.tasks import Skipped
 
 DEMO = EMBEDDED / "care-demo"
@@ -149,7 +149,7 @@ def _served_model(options: argparse.Namespace) -> ServedDualEncoder:
 
 def _evaluate(
     options: argparse.Namespace,
-    model: DualEncoder | ServedDualEncoder,
+    model: BaseDualEncoder,
     tasks: list[AbsTask],
     skipped: list[Skipped],
     folder: Path,
@@ -157,12 +157,12 @@ def _evaluate(
     from care_accel.encoding import DualEncoder
     from care_accel.eval.baselines import BM25Model, untrained
     from care_accel.eval.cache import EmbeddingCache
-    from care_accel.eval.glue import MtebModel
     from care_accel.eval.hybrid import HybridModel
+    from care_accel.eval.mteb_model import MtebModel
     from care_accel.eval.report import print_report
     from care_accel.eval.run import evaluate
 
-    dual_encoders: list[DualEncoder | ServedDualEncoder] = [model]
+    dual_encoders: list[BaseDualEncoder] = [model]
     if isinstance(model, DualEncoder):
         unnamed = options.model is None and options.query_model is None
         if unnamed or "untrained" in options.baseline:
@@ -212,11 +212,7 @@ def _say(line: str) -> None:
 
 def _quieten() -> None:
     """Keep the libraries' own bars and notes off the screen; warnings of ours stay."""
-    from transformers.utils import logging as transformers_logging
-
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.errors import CareError
-from care_accel.eval.resampling import LEVEL
+from care_accel.eval.statistics.resampling import LEVEL
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from care_accel.eval.compare import Compared, Comparison
+    from care_accel.eval.statistics.compare import Compared, Comparison
 
 _LONGEST = 60  # characters of a query that are shown
 _WIDTH = 200  # of what is written to a file; rich would fold it to 80 characters
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Compare as the options say, and print the tables."""
-    from care_accel.eval.compare import compare, query_texts, read_run
+    from care_accel.eval.statistics.compare import compare, query_texts, read_run
     from care_accel.files import write_json
 
     if options.json is not None:

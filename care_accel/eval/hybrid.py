@@ -9,7 +9,7 @@ import numpy as np
 from mteb.models.model_meta import ModelMeta
 
 from care_accel.eval.baselines import BM25Model
-from care_accel.eval.glue import MtebModel, Results
+from care_accel.eval.mteb_model import MtebModel, Results
 from care_accel.index.fusion import CONSTANT, DEPTH, LEXICAL_WEIGHT, reciprocal_rank_fusion
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ import mteb
 import numpy as np
 from mteb.abstasks import AbsTask
 
-from care_accel import __version__
 from care_accel.errors import CareError
-from care_accel.eval.resampling import RESAMPLES, SEED
 from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
+from care_accel.eval.statistics.resampling import RESAMPLES, SEED
+from care_accel.eval.statistics.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 from care_accel.eval.tasks import Skipped, load
-from care_accel.eval.uncertainty import interval_of_correlation, interval_of_mean, query_scores
 from care_accel.files import make_folder, read_json, write_json
+from care_accel.version import __version__
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The command line of the export: ``care-accel export``."""
+"""The command line of exporting an encoder: ``care-accel export`` without ``--repository``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from care_accel.encoding.sources import DEFAULT, EMBEDDED
+from care_accel.encoding.loading.sources import DEFAULT, EMBEDDED
 from care_accel.errors import CareError
 
-_ENGINES = ("python", "onnxruntime", "tensorrt")
 _RUNTIMES = ("onnx", "native", "tensorrt", "pytorch")
 
 
@@ -47,26 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the embeddings of this corpus's tokens only: JSON lines with 'text', or a text a line, .gz or not",
     )
-    served = parser.add_argument_group(
-        "repository", "for NVIDIA Triton Inference Server, instead of --runtime and --output"
-    )
-    served.add_argument("--repository", type=Path, metavar="DIR", help="a model repository")
-    served.add_argument(
-        "--engine",
-        default="python",
-        choices=_ENGINES,
-        help="python: this package's runtimes, in any server; the others: backends of NVIDIA's containers; "
-        "default: %(default)s",
-    )
-    served.add_argument(
-        "--index", type=Path, metavar="DIR", help="a saved Retriever or ExactIndex, for scan and search"
-    )
-    served.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
-    served.add_argument(
-        "--several-tenants",
-        action="store_true",
-        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
-    )
     gate = parser.add_argument_group("accuracy gate", "what is beyond a limit is not written")
     gate.add_argument("--texts", type=Path, metavar="FILE", help="for the cosines; default: the set's own")
     gate.add_argument("--data-dir", type=Path, metavar="DIR", help="default: the embedded demo")
@@ -91,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def _ended_cleanly() -> Iterator[None]:
+def ended_cleanly() -> Iterator[None]:
     """Let SIGTERM end the process as an error does: what is half written, a copy of the model, is removed."""
     if threading.current_thread() is not threading.main_thread():  # who alone may set handlers
         yield
@@ -106,27 +85,20 @@ def _ended_cleanly() -> Iterator[None]:
 def run(options: argparse.Namespace) -> None:
     """Export as the options say, and print what the gate measured."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if options.repository is not None:
-        _write_repository(options)
-        return
     if options.runtime is None or options.output is None:
         raise CareError("give --runtime and --output, or --repository")
     try:
-        from transformers.utils import logging as transformers_logging
-
         from care_accel.encoding import ROLES, DualEncoder
         from care_accel.export.gate import Limits
         from care_accel.export.run import export
         from care_accel.export.texts import DevSet, read_texts
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[eval,onnx]'") from None
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
     # Everything is read before anything is loaded or written.
     dev = DevSet.read(options.data_dir or EMBEDDED / "care-demo", options.task, options.split)
     texts = None if options.texts is None else read_texts(options.texts)
     keep = None if options.keep_vocab is None else read_texts(options.keep_vocab)
-    with _ended_cleanly():
+    with ended_cleanly():
         figures = export(
             DualEncoder.from_pretrained(options.model, preset=options.preset),
             options.output,
@@ -143,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
             ),
             keep=keep,
             allow_batch_dependence=options.allow_batch_dependence,
-            progress=_say,
+            progress=print_progress,
         )
     for role, one in figures.items():
         print(
@@ -154,32 +126,6 @@ def run(options: argparse.Namespace) -> None:
     print(f"written to {options.output}/")
 
 
-def _write_repository(options: argparse.Namespace) -> None:
-    # Above this room in the house: one verb writes both what the library and what the server runs.
-    from care_accel.serving.engines import write_engine_repository
-    from care_accel.serving.repository import write_repository
-
-    if options.runtime is not None or options.output is not None or options.keep_vocab is not None:
-        raise CareError(
-            "--repository goes without --runtime, --output and --keep-vocab; export the model first"
-        )
-    common = {
-        "index": options.index,
-        "gpu": options.gpu,
-        "preset": options.preset,
-        "dtype": options.dtype,
-    }
-    with _ended_cleanly():
-        if options.engine == "python":
-            write_repository(
-                options.repository, options.model, several_tenants=options.several_tenants, **common
-            )
-        else:
-            write_engine_repository(
-                options.repository, options.model, engine=options.engine, progress=_say, **common
-            )
-    print(f"written to {options.repository}/")
-
-
-def _say(line: str) -> None:
+def print_progress(line: str) -> None:
+    """Print a line on standard error, at once."""
     print(line, file=sys.stderr, flush=True)

@@ -168,7 +168,7 @@ class Gate:
 
     def _ndcg(self, ranking: dict[str, dict[str, float]]) -> float:
         try:
-            from care_accel.eval.uncertainty import query_scores
+            from care_accel.eval.statistics.uncertainty import query_scores
         except ImportError as missing:
             raise CareError(f"{missing.name} is not installed: pip install 'care-accel[eval]'") from None
         return 100 * float(np.mean(list(query_scores("ndcg_at_10", self._dev.relevant, ranking).values())))

@@ -9,15 +9,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from care_accel import __version__
 from care_accel.encoding import ROLES, DualEncoder, Role
-from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.choice import choose
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.sources import MANIFEST, Sources
 from care_accel.encoding.runtimes import artefact
 from care_accel.encoding.runtimes.artefact import DESCRIPTION, Artefact, file_digest
 from care_accel.encoding.runtimes.onnxruntime_cpu import GRAPH
 from care_accel.encoding.runtimes.tensorrt_engine import ENGINE, buckets_for, import_tensorrt, stamp
-from care_accel.encoding.sources import MANIFEST, Sources
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 from care_accel.export.engine import TIMING_CACHE, build_engine
@@ -26,6 +25,7 @@ from care_accel.export.graph import write_graph
 from care_accel.export.texts import DevSet
 from care_accel.export.vocabulary import keep_vocabulary
 from care_accel.files import read_json, replaced_folder, write_json
+from care_accel.version import __version__
 
 # What each runtime computes in, its default first. PyTorch needs no artefact: it is for --keep-vocab alone.
 DTYPES: dict[str, tuple[str, ...]] = {

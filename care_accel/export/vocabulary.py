@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.encoding import EncoderSpec
-from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.runtimes.artefact import RUNTIMES
 from care_accel.encoding.spec import PLAIN, TASKS
-from care_accel.encoding.vocabulary import Vocabulary
 from care_accel.files import replace_lone_surrogates
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     shutil.rmtree(folder / RUNTIMES, ignore_errors=True)  # exports of the whole vocabulary
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
         file.unlink()
-    network.save_pretrained(folder)
+    save_network(network, folder)
     vocabulary.save(folder)
     for file in folder.glob("*.safetensors"):  # which that library makes readable to their owner alone
         file.chmod((folder / "config.json").stat().st_mode)

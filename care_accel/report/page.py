@@ -8,17 +8,27 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from care_accel import __version__
 from care_accel.errors import CareError
 from care_accel.files import make_folder
-from care_accel.report.accuracy import MISSING_SCORES, accuracy
-from care_accel.report.blocks import Cell, Figure, Line, Part, Section, Table, counted, hardware, of_run
-from care_accel.report.manifest import manifest
-from care_accel.report.measured import Group, Machine, read_machines
-from care_accel.report.peers import peers
-from care_accel.report.scores import Evaluation, read_evaluations
-from care_accel.report.timing import scaling, time_by_part
-from care_accel.report.tradeoff import accuracy_against_latency, asymmetric_against_symmetric
+from care_accel.report.drawing.blocks import (
+    Cell,
+    Figure,
+    Line,
+    Part,
+    Section,
+    Table,
+    counted,
+    hardware,
+    of_run,
+)
+from care_accel.report.results.benchmarks import Group, Machine, read_machines
+from care_accel.report.results.scores import Evaluation, read_evaluations
+from care_accel.report.sections.accuracy import MISSING_SCORES, accuracy
+from care_accel.report.sections.manifest import manifest
+from care_accel.report.sections.peers import peers
+from care_accel.report.sections.timing import scaling, time_by_part
+from care_accel.report.sections.tradeoff import accuracy_against_latency, asymmetric_against_symmetric
+from care_accel.version import __version__
 
 _TEMPLATE = Path(__file__).with_name("template")
 # What `pytest bench` has; those for a GPU are missed on a machine that has one.

@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from care_accel.encoding.sources import DEFAULT
+from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
 
 _LOOPBACK = "127.0.0.1"
@@ -52,8 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until the process is told to end."""
-    from care_accel.serving.repository import write_repository
-    from care_accel.serving.server import Server
+    from care_accel.serving.repository.python_backend import write_repository
+    from care_accel.serving.tritonserver.server import Server
 
     for name in ("model", "preset", "index", "gpu", "several_tenants"):
         if options.repository and getattr(options, name):

@@ -14,9 +14,9 @@ from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend import Backend, fair_threads, read_tasks, read_texts, split
-from care_accel.serving.background import Background
-from care_accel.serving.vector_cache import VectorCache
+from care_accel.serving.backend.background import Background
+from care_accel.serving.backend.tensors import Backend, fair_threads, read_tasks, read_texts, split
+from care_accel.serving.backend.vector_cache import VectorCache
 
 # Tokens a text of the batches that are encoded before the model is ready.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
@@ -36,7 +36,7 @@ class EncoderModel:
     The requests that the server has collected are tokenised together and encoded in batches of similar length
     within a token budget. A vector does not depend on the texts beside it, so neither does an answer.
 
-    Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository`),
+    Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository.python_backend`),
     ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (whether this process may
     compute only when no other wants to), ``cached_texts``, ``warm_up_batch``, ``queue`` and ``wait`` (see `Backlog`),
     ``on_device`` (whether vectors stay where PyTorch made them; none are kept then).

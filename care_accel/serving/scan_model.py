@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.encoding.sources import EMBEDDED
+from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl
@@ -21,7 +21,7 @@ from care_accel.index import ExactIndex
 from care_accel.index import store as index_store
 from care_accel.index.cuda import require_cuda
 from care_accel.retriever import MANIFEST, Retriever
-from care_accel.serving.backend import Backend, fair_threads, read_texts, split
+from care_accel.serving.backend.tensors import Backend, fair_threads, read_texts, split
 
 # How often the index's folder is looked at, in seconds: one call of the system each time.
 _LOOK_EVERY = 0.5

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.spec import EncoderSpec, Role, Task
-from care_accel.encoding.vocabulary import Vocabulary
 from care_accel.errors import CareError
-from care_accel.serving.backend import Backend, read_tasks, read_texts
+from care_accel.serving.backend.tensors import Backend, read_tasks, read_texts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -28,12 +28,9 @@ def run(options: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
-        from transformers.utils import logging as transformers_logging
-
         from care_accel.training.processes import leave
         from care_accel.training.run import train
 
-        transformers_logging.disable_progress_bar()  # a bar for every file that is written; the trainer's stays
         model = train(options.recipe, options.data_dir, options.output, tensorboard=options.tensorboard)
         leave()
     except ImportError as missing:

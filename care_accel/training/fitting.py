@@ -14,8 +14,9 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.base.sampler import MultiDatasetBatchSamplers
 from transformers import PrinterCallback, TrainerCallback
 
+from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.errors import CareError
-from care_accel.training.batches import BatchesOfOneLength
+from care_accel.training.data.batches import BatchesOfOneLength
 from care_accel.training.processes import one_after_the_first, processes
 from care_accel.training.progress import ShowProgress, plot_losses
 from care_accel.training.recipe import Stage
@@ -136,7 +137,8 @@ def fit(
         checkpoint = _last_whole_checkpoint(work / "checkpoints")
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with quiet_transformers():  # a bar for every file of a checkpoint
+            trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         shown.stop()
     if trainer.is_world_process_zero():

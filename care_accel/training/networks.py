@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.encoding import ROLES, DualEncoder, EncoderSpec
-from care_accel.encoding.checkpoint import Checkpoint
-from care_accel.encoding.sources import MANIFEST, Source, Sources
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
-from care_accel.training.data import read_texts
+from care_accel.training.data.rows import read_texts
 from care_accel.training.recipe import NewEncoder, Recipe, Start
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
     specs: dict[str, EncoderSpec] = {}
     for role in ROLES:
         encoder, network = encoders[role], networks[role]
-        network.save_pretrained(folder / role)
+        save_network(network, folder / role)
         tokenizer.save_pretrained(folder / role)
         causal = Checkpoint(folder / role).causal
         specs[role] = EncoderSpec(

@@ -10,8 +10,9 @@ import torch
 from sentence_transformers.base.modules import Module
 
 from care_accel.encoding import ROLES, DualEncoder, Role
-from care_accel.encoding.checkpoint import Checkpoint
-from care_accel.encoding.sources import Source, Sources
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.sources import Source, Sources
 from care_accel.training.processes import one_after_the_first, processes
 from care_accel.training.recipe import Lora, Stage
 
@@ -125,6 +126,6 @@ def _write(
     network = transformer.model
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
-    network.save_pretrained(folder)
+    save_network(network, folder)
     # The tokenizer as it was: training must not carry its shorter limit into the model.
     model.source(role).checkpoint.load_tokenizer().save_pretrained(folder)

@@ -15,22 +15,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from care_accel import __version__
 from care_accel.encoding import ROLES, DualEncoder
-from care_accel.encoding.checkpoint import Checkpoint
-from care_accel.encoding.sources import MANIFEST, Source, Sources
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
 from care_accel.files import make_folder, write_json
-from care_accel.training.alignment import train_alignment
-from care_accel.training.contrastive import train_contrastive
-from care_accel.training.data import check_rows
+from care_accel.training.data.rows import check_rows
 from care_accel.training.fitting import PLOT, STATE, TENSORBOARD
-from care_accel.training.joint import train_joint
-from care_accel.training.language import train_language
+from care_accel.training.methods.alignment import train_alignment
+from care_accel.training.methods.contrastive import train_contrastive
+from care_accel.training.methods.joint import train_joint
+from care_accel.training.methods.language import train_language
 from care_accel.training.networks import given_model, initial_model
 from care_accel.training.processes import one_after_the_first, processes
 from care_accel.training.recipe import Recipe, Stage
 from care_accel.training.recipe_file import load_recipe
+from care_accel.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +146,7 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
     found = {}
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
-        checkpoint.load_network(dtype).save_pretrained(place)
+        save_network(checkpoint.load_network(dtype), place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
     model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))

@@ -2,8 +2,8 @@ import pytest
 import yaml
 
 from care_accel.cli import main
-from care_accel.curation.candidates import FILE as CANDIDATES
-from care_accel.curation.store import FILE
+from care_accel.curation.judges.store import FILE
+from care_accel.curation.labels.candidates import FILE as CANDIDATES
 
 from .conftest import truth_texts
 

@@ -11,13 +11,13 @@ import yaml
 from sklearn.metrics import cohen_kappa_score, precision_score, recall_score
 from statsmodels.stats.inter_rater import fleiss_kappa
 
-from care_accel.curation import agreement, judging, vote
-from care_accel.curation.candidates import FILE as CANDIDATES
-from care_accel.curation.candidates import Pool
 from care_accel.curation.data import read_data, write_rows
+from care_accel.curation.labels import agreement, judging, vote
+from care_accel.curation.labels.candidates import FILE as CANDIDATES
+from care_accel.curation.labels.candidates import Pool
 from care_accel.curation.loading import load_config
-from care_accel.curation.redact import redact
 from care_accel.curation.steps import silent
+from care_accel.curation.texts.redact import redact
 
 # Absolute: a configuration reads its paths from its own folder.
 SET = Path(os.environ.get("CARE_DATA", "nowhere")).resolve() / "retrieval" / "cmedir"

@@ -8,7 +8,7 @@ import torch
 
 from care_accel import CareError, DualEncoder
 from care_accel.encoding import choice
-from care_accel.encoding.sources import Sources
+from care_accel.encoding.loading.sources import Sources
 
 
 class NativeStandIn:

@@ -10,7 +10,7 @@ TEXTS = ["头痛怎么办", "高血压患者应低盐饮食"]
 
 
 def test_each_encoder_is_loaded_when_it_is_first_used(tiny_folders, monkeypatch):
-    from care_accel.encoding.checkpoint import Checkpoint
+    from care_accel.encoding.loading.checkpoint import Checkpoint
 
     loaded, load = [], Checkpoint.load_network
     monkeypatch.setattr(
@@ -121,7 +121,7 @@ def test_a_model_with_a_manifest_names_its_revisions_without_reading_weights(
 ):
     tiny_model.save_pretrained(tmp_path / "saved")
     expected = tiny_model.revision("document")
-    monkeypatch.setattr("care_accel.encoding.checkpoint.hashlib", None)
+    monkeypatch.setattr("care_accel.encoding.loading.checkpoint.hashlib", None)
     assert DualEncoder.from_pretrained(tmp_path / "saved").revision("document") == expected
 
 

@@ -8,7 +8,7 @@ import torch
 
 from care_accel import CareError, DualEncoder
 from care_accel.encoding import Encoder, EncoderSpec
-from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 
 TEXTS = [

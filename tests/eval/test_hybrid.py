@@ -3,8 +3,8 @@ import pytest
 
 from care_accel import Retriever
 from care_accel.eval.baselines import BM25Model
-from care_accel.eval.glue import MtebModel
 from care_accel.eval.hybrid import HybridModel
+from care_accel.eval.mteb_model import MtebModel
 from care_accel.eval.tasks import folder_tasks
 
 DOCUMENTS = {

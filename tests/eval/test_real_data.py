@@ -8,7 +8,7 @@ import pytest
 
 from care_accel import DualEncoder
 from care_accel.eval.baselines import BM25Model, untrained
-from care_accel.eval.glue import MtebModel
+from care_accel.eval.mteb_model import MtebModel
 from care_accel.eval.tasks import folder_tasks
 
 DATA = Path(os.environ.get("CARE_DATA", "data"))

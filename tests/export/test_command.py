@@ -59,30 +59,3 @@ def test_a_run_that_is_terminated_leaves_nothing_behind(model, data_dir, tmp_pat
     assert end.value.code == 128 + signal.SIGTERM
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["model"]
     assert signal.getsignal(signal.SIGTERM) is before
-
-
-def test_a_model_repository_is_written_for_any_model(tmp_path, model, capsys):
-    pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed (extra server)")
-    command = f"export --repository {tmp_path / 'r'} --model {model} --several-tenants"
-    assert main(command.split()) == 0
-    assert capsys.readouterr().out == f"written to {tmp_path / 'r'}/\n"
-    names = ["document_encoder", "query_encoder", "scan", "search"]
-    assert sorted(entry.name for entry in (tmp_path / "r").iterdir()) == names
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ("", "give --runtime and --output, or --repository"),
-        ("--runtime onnx", "give --runtime and --output, or --repository"),
-        ("--repository r --runtime onnx", "--repository goes without --runtime"),
-        ("--repository r --model nowhere", "nowhere"),
-        ("--repository r --index nowhere", "nowhere"),
-        ("--repository r --engine tensorrt", "nothing was exported for TensorRT"),
-    ],
-)
-def test_what_is_exported_is_one_thing(tmp_path, monkeypatch, capsys, options, words):
-    monkeypatch.chdir(tmp_path)
-    assert main(["export", *options.split()]) == 2
-    assert words in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []

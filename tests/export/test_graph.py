@@ -3,7 +3,7 @@ import onnx
 import pytest
 
 from care_accel import EncoderSpec
-from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.runtimes.onnxruntime_cpu import OnnxRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.export import graph

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from care_accel import CareError, DualEncoder
-from care_accel.encoding.checkpoint import Checkpoint
+from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.export import Limits, export
 from care_accel.export.vocabulary import keep_vocabulary
 
@@ -108,7 +108,7 @@ def test_exports_of_the_whole_vocabulary_do_not_stay_beside_the_cut_one(exported
 
 
 def test_a_cut_model_is_not_cut_again_nor_written_as_a_router(trimmed, original, inside, tmp_path):
-    from care_accel.encoding.router_format import write_router_format
+    from care_accel.encoding.loading.router_writer import write_router_format
 
     shutil.copytree(trimmed / "query_encoder", tmp_path / "copy")
     with pytest.raises(CareError, match="the model it was exported from"):

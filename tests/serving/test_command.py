@@ -13,7 +13,7 @@ import pytest
 
 from care_accel import Retriever
 from care_accel.serving import write_repository
-from care_accel.serving.server import free_ports
+from care_accel.serving.tritonserver.server import free_ports
 
 from .conftest import REPOSITORY
 
@@ -127,7 +127,12 @@ def test_the_script_tritonserver_serves_the_committed_repository_in_an_activated
 @pytest.mark.usefixtures("require_server")
 def test_the_server_s_own_exit_code_and_words_are_handed_on(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "care_accel.serving.launcher", f"--model-repository={tmp_path / 'nothing'}"],
+        [
+            sys.executable,
+            "-m",
+            "care_accel.serving.tritonserver.launcher",
+            f"--model-repository={tmp_path / 'nothing'}",
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -13,9 +13,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
 from care_accel import DualEncoder, ExactIndex
-from care_accel.serving.config import read_config, write_model
-from care_accel.serving.engines import write_engine_repository
-from care_accel.serving.server import Server
+from care_accel.serving.repository.config import read_config, write_model
+from care_accel.serving.repository.engines import write_engine_repository
+from care_accel.serving.tritonserver.server import Server
 
 ROLES = ("query", "document")
 QUERIES = ["高血压怎么治", "糖尿病人能吃西瓜吗？" * 3, "a", "头痛 fever 38.5℃", "，。" * 41, "感冒" * 700]

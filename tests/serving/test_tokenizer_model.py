@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from care_accel.encoding.vocabulary import Vocabulary
+from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.errors import CareError
 from care_accel.serving.tokenizer_model import (
     length_for,

@@ -12,7 +12,7 @@ from care_accel.errors import CareError
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
-# What a server says that is there but takes no more: our models (`care_accel.serving.backlog`), its own queue limits.
+# What a server says that is there but takes no more: our models (`care_accel.serving.backend.backlog`), its own queue limits.
 _BUSY = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
 # A model's process has died: the script tritonserver starts the server anew within a second.
 _DYING = re.compile(r"Stub process .* is not healthy")

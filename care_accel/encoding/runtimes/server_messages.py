@@ -12,7 +12,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.encoding.encoder import checked_texts
+from care_accel.encoding.base import checked_texts
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.spec import EncoderSpec, Role
 from care_accel.errors import CareError, require_count

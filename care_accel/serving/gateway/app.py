@@ -13,7 +13,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
-from care_accel import __version__
 from care_accel.serving.gateway.api import Api
 from care_accel.serving.gateway.envelope import Envelope, note_of
 from care_accel.serving.gateway.errors import INTERNAL, ApiError
@@ -22,6 +21,7 @@ from care_accel.serving.gateway.meters import Meters
 from care_accel.serving.gateway.rate import RateLimit
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Backend, Upstream
+from care_accel.version import __version__
 
 _PAGE = {
     "/": ("index.html", "text/html"),

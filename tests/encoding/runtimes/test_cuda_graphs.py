@@ -8,8 +8,8 @@ import torch
 from transformers import CONFIG_MAPPING
 
 from care_accel.encoding import EncoderSpec
-from care_accel.encoding.checkpoint import Checkpoint
 from care_accel.encoding.last_layer import PooledNetwork
+from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.runtimes.compiled import with_compiled_layers
 from care_accel.encoding.runtimes.cuda_graphs import TOKENS_A_BATCH, CudaGraphs, buckets_up_to
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime

@@ -1,0 +1,266 @@
+"""Every judgement, kept as it came: one row a judge, query, document and prompt, in a file of its owner's alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+from care_accel.curation.config import JudgeConfig
+from care_accel.curation.judges.judge import Reply
+from care_accel.errors import CareError
+
+FILE = "judgements.sqlite3"
+_FORMAT = 1
+_TABLE = """
+CREATE TABLE IF NOT EXISTS judgements (
+    judge TEXT NOT NULL,
+    query TEXT NOT NULL,
+    document TEXT NOT NULL,
+    prompt TEXT NOT NULL,
+    texts TEXT NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN ('answered', 'unreadable', 'unanswered')),
+    grade INTEGER,
+    answer TEXT,
+    first_answer TEXT,
+    error TEXT,
+    tokens_in INTEGER NOT NULL,
+    tokens_out INTEGER NOT NULL,
+    cost REAL NOT NULL,
+    asked_model TEXT NOT NULL,
+    model TEXT,
+    temperature REAL NOT NULL,
+    seed INTEGER,
+    at TEXT NOT NULL,
+    PRIMARY KEY (judge, query, document, prompt),
+    CHECK ((grade IS NOT NULL) = (outcome = 'answered'))
+) WITHOUT ROWID
+"""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A query and a document that are judged.
+
+    Attributes
+    ----------
+    query, document : str
+        Their ids.
+    """
+
+    query: str
+    document: str
+
+
+def digest(*texts: str) -> str:
+    """Return a hash of texts as judges see them: a judgement of other words under the same id is none of these."""
+    total = hashlib.sha256()
+    for text in texts:
+        total.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return total.hexdigest()[:32]
+
+
+class Store:
+    """The table of judgements. Texts are not in it, but what judges wrote may quote them.
+
+    An answer is in the file before the next is waited for. What can be lost when the process is killed is an answer
+    that came and was not written yet: that pair is asked again, and its first answer is paid and not kept.
+
+    Parameters
+    ----------
+    file : Path
+
+    Raises
+    ------
+    CareError
+        The file cannot be opened, or is none of these.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        if not file.exists():
+            with suppress(FileExistsError):
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            file.chmod(0o600)
+            # The journal and its index, which SQLite makes beside the file, get the file's own permissions.
+            self._base = sqlite3.connect(file, isolation_level=None, timeout=30)
+            self._base.execute("PRAGMA journal_mode = WAL")
+            self._base.execute("PRAGMA synchronous = FULL")  # a paid answer survives a power cut too
+            self._base.execute("PRAGMA secure_delete = ON")
+            known = self._base.execute("PRAGMA user_version").fetchone()[0]
+            if known not in (0, _FORMAT):
+                raise CareError(f"{file}: format {known} is unknown; this release reads {_FORMAT}")
+            self._base.execute(_TABLE)
+            self._base.execute(f"PRAGMA user_version = {_FORMAT}")
+        except (sqlite3.Error, OSError) as cause:
+            raise CareError(f"{file}: cannot be used: {cause}") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._base.close()
+
+    def check_model(self, judge: JudgeConfig, prompt: str) -> None:
+        """Refuse to go on under a judge's name with another model.
+
+        Raises
+        ------
+        CareError
+            It has judgements by another one.
+        """
+        row = self._base.execute(
+            "SELECT asked_model FROM judgements WHERE judge = ? AND prompt = ? AND asked_model != ? LIMIT 1",
+            (judge.name, prompt, judge.model),
+        ).fetchone()
+        if row:
+            raise CareError(
+                f"judge {judge.name!r} has judgements by model {row[0]!r} in {self.file}, and is now {judge.model!r}; "
+                "give it another name, so that the two are not mixed"
+            )
+
+    def finished(self, judge: str, prompt: str, *, again: bool = False) -> dict[Pair, str]:
+        """Return the hash of the texts of every pair that needs not be asked.
+
+        Pairs without an answer are asked again; those whose answer could not be read only if ``again``.
+        """
+        outcomes = ("answered",) if again else ("answered", "unreadable")
+        rows = self._base.execute(
+            f"SELECT query, document, texts FROM judgements WHERE judge = ? AND prompt = ? "
+            f"AND outcome IN ({', '.join('?' * len(outcomes))})",
+            (judge, prompt, *outcomes),
+        )
+        return {Pair(query, document): texts for query, document, texts in rows}
+
+    def unanswered(self, judge: str, prompt: str) -> set[Pair]:
+        """Return the pairs that were asked and got no answer."""
+        rows = self._base.execute(
+            "SELECT query, document FROM judgements WHERE judge = ? AND prompt = ? AND outcome = 'unanswered'",
+            (judge, prompt),
+        )
+        return {Pair(query, document) for query, document in rows}
+
+    def add(
+        self, judge: JudgeConfig, pair: Pair, prompt: str, texts: str, reply: Reply, grade: int | None
+    ) -> None:
+        """Write a judgement; it takes the place of an earlier one of the same pair, whose costs are added.
+
+        Parameters
+        ----------
+        judge : JudgeConfig
+        pair : Pair
+        prompt : str
+            Its version.
+        texts : str
+            Their `digest`.
+        reply : Reply
+        grade : int or None
+            None without an answer that could be read.
+        """
+        cost = (reply.tokens_in * judge.price.input + reply.tokens_out * judge.price.output) / 1e6
+        values = {
+            "judge": judge.name,
+            "query": pair.query,
+            "document": pair.document,
+            "prompt": prompt,
+            "texts": texts,
+            "outcome": reply.outcome,
+            "grade": grade,
+            "answer": reply.raw,
+            "first_answer": reply.first_raw,
+            "error": reply.error,
+            "tokens_in": reply.tokens_in,
+            "tokens_out": reply.tokens_out,
+            "cost": cost,
+            "asked_model": judge.model,
+            "model": reply.model,
+            "temperature": judge.temperature,
+            "seed": judge.seed,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        sums = ("tokens_in", "tokens_out", "cost")
+        changes = [
+            f"{name} = {f'{name} + ' if name in sums else ''}excluded.{name}" for name in list(values)[4:]
+        ]
+        self._base.execute(
+            f"INSERT INTO judgements ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)}) "
+            f"ON CONFLICT DO UPDATE SET {', '.join(changes)}",
+            values,
+        )
+
+    def grades(self, judge: str, prompt: str) -> dict[Pair, tuple[str, int]]:
+        """Return the hash of the texts and the grade of every pair that was answered."""
+        rows = self._base.execute(
+            "SELECT query, document, texts, grade FROM judgements WHERE judge = ? AND prompt = ? AND outcome = 'answered'",
+            (judge, prompt),
+        )
+        return {Pair(query, document): (texts, grade) for query, document, texts, grade in rows}
+
+    def mean_answer_tokens(self, judge: str, prompt: str) -> float | None:
+        """Return the tokens of an answer so far; None before the first."""
+        row = self._base.execute(
+            "SELECT AVG(tokens_out) FROM judgements WHERE judge = ? AND prompt = ? AND tokens_out > 0",
+            (judge, prompt),
+        ).fetchone()
+        return None if row[0] is None else float(row[0])
+
+    def totals(self, judges: Iterable[str], prompt: str) -> dict[str, dict[str, float]]:
+        """Return, by judge, how many pairs were answered, unreadable and unanswered, the tokens and the cost."""
+        found = {}
+        for judge in judges:
+            row = self._base.execute(
+                "SELECT TOTAL(outcome = 'answered'), TOTAL(outcome = 'unreadable'), TOTAL(outcome = 'unanswered'), "
+                "TOTAL(tokens_in), TOTAL(tokens_out), TOTAL(cost) FROM judgements WHERE judge = ? AND prompt = ?",
+                (judge, prompt),
+            ).fetchone()
+            names = ("answered", "unreadable", "unanswered", "tokens_in", "tokens_out", "cost")
+            found[judge] = {
+                name: value if name == "cost" else int(value) for name, value in zip(names, row, strict=True)
+            }
+        return found
+
+    def purge_answers(self) -> int:
+        """Delete what judges wrote, and return of how many pairs; grades, tokens and costs stay."""
+        with closing(
+            self._base.execute(
+                "UPDATE judgements SET answer = NULL, first_answer = NULL, error = NULL "
+                "WHERE answer IS NOT NULL OR first_answer IS NOT NULL OR error IS NOT NULL"
+            )
+        ) as changed:
+            count = changed.rowcount
+        # Deleted bytes are overwritten, and are in no journal any more.
+        self._base.execute("VACUUM")
+        self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
+
+
+def open_store(file: Path) -> Store:
+    """Open the judgements that are there.
+
+    Raises
+    ------
+    CareError
+        There are none.
+    """
+    if not file.is_file():
+        raise CareError(f"{file}: no such file; run care-accel curate judge first")
+    return Store(file)
+
+
+def remove_store(file: Path) -> list[Path]:
+    """Delete a store with its journal, and return the files that were there."""
+    found = [f for f in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))) if f.exists()]
+    for one in found:
+        one.unlink()
+    return found

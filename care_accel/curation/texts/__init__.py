@@ -1,0 +1,1 @@
+"""Texts: cleaning, redaction, duplicates, containment, diversity, leaks."""

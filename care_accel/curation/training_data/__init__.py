@@ -1,0 +1,1 @@
+"""Training data: triplets with judged hard negatives."""

@@ -1,0 +1,60 @@
+"""Writes a dual encoder as a sentence-transformers folder with a Router."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from care_accel.encoding.dual import DualEncoder
+from care_accel.encoding.loading.quiet import quiet_transformers
+from care_accel.encoding.loading.router_format import LIBRARY_POOLINGS
+from care_accel.encoding.spec import PLAIN, ROLES
+from care_accel.errors import CareError
+
+
+def write_router_format(model: DualEncoder, folder: str | Path) -> None:
+    """Write a dual encoder as a sentence-transformers folder with a Router (needs the extra ``train``).
+
+    Its prompts are those of retrieval: that format has one prompt a role.
+
+    Parameters
+    ----------
+    model : DualEncoder
+        Its document encoder is loaded.
+    folder : str or Path
+        Made if it is not there.
+
+    Raises
+    ------
+    CareError
+        A prompt has text after ``{text}`` (that format only puts prompts in front), or the two roles
+        follow different orders while they cut.
+    """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Router, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    prompts, routes, cuts = {}, {}, set()
+    for role in ROLES:
+        encoder = model.encoder(role)
+        spec, checkpoint = encoder.spec, model.source(role).checkpoint
+        checkpoint.require_whole_vocabulary("that format cannot say so: write")
+        template = spec.prompt("retrieval")
+        if not template.endswith(PLAIN):
+            raise CareError(f"the {role} prompt has text after {PLAIN}, which that format cannot say")
+        prompts[role] = template.removesuffix(PLAIN)
+        if spec.width < checkpoint.hidden_size:
+            cuts.add(spec.order)
+        with quiet_transformers():
+            transformer = Transformer(str(checkpoint.folder), max_seq_length=spec.max_tokens)
+        pooling = Pooling(checkpoint.hidden_size, pooling_mode=LIBRARY_POOLINGS[spec.pooling])
+        routes[role] = [transformer, pooling, Normalize()]
+    if cuts - {"normalize-then-slice"}:
+        raise CareError("that format cuts after normalising; these encoders cut before")
+    library_model = SentenceTransformer(
+        modules=[Router.for_query_document(routes["query"], routes["document"])],
+        prompts=prompts,
+        truncate_dim=model.width,
+        similarity_fn_name="dot",
+    )
+    with quiet_transformers():
+        library_model.save(str(folder))

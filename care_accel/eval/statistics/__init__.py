@@ -1,0 +1,1 @@
+"""Statistics of scores: intervals, significance, and the comparison of two runs."""

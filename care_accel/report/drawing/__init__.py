@@ -1,0 +1,1 @@
+"""Drawing: HTML blocks, SVG charts and their axes."""

@@ -1,0 +1,1 @@
+"""What the models inside the server share."""

@@ -1,0 +1,269 @@
+"""What the models inside the server share: its Python backend's tensors in, refusals and counters out.
+
+This runs in the stub process that the server starts for each instance of a model. There alone
+``triton_python_backend_utils`` exists, so it is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.encoding.spec import TASKS, Task
+from care_accel.errors import CareError
+from care_accel.serving.backend.backlog import Backlog
+
+# The longest text that is looked at. The longest input of the paper's encoders is 512 tokens, some 2,000 bytes of
+# Chinese; what is a hundred times longer is a mistake, and tokenising it would keep others waiting.
+MOST_BYTES = 100_000
+# Seconds between two writes to the metrics page. Each is a message to the server and back, tens of microseconds that
+# no query should wait for.
+_REPORT_EVERY = 1.0
+# What is read for a query out of a processor's cache, in a fraction of a millisecond.
+_SMALL_BYTES = 16 * 2**20
+
+
+def read_parameters(model_config: str) -> dict[str, Any]:
+    """Return the parameters of a model's configuration; the values are JSON."""
+    parameters = json.loads(model_config).get("parameters", {})
+    # Capital letters are the server's own, such as FORCE_CPU_ONLY_INPUT_TENSORS.
+    return {
+        name: json.loads(value["string_value"]) for name, value in parameters.items() if not name.isupper()
+    }
+
+
+def resolve(path: str, model_folder: str) -> Path:
+    """Return a path of a configuration: a relative one starts at the repository."""
+    return Path(model_folder).resolve().parent / path
+
+
+def reachable(folder: Path) -> bool:
+    """Tell whether everything here can open a folder by its name.
+
+    The server's stub runs Python in the C locale, whatever the environment says. A path with Chinese in it is then no
+    path to Python's functions, and the libraries that load tokenizers refuse what Python makes of it.
+    """
+    return sys.getfilesystemencoding() == "utf-8" or _encoded(folder).isascii()
+
+
+def in_reach(folder: Path, links: str | Path, *, whole: bool = False) -> Path:
+    """Return a folder under a name of ASCII letters alone; if there is no such folder, as it is.
+
+    Parameters
+    ----------
+    folder : Path
+    links : str or Path
+        An empty folder, to hold the other name.
+    whole : bool
+        Link every file, for what asks where a folder really is; else only the folder, for what has to see that
+        it is replaced.
+    """
+    name = _encoded(folder)
+    if not os.path.isdir(name):
+        return folder
+    if not whole:
+        link = Path(links) / "folder"
+        os.symlink(name, os.fsencode(link))
+        return link
+    for place, _, files in os.walk(name, followlinks=True):
+        copy = os.fsencode(links) + place[len(name) :]
+        os.makedirs(copy, exist_ok=True)
+        for file in files:
+            os.symlink(os.path.join(place, file), os.path.join(copy, file))
+    return Path(links)
+
+
+def _encoded(folder: Path) -> bytes:
+    return str(folder).encode("utf-8", "surrogateescape")
+
+
+def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
+    """Return the texts of a BYTES tensor.
+
+    Parameters
+    ----------
+    values : numpy.ndarray
+        bytes objects ``[n, 1]``.
+    empty : bool
+        Whether an empty text is one.
+
+    Raises
+    ------
+    CareError
+        A text is too long, is not UTF-8, or is empty; its position is named, and nothing of what it says.
+    """
+    texts = []
+    for position, raw in enumerate(values.ravel()):
+        if len(raw) > MOST_BYTES:
+            raise CareError(
+                f"TEXT {position} has {len(raw):,} bytes; at most {MOST_BYTES:,} are taken: send it in parts"
+            )
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError as cause:
+            raise CareError(
+                f"TEXT {position} is not UTF-8 at byte {cause.start}; encode it as UTF-8"
+            ) from None
+        if not text and not empty:
+            raise CareError(f"TEXT {position} is empty; send a question")
+        texts.append(text)
+    return texts
+
+
+def read_tasks(values: NDArray[Any] | None, count: int) -> list[Task]:
+    """Return the prompt task of each text, ``retrieval`` where nothing is said.
+
+    Raises
+    ------
+    CareError
+        A task that there is not.
+    """
+    if values is None:
+        return ["retrieval"] * count
+    tasks = [raw.decode("utf-8", "replace") for raw in values.ravel()]
+    for position, task in enumerate(tasks):
+        if task not in TASKS:
+            raise CareError(f"TASK {position} is {task[:40]!r}; it must be one of {', '.join(TASKS)}")
+    return tasks
+
+
+class Backend:
+    """What a model needs of the server: its tensors, its errors, its log and its metrics page.
+
+    Parameters
+    ----------
+    arguments : dict of str to str
+        What the server hands to ``initialize``.
+    """
+
+    def __init__(self, arguments: dict[str, str]) -> None:
+        import triton_python_backend_utils as server
+
+        self._server = server
+        self._metrics: dict[tuple[str, str], Any] = {}
+        self._amounts: Counter[tuple[str, str, str]] = Counter()
+        self._counting = threading.Lock()
+        self._ended = threading.Event()
+        self._reporter = threading.Thread(target=self._report_often, name="metrics", daemon=True)
+        self._reporter.start()
+        self.name = arguments["model_name"]
+        self.folder = arguments["model_repository"]
+        self.device = (
+            f"cuda:{arguments['model_instance_device_id']}"
+            if arguments["model_instance_kind"] == "GPU"
+            else "cpu"
+        )
+        self.parameters = read_parameters(arguments["model_config"])
+        self._links: list[tempfile.TemporaryDirectory[str]] = []
+        self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
+
+    def path(self, value: str | Path, *, whole: bool = False) -> Path:
+        """Return a folder that a configuration names, under a name that can be opened here (see `in_reach`)."""
+        place = resolve(str(value), self.folder)
+        if reachable(place):
+            return place
+        self._links.append(tempfile.TemporaryDirectory(prefix="care-links-"))
+        return in_reach(place, self._links[-1].name, whole=whole)
+
+    def tensor(self, request: Any, name: str) -> Any:
+        """Return an input of a request, None if an optional one was left out."""
+        return self._server.get_input_tensor_by_name(request, name)
+
+    def array(self, request: Any, name: str) -> NDArray[Any] | None:
+        """Return an input of a request in the processor's memory, None if it was left out."""
+        tensor = self.tensor(request, name)
+        return None if tensor is None else tensor.as_numpy()
+
+    def answer(self, **arrays: Any) -> Any:
+        """Return a response; an array is NumPy's, or of a library that speaks DLPack."""
+        tensors = [
+            self._server.Tensor(name, values)
+            if isinstance(values, np.ndarray)
+            else self._server.Tensor.from_dlpack(name, values)
+            for name, values in arrays.items()
+        ]
+        return self._server.InferenceResponse(tensors)
+
+    def refusal(self, mistake: CareError) -> Any:
+        """Return a response that says what is wrong with a request."""
+        error = self._server.TritonError
+        return self._server.InferenceResponse([], error(" ".join(str(mistake).split()), error.INVALID_ARG))
+
+    def failure(self, why: Exception) -> Any:
+        """Return a response that says that something went wrong here.
+
+        Of an error that is not ours its kind alone: its words may quote another client's text.
+        """
+        error = self._server.TritonError
+        words = " ".join(str(why).split()) if isinstance(why, CareError) else type(why).__name__
+        return self._server.InferenceResponse([], error(f"the model failed: {words}", error.INTERNAL))
+
+    def backlog(self) -> Backlog:
+        """Return the watch over the requests that wait for this model."""
+        queue, wait = self.parameters["queue"], self.parameters["wait"]
+        return Backlog(self.name, int(queue), float(wait), max(1, self._batch))
+
+    def overload(self, why: str, requests: int) -> list[Any]:
+        """Return a response to each of so many requests that says that there are too many."""
+        self.count("refused_requests", "Requests refused because too many waited", requests)
+        error = self._server.TritonError
+        return [self._server.InferenceResponse([], error(why, error.UNAVAILABLE)) for _ in range(requests)]
+
+    def count(self, name: str, help_text: str, amount: float, role: str = "") -> None:
+        """Add to a counter, ``care_<name>_total``, which is on the server's metrics page within a second."""
+        with self._counting:
+            self._amounts[name, help_text, role] += amount  # type: ignore[assignment]  # seconds are no whole number
+
+    def end(self) -> None:
+        """Write what was counted and end the thread that does."""
+        self._ended.set()
+        self._reporter.join()
+        for links in self._links:
+            links.cleanup()
+
+    def _report_often(self) -> None:
+        while not self._ended.wait(_REPORT_EVERY):
+            self._report()
+        self._report()
+
+    def _report(self) -> None:
+        with self._counting:
+            amounts, self._amounts = self._amounts, Counter()
+        for (name, help_text, role), amount in amounts.items():
+            if (name, role) not in self._metrics:
+                family = self._server.MetricFamily(
+                    name=f"care_{name}_total", description=help_text, kind=self._server.MetricFamily.COUNTER
+                )
+                labels = {"model": self.name} | ({"role": role} if role else {})
+                # A family that goes out of scope takes its counters along.
+                self._metrics[name, role] = family, family.Metric(labels=labels)
+            self._metrics[name, role][1].increment(amount)
+
+    def log(self, line: str) -> None:
+        """Write a line to the server's log. Never a text of a request: those are patients' words."""
+        self._server.Logger.log_warn(f"{self.name}: {line}")
+
+
+def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[Any]:
+    """Cut what was computed together into the part of each request."""
+    ends = np.cumsum(counts)
+    return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+
+
+def fair_threads(threads: int, read: int) -> int:
+    """Return how many of the cores a model takes that reads so many bytes for a query.
+
+    Threads that share little work meet every few microseconds. Where one of them has to wait for a core all do, and
+    here the server, its clients and the other models want cores at the same time.
+    """
+    return max(1, threads // 2) if read < _SMALL_BYTES else threads

@@ -1,0 +1,71 @@
+"""``care-accel export``: an encoder for a faster runtime, or a model repository for the inference server."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from care_accel.errors import CareError
+from care_accel.export import command as encoder_command
+from care_accel.export.command import ended_cleanly, print_progress
+
+_ENGINES = ("python", "onnxruntime", "tensorrt")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both kinds of export to a parser."""
+    encoder_command.add_arguments(parser)
+    served = parser.add_argument_group(
+        "repository", "for NVIDIA Triton Inference Server, instead of --runtime and --output"
+    )
+    served.add_argument("--repository", type=Path, metavar="DIR", help="a model repository")
+    served.add_argument(
+        "--engine",
+        default="python",
+        choices=_ENGINES,
+        help="python: this package's runtimes, in any server; the others: backends of NVIDIA's containers; "
+        "default: %(default)s",
+    )
+    served.add_argument(
+        "--index", type=Path, metavar="DIR", help="a saved Retriever or ExactIndex, for scan and search"
+    )
+    served.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
+    served.add_argument(
+        "--several-tenants",
+        action="store_true",
+        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write a model repository if one is named, else export the encoder."""
+    if options.repository is None:
+        encoder_command.run(options)
+    else:
+        _write_repository(options)
+
+
+def _write_repository(options: argparse.Namespace) -> None:
+    from care_accel.serving.repository.engines import write_engine_repository
+    from care_accel.serving.repository.python_backend import write_repository
+
+    if options.runtime is not None or options.output is not None or options.keep_vocab is not None:
+        raise CareError(
+            "--repository goes without --runtime, --output and --keep-vocab; export the model first"
+        )
+    common = {
+        "index": options.index,
+        "gpu": options.gpu,
+        "preset": options.preset,
+        "dtype": options.dtype,
+    }
+    with ended_cleanly():
+        if options.engine == "python":
+            write_repository(
+                options.repository, options.model, several_tenants=options.several_tenants, **common
+            )
+        else:
+            write_engine_repository(
+                options.repository, options.model, engine=options.engine, progress=print_progress, **common
+            )
+    print(f"written to {options.repository}/")

@@ -1,0 +1,249 @@
+"""Writes model repositories for NVIDIA Triton Inference Server, whose models run in its Python backend.
+
+``query_encoder`` and ``document_encoder`` turn TEXT into EMBEDDING, ``scan`` turns EMBEDDING into hits, and the
+ensemble ``search`` leads one into the other. The repository that the project ships is written by `write_repository`
+with its defaults.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from care_accel.encoding import DualEncoder, Role
+from care_accel.encoding.loading.sources import DEFAULT
+from care_accel.files import replaced_folder
+from care_accel.index import ExactIndex
+from care_accel.retriever import MANIFEST, MadeBy, Retriever
+from care_accel.serving.repository.config import (
+    Step,
+    Tensor,
+    add_instances,
+    model_config,
+    model_file,
+    set_batching,
+    write_model,
+)
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+MODELS = ("query_encoder", "document_encoder", "scan", "search")
+
+K, MOST_K = 10, 1000
+# Measured in bench/test_server.py; see docs/serving.md. Requests that wait together share a batch whatever the delay:
+# while one batch runs, the next one gathers. Waiting on purpose only keeps the first.
+_DELAY_US = 0
+_QUERY_BATCH, _DOCUMENT_BATCH, _SCAN_BATCH = 64, 64, 64
+_QUERY_TOKENS, _DOCUMENT_TOKENS = 2048, 4096
+# Vectors of queries that are kept: some 10 MB of CARE's.
+_CACHED_TEXTS = 4096
+# A batch of queries takes milliseconds: a queue of eight is a wait that nobody notices, and what comes beyond it
+# is refused while the client can still do something else. The models see to it: `care_accel.serving.backend.backlog` says why.
+_QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
+_QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
+
+
+def write_repository(
+    folder: str | Path,
+    model: str | Path = DEFAULT,
+    *,
+    index: str | Path | None = None,
+    gpu: bool = False,
+    several_tenants: bool = False,
+    **options: Any,
+) -> None:
+    """Write a repository that serves a dual encoder and an index.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Replaced whole if it holds such a repository and nothing else.
+    model : str or Path
+        As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from where they are.
+    index : str or Path, optional
+        A saved `Retriever` or `ExactIndex` of the same model. Without one ``scan`` encodes and serves the embedded
+        demo's documents.
+    gpu : bool
+        An instance on each GPU instead of one on the processor.
+    several_tenants : bool
+        Keep no vectors of queries: how fast an answer comes would tell what others have asked.
+    **options
+        Of `DualEncoder.from_pretrained`: ``query``, ``document``, ``preset``, ``width``, ``max_tokens``, ``dtype``,
+        ``runtime``, ``revision``.
+
+    Raises
+    ------
+    CareError
+        The model or the index is not there, they do not belong together, or ``folder`` holds something else.
+    """
+    loading = {name: value for name, value in {"model": str(model), **options}.items() if value is not None}
+    if options.get("query") is not None:
+        del loading["model"]
+    found = DualEncoder.from_pretrained(**loading)
+    loading = {name: _absolute(value) for name, value in loading.items()}
+    if index is not None:
+        require_index(index, found)
+    folder = Path(folder)
+    with replaced_folder(
+        folder, "search", [name for name in MODELS if name != "search"], private=False
+    ) as built:
+        for role in ("query", "document"):
+            # Vectors that stay on a GPU are not kept here.
+            keep = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
+            config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
+            _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
+        _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
+        write_model(built, search_ensemble())
+
+
+def require_index(index: str | Path, model: MadeBy) -> None:
+    """Refuse an index that the model cannot search, before anything is written or started.
+
+    Raises
+    ------
+    CareError
+        With both hashes, if another document encoder made it.
+    """
+    place = Path(index)
+    vectors = place / "vectors" if (place / MANIFEST).is_file() else place
+    Retriever(model, ExactIndex.load(vectors, verify=False))
+
+
+def care_parameter(model: DualEncoder, role: Role) -> str:
+    """Return the parameter ``care`` of a served encoder: what a client has to know of it, as JSON."""
+    return json.dumps(
+        {
+            "name": model.name,
+            "role": role,
+            "width": model.width,
+            "revision": model.revision(role),
+            "fingerprint": model.source(role).recorded or model.source(role).checkpoint.fingerprint,
+            "spec": model.spec(role).to_dict(),
+            "symmetric": model.symmetric,
+        },
+        ensure_ascii=False,
+    )
+
+
+def search_ensemble() -> ModelConfig:
+    """Return the configuration of ``search``: TEXT to hits through ``query_encoder`` and ``scan``."""
+    return model_config(
+        "search",
+        inputs=[
+            Tensor("TEXT", "BYTES"),
+            Tensor("K", "INT32", optional=True),
+            Tensor("TASK", "BYTES", optional=True),
+        ],
+        outputs=[
+            Tensor("IDS", "INT64", (-1,)),
+            Tensor("SCORES", "FP32", (-1,)),
+            Tensor("DOCUMENTS", "BYTES", (-1,)),
+            Tensor("TOKENS", "INT32"),
+            Tensor("TIMES", "FP32", (3,)),
+        ],
+        max_batch_size=_QUERY_BATCH,
+        steps=[
+            Step(
+                "query_encoder",
+                {"TEXT": "TEXT", "TASK": "TASK"},
+                {"EMBEDDING": "embedding", "TOKENS": "TOKENS", "TIMES": "encode_times"},
+            ),
+            Step(
+                "scan",
+                {"EMBEDDING": "embedding", "K": "K", "TEXT": "TEXT", "ENCODE_TIMES": "encode_times"},
+                {"IDS": "IDS", "SCORES": "SCORES", "DOCUMENTS": "DOCUMENTS", "TIMES": "TIMES"},
+            ),
+        ],
+    )
+
+
+def _encoder(
+    model: DualEncoder, role: Role, loading: Mapping[str, Any], *, gpu: bool, cached_texts: int
+) -> ModelConfig:
+    of_queries = role == "query"
+    config = model_config(
+        f"{role}_encoder",
+        backend="python",
+        inputs=[
+            Tensor("TEXT", "BYTES"),
+            Tensor("TASK", "BYTES", optional=True),
+        ],
+        outputs=[
+            Tensor("EMBEDDING", "FP32", (model.width,)),
+            Tensor("TOKENS", "INT32"),
+            Tensor("TIMES", "FP32", (2,)),
+        ],
+        max_batch_size=_QUERY_BATCH if of_queries else _DOCUMENT_BATCH,
+        parameters={
+            "care": care_parameter(model, role),
+            "load": json.dumps(loading),
+            "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
+            "background": json.dumps(not of_queries),
+            "on_device": json.dumps(gpu),
+            "cached_texts": str(cached_texts),
+            "warm_up_batch": str(8 if of_queries else 1),
+            "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
+            "wait": str(_QUERY_WAIT if of_queries else _DOCUMENT_WAIT),
+        },
+    )
+    add_instances(config, kind="GPU" if gpu else "CPU")
+    set_batching(config, delay_us=_DELAY_US)
+    return config
+
+
+def scan_config(
+    model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
+) -> ModelConfig:
+    known = {
+        "name": model.name,
+        "width": model.width,
+        "revision": model.revision("document"),
+        "k": K,
+        "most_k": MOST_K,
+    }
+    parameters = {
+        "care": json.dumps(known, ensure_ascii=False),
+        "load": json.dumps(loading),
+        "queue": str(_QUERY_QUEUE),
+        "wait": str(_QUERY_WAIT),
+    }
+    if index is None:
+        parameters["documents"] = json.dumps("care-demo")
+    else:
+        parameters["index"] = json.dumps(_absolute(str(index)))
+    config = model_config(
+        "scan",
+        backend="python",
+        inputs=[
+            Tensor("EMBEDDING", "FP32", (model.width,)),
+            Tensor("K", "INT32", optional=True),
+            Tensor("TEXT", "BYTES", optional=True),
+            Tensor("ENCODE_TIMES", "FP32", (2,), optional=True),
+        ],
+        outputs=[
+            Tensor("IDS", "INT64", (-1,)),
+            Tensor("SCORES", "FP32", (-1,)),
+            Tensor("DOCUMENTS", "BYTES", (-1,)),
+            Tensor("TIMES", "FP32", (3,)),
+        ],
+        max_batch_size=_SCAN_BATCH,
+        parameters=parameters,
+    )
+    add_instances(config, kind="GPU" if gpu else "CPU")
+    set_batching(config)
+    if gpu:
+        # Embeddings that lie on the GPU are handed over there.
+        config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
+    return config
+
+
+def _write(repository: Path, config: ModelConfig, module: str, name: str) -> None:
+    write_model(repository, config, {"1/model.py": model_file(module, name)})
+
+
+def _absolute(value: Any) -> Any:
+    """Return a folder's absolute path; names of models and anything else as they are."""
+    return str(Path(value).resolve()) if isinstance(value, str | Path) and Path(value).is_dir() else value

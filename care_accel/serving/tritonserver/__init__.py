@@ -1,0 +1,1 @@
+"""NVIDIA's `tritonserver`: found, started, supervised and stopped."""

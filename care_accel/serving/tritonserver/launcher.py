@@ -1,0 +1,74 @@
+"""The console script ``tritonserver``: a real server with everything where it looks for it, kept alive.
+
+Arguments, signals and the exit code are the server's own. It listens on loopback, and keeps to itself the APIs that
+change it, unless the arguments say otherwise; ``--shared-memory`` is the one argument of ours: it lets clients
+register shared memory.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from care_accel.errors import exit_code
+from care_accel.serving.tritonserver.program import PLAIN, find_program
+from care_accel.serving.tritonserver.supervisor import supervise
+
+_WARNING = (
+    "tritonserver: this is the server of the wheel nvidia-pytriton (2.51), for development: its published "
+    "vulnerabilities are fixed in NVIDIA's containers from 25.07 on. It listens on loopback unless told otherwise."
+)
+_SHARED_MEMORY = "--shared-memory"
+_REPOSITORIES = ("--model-repository", "--model-store")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server and return its exit code; 2 if there is none."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    codes: list[int] = []
+
+    def serve() -> None:
+        program = find_program()
+        if program.bundled:
+            print(_WARNING, file=sys.stderr, flush=True)
+        with tempfile.TemporaryDirectory(prefix="care-links-") as links:
+            command = program.command(
+                linked(joined([one for one in given if one != _SHARED_MEMORY]), Path(links)),
+                shared_memory=_SHARED_MEMORY in given,
+            )
+            codes.append(supervise(command, program.environ()))
+
+    return exit_code(serve) or codes[0]
+
+
+def joined(arguments: Sequence[str]) -> list[str]:
+    """Write ``--name value`` as ``--name=value``, so that what is given is recognised."""
+    whole: list[str] = []
+    for argument in arguments:
+        if whole and whole[-1].startswith("--") and "=" not in whole[-1] and not argument.startswith("-"):
+            whole[-1] = f"{whole[-1]}={argument}"
+        else:
+            whole.append(argument)
+    return whole
+
+
+def linked(arguments: Sequence[str], folder: Path) -> list[str]:
+    """Name a repository by a link in a folder if its path holds what a shell would not take as it is.
+
+    The server starts each model through a shell and does not quote the path.
+    """
+    named = []
+    for place, argument in enumerate(arguments):
+        name, _, path = argument.partition("=")
+        if name in _REPOSITORIES and not PLAIN.fullmatch(path) and Path(path).is_dir():
+            link = folder / f"repository-{place}"
+            link.symlink_to(Path(path).absolute())
+            argument = f"{name}={link}"
+        named.append(argument)
+    return named
+
+
+if __name__ == "__main__":
+    sys.exit(main())

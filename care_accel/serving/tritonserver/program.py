@@ -1,0 +1,236 @@
+"""Finds a real ``tritonserver`` and arranges what it needs.
+
+One on PATH is preferred: that of NVIDIA's containers. Otherwise it is the one that the wheel nvidia-pytriton carries
+(extra ``server``): release 2.51, whose published vulnerabilities NVIDIA fixed in 25.07. It is for development.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import site
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+
+from care_accel.errors import CareError
+
+SITE = "CARE_ACCEL_SITE"
+LOOPBACK = "127.0.0.1"
+ADDRESSES = ("http", "grpc", "metrics")
+# Paths that are part of the command by which the Python backend starts a model's process, unquoted, in a shell.
+_PATHS = ("--model-repository", "--model-store", "--backend-directory")
+# What a shell takes as it is.
+PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
+# Those of the server's APIs that change it or read its memory.
+_RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A server that was found.
+
+    Attributes
+    ----------
+    binary : Path
+    arguments : tuple of str
+        Where its backends are, if it does not know by itself.
+    environment : dict of str to str
+        Added to this process's own.
+    bundled : bool
+        Whether it is the wheel's, which is for development.
+    """
+
+    binary: Path
+    arguments: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    bundled: bool = False
+
+    def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
+        """Return the command line: what is given, and what makes the server safe unless that says otherwise.
+
+        Raises
+        ------
+        CareError
+            A path holds what a shell reads.
+        """
+        for argument in (*arguments, *self.arguments):
+            name, _, value = argument.partition("=")
+            if name in _PATHS:
+                require_plain(value)
+        return [
+            str(self.binary),
+            *arguments,
+            *_unless_given(self.arguments, arguments),
+            *_unless_given(safe_arguments(shared_memory=shared_memory), arguments),
+        ]
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment that the server and its stubs run in."""
+        return os.environ | dict(self.environment)
+
+
+def find_program() -> Program:
+    """Find a server.
+
+    Raises
+    ------
+    CareError
+        There is none, or the wheel's lacks the system's Python library.
+    """
+    packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
+    for folder in os.environ.get("PATH", "").split(os.pathsep):
+        candidate = Path(folder) / "tritonserver"
+        # os.path says no where a folder may not be looked into; pathlib raises.
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
+            return Program(candidate, environment=packages)
+    spec = find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise CareError(
+            "no tritonserver: none is on PATH, and nvidia-pytriton, whose wheel carries one, is not installed; "
+            "pip install 'care-accel[server]', or use one of NVIDIA's containers"
+        )
+    home = Path(spec.submodule_search_locations[0]) / "tritonserver"
+    libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
+    added = {
+        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+        "PATH": _path_for(_python_library(), os.environ.get("PATH", "")),
+    }
+    return Program(
+        home / "bin" / "tritonserver",
+        (f"--backend-directory={_backends(home)}",),
+        packages | added,
+        bundled=True,
+    )
+
+
+def safe_arguments(*, shared_memory: bool = False) -> list[str]:
+    """Return the arguments that make a server listen on loopback and keep to itself what changes it.
+
+    Loading models, shared memory, traces and log settings need a header with a key that nobody is told.
+    """
+    key = secrets.token_hex(16)
+    arguments = [f"--{name}-address={LOOPBACK}" for name in ADDRESSES]
+    for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
+        names = [name for name in _RESTRICTED if not (shared_memory and name == "shared-memory")]
+        arguments.append(f"{option}={','.join(names)}:care-key={key}")
+    return arguments
+
+
+def require_plain(path: str) -> None:
+    """Refuse a path that a shell would take apart, or run a part of.
+
+    Raises
+    ------
+    CareError
+        With what is wrong in it.
+    """
+    if not PLAIN.fullmatch(path):
+        wrong = PLAIN.sub("", path)[0]
+        raise CareError(
+            f"{path}: the server's Python backend takes no path with {wrong!r}; choose another place or name"
+        )
+
+
+def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
+    names = {argument.split("=", 1)[0] for argument in given}
+    return [argument for argument in defaults if argument.split("=", 1)[0] not in names]
+
+
+def _is_script(file: Path) -> bool:
+    """Tell whether a file is a script, as this package's own ``tritonserver`` is, and no server."""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(2) == b"#!"
+    except OSError:  # it may be run, but not be read: no script could be run so
+        return False
+
+
+def _checkout() -> list[str]:
+    """Return the folder that holds this package if it is no site-packages: a source tree on PYTHONPATH."""
+    parent = str(Path(__file__).parents[3])
+    return [] if parent in site.getsitepackages() else [parent]
+
+
+def _backends(home: Path) -> Path:
+    """Return a folder of backends with the stub of this Python beside the Python backend.
+
+    The wheel keeps them apart, and may lie where nobody may write.
+    """
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise CareError(
+            f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
+        )
+    # There may be no home folder, none that can be written, or one whose name a shell would not take as it is.
+    with suppress(OSError, RuntimeError, shutil.Error):
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        # Another release in the same place has another stub.
+        state = f"{home} {stub.stat().st_size} {stub.stat().st_mtime_ns}"
+        name = f"backends-{version}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
+        place = base / "care_accel" / name
+        if PLAIN.fullmatch(str(place)):
+            if not place.is_dir():
+                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
+                    built = _copy(home, stub, Path(temporary))
+                    with suppress(OSError):  # another process was faster
+                        os.rename(built, place)
+            return place
+    return _copy(home, stub, Path(_own_folder().name))
+
+
+@functools.cache
+def _own_folder() -> tempfile.TemporaryDirectory[str]:
+    """Return a folder that goes with this process."""
+    return tempfile.TemporaryDirectory(prefix="care-backends-")
+
+
+def _copy(home: Path, stub: Path, folder: Path) -> Path:
+    """Return the wheel's backends with a stub among them, copied into a folder."""
+    built = folder / "backends"
+    shutil.copytree(home / "backends", built, dirs_exist_ok=True)
+    shutil.copy2(stub, built / "python" / stub.name)
+    return built
+
+
+def _python_library() -> Path:
+    """Return the Python library that the stub loads: it is a program of its own, not this interpreter.
+
+    Raises
+    ------
+    CareError
+        There is none where the system looks for libraries.
+    """
+    name = f"libpython{sys.version_info.major}.{sys.version_info.minor}.so.1.0"
+    with suppress(OSError):
+        ctypes.CDLL(name)
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if line.endswith(f"/{name}"):
+                return Path(line.split(None, 5)[5])
+    package = name.split(".so")[0]
+    raise CareError(f"the server's Python backend needs {name}: install the system package {package}")
+
+
+def _path_for(library: Path, path: str) -> str:
+    """Return PATH without the folders of other Pythons than a library's own.
+
+    The library takes the standard library that belongs to the first ``python3`` on PATH. In an activated environment
+    that is another build's, whose compiled modules do not fit.
+    """
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    own = [prefix / "bin" for prefix in library.parents if (prefix / "lib" / version / "os.py").is_file()]
+    folders = [Path(folder) for folder in path.split(os.pathsep) if folder]
+    return os.pathsep.join(
+        str(folder) for folder in folders if folder in own or not (folder / "python3").exists()
+    )

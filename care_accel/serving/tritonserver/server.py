@@ -1,0 +1,257 @@
+"""Starts an inference server and ends it: `Server`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from care_accel.errors import CareError
+from care_accel.serving.tritonserver.program import ADDRESSES, LOOPBACK, find_program
+
+# Whatever proxy the environment names: it would be asked for loopback as well.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_TELL_EVERY = 10.0
+
+
+class Server:
+    """A server that runs while the context lasts.
+
+    Parameters
+    ----------
+    repository : str or Path
+    http, grpc, metrics : int, optional
+        Ports on loopback; free ones by default.
+    arguments : sequence of str
+        More of the server's own.
+    log : str or Path, optional
+        Where its output goes; a temporary file by default.
+    host : str
+        The address that it listens on. Whoever reaches it can use every model.
+    shared_memory : bool
+        Let clients register shared memory.
+
+    Attributes
+    ----------
+    http, grpc, metrics : str
+        ``host:port`` of each front end.
+    process : subprocess.Popen
+        The script ``tritonserver``, whose child is the server (see `care_accel.serving.tritonserver.supervisor`).
+    log : Path
+
+    Raises
+    ------
+    CareError
+        There is no server, or it could not start: its own words say why.
+    """
+
+    def __init__(
+        self,
+        repository: str | Path,
+        *,
+        http: int | None = None,
+        grpc: int | None = None,
+        metrics: int | None = None,
+        arguments: Sequence[str] = (),
+        log: str | Path | None = None,
+        host: str = LOOPBACK,
+        shared_memory: bool = False,
+    ) -> None:
+        self.program = find_program()
+        self.repository = Path(repository)
+        if not self.repository.is_dir():
+            raise CareError(
+                f"{self.repository}: no such model repository; care-accel export --repository writes one"
+            )
+        ports = dict(zip(ADDRESSES, (http, grpc, metrics), strict=True))
+        free = iter(free_ports(sum(port is None for port in ports.values())))
+        self._ports = {name: next(free) if port is None else port for name, port in ports.items()}
+        self._host = numeric(host)
+        for name, port in self._ports.items():
+            require_free(self._host, port, name)
+            if sum(port == other for other in self._ports.values()) > 1:
+                raise CareError(
+                    f"{name} cannot listen on port {port}, which another front end has; choose two"
+                )
+        self.http, self.grpc, self.metrics = (f"{self._host}:{port}" for port in self._ports.values())
+        self._arguments, self._shared_memory = list(arguments), shared_memory
+        self._discard_log: Callable[[], object] = lambda: None
+        if log is None:
+            folder = tempfile.mkdtemp(prefix="care-server-")
+            self._discard_log = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            log = Path(folder) / "log"
+        self.log = Path(log)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(
+        self,
+        timeout: float = 120.0,
+        progress: Callable[[str], None] | None = None,
+        ended: threading.Event | None = None,
+    ) -> Server:
+        """Start the server and wait until every model is ready.
+
+        Parameters
+        ----------
+        timeout : float
+            Seconds.
+        progress : callable, optional
+            Called with a line when something goes on.
+        ended : threading.Event, optional
+            Once it is set, nobody waits any longer.
+        """
+        command = [
+            *(sys.executable, "-m", "care_accel.serving.tritonserver.launcher"),
+            *(["--shared-memory"] if self._shared_memory else []),
+            f"--model-repository={self.repository}",
+            *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *(f"--{name}-address={self._host}" for name in self._ports),
+            *self._arguments,
+        ]
+        try:
+            stream = self.log.open("wb")
+        except OSError as cause:
+            raise CareError(f"{self.log}: no log can be written there: {cause.strerror}") from None
+        with stream:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        if progress:
+            progress(f"starting {self.program.binary} (log: {self.log})")
+        begun = told = time.monotonic()
+        end = begun + timeout
+        try:
+            while not self.ready() and not (ended and ended.is_set()):
+                if self.process.poll() is not None:
+                    raise CareError(f"the server did not start: {first_error(self.log)}")
+                now = time.monotonic()
+                if now > end:
+                    raise CareError(f"the server was not ready after {timeout:g} s; its log is {self.log}")
+                if progress and now - told > _TELL_EVERY:
+                    told = now
+                    progress(f"{now - begun:.0f} s: {still_loading(self.log)}")
+                time.sleep(0.05)
+        except BaseException:
+            self.keep_log()
+            self.stop()
+            raise
+        return self
+
+    def keep_log(self) -> None:
+        """Let a temporary log stay: somebody is told to read it."""
+        if isinstance(self._discard_log, weakref.finalize):
+            self._discard_log.detach()
+
+    def ready(self) -> bool:
+        """Tell whether the server answers and every model is ready."""
+        try:
+            with _DIRECT.open(f"http://{self.http}/v2/health/ready", timeout=2) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def died(self) -> bool:
+        """Tell whether the server has ended by itself."""
+        return self.process is not None and self.process.poll() is not None
+
+    def stop(self, timeout: float = 40.0) -> int:
+        """Let requests in flight finish, end the server and return its exit code."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        return self.process.returncode
+
+    def __enter__(self) -> Server:
+        return self if self.process is not None else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._discard_log()
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports on loopback that nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
+
+
+def numeric(host: str) -> str:
+    """Return a host's address in numbers: by a name the server listens with some of its front ends only.
+
+    Raises
+    ------
+    CareError
+        The name has no address.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
+    except (OSError, UnicodeError):
+        raise CareError(f"--host {host}: no IPv4 address has that name") from None
+
+
+def require_free(host: str, port: int, name: str) -> None:
+    """Refuse a port that cannot be listened on.
+
+    Raises
+    ------
+    CareError
+        Somebody listens there, or the address is none of this machine's.
+    """
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            if port == 0:  # any free one, which nobody would be told
+                raise OverflowError
+            one.bind((host, port))
+        except (OSError, OverflowError) as cause:
+            why = cause.strerror if isinstance(cause, OSError) else "a port is 1 to 65535"
+            raise CareError(
+                f"{name} cannot listen on {host}:{port}: {why}; choose another --{name}-port"
+            ) from None
+
+
+# What every server without a GPU writes.
+_HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream")
+
+
+def still_loading(log: Path) -> str:
+    """Return what a log says of models that are being loaded, in one line."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    begun = dict.fromkeys(re.findall(r'"loading: ([^":]+):\d+"', text))
+    done = set(re.findall(r"\"successfully loaded '([^']+)'\"", text))
+    left = [name for name in begun if name not in done]
+    return f"loading {', '.join(left)}" if left else "starting"
+
+
+def first_error(log: Path) -> str:
+    """Return what a log says first of an error, in one line."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    lines = [line for line in text.splitlines() if line.strip() and not any(one in line for one in _HARMLESS)]
+    for mark in ("CareError: ", "failed to load ", "error: ", "E1"):
+        for line in lines:
+            if (place := line.find(mark)) >= 0 and (mark != "E1" or place == 0):
+                # Where in the code it was is in the log.
+                said = line[place:].removeprefix("CareError: ").split("\\n\\nAt:")[0]
+                return f"{' '.join(said.split())} (log: {log})"
+    return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"

@@ -1,0 +1,1 @@
+"""Training data: files to rows, mined negatives, tables, batches."""

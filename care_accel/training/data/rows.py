@@ -1,0 +1,126 @@
+"""Training files to rows: queries, their positive documents and hard negatives."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from care_accel.errors import CareError
+from care_accel.files import read_jsonl, text_field, text_list_field
+from care_accel.training.recipe import DataFile, Stage
+
+_SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
+_MIN_CHARACTERS = 6  # shorter sentences ("您好。") say nothing about the rest of their text
+_LONGEST_SPAN = 24  # characters: about the longest question that is typed
+# How often a sentence stays in its document: shared words count too, not topics alone.
+_KEPT = 0.25
+
+# A row is a query, its positive document, and up to `negatives` documents that do not answer it.
+Row = tuple[str, str, list[str]]
+
+
+def check_rows(stage: Stage, data_dir: Path) -> None:
+    """Read the files of a stage once from end to end.
+
+    Raises
+    ------
+    CareError
+        A row is broken; file and line are named.
+    """
+    for source in stage.data:
+        file = data_dir / source.file
+        whole = stage.method in ("alignment", "language")
+        rows = read_texts(file) if whole else _READERS[source.kind](file, source, random.Random(0))
+        if sum(1 for _ in rows) == 0:
+            raise CareError(f"{file}: no row can be used as {'text' if whole else source.kind}")
+
+
+def read_rows(file: Path, source: DataFile, rng: random.Random) -> list[Row]:
+    """Read the rows of one file, of the kind that its recipe names.
+
+    Raises
+    ------
+    CareError
+        The file is missing or a row is broken (file and line are named), or no row is usable.
+    """
+    if not file.is_file():
+        raise CareError(f"{file}: no such file; check the recipe and --data-dir")
+    rows = list(_READERS[source.kind](file, source, rng))
+    if not rows:
+        raise CareError(f"{file}: no row can be used as {source.kind}")
+    return rows
+
+
+def read_texts(file: Path) -> Iterator[str]:
+    """Yield every text of a training file, whatever its kind: what a tokenizer is trained on."""
+    for _, row in read_jsonl(file):
+        for value in row.values():
+            if isinstance(value, str):
+                yield value
+            elif isinstance(value, list):
+                yield from (item for item in value if isinstance(item, str))
+
+
+def split_sentences(text: str) -> list[str]:
+    """Cut a text behind its full stops, question and exclamation marks, semicolons and line ends."""
+    return [sentence.strip() for sentence in _SENTENCE.findall(text)]
+
+
+def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
+    """Make a query and its document from one text; None if it is too short.
+
+    Of several sentences one asks and the others answer, the inverse cloze task of Lee et al. (2019), which
+    also leaves some sentences in their documents. A single sentence is asked for by a span of it, the
+    cropping of Contriever (Izacard et al., 2022).
+    """
+    sentences = split_sentences(text)
+    candidates = [i for i, s in enumerate(sentences) if len(s) >= _MIN_CHARACTERS]
+    if len(candidates) >= 2:
+        chosen = rng.choice(candidates)
+        if rng.random() < _KEPT:
+            return sentences[chosen], text
+        return sentences[chosen], "".join(s for i, s in enumerate(sentences) if i != chosen)
+    if len(text) < 2 * _MIN_CHARACTERS:
+        return None
+    length = rng.randint(_MIN_CHARACTERS, min(_LONGEST_SPAN, len(text) // 2))
+    start = rng.randint(0, len(text) - length)
+    return text[start : start + length], text
+
+
+def _triplets(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    for line, row in read_jsonl(file):
+        positives = text_list_field(row, "pos", file, line)
+        hard = list(dict.fromkeys(text_list_field(row, "neg", file, line))) if "neg" in row else []
+        rng.shuffle(hard)
+        for name in source.query_fields:
+            if name == "query" or row.get(name):
+                query = text_field(row, name, file, line)
+                yield from ((query, positive, hard) for positive in dict.fromkeys(positives))
+
+
+def _pairs(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    rows = []
+    for line, row in read_jsonl(file):
+        score = row.get("score")
+        if isinstance(score, bool) or not isinstance(score, int | float):
+            raise CareError(f"{file}, line {line}: 'score' must be a number")
+        texts = text_field(row, "sentence1", file, line), text_field(row, "sentence2", file, line)
+        rows.append((*texts, score))
+    highest = max((score for *_, score in rows), default=0)
+    for first, second, score in rows:
+        if score == highest:
+            # Either sentence may ask: both directions teach both encoders the same words.
+            yield first, second, []
+            yield second, first, []
+
+
+def _texts(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    for line, row in read_jsonl(file):
+        if split := split_text(text_field(row, "text", file, line), rng):
+            yield (*split, [])
+
+
+_READERS: dict[str, Any] = {"triplets": _triplets, "pairs": _pairs, "texts": _texts}

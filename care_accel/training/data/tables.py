@@ -1,0 +1,108 @@
+"""Training files to tables of texts, one table a file, prompts put in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.encoding import DualEncoder, EncoderSpec
+from care_accel.training.data.mining import mine_negatives
+from care_accel.training.data.rows import Row, read_rows
+from care_accel.training.processes import one_after_the_first
+from care_accel.training.recipe import DataFile, Stage
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def load_tables(
+    model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int
+) -> dict[str, Dataset]:
+    """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`.
+
+    Negatives that are mined are kept below ``work``.
+    """
+    specs = model.spec("query"), model.spec("document")
+    tables = {}
+    with one_after_the_first():
+        for position, source in enumerate(stage.data):
+            mine = None
+            if stage.mining is not None and source.kind == "triplets":
+                kept = work / f"mined-{position}.jsonl"
+                mine = partial(mine_negatives, model=model, source=source, mining=stage.mining, kept=kept)
+            # A file may be read in two ways: its place is part of its name.
+            name = f"{position} {source.file}"
+            tables[name] = load_table(source, data_dir, *specs, stage.negatives, seed, mine=mine)
+    return tables
+
+
+def load_table(
+    source: DataFile,
+    data_dir: Path,
+    query: EncoderSpec,
+    document: EncoderSpec,
+    negatives: int,
+    seed: int,
+    *,
+    mine: Callable[[list[Row]], list[Row]] | None = None,
+) -> Dataset:
+    """Read one training file as a table of formatted texts.
+
+    Parameters
+    ----------
+    source : DataFile
+    data_dir : Path
+        What ``source.file`` is relative to.
+    query, document : EncoderSpec
+        Their prompts are put in by the same function that inference uses.
+    negatives : int
+        Columns ``negative_1`` ... at most; a file whose rows have fewer gets fewer columns, and files
+        without negatives none.
+    seed : int
+        For the choice of positives, negatives and sentences.
+    mine : callable, optional
+        Adds negatives to the rows.
+
+    Returns
+    -------
+    datasets.Dataset
+        Columns ``query``, ``positive``, ``negative_1`` ...
+
+    Raises
+    ------
+    CareError
+        The file is missing or a row is broken (file and line are named), or no row is usable.
+    """
+    from datasets import Dataset
+
+    rows = read_rows(data_dir / source.file, source, random.Random(seed))
+    if mine is not None:
+        rows = mine(rows)
+    # A trainer's batch needs the same columns in every row: rows without a negative borrow the positive
+    # of another row, which is one more in-batch negative and nothing else.
+    columns = min(negatives, max(len(row[2]) for row in rows))
+    filler = random.Random(seed)
+    table: dict[str, list[str]] = {name: [] for name in _columns(columns)}
+    for text, positive, hard in rows:
+        chosen = hard[:columns]
+        while len(chosen) < columns:
+            chosen.append(_other_document(rows, positive, filler))
+        table["query"].append(query.format(text, source.task))
+        for name, value in zip(_columns(columns)[1:], [positive, *chosen], strict=True):
+            table[name].append(document.format(value, source.task))
+    return Dataset.from_dict(table)
+
+
+def _other_document(rows: list[Row], positive: str, rng: random.Random) -> str:
+    """Return the positive of another row; a table that has one document only gives that one."""
+    for _ in range(20):
+        if (found := rng.choice(rows)[1]) != positive:
+            break
+    return found
+
+
+def _columns(negatives: int) -> list[str]:
+    return ["query", "positive", *(f"negative_{i + 1}" for i in range(negatives))]

@@ -1,0 +1,1 @@
+"""What a stage of a recipe does: one module a method."""

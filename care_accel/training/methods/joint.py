@@ -1,0 +1,34 @@
+"""The paper's Stage II: both encoders trained together by InfoNCE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from care_accel.encoding import DualEncoder
+from care_accel.training.data.tables import load_tables
+from care_accel.training.fitting import fit
+from care_accel.training.losses import InfoNCE
+from care_accel.training.recipe import Stage
+from care_accel.training.router import collect, trainable
+
+
+def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int) -> DualEncoder:
+    """Train both encoders of a model and return the result, whose files lie below ``work``.
+
+    Parameters
+    ----------
+    model : DualEncoder
+        Where to start; it is not changed.
+    stage : Stage
+    data_dir : Path
+    work : Path
+        Checkpoints and networks of this stage.
+    seed : int
+    """
+    tables = load_tables(model, stage, data_dir, work, seed)
+    library_model = trainable(model, stage)
+    columns = {name for table in tables.values() for name in table.column_names}
+    routes = {name: "query" if name == "query" else "document" for name in columns}
+    loss = InfoNCE(library_model, stage.temperature, stage.widths, stage.mini_batch_size)
+    fit(library_model, tables, loss, stage, work, seed, routes=routes)
+    return collect(library_model, model, work)

@@ -1,0 +1,43 @@
+"""Language modelling: what a network with random weights learns of a language before it learns to retrieve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from care_accel.encoding import DualEncoder
+from care_accel.errors import CareError
+from care_accel.training.data.rows import read_texts
+from care_accel.training.fitting import fit
+from care_accel.training.losses import LanguageModel
+from care_accel.training.recipe import Stage
+from care_accel.training.router import collect, trainable
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int) -> DualEncoder:
+    """Train the encoder of ``stage.role`` to predict tokens: the next ones if it is causal, else masked ones.
+
+    Every text of the stage's files is used, whatever its field. See `train_joint` for the parameters.
+
+    Raises
+    ------
+    CareError
+        The tokenizer of an encoder that is not causal has no mask token.
+    """
+    checkpoint = model.source(stage.role).checkpoint
+    if not checkpoint.causal and checkpoint.load_tokenizer().mask_token_id is None:
+        raise CareError(f"stage {stage.name!r}: the tokenizer of {checkpoint.folder} has no mask token")
+    tables = {f"{position} {s.file}": _load_table(data_dir / s.file) for position, s in enumerate(stage.data)}
+    library_model = trainable(model, stage, [stage.role])
+    loss = LanguageModel(library_model, causal=checkpoint.causal, mask_ratio=stage.mask_ratio)
+    fit(library_model, tables, loss, stage, work, seed)
+    return collect(library_model, model, work, [stage.role])
+
+
+def _load_table(file: Path) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file)))})

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from care_accel import DualEncoder
+from care_accel.training import load_recipe, train
+from care_accel.training.data.rows import read_texts
+from care_accel.training.networks import initial_model
+
+
+@pytest.fixture
+def recipe(values, write_recipe):
+    values["start"]["bag_of_words"] = False
+    values["stages"] = [
+        {
+            "name": "aligned",
+            "method": "alignment",
+            "data": [{"file": "triplets.jsonl"}, {"file": "texts.jsonl"}],
+            "temperature": 0.1,
+            "epochs": 20.0,
+            "batch_size": 4,
+            "learning_rate": 0.003,
+            "bf16": False,
+        }
+    ]
+    return write_recipe(values)
+
+
+def distance(model, texts):
+    difference = model.encode_query(texts) - model.encode_document(texts)
+    return float((difference**2).sum(axis=1).mean())
+
+
+def test_the_query_encoder_comes_close_to_the_frozen_document_encoder(recipe, data_dir, tmp_path):
+    before = initial_model(load_recipe(recipe), data_dir, tmp_path / "initial")
+    after = train(recipe, data_dir, tmp_path / "run")
+    texts = list(read_texts(data_dir / "texts.jsonl"))
+    assert distance(after, texts) < 0.5 * distance(before, texts)
+    assert after.source("document").spec == before.source("document").spec
+    np.testing.assert_allclose(after.encode_document(texts), before.encode_document(texts), atol=1e-6)
+    assert DualEncoder.from_pretrained(tmp_path / "run/aligned").revision("query") == after.revision("query")
+
+
+def test_document_vectors_are_computed_once(recipe, data_dir, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    train_method = SentenceTransformerTrainer.train
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, data_dir, tmp_path / "run")
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", train_method)
+    monkeypatch.setattr(DualEncoder, "encode_document", stop)
+    train(recipe, data_dir, tmp_path / "run")
