@@ -233,8 +233,8 @@ def search_together(
         Number of vectors rescored exactly.
     """
     if not on_cpu(vectors):
-        found = retriever.index.search_on_device(vectors, int(ks.max()))
-        scores, ids = (np.array(tensor.cpu()) for tensor in found)
+        on_gpu = retriever.index.search_on_device(vectors, int(ks.max()))
+        scores, ids = (np.array(tensor.cpu()) for tensor in on_gpu)
         beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
         scores[beyond], ids[beyond] = -np.inf, -1
         return scores, ids, 0  # the count of rescored vectors stays on the GPU

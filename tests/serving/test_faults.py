@@ -269,7 +269,8 @@ def test_a_replaced_index_of_another_encoder_or_a_broken_one_is_refused_and_the_
         foreign = Retriever(Named(model), other, None)
         foreign.save(tmp_path / "index")
         wait_for_log(
-            server, "the new index is rejected, the old one stays live: the index was made by document encoder"
+            server,
+            "the new index is rejected, the old one stays live: the index was made by document encoder",
         )
         said = server.log.read_text(errors="replace")
         assert "sha256:of-another" in said
