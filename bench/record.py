@@ -15,7 +15,7 @@ import numpy as np
 
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
-from care_accel.report.results.ratios import NOISE, lie_apart
+from care_accel.report.results.ratios import NOISE, is_noisy
 
 SCHEMA = 1
 FOLDER = Path(__file__).resolve().parent / "results"
@@ -74,7 +74,7 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         "ratio": _significant(np.median(ratios)) if ratios else None,
         "ratios": list(map(_significant, ratios)),
         # Our own row, whose ratio is 1, is noisy by its times.
-        "noisy": lie_apart([_compared(bench) for bench in blocks] if first["ours"] else ratios),
+        "noisy": is_noisy([_compared(bench) for bench in blocks] if first["ours"] else ratios),
         "limit": None,
         "in_cache": first["in_cache"],
         "note": "",

@@ -29,8 +29,7 @@ import yaml
 
 from care_accel import DualEncoder
 from care_accel.curation.config import TrainData
-from care_accel.curation.steps import shown
-from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.texts.clean import clean_text, rejection_reason
 from care_accel.curation.training_data.triplets import REPORT, TRIPLETS, make_train_data
 from care_accel.encoding.loading.sources import Sources
 from care_accel.errors import exit_code
@@ -40,6 +39,7 @@ from care_accel.eval.statistics.significance import adjusted, paired
 from care_accel.eval.statistics.uncertainty import query_scores
 from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
+from care_accel.progress import progress_bar
 from care_accel.training import train
 
 SETS = ("huatuo-qa", "cmedir")  # those of train/permissive that have a dev set
@@ -108,7 +108,7 @@ def read_sets(data: Path) -> dict[str, Known]:
             known.answers.setdefault(clean_text(row["query"]), set()).update(positives)
             known.questions.append({"query": row["query"], "pos": [rng.choice(row["pos"])]})
             known.documents += [*positives, *map(clean_text, row["neg"])]
-        known.documents = [text for text in dict.fromkeys(known.documents) if why_unusable(text) is None]
+        known.documents = [text for text in dict.fromkeys(known.documents) if rejection_reason(text) is None]
         found[name] = known
     return found
 
@@ -140,7 +140,7 @@ def curate(sets: dict[str, Known], output: Path, model: Path, margin: float) -> 
             settings,
             folder,
             lambda pairs: [text in answers.get(query, ()) for query, text in pairs],
-            progress=shown,
+            progress=progress_bar,
         )
         os.replace(folder / REPORT, file.with_suffix(".json"))
         os.replace(folder / TRIPLETS, file)

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from care_accel import DualEncoder
-from care_accel.curation.steps import shown
-from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.texts.clean import clean_text, rejection_reason
 from care_accel.curation.texts.diversity import select_diverse
 from care_accel.curation.texts.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.errors import exit_code
 from care_accel.files import read_jsonl
+from care_accel.progress import progress_bar
 
 FOLDERS = ("unlabelled", "train/permissive", "sts")
 
@@ -58,13 +58,13 @@ def main() -> None:
         now = time.perf_counter()
         seconds[name], started = round(now - started, 1), now
 
-    texts = [text for text in map(clean_text, texts) if why_unusable(text) is None]
+    texts = [text for text in map(clean_text, texts) if rejection_reason(text) is None]
     facts["usable"] = len(texts)
     took("clean")
     texts = [texts[i] for i in np.flatnonzero(find_exact_duplicates(texts) < 0)]
     facts["without exact duplicates"] = len(texts)
     took("exact duplicates")
-    near = find_near_duplicates(texts, progress=shown)
+    near = find_near_duplicates(texts, progress=progress_bar)
     texts = [texts[i] for i in np.flatnonzero(near.of < 0)]
     facts["without near duplicates"] = len(texts)
     took("near duplicates")
@@ -73,7 +73,7 @@ def main() -> None:
     took("encode")
     numbers = {"seeds": options.seeds, "neighbours": options.neighbours}
     for similarity in options.similarity:
-        selected = select_diverse(vectors, **numbers, similarity=similarity, progress=shown)
+        selected = select_diverse(vectors, **numbers, similarity=similarity, progress=progress_bar)
         facts[f"at most {options.neighbours} neighbours above {similarity:g}"] = int(selected.sum())
         took(f"diversity above {similarity:g}")
     facts["megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

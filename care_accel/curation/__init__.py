@@ -1,4 +1,4 @@
-"""Making a benchmark and its training data: candidates, judges, votes, de-duplication (extra ``curate``)."""
+"""Curation of relevance judgements and training data: pooling, LLM judges, votes, deduplication (extra ``curate``)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from care_accel.curation.loading import load_config
     from care_accel.curation.texts.redact import redact
 
-# Loaded when first used: the command line must not wait for libraries to say what it can do.
+# Imported lazily: `care-accel --help` must not wait for libraries.
 _HOME_OF = {
     "Config": "care_accel.curation.config",
     "load_config": "care_accel.curation.loading",

@@ -1,4 +1,4 @@
-"""The command line of the curation: ``care-accel curate <step> CONFIG.yaml``."""
+"""Command line: ``care-accel curate <step> CONFIG.yaml``."""
 
 from __future__ import annotations
 
@@ -13,33 +13,42 @@ from care_accel.errors import CareError
 if TYPE_CHECKING:
     from care_accel.curation.steps import Summary
 
-# Step, its module, what it does.
+# Step: its module, its help text.
 _STEPS = {
-    "candidates": ("labels.candidates", "pool the documents of every query that are to be judged"),
-    "judge": ("labels.judging", "ask every judge about every candidate; goes on where it was stopped"),
-    "vote": ("labels.vote", "make labels of the judges' grades"),
-    "agreement": ("labels.agreement", "tell how far the judges agree, with intervals and a plot"),
-    "sample": ("labels.sample", "write pairs for experts to grade, and compare their grades with the vote"),
+    "candidates": ("labels.candidates", "pool candidate documents for every query"),
+    "judge": ("labels.judging", "grade every candidate with every judge; resumes an interrupted run"),
+    "vote": ("labels.vote", "aggregate the judges' grades into labels"),
+    "agreement": (
+        "labels.agreement",
+        "inter-annotator agreement of the judges, with confidence intervals and a plot",
+    ),
+    "sample": (
+        "labels.sample",
+        "draw a stratified sample for experts to grade, and compare their grades with the vote",
+    ),
     "false-negatives": (
         "labels.false_negatives",
-        "count positives that a set's labels lack, and add them in a file beside",
+        "find unlabelled positives (false negatives) of a data set, and write extended qrels beside its own",
     ),
-    "sts": ("sts.pairs", "make sentence pairs out of a table of synonyms"),
+    "sts": ("sts.pairs", "generate STS sentence pairs from a table of synonyms"),
     "train-data": (
         "training_data.triplets",
-        "clean, de-duplicate and diversify texts, and make training data of them",
+        "clean, deduplicate and diversify texts, mine hard negatives, and write training data",
     ),
-    "leak-check": ("texts.leaks", "look for evaluation texts in training data; exit code 1 if there are any"),
-    "purge": ("purge", "delete what judges wrote, or all judgements"),
+    "leak-check": (
+        "texts.leaks",
+        "contamination check: find evaluation texts in training data; exit code 1 if there are any",
+    ),
+    "purge": ("purge", "delete the judges' raw answers, or all judgements"),
 }
 _DRY_RUN: tuple[str, dict[str, Any]] = (
     "--dry-run",
-    {"action": "store_true", "help": "ask nobody; tell what is left and what it would cost"},
+    {"action": "store_true", "help": "send no requests; print what is pending and its estimated cost"},
 )
 _FLAGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
     "judge": (
         _DRY_RUN,
-        ("--again", {"action": "store_true", "help": "ask again where an answer could not be read"}),
+        ("--again", {"action": "store_true", "help": "also retry pairs whose answer could not be parsed"}),
     ),
     "sample": (
         (
@@ -49,17 +58,20 @@ _FLAGS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
                 "type": Path,
                 "metavar": "FILE",
                 "default": (),
-                "help": "tables that experts filled in",
+                "help": "tables completed by experts",
             },
         ),
-        ("--overwrite", {"action": "store_true", "help": "draw anew although a sample is there"}),
+        ("--overwrite", {"action": "store_true", "help": "replace an existing sample"}),
     ),
     "train-data": (_DRY_RUN,),
     "sts": (_DRY_RUN,),
     "purge": (
         (
             "--all",
-            {"action": "store_true", "help": "delete grades and costs as well, and the texts of the sample"},
+            {
+                "action": "store_true",
+                "help": "also delete grades, costs, the sample with its texts, STS attempts and cached vectors",
+            },
         ),
     ),
 }
@@ -76,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a step and print its summary; ends with exit code 1 where the step failed in part."""
+    """Run a step and print its summary; exit with code 1 if it failed in part."""
     from care_accel.curation.loading import load_config
     from care_accel.progress import progress_bar
 
@@ -93,12 +105,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def print_summary(summary: Summary) -> None:
-    """Print facts, table, files and warnings; these to standard error."""
+    """Print facts, table and files to standard output, warnings to standard error."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    # Where output is a file, rich would fold tables to 80 characters.
+    # rich wraps tables at 80 characters if the output is not a terminal.
     console = Console(width=None if Console().is_terminal else 200)
     for name, value in summary.facts.items():
         console.print(f"{name}: {value}", highlight=False, markup=False, soft_wrap=True)

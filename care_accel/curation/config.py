@@ -1,4 +1,4 @@
-"""The configuration of a curation: the fields of its YAML file, each with its meaning."""
+"""Configuration of a curation: the fields of its YAML file."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ LOWEST, HIGHEST = 1, 5
 
 @dataclass(frozen=True)
 class Candidates:
-    """Which documents of a query are judged.
+    """Candidate pooling: which documents of a query are judged.
 
     Parameters
     ----------
     retrievers : list of str
-        ``bm25``, the name or the folder of a dual encoder.
+        ``bm25``, or the name or folder of a dual encoder.
     depth : int
-        Documents that are taken of each retriever.
+        Documents taken from each retriever.
     pool : int
-        Documents that stay of a query once the rankings are fused.
+        Documents kept per query after fusion.
     constant : float
-        Of reciprocal rank fusion, 1 / (constant + rank); 60 as in Cormack et al., SIGIR 2009.
+        k of reciprocal rank fusion, 1 / (k + rank); 60 as in Cormack et al., SIGIR 2009.
     deduplicate : {"exact", "near", "none"}
-        Whether a document stays whose text is another's of the same pool. Texts are equal for ``exact`` but for
-        width, case, spaces and punctuation; for ``near`` they share most of their pieces.
+        Deduplication within a pool. ``exact``: equal apart from character width, case, white space and
+        punctuation. ``near``: also near duplicates, by Jaccard similarity of character 3-grams.
     """
 
     retrievers: list[str] = field(default_factory=lambda: ["bm25", "care-mini"])
@@ -39,7 +39,7 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Price:
-    """What a million tokens cost, in any one currency."""
+    """Price per million tokens, in any one currency."""
 
     input: float = 0.0
     output: float = 0.0
@@ -47,32 +47,32 @@ class Price:
 
 @dataclass(frozen=True)
 class JudgeConfig:
-    """A chat endpoint that judges.
+    """An LLM judge: an OpenAI-compatible chat endpoint.
 
     Parameters
     ----------
     name : str
-        What its judgements are called; part of their key.
+        Identifies its judgements; part of their primary key.
     base_url, model : str
-        Of an OpenAI-compatible endpoint; the address ends where ``/chat/completions`` begins.
+        The endpoint and its model; the URL without ``/chat/completions``.
     key : str or None
-        The NAME of the environment variable with the key; never the key itself.
+        NAME of the environment variable that holds the API key; never the key itself.
     requests_a_minute, tokens_a_minute : float or None
-        Limits of the endpoint; None for no limit.
+        Rate limits of the endpoint; None for no limit.
     at_once : int
-        Requests under way at a time.
+        Maximum number of concurrent requests.
     timeout : float
-        Seconds for one request.
+        Timeout of a request in seconds.
     retries : int
-        Further tries after a failure that may pass: 408, 409, 429, 5xx, a time-out, no connection.
+        Retries after transient failures: HTTP 408, 409, 425, 429, 5xx, timeout, connection error.
     temperature : float
     seed : int or None
-        Sent with every request, and kept with every judgement. Endpoints differ in what they make of it.
+        Sent with every request and stored with every judgement. Support differs between endpoints.
     max_tokens : int or None
-        Of an answer.
+        Maximum length of an answer.
     answer : {"schema", "json", "text"}
-        How the form of an answer is asked for: by a JSON schema, as any JSON, or in words alone, for
-        endpoints that refuse the others.
+        Output format requested: a JSON schema (structured outputs), any JSON object, or the prompt alone, for
+        endpoints that support neither.
     price : Price
     """
 
@@ -94,16 +94,16 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class Judging:
-    """How judges are asked.
+    """How candidates are sent to judges.
 
     Parameters
     ----------
     prompt : str
-        A prompt of this package, or a YAML file of the same form.
+        Name of a built-in prompt, or path of a YAML file in the same format.
     remote : bool
-        Whether texts may go to an endpoint outside this machine and its private network.
+        Whether texts may be sent to an endpoint outside this machine and its private network.
     redact : bool
-        Remove personal data before a judge sees a text; only endpoints that are not remote do without.
+        Redact personal data (PII) before a text is sent; mandatory for remote endpoints.
     """
 
     prompt: str = "relevance-v1"
@@ -113,14 +113,14 @@ class Judging:
 
 @dataclass(frozen=True)
 class Vote:
-    """When a pair is positive.
+    """How grades become a binary label.
 
     Parameters
     ----------
     rule : {"unanimous", "majority", "mean"}
-        All judges, or more than half of them, give the cut-off or more; or the mean of their grades is that high.
+        Positive if all grades, more than half of them, or their mean are at or above the cutoff.
     cutoff : float
-        On the scale from 1 to 5; a whole number but for ``mean``.
+        On the scale from 1 to 5; a whole number, except for ``mean``.
     """
 
     rule: Literal["unanimous", "majority", "mean"] = "unanimous"
@@ -129,7 +129,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Sample:
-    """Pairs that experts judge again, as many of each kind of vote."""
+    """Stratified sample of pairs for expert annotation, of equal size per stratum of the vote."""
 
     size: int = 200
     seed: int = 0
@@ -137,14 +137,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class FalseNegatives:
-    """How positives that a set lacks are added.
+    """How false negatives (unlabelled positives) are added to qrels.
 
     Parameters
     ----------
     grade : int
-        What an added document gets.
+        Grade of an added document.
     file : str or None
-        The repaired judgements; ``qrels/<split>.repaired.tsv`` beside the old by default.
+        The extended qrels; by default ``qrels/<split>.repaired.tsv`` beside the original.
     """
 
     grade: int = 1
@@ -153,28 +153,28 @@ class FalseNegatives:
 
 @dataclass(frozen=True)
 class TrainData:
-    """Training data out of texts; see `care_accel.curation.training_data.triplets`.
+    """Training data from texts; see `care_accel.curation.training_data.triplets`.
 
     Parameters
     ----------
     texts : list of str
-        JSON lines: {"query", "pos"} of labelled rows, or {"text"}.
+        Files of JSON lines: {"query", "pos"} for labelled rows, or {"text"}.
     seeds, neighbours, similarity
         See `care_accel.curation.texts.diversity`. The paper states neither of the last two: both values are ours.
     near_duplicates : float
-        Share of pieces from which on two texts are near duplicates.
+        Jaccard similarity of character 3-grams from which two texts are near duplicates.
     negatives, depth : int
-        Hard negatives of a query, of so many documents of fused retrieval.
+        Hard negatives per query, and the depth of hybrid retrieval that they are mined from.
     margin : float or None
-        How far below its query's known answers a candidate must score by ``model``, relative to the lowest of
-        them: above, it is left out unjudged, as it may be an answer. For judges that miss many answers; it leaves
-        out hard negatives too. None to judge every candidate. Where no answer is known nothing is left out.
+        Positive-aware filter: a candidate is dropped unjudged unless its score by ``model`` is at least this
+        share below the lowest score of the query's known positives. For judges that miss many answers; it drops
+        hard negatives too. None judges every candidate. Without known positives nothing is dropped.
     false_negatives : {"drop", "add"}
-        Whether a document that the judges call an answer is left out, or becomes a positive one.
+        Whether a candidate that the judges find relevant is dropped, or added as a positive.
     model : str
-        A dual encoder's name or folder.
+        Name or folder of a dual encoder.
     seed : int
-        Of the order in which queries come to be selected.
+        Seed of the order in which queries are considered for selection.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -192,16 +192,16 @@ class TrainData:
 
 @dataclass(frozen=True)
 class LeakCheck:
-    """Training files and evaluation folders that must share no text.
+    """Contamination check: training files and evaluation folders that must share no text.
 
     Parameters
     ----------
     train, evaluation : list of str
     near_duplicates : float
-        Share of pieces from which on two texts are near duplicates.
+        Jaccard similarity of character 3-grams from which two texts are near duplicates.
     contained : int
-        Characters, without spaces and punctuation, from which on an evaluation text is looked for inside longer
-        training texts: shorter questions are everyday words, which stand in many texts by chance. 0 for never.
+        Minimum length, in characters without white space and punctuation, of evaluation texts that are searched
+        for inside longer training texts; shorter questions occur in many texts by chance. 0 disables the search.
     """
 
     train: list[str] = field(default_factory=list)
@@ -212,22 +212,24 @@ class LeakCheck:
 
 @dataclass(frozen=True)
 class Sts:
-    """Sentence pairs out of a table of synonyms; see `care_accel.curation.sts.pairs`.
+    """STS sentence pairs from a table of synonyms; see `care_accel.curation.sts.pairs`.
 
     Parameters
     ----------
     synonyms : str
-        A table with two columns between tabs: a term and its synonym.
+        Tab-separated table of two columns: a term and its synonym.
     sentences : str
-        JSON lines {"text"} or {"query"} whose sentences are rewritten.
+        File of JSON lines {"text"} or {"query"} whose sentences are rewritten.
     size : int
-        Pairs that are made.
+        Number of pairs to generate.
     seed : int
     writer : str or None
-        The judge that writes; the first one by default.
-    a_term, same_from, changed_to : int
-        Sentences of a term at most. Every judge gives a rewrite that keeps the meaning the first grade or more, and
-        one that changes it the second or less; others are thrown away.
+        Name of the judge that writes; the first one by default.
+    a_term : int
+        Maximum number of sentences per term.
+    same_from, changed_to : int
+        A rewrite that keeps the meaning needs ``same_from`` or more from every judge, one that changes it
+        ``changed_to`` or less; others are rejected.
     """
 
     synonyms: str
@@ -242,16 +244,16 @@ class Sts:
 
 @dataclass(frozen=True)
 class Config:
-    """A curation. Paths are absolute once it is loaded.
+    """Configuration of a curation. `load_config` makes paths absolute.
 
     Parameters
     ----------
     output : str
-        A folder of its own; only its owner can read what is written there.
+        Output folder of this curation; only its owner can read the files in it.
     data : str or None
-        A folder with ``corpus.jsonl``, ``queries.jsonl`` and, if it has labels, ``qrels/<split>.tsv``.
+        Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if labelled, ``qrels/<split>.tsv``.
     split : str or None
-        Take the queries of these labels only; every query without.
+        Use only the queries of this qrels split; None for all queries.
     """
 
     output: str
@@ -270,7 +272,7 @@ class Config:
     sts: Sts | None = None
 
     def output_file(self, name: str) -> Path:
-        """Return the place of a result; the folder is made if it is not there, for its owner alone."""
+        """Return the path of a result; create the output folder, readable by its owner only, if it is missing."""
         folder = Path(self.output)
         if not folder.exists():
             make_folder(folder, "output")
@@ -280,5 +282,5 @@ class Config:
 
 
 def is_prompt_file(name: str) -> bool:
-    """Tell the path of a prompt from the name of one."""
+    """Return whether a prompt is given as a file rather than by name."""
     return name.endswith((".yaml", ".yml"))

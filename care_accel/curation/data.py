@@ -1,4 +1,4 @@
-"""The queries, documents and labels of a configuration, and JSON lines that only their owner can read."""
+"""Reads the queries, documents and qrels of a configuration; writes files that only their owner can read."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from care_accel.files import find_plain_or_gzip, write_text
 
 @dataclass
 class Data:
-    """What is curated.
+    """Queries, documents and qrels of a data set.
 
     Attributes
     ----------
     queries : dict of str to str
     documents : dict of str to str
-        Title and text, a space between.
+        Title and text, joined by a space.
     labels : dict of query to dict of document to grade
         Empty without a split.
     """
@@ -38,15 +38,15 @@ def read_data(config: Config) -> Data:
     Raises
     ------
     CareError
-        No folder is named, a file is missing or a row is broken; file and line are named.
+        No folder is configured, a file is missing or a row is invalid; file and line are named.
     """
     if config.data is None:
-        raise CareError("the configuration names no data; give a folder with corpus.jsonl and queries.jsonl")
+        raise CareError("data is not configured; set it to a folder with corpus.jsonl and queries.jsonl")
     folder = Path(config.data)
     files = {name: find_plain_or_gzip(folder / f"{name}.jsonl") for name in ("corpus", "queries")}
     for name, file in files.items():
         if file is None:
-            raise CareError(f"{folder / name}.jsonl: no such file, nor with .gz")
+            raise CareError(f"{folder / name}.jsonl: no such file, nor .jsonl.gz")
     corpus, asked = files["corpus"], files["queries"]
     assert corpus is not None
     assert asked is not None
@@ -57,34 +57,34 @@ def read_data(config: Config) -> Data:
         labels = read_judgements(qrels_file(config), queries, documents)
         queries = {query: text for query, text in queries.items() if query in labels}
     if not queries or not documents:
-        raise CareError(f"{folder}: holds no {'query' if not queries else 'document'}")
+        raise CareError(f"{folder}: contains no {'query' if not queries else 'document'}")
     return Data(queries, documents, labels)
 
 
 def qrels_file(config: Config) -> Path:
-    """Return the file of the labels.
+    """Return the qrels file.
 
     Raises
     ------
     CareError
-        The configuration names no data or no split, or the file is missing.
+        Data or split is not configured, or the file is missing.
     """
     if config.data is None or config.split is None:
-        raise CareError("labels are needed; name data and split in the configuration")
+        raise CareError("this step needs qrels; set data and split in the configuration")
     file = Path(config.data) / "qrels" / f"{config.split}.tsv"
     found = find_plain_or_gzip(file)
     if found is None:
-        raise CareError(f"{file}: no such file, nor with .gz")
+        raise CareError(f"{file}: no such file, nor .tsv.gz")
     return found
 
 
 def write_rows(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write JSON lines that only their owner can read."""
+    """Write JSON lines, readable by their owner only."""
     write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), private=True)
 
 
 def write_qrels(file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
-    """Write labels as ``query-id``, ``corpus-id`` and ``score`` between tabs, under a heading."""
+    """Write qrels as tab-separated ``query-id``, ``corpus-id`` and ``score`` with a header."""
     rows = [
         f"{query}\t{document}\t{grade}\n" for query, row in labels.items() for document, grade in row.items()
     ]

@@ -1,4 +1,4 @@
-"""Deleting judgements, once what they were for is done."""
+"""Deletes judgements that are no longer needed."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from care_accel.curation.sts.attempts import FILE as STS_WORK
 
 
 def run(config: Config, progress: Progress, *, all: bool = False) -> Summary:
-    """Delete what judges wrote; with ``all`` every judgement, the sample with its texts, all attempts at pairs, and the vectors.
+    """Delete the judges' raw answers; with ``all`` every judgement, the sample with its texts, STS attempts and cached vectors.
 
-    Grades, tokens and costs stay without ``all``, so that nothing is asked again.
+    Without ``all``, grades, token counts and costs are kept, so that no pair is judged again.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What every step has in common: it is given a configuration and a way to show progress, and returns a summary."""
+"""Interface of a curation step: it takes a configuration and a progress callback, and returns a summary."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Called with a description and how many there are; gives a function that is called with how many are done more.
+# Takes a description and a total; yields a function that takes the number of further items done.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass
 class Summary:
-    """What a step says at its end.
+    """Result of a step, for printing.
 
     Attributes
     ----------
     facts : dict of str to object
-        Printed one a line, in this order.
+        Printed one per line, in this order.
     table : list of sequence of str
-        The first row has the headings.
+        The first row is the header.
     files : list of Path
-        What was written.
+        Files that were written.
     warnings : list of str
-        What went wrong without stopping the step.
+        Problems that did not stop the step.
     failed : bool
-        Whether the command ends with exit code 1: leaks were found, or pairs could not be judged.
+        Whether the command exits with code 1: leaks were found, or pairs could not be judged.
     """
 
     facts: dict[str, object] = field(default_factory=dict)
@@ -37,6 +37,6 @@ class Summary:
 
 
 @contextmanager
-def silent(description: str, total: int) -> Iterator[Callable[[int], None]]:
+def no_progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """Show nothing."""
     yield lambda count: None

@@ -1,4 +1,4 @@
-"""One HTML page of what was measured: accuracy, latency, and the share of the machine's limits."""
+"""HTML report of evaluation and benchmark results: accuracy, latency, and utilisation of hardware limits."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ __all__ = ["write_report"]
 
 
 def __getattr__(name: str) -> Any:
-    # The page's template engine is imported once a page is asked for.
+    # Lazy: imports the template engine.
     if name != "write_report":
         raise AttributeError(f"module 'care_accel.report' has no attribute {name!r}")
     return import_module("care_accel.report.page").write_report

@@ -1,4 +1,4 @@
-"""The command line of the report: ``care-accel report``."""
+"""Command line: ``care-accel report``."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("results"),
         metavar="DIR",
-        help="what the evaluation wrote; default: %(default)s",
+        help="folder of evaluation results; default: %(default)s",
     )
     parser.add_argument(
         "--bench",
         type=Path,
         default=Path("bench/results"),
         metavar="DIR",
-        help="what the benchmarks wrote, one file a machine; default: %(default)s",
+        help="folder of benchmark results, one file per machine; default: %(default)s",
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: %(default)s"
+        "--output",
+        type=Path,
+        default=Path("report.html"),
+        metavar="FILE",
+        help="HTML file; default: %(default)s",
     )
     parser.add_argument(
-        "--machine", metavar="NAME", help="only this machine's benchmarks; default: every machine's"
+        "--machine", metavar="NAME", help="only benchmarks of this machine; default: all machines"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the page and say where it is."""
+    """Write the report and print its path."""
     from care_accel.report.page import write_report
 
     write_report(options.output, results=options.results, bench=options.bench, machine=options.machine)

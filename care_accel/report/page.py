@@ -1,4 +1,4 @@
-"""All parts together in one HTML file that needs nothing else: no other host, no script."""
+"""Renders the report as one self-contained HTML file, without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from care_accel.report.drawing.blocks import (
     Part,
     Section,
     Table,
-    counted,
     hardware,
-    of_run,
+    pluralise,
+    run_facts,
 )
 from care_accel.report.results.benchmarks import Group, Machine, read_machines
 from care_accel.report.results.scores import Evaluation, read_evaluations
@@ -31,7 +31,7 @@ from care_accel.report.sections.tradeoff import accuracy_against_latency, asymme
 from care_accel.version import __version__
 
 _TEMPLATE = Path(__file__).with_name("template")
-# What `pytest bench` has; those for a GPU are missed on a machine that has one.
+# Suites of `pytest bench`; the GPU ones are expected only on machines with a GPU.
 _SUITES = ("pooling", "scan", "approximate", "scaling", "encoder", "retriever", "tradeoff", "server")
 _GPU_SUITES = ("cuda scan", "gpu encoder", "gpu retriever")
 
@@ -43,23 +43,23 @@ def write_report(
     bench: str | Path = "bench/results",
     machine: str | None = None,
 ) -> None:
-    """Write everything that was measured to one HTML file.
+    """Write the report to an HTML file.
 
     Parameters
     ----------
     output : str or Path
-        The file; it appears whole or not at all.
+        The HTML file, written atomically.
     results : str or Path
-        What the evaluation wrote: a folder a model with ``summary.json``.
+        Evaluation results: one folder per model with ``summary.json``.
     bench : str or Path
-        What the benchmarks wrote: a JSON file a machine.
+        Benchmark results: one JSON file per machine.
     machine : str, optional
-        Only this machine's benchmarks.
+        Only benchmarks of this machine.
 
     Raises
     ------
     CareError
-        There is nothing to show, a file cannot be read, or ``output`` cannot be written.
+        There are no results, a file is invalid, or ``output`` cannot be written.
     """
     output, results, bench = Path(output), Path(results), Path(bench)
     evaluations = read_evaluations(results)
@@ -67,13 +67,13 @@ def write_report(
     if not evaluations and not machines:
         raise CareError(
             f"nothing to report: no */summary.json in {results}/ and no runs in {bench}/; run care-accel eval or "
-            "pytest bench --benchmark-only, or name the folders by --results and --bench"
+            "pytest bench --benchmark-only, or set the folders by --results and --bench"
         )
     _write(output, render(evaluations, machines, results))
 
 
 def render(evaluations: Sequence[Evaluation], machines: Sequence[Machine], results: Path) -> str:
-    """Return the page."""
+    """Render the report."""
     try:
         import jinja2
     except ImportError:
@@ -102,17 +102,17 @@ def render(evaluations: Sequence[Evaluation], machines: Sequence[Machine], resul
 
 
 def _overview(evaluations: Sequence[Evaluation], machines: Sequence[Machine]) -> list[str]:
-    """Say in a line each what the page is of."""
+    """Return one summary line per machine and for the models."""
     facts = []
     for one in machines:
         noisy = sum(row.noisy for group in one.groups() for row in group.rows)
         rows = sum(len(group.rows) for group in one.groups())
         facts.append(
-            f"{hardware(one)}: latest run {', '.join(of_run(one.latest))}; {rows} rows, {noisy} of them too noisy to quote."
+            f"{hardware(one)}: latest run {', '.join(run_facts(one.latest))}; {rows} rows, {noisy} of them too noisy to quote."
         )
     if evaluations:
         tasks = {name for one in evaluations for name in one.tasks}
-        facts.append(f"{counted(len(evaluations), 'model')} on {counted(len(tasks), 'task')}.")
+        facts.append(f"{pluralise(len(evaluations), 'model')} on {pluralise(len(tasks), 'task')}.")
     return facts
 
 
@@ -126,21 +126,21 @@ def _machine(machine: Machine, anchor: str) -> Part:
         *peers(machine, groups),
     ]
     notes = [f"{one.title}: {note}" for one in sections if not one.figures for note in one.notes]
-    sections = [_measured(machine, groups, notes), *(one for one in sections if one.figures)]
-    lead = "Everything in this part was measured on this machine; each figure says by which run."
+    sections = [_suites_section(machine, groups, notes), *(one for one in sections if one.figures)]
+    lead = "Measurements on this machine; each figure names its run."
     if machine.latest.size == "smoke":
-        lead += " Only the smallest size (smoke) has been run: it shows that the benchmarks run, and its times prove nothing."
+        lead += " Only the smallest size (smoke) has been run: it checks that the benchmarks run, and its times prove nothing."
     return Part(hardware(machine), anchor, lead, sections)
 
 
-def _measured(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -> Section:
-    """Return which suites were run, and when; and which were not."""
+def _suites_section(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -> Section:
+    """Return a table of the suites that were run; notes list missing ones."""
     lines = []
     for suite in dict.fromkeys(group.suite for group in groups):
         some = [group for group in groups if group.suite == suite]
         rows = [row for group in some for row in group.rows]
         noisy = sum(row.noisy for row in rows)
-        runs = {group.run.id: " · ".join(of_run(group.run)) for group in some}
+        runs = {group.run.id: " · ".join(run_facts(group.run)) for group in some}
         lines.append(
             Line(
                 [
@@ -160,18 +160,18 @@ def _measured(machine: Machine, groups: Sequence[Group], notes: Sequence[str]) -
         kinds = f"No benchmark of this kind has been run here: {', '.join(missing)}"
         notes = [f"{kinds}. pytest {files} --benchmark-only", *notes]
     lead = (
-        "A suite compares rows of the same group; its size (smoke, default or full) says how many and how long. Noisy rows "
-        "are not to be quoted."
+        "Rows are compared within a group; the size (smoke, default or full) sets data sizes and durations. Do not quote "
+        "noisy rows."
     )
     figure = Figure("Suites", hardware(machine), tables=[Table(columns, lines)])
     return Section("What was measured", lead, [figure], notes)
 
 
 def _write(file: Path, text: str) -> None:
-    """Write under a temporary name and rename, so that nobody ever reads half of it."""
+    """Write atomically, by a temporary file and a rename."""
     make_folder(file.parent, "the folder of --output")
     if file.is_dir():
-        raise CareError(f"--output {file}: is a folder; name a file")
+        raise CareError(f"--output {file}: is a folder; give a file")
     temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")

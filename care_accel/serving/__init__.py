@@ -1,4 +1,4 @@
-"""Serving: model repositories, what runs in them, and a server that runs them."""
+"""Serving with NVIDIA Triton Inference Server: model repositories, their Python models, and a server process."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["Server", "write_repository"]
 
 
 def __getattr__(name: str) -> Any:
-    # The models inside the server import from this package: they need no more than they name.
+    # Lazy: models inside the server import from this package, and should load only what they use.
     if name == "Server":
         from care_accel.serving.tritonserver.server import Server
 

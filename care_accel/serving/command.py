@@ -1,4 +1,4 @@
-"""The command line of the inference server: ``care-accel serve``."""
+"""Command line: ``care-accel serve``."""
 
 from __future__ import annotations
 
@@ -18,47 +18,54 @@ _LOOPBACK = "127.0.0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the server to a parser."""
-    what = parser.add_argument_group("what is served")
+    what = parser.add_argument_group("what to serve")
     what.add_argument(
-        "--repository", type=Path, metavar="DIR", help="a model repository instead of one written for --model"
+        "--repository",
+        type=Path,
+        metavar="DIR",
+        help="an existing model repository, instead of one generated for --model",
     )
-    what.add_argument("--model", help=f"a folder, a hub name, or the embedded model; default: {DEFAULT}")
-    what.add_argument("--preset", help="what folders without care.json follow: care or sentence-transformers")
+    what.add_argument("--model", help=f"folder, hub name or name of an embedded model; default: {DEFAULT}")
+    what.add_argument("--preset", help="preset of folders without care.json: care or sentence-transformers")
     what.add_argument(
         "--index",
         type=Path,
         metavar="DIR",
-        help="a saved Retriever or ExactIndex; default: the demo's documents",
+        help="saved Retriever or ExactIndex; default: the demo documents",
     )
     what.add_argument(
         "--several-tenants",
         action="store_true",
-        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
+        help="disable the query vector cache, whose response times reveal what other tenants asked",
     )
-    what.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
-    where = parser.add_argument_group("where")
-    where.add_argument("--host", default=_LOOPBACK, help="the address to listen on; default: %(default)s")
+    what.add_argument("--gpu", action="store_true", help="run an instance of each model on every GPU")
+    where = parser.add_argument_group("where to listen")
+    where.add_argument("--host", default=_LOOPBACK, help="address to listen on; default: %(default)s")
     where.add_argument(
         "--http-port", "--port", type=int, default=8000, metavar="N", help="default: %(default)s"
     )
     where.add_argument("--grpc-port", type=int, default=8001, metavar="N", help="default: %(default)s")
     where.add_argument("--metrics-port", type=int, default=8002, metavar="N", help="default: %(default)s")
-    where.add_argument("--shared-memory", action="store_true", help="let clients register shared memory")
+    where.add_argument("--shared-memory", action="store_true", help="allow clients to register shared memory")
     where.add_argument("--log", type=Path, metavar="FILE", help="default: a temporary file")
     where.add_argument(
-        "--timeout", type=float, default=600, metavar="SECONDS", help="for loading; default: %(default)s"
+        "--timeout",
+        type=float,
+        default=600,
+        metavar="SECONDS",
+        help="timeout of loading; default: %(default)s",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Serve until the process is told to end."""
+    """Serve until SIGTERM or Ctrl-C."""
     from care_accel.serving.repository.python_backend import write_repository
     from care_accel.serving.tritonserver.server import Server
 
     for name in ("model", "preset", "index", "gpu", "several_tenants"):
         if options.repository and getattr(options, name):
             raise CareError(
-                f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, by care-accel "
+                f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, set by care-accel "
                 "export --repository"
             )
     ended = threading.Event()
@@ -86,23 +93,25 @@ def run(options: argparse.Namespace) -> None:
             shared_memory=options.shared_memory,
         )
         if server.program.bundled:
-            _say("this is the server of the wheel nvidia-pytriton (2.51): for development, not for a network")
+            _say(
+                "using the server of the wheel nvidia-pytriton (2.51): for development only, do not expose it to a network"
+            )
         try:
             server.start(options.timeout, progress=_say, ended=ended)
             if not ended.is_set():
-                _tell(server.http, server.grpc, server.metrics)
-            # Not ended.wait(): the handler would wait for the lock that it interrupted.
+                _print_ready(server.http, server.grpc, server.metrics)
+            # Not ended.wait(): the signal handler would deadlock on its lock.
             while not ended.is_set():
                 if server.died():
                     server.keep_log()
-                    raise CareError(f"the server ended by itself; its log is {server.log}")
+                    raise CareError(f"the server exited unexpectedly; see its log {server.log}")
                 time.sleep(0.2)
         finally:
             code = server.stop()
-        _say(f"ended ({code})")
+        _say(f"stopped (exit code {code})")
 
 
-def _tell(http: str, grpc: str, metrics: str) -> None:
+def _print_ready(http: str, grpc: str, metrics: str) -> None:
     body = '{"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["血压高怎么办"]}]}'
     print(
         f"ready: http://{http}  grpc://{grpc}  metrics: http://{metrics}/metrics\n"

@@ -1,4 +1,4 @@
-"""An encoder as a model of the inference server: TEXT in, EMBEDDING out, many requests in one batch."""
+"""Python backend model of an encoder: TEXT to EMBEDDING, batched over requests."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from care_accel.serving.backend.background import Background
 from care_accel.serving.backend.tensors import Backend, fair_threads, read_tasks, read_texts, split
 from care_accel.serving.backend.vector_cache import VectorCache
 
-# Tokens a text of the batches that are encoded before the model is ready.
+# Sequence lengths of the warm-up batches.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
 
 
-class _Asked(NamedTuple):
-    """One request that can be answered."""
+class _ValidRequest(NamedTuple):
+    """A validated request."""
 
     position: int
     texts: list[str]
@@ -31,29 +31,29 @@ class _Asked(NamedTuple):
 
 
 class EncoderModel:
-    """What ``model.py`` of ``query_encoder`` and ``document_encoder`` hands to the server.
+    """Python backend model ``query_encoder`` and ``document_encoder``.
 
-    The requests that the server has collected are tokenised together and encoded in batches of similar length
-    within a token budget. A vector does not depend on the texts beside it, so neither does an answer.
+    Requests that the server batched are tokenised together and encoded in batches of similar length within a token
+    budget. A vector does not depend on the other texts of its batch.
 
-    Parameters of the configuration, as JSON: ``care`` (what the encoder is; see `care_accel.serving.repository.python_backend`),
-    ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (whether this process may
-    compute only when no other wants to), ``cached_texts``, ``warm_up_batch``, ``queue`` and ``wait`` (see `Backlog`),
-    ``on_device`` (whether vectors stay where PyTorch made them; none are kept then).
+    Parameters in the configuration, as JSON: ``care`` (the encoder; see `care_accel.serving.repository.python_backend`),
+    ``load`` (options of `DualEncoder.from_pretrained`), ``token_budget``, ``background`` (run at idle priority),
+    ``cached_texts``, ``warm_up_batch``, ``queue`` and ``wait`` (see `Backlog`), ``on_device`` (leave PyTorch's vectors on
+    the device; disables the cache).
     """
 
     role: Role
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the encoder, compare it with what the configuration recorded, and warm it up."""
+        """Load the encoder, check it against the configuration, and warm it up."""
         self.backend = Backend(args)
         parameters = self.backend.parameters
         self._backlog = self.backend.backlog()
         self._token_budget = int(parameters["token_budget"])
         self._cache = VectorCache(int(parameters["cached_texts"]))
-        # Documents are encoded in bulk while nobody waits, queries while somebody does.
-        gives_way = parameters["background"] and self.backend.device == "cpu"
-        self._background = Background() if gives_way else None
+        # Documents are bulk work, queries are latency-critical.
+        low_priority = parameters["background"] and self.backend.device == "cpu"
+        self._background = Background() if low_priority else None
         self.encoder = self._compute(load_encoder, self.backend, self.role)
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
@@ -61,55 +61,54 @@ class EncoderModel:
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         self._compute(warm_up, self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
-        if (
-            self._background is not None
-        ):  # not before: a server that starts on a busy machine would wait for it
-            self._background.give_way()
+        # Only after loading: at idle priority, start-up on a busy machine would stall.
+        if self._background is not None:
+            self._background.lower_priority()
 
     def _compute(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Do what takes long, in the background if this model's work is done there."""
-        return work(*arguments) if self._background is None else self._background.do(work, *arguments)
+        """Run work, on the background thread if there is one."""
+        return work(*arguments) if self._background is None else self._background.run(work, *arguments)
 
     def finalize(self) -> None:
-        """Write the last counts, and let the process end."""
+        """Report the last metrics, and restore the priority so that the process can exit."""
         self.backend.end()
         if self._background is not None:
-            self._background.compete()
+            self._background.restore_priority()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request with its vectors, or with what was wrong with it."""
+        """Return vectors or an error for each request."""
         begun = perf_counter()
-        if why := self._backlog.excess(len(requests)):
+        if why := self._backlog.overload_reason(len(requests)):
             return self.backend.overload(why, len(requests))
         answers: list[Any] = [None] * len(requests)
         asked = []
         for position, request in enumerate(requests):
             try:
-                # The server drops what a client gave up while it waited. To ask again here takes a tenth of a
-                # millisecond, as long as a query of care-mini: documents are worth it.
+                # The server drops requests cancelled in its queue. Checking again here takes 0.1 ms, as long as a
+                # query of care-mini, so only documents are checked.
                 if self.role == "document" and request.is_cancelled():
-                    raise CareError("the client has gone")
+                    raise CareError("the client cancelled the request")
                 texts = self.backend.array(request, "TEXT")
-                assert texts is not None  # the configuration asks for it
+                assert texts is not None  # a required input
                 clean = read_texts(texts, empty=self.role == "document")
                 tasks = read_tasks(self.backend.array(request, "TASK"), len(clean))
-                asked.append(_Asked(position, clean, tasks))
+                asked.append(_ValidRequest(position, clean, tasks))
             except CareError as mistake:
                 answers[position] = self.backend.refusal(mistake)
         if asked:
             for one, answer in zip(asked, self._answers(asked), strict=True):
                 answers[one.position] = answer
-            self._backlog.took(len(requests), perf_counter() - begun)
+            self._backlog.record(len(requests), perf_counter() - begun)
         return answers
 
-    def _answers(self, asked: Sequence[_Asked]) -> list[Any]:
+    def _answers(self, asked: Sequence[_ValidRequest]) -> list[Any]:
         try:
             vectors, tokens, times = self._compute(
                 self._encode,
                 [text for one in asked for text in one.texts],
                 [task for one in asked for task in one.tasks],
             )
-        except Exception as failure:  # whatever it was, each client is told, and the next request is answered
+        except Exception as failure:  # every client gets an error, and the model keeps serving
             return [self.backend.failure(failure) for _ in asked]
         counts = [len(one.texts) for one in asked]
         return [
@@ -120,26 +119,26 @@ class EncoderModel:
     def _encode(
         self, texts: list[str], tasks: list[Task]
     ) -> tuple[Any, NDArray[np.int32], NDArray[np.float32]]:
-        """Return vectors, float32 ``[n, width]``, tokens of each text ``[n, 1]``, and microseconds of both steps.
+        """Return vectors, float32 ``[n, width]``, token counts ``[n, 1]``, and microseconds of both steps.
 
-        On a GPU the vectors stay there, where the scan reads them.
+        On a GPU the vectors stay there for the scan.
         """
         begun = perf_counter()
         vectors: Any = np.empty((len(texts), self.encoder.spec.width), dtype=np.float32)
         sizes = np.empty((len(texts), 1), dtype=np.int32)
-        new: dict[Task, list[int]] = {}
-        for place, (text, task) in enumerate(zip(texts, tasks, strict=True)):
-            kept = self._cache.get(text, task)
-            if kept is None:
-                new.setdefault(task, []).append(place)
+        misses: dict[Task, list[int]] = {}
+        for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
+            cached = self._cache.get(text, task)
+            if cached is None:
+                misses.setdefault(task, []).append(i)
             else:
-                vectors[place], sizes[place] = kept
+                vectors[i], sizes[i] = cached
         rows = [
             ids
-            for task, places in new.items()
-            for ids in self.encoder.tokenize([texts[place] for place in places], task)
+            for task, positions in misses.items()
+            for ids in self.encoder.tokenize([texts[i] for i in positions], task)
         ]
-        order = [place for places in new.values() for place in places]
+        order = [i for positions in misses.values() for i in positions]
         tokenised = perf_counter()
         if self._stay:
             found = self.encoder.encode_tokens_on_device(
@@ -151,17 +150,17 @@ class EncoderModel:
             vectors[order] = self.encoder.encode_tokens(
                 rows, batch_size=len(rows), token_budget=self._token_budget
             )
-        for place, ids in zip(order, rows, strict=True):
-            sizes[place] = len(ids)
-            self._cache.put(texts[place], tasks[place], vectors[place], len(ids))
+        for i, ids in zip(order, rows, strict=True):
+            sizes[i] = len(ids)
+            self._cache.put(texts[i], tasks[i], vectors[i], len(ids))
         encoded = perf_counter()
         self._count(len(texts), len(texts) - len(rows), tokenised - begun, encoded - tokenised)
         return vectors, sizes, np.array([1e6 * (tokenised - begun), 1e6 * (encoded - tokenised)], np.float32)
 
-    def _count(self, texts: int, kept: int, tokenise: float, encode: float) -> None:
+    def _count(self, texts: int, cached: int, tokenise: float, encode: float) -> None:
         count, role = self.backend.count, self.role
         count("texts", "Texts asked for", texts, role=role)
-        count("cached_texts", "Texts whose vector was known from before", kept, role=role)
+        count("cached_texts", "Texts whose vector was in the cache", cached, role=role)
         count("tokenise_seconds", "Seconds spent on turning texts into tokens", tokenise, role=role)
         count("encode_seconds", "Seconds spent in the network", encode, role=role)
         cut = self.encoder.counts.truncated
@@ -187,18 +186,18 @@ class DocumentEncoderModel(EncoderModel):
 
 
 def load_model(backend: Backend) -> DualEncoder:
-    """Find the dual encoder that a configuration names.
+    """Load the dual encoder of a configuration.
 
     Raises
     ------
     CareError
-        It cannot be found; or there is another encoder in its place than the one that was recorded.
+        It cannot be found, or its revision is not the recorded one.
     """
     options = dict(backend.parameters["load"])
     for name in ("model", "query", "document"):
-        # A name such as care-mini or a hub's stays one.
-        if options.get(name) and (place := backend.path(options[name], whole=True)).is_dir():
-            options[name] = place
+        # Names such as care-mini or of the hub are not paths.
+        if options.get(name) and (folder := backend.path(options[name], whole=True)).is_dir():
+            options[name] = folder
     if backend.device != "cpu" or options.get("device") is None:
         options["device"] = backend.device
     model = DualEncoder.from_pretrained(**options)
@@ -207,20 +206,20 @@ def load_model(backend: Backend) -> DualEncoder:
     if model.revision(role) != known["revision"]:
         raise CareError(
             f"this repository was written for {role} encoder {known['revision']}, but {model.name} has "
-            f"{model.revision(role)}; write the repository anew"
+            f"{model.revision(role)}; write the repository again"
         )
     return model
 
 
 def load_encoder(backend: Backend, role: Role) -> Encoder:
-    """Load one encoder of the dual encoder that a configuration names."""
+    """Load one encoder of the dual encoder of a configuration."""
     return load_model(backend).encoder(role)
 
 
 def warm_up(encoder: Encoder, batch: int, token_budget: int) -> None:
-    """Encode a batch of every length that texts can have, alone and full, so that no client pays for a first time.
+    """Warm up: encode single texts and full batches of several lengths.
 
-    Memory is taken, kernels are compiled and chosen, graphs are captured.
+    Allocates memory, compiles and selects kernels, captures graphs.
     """
     before = replace(encoder.counts)
     filler = encoder.tokenize(["高血压患者应低盐饮食，遵医嘱服药。" * 100])[0]

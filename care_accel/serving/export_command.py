@@ -1,4 +1,4 @@
-"""``care-accel export``: an encoder for a faster runtime, or a model repository for the inference server."""
+"""Command line: ``care-accel export``, of an encoder to a faster runtime or of a model repository."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both kinds of export to a parser."""
     encoder_command.add_arguments(parser)
     served = parser.add_argument_group(
-        "repository", "for NVIDIA Triton Inference Server, instead of --runtime and --output"
+        "model repository", "for NVIDIA Triton Inference Server, instead of --runtime and --output"
     )
-    served.add_argument("--repository", type=Path, metavar="DIR", help="a model repository")
+    served.add_argument("--repository", type=Path, metavar="DIR", help="folder of the model repository")
     served.add_argument(
         "--engine",
         default="python",
         choices=_ENGINES,
-        help="python: this package's runtimes, in any server; the others: backends of NVIDIA's containers; "
+        help="python: this package's runtimes, in the Python backend; the others: backends of NVIDIA's containers; "
         "default: %(default)s",
     )
     served.add_argument(
-        "--index", type=Path, metavar="DIR", help="a saved Retriever or ExactIndex, for scan and search"
+        "--index", type=Path, metavar="DIR", help="saved Retriever or ExactIndex, for scan and search"
     )
-    served.add_argument("--gpu", action="store_true", help="an instance of each model on every GPU")
+    served.add_argument("--gpu", action="store_true", help="run an instance of each model on every GPU")
     served.add_argument(
         "--several-tenants",
         action="store_true",
-        help="keep no vectors of queries: how fast an answer comes would tell what others have asked",
+        help="disable the query vector cache, whose response times reveal what other tenants asked",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write a model repository if one is named, else export the encoder."""
+    """Write a model repository if --repository is given, else export the encoder."""
     if options.repository is None:
         encoder_command.run(options)
     else:
@@ -51,7 +51,7 @@ def _write_repository(options: argparse.Namespace) -> None:
 
     if options.runtime is not None or options.output is not None or options.keep_vocab is not None:
         raise CareError(
-            "--repository goes without --runtime, --output and --keep-vocab; export the model first"
+            "--repository cannot be combined with --runtime, --output or --keep-vocab; export the model first"
         )
     common = {
         "index": options.index,

@@ -1,6 +1,6 @@
-"""The tokenizer alone as a model of the inference server: TEXT in, token ids out, for a network that runs elsewhere.
+"""Python backend model of a tokenizer: TEXT to token ids, for a network in another backend.
 
-It needs an encoder's tokenizer and spec but none of its weights, and no torch.
+It needs an encoder's tokenizer and spec, but neither weights nor torch.
 """
 
 from __future__ import annotations
@@ -23,51 +23,50 @@ from care_accel.serving.backend.tensors import Backend, read_tasks, read_texts
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FOLDER = "tokenizer"  # within a version of the model
+FOLDER = "tokenizer"  # within a model version
 
 
 class TokenizerModel:
-    """What ``model.py`` of ``query_tokenizer`` and ``document_tokenizer`` hands to the server.
+    """Python backend model ``query_tokenizer`` and ``document_tokenizer``.
 
     Outputs are those of `Encoder.tokenize` and `Encoder.pad`: ``input_ids`` and ``attention_mask``, INT64 ``[n, length]``,
     and ``TOKENS``, INT32 ``[n, 1]``, the tokens of each text.
 
-    The server joins requests for the network only where their shapes are equal and they follow one another, so lengths
-    are chosen from a few, and requests that were tokenised together get one length if it is not much longer than what
-    each needs.
+    The server batches consecutive requests for the network only if their shapes are equal. So sequences are padded to a
+    few lengths, and requests tokenised together share a length if the padding stays within a limit.
 
-    Parameters of the configuration, as JSON: ``care`` (what the encoder is), ``lengths``, and ``stretch``, how many times
-    as long as it needs to be a request may become.
+    Parameters in the configuration, as JSON: ``care`` (the encoder), ``lengths``, and ``stretch``, the maximum ratio of
+    padded to own length.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the tokenizer that lies in the model's folder."""
+        """Load the tokenizer from the model's folder."""
         self.backend = Backend(args)
         parameters = self.backend.parameters
         self._role = cast(Role, parameters["care"]["role"])
         self._lengths: list[int] = parameters["lengths"]
         self._stretch = float(parameters["stretch"])
-        place = Path(args["model_repository"]) / args["model_version"] / FOLDER
-        self.encoder = load_tokenizing(place, EncoderSpec.from_dict(parameters["care"]["spec"]))
+        folder = Path(args["model_repository"]) / args["model_version"] / FOLDER
+        self.encoder = load_tokenizing(folder, EncoderSpec.from_dict(parameters["care"]["spec"]))
 
     def finalize(self) -> None:
-        """Write the last counts."""
+        """Report the last metrics."""
         self.backend.end()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Answer each request with its tokens, or with what was wrong with it."""
+        """Return tokens or an error for each request."""
         answers: list[Any] = [None] * len(requests)
         asked: dict[int, tuple[list[str], list[Task]]] = {}
         for position, request in enumerate(requests):
             try:
                 if request.is_cancelled():
-                    raise CareError("the client has gone")
+                    raise CareError("the client cancelled the request")
                 asked[position] = self._read(request)
             except CareError as mistake:
                 answers[position] = self.backend.refusal(mistake)
         try:
             rows = iter(self._tokenize([*asked.values()]))
-        except Exception as failure:  # whatever it was, each client is told, and the next request is answered
+        except Exception as failure:  # every client gets an error, and the model keeps serving
             return [answer or self.backend.failure(failure) for answer in answers]
         tokens = {position: [next(rows) for _ in texts] for position, (texts, _) in asked.items()}
         longest = [max(map(len, one)) for one in tokens.values()]
@@ -78,21 +77,21 @@ class TokenizerModel:
 
     def _read(self, request: Any) -> tuple[list[str], list[Task]]:
         raw = self.backend.array(request, "TEXT")
-        assert raw is not None  # the configuration asks for it
+        assert raw is not None  # a required input
         texts = read_texts(raw, empty=self._role == "document")
         return texts, read_tasks(self.backend.array(request, "TASK"), len(texts))
 
     def _tokenize(self, asked: Sequence[tuple[list[str], list[Task]]]) -> list[list[int]]:
-        """Return the token ids of the texts of all requests, one after the other."""
+        """Return the token ids of the texts of all requests, in order."""
         texts = [text for one, _ in asked for text in one]
         tasks = [task for _, one in asked for task in one]
         rows: list[list[int]] = [[] for _ in texts]
         begun, cut = perf_counter(), self.encoder.counts.truncated
         for task in dict.fromkeys(tasks):
-            places = [i for i, one in enumerate(tasks) if one == task]
-            found = self.encoder.tokenize([texts[i] for i in places], task)
-            for place, ids in zip(places, found, strict=True):
-                rows[place] = ids
+            positions = [i for i, one in enumerate(tasks) if one == task]
+            found = self.encoder.tokenize([texts[i] for i in positions], task)
+            for position, ids in zip(positions, found, strict=True):
+                rows[position] = ids
         self._count(len(texts), perf_counter() - begun, self.encoder.counts.truncated - cut)
         return rows
 
@@ -109,68 +108,68 @@ class TokenizerModel:
 
 
 def length_for(lengths: Sequence[int], tokens: int) -> int:
-    """Return the shortest of some lengths, in rising order, that holds so many tokens."""
+    """Return the smallest of the ascending lengths that fits the tokens."""
     return lengths[bisect_left(lengths, tokens)]
 
 
 def shared_lengths(lengths: Sequence[int], stretch: float) -> list[int]:
-    """Return a length for each of some requests, at least its own and equal where that costs little.
+    """Return a padded length for each request, shared where the padding is within the limit.
 
     Parameters
     ----------
     lengths : sequence of int
-        What each request needs.
+        Own length of each request.
     stretch : float
-        How many times its own length a request may get.
+        Maximum ratio of padded to own length.
     """
     shared = list(lengths)
     common = 0
-    for place in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if common > stretch * lengths[place] or not common:
-            common = lengths[place]
-        shared[place] = common
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if common > stretch * lengths[i] or not common:
+            common = lengths[i]
+        shared[i] = common
     return shared
 
 
 def tokenizing(
     spec: EncoderSpec, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary | None = None
 ) -> Encoder:
-    """Return an encoder that can tokenise and pad, and has no network."""
+    """Return an encoder that only tokenises and pads."""
     return Encoder(spec, tokenizer, _NoNetwork(), vocabulary)
 
 
-def save_tokenizing(encoder: Encoder, place: Path) -> None:
-    """Write what `load_tokenizing` reads: the tokenizer, and which tokens the network knows if not all.
+def save_tokenizing(encoder: Encoder, folder: Path) -> None:
+    """Save the tokenizer, and the vocabulary map if it was trimmed, for `load_tokenizing`.
 
     Raises
     ------
     CareError
-        The tokenizer does not come back as it was.
+        The tokenizer does not survive saving and loading.
     """
-    encoder.tokenizer.save_pretrained(place)
+    encoder.tokenizer.save_pretrained(folder)
     if encoder.vocabulary is not None:
-        encoder.vocabulary.save(place)
-    back = load_tokenizing(place, encoder.spec).tokenizer
+        encoder.vocabulary.save(folder)
+    back = load_tokenizing(folder, encoder.spec).tokenizer
     ours = encoder.tokenizer
     if (ours.backend_tokenizer.to_str(), ours.pad_token_id) != (
         back.backend_tokenizer.to_str(),
         back.pad_token_id,
     ):
         raise CareError(
-            f"{ours.name_or_path}: its tokenizer is another once it is saved and loaded; serve it without --engine"
+            f"{ours.name_or_path}: its tokenizer changes when saved and loaded; serve it without --engine"
         )
 
 
-def load_tokenizing(place: Path, spec: EncoderSpec) -> Encoder:
-    """Return the encoder that `save_tokenizing` wrote."""
+def load_tokenizing(folder: Path, spec: EncoderSpec) -> Encoder:
+    """Load what `save_tokenizing` wrote."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, truncation_side="right")
-    return tokenizing(spec, tokenizer, Vocabulary.load(place))
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, truncation_side="right")
+    return tokenizing(spec, tokenizer, Vocabulary.load(folder))
 
 
 class _NoNetwork:
-    """Stands where an encoder has its network."""
+    """Placeholder for the network."""
 
     device = "cpu"
 

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from care_accel.training.recipe_file import load_recipe
     from care_accel.training.run import train
 
-# Loaded when first used: the command line must not wait for torch to say what it can do.
+# Imported lazily: `care-accel --help` must not wait for torch.
 _HOME_OF = {
     "Recipe": "care_accel.training.recipe",
     "load_recipe": "care_accel.training.recipe_file",

@@ -1,4 +1,4 @@
-"""Running one stage on sentence-transformers' trainer: resumable, and stopped when it diverges."""
+"""Runs one stage with sentence-transformers' trainer: resumable, and stopped if the loss diverges."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from transformers import PrinterCallback, TrainerCallback
 
 from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.errors import CareError
-from care_accel.training.data.batches import BatchesOfOneLength
-from care_accel.training.processes import one_after_the_first, processes
-from care_accel.training.progress import ShowProgress, plot_losses
+from care_accel.training.data.batches import LengthGroupedBatchSampler
+from care_accel.training.processes import main_process_first, processes
+from care_accel.training.progress import ProgressCallback, plot_losses
 from care_accel.training.recipe import Stage
 
 if TYPE_CHECKING:
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "trained.safetensors"
 STATE, PLOT = "trainer_state.json", "loss.png"
-# Where the trainer's integration writes to, if it is asked for: its own variable.
+# Environment variable of the trainer's TensorBoard integration.
 TENSORBOARD = "TENSORBOARD_LOGGING_DIR"
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """Keeps the weights that are trained, and no others, in its checkpoints: a LoRA adapter is small."""
+    """Saves only trainable weights in checkpoints, as a LoRA adapter is small."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
@@ -75,17 +75,17 @@ def fit(
     *,
     routes: dict[str, str] | None = None,
 ) -> None:
-    """Train a model in place; a run that was stopped goes on at its last checkpoint below ``work``.
+    """Train a model in place; resumes from the last checkpoint below ``work``.
 
     Parameters
     ----------
     library_model : SentenceTransformer
     tables : dict of str to datasets.Dataset
-        Every batch comes from one of them; each is met as often as it is long.
+        Every batch comes from one of them, sampled in proportion to their lengths.
     loss : torch.nn.Module
     stage : Stage
     work : Path
-        ``trainer_state.json`` with the losses and their plot, ``loss.png``, are written there at the end.
+        ``trainer_state.json`` with the losses and their plot ``loss.png`` are written there at the end.
     seed : int
     routes : dict, optional
         The Router's route of each column.
@@ -93,10 +93,10 @@ def fit(
     Raises
     ------
     CareError
-        The loss is no number any more.
+        The loss is not finite.
     """
     gpu = torch.cuda.is_available()
-    # All processes share a batch: it has one table's columns, and InfoNCE gathers parts of one size.
+    # A batch is split over processes: its rows must have the same columns, and InfoNCE gathers equal parts.
     count = processes().num_processes
     tensorboard = TENSORBOARD in os.environ
     arguments = SentenceTransformerTrainingArguments(
@@ -113,7 +113,7 @@ def fit(
         use_cpu=not gpu,
         seed=seed,
         data_seed=seed,
-        batch_sampler=BatchesOfOneLength,
+        batch_sampler=LengthGroupedBatchSampler,
         multi_dataset_batch_sampler=MultiDatasetBatchSamplers.PROPORTIONAL,
         router_mapping=routes or {},
         save_steps=stage.save_steps,
@@ -125,7 +125,7 @@ def fit(
         dataloader_pin_memory=gpu,
         ddp_find_unused_parameters=False,
     )
-    shown = ShowProgress(stage.name)
+    shown = ProgressCallback(stage.name)
     trainer = _Trainer(
         model=library_model,
         args=arguments,
@@ -133,11 +133,11 @@ def fit(
         loss=loss,
         callbacks=[_StopIfDiverged(stage), shown],
     )
-    with one_after_the_first():
+    with main_process_first():
         checkpoint = _last_whole_checkpoint(work / "checkpoints")
     trainer.remove_callback(PrinterCallback)
     try:
-        with quiet_transformers():  # a bar for every file of a checkpoint
+        with quiet_transformers():  # a progress bar for every file of a checkpoint
             trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         shown.stop()
@@ -147,7 +147,7 @@ def fit(
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:
-    """Return the newest checkpoint, and remove those that were being written when a run was stopped."""
+    """Return the newest complete checkpoint, and remove incomplete ones."""
     for checkpoint in sorted(folder.glob("checkpoint-*"), key=lambda c: -int(c.name.rpartition("-")[2])):
         if (checkpoint / "trainer_state.json").is_file():  # written last
             return str(checkpoint)

@@ -1,4 +1,4 @@
-"""The paper's losses (section on training), on the inner products of vectors as the model makes them."""
+"""The paper's losses (section on training), on inner products of the model's vectors."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def inner_products(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tens
 
 
 class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
-    """InfoNCE in one direction, queries to all documents of the batch, of every process.
+    """InfoNCE from queries to all documents of the batch, gathered over processes.
 
-    For query i: -log( exp(q_i.d_i / t) / sum_j exp(q_i.d_j / t) ), j over all positives and negatives. No
-    cosine: vectors come as the model makes them.
+    For query i: -log( exp(q_i.d_i / t) / sum_j exp(q_i.d_j / t) ), j over all positives and negatives.
+    Vectors are used as the model makes them, without cosine normalisation.
 
     Parameters
     ----------
@@ -35,8 +35,8 @@ class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
         Matryoshka: the loss is the mean over these leading widths, which are not normalised again
         (paper, initialisation of the document encoder). Empty for the full width alone.
     mini_batch_size : int, optional
-        Texts of a batch that are in memory at once: gradients are cached at the vectors and every text is
-        encoded twice (GradCache; Gao et al., 2021). The loss is the same.
+        Texts encoded at a time, to save memory: gradients are cached at the vectors and every text is encoded
+        twice (GradCache; Gao et al., 2021). The loss is the same.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
         *,
         with_backward: bool = False,
     ) -> torch.Tensor:
-        """Return the loss of vectors that were made mini-batch by mini-batch; see `CachedLossMixin`."""
+        """Return the loss of vectors computed in mini-batches; see `CachedLossMixin`."""
         loss = self.compute_loss_from_embeddings([torch.cat(column) for column in reps], labels)
         if with_backward:
             loss.backward()
@@ -90,8 +90,7 @@ class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
 class Alignment(torch.nn.Module):
     """InfoNCE and mean squared distance between a text's two vectors, the paper's Stage I.
 
-    The document encoder's vectors come as labels, computed before: nothing flows back into it. The distance
-    is the squared L2 distance, summed over the width and averaged over the texts.
+    The document encoder's vectors are precomputed labels, without gradient. The distance is the squared L2 distance, summed over the width and averaged over the texts.
 
     Parameters
     ----------
@@ -124,11 +123,10 @@ class Alignment(torch.nn.Module):
 
 
 class LanguageModel(torch.nn.Module):
-    """Cross entropy of tokens that an encoder must tell from their context.
+    """Causal or masked language modelling loss.
 
-    A causal network predicts every next token; another one predicts tokens that were replaced by the
-    tokenizer's mask. Tokens are scored by inner product with the input embeddings: there is no head to throw
-    away.
+    A causal network predicts the next token, another one masked tokens. Logits are inner products with the input
+    embeddings (tied weights), so no head is discarded afterwards.
 
     Parameters
     ----------
@@ -136,7 +134,7 @@ class LanguageModel(torch.nn.Module):
         Its first module is trained.
     causal : bool
     mask_ratio : float
-        Share of the tokens that is masked where the network is not causal.
+        Share of masked tokens, for networks that are not causal.
     """
 
     def __init__(self, model: SentenceTransformer, *, causal: bool, mask_ratio: float) -> None:
@@ -150,21 +148,21 @@ class LanguageModel(torch.nn.Module):
         (features,) = sentence_features
         tokens, real = features["input_ids"], features["attention_mask"].bool()
         if self.causal:
-            aims = real[:, 1:] & real[:, :-1]
-            return self._cross_entropy(features, tokens[:, 1:], aims)
+            targets = real[:, 1:] & real[:, :-1]
+            return self._cross_entropy(features, tokens[:, 1:], targets)
         masked = real & (torch.rand(tokens.shape, device=tokens.device) < self.mask_ratio)
-        masked[0, int(real[0].int().argmax())] |= not masked.any()  # of one token at least
+        masked[0, int(real[0].int().argmax())] |= not masked.any()  # at least one token
         mask = self._transformer.tokenizer.mask_token_id
         return self._cross_entropy(features | {"input_ids": tokens.masked_fill(masked, mask)}, tokens, masked)
 
     def _cross_entropy(
-        self, features: dict[str, torch.Tensor], tokens: torch.Tensor, aims: torch.Tensor
+        self, features: dict[str, torch.Tensor], tokens: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         states = self.model(features)["token_embeddings"]
         vectors = self._transformer.model.get_input_embeddings().weight
-        found = states[:, : tokens.shape[1]][aims]
+        found = states[:, : tokens.shape[1]][targets]
         logits = found @ vectors.to(found.dtype).T
-        return torch.nn.functional.cross_entropy(logits.float(), tokens[aims])
+        return torch.nn.functional.cross_entropy(logits.float(), tokens[targets])
 
     @property
     def _transformer(self) -> Any:

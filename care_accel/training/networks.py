@@ -1,4 +1,4 @@
-"""New networks and their tokenizer: where training starts when there is nothing to start from."""
+"""Initial model of a recipe: a pretrained one, or new networks with a new tokenizer."""
 
 from __future__ import annotations
 
@@ -26,16 +26,15 @@ _OUTPUT_PROJECTIONS = ("o_proj.weight", "o_proj.bias", "down_proj.weight", "down
 def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     """Return the dual encoder that the first stage starts from.
 
-    A new one is written to ``folder`` and read from there ever after: a run that is resumed goes on with the
-    very tokenizer and networks that it began with.
+    A new one is written to ``folder``, so that a resumed run has the same tokenizer and initial weights.
 
     Raises
     ------
     CareError
-        A file of the tokenizer's texts is missing, or a network cannot be built as the recipe says.
+        A training file of the tokenizer is missing, or a network cannot be built.
     """
     start = recipe.start
-    model = given_model(start)
+    model = pretrained_start(start)
     if model is not None:
         if not any(model.source(role).checkpoint.base for role in ROLES):
             return model
@@ -51,8 +50,8 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     return DualEncoder.from_pretrained(folder)
 
 
-def given_model(start: Start) -> DualEncoder | None:
-    """Return the model that a recipe starts from, None if it makes new networks."""
+def pretrained_start(start: Start) -> DualEncoder | None:
+    """Return the pretrained model of a recipe; None for new networks."""
     if start.model is None and start.query_model is None:
         return None
     return DualEncoder.from_pretrained(
@@ -61,22 +60,21 @@ def given_model(start: Start) -> DualEncoder | None:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> PreTrainedTokenizerFast:
-    """Train byte pairs over the characters of some texts.
+    """Train a character-level BPE tokenizer.
 
-    Full-width and upper-case letters are folded; merges never cross punctuation, digits or white space,
-    so that a frequent phrase does not swallow the words around it.
+    Text is normalised by NFKC and lower-cased; merges never cross punctuation, digits or white space.
 
     Parameters
     ----------
     texts : iterable of str
     vocab_size : int
     alphabet : int
-        Characters kept, the most frequent first.
+        Number of characters kept, the most frequent ones.
 
     Returns
     -------
     transformers.PreTrainedTokenizerFast
-        With a pad, an unknown and a mask token, and nothing added around a text.
+        With pad, unknown and mask tokens, and no special tokens around a text.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -91,7 +89,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
             pre_tokenizers.Split(Regex(r"[^\p{L}\p{N}]"), "isolated"),
         ]
     )
-    # Chosen here, since the library breaks ties among rare characters differently in every process.
+    # Selected here for determinism: the library breaks ties among rare characters differently in every process.
     counts = Counter(c for text in texts for c in tokenizer.normalizer.normalize_str(text) if not c.isspace())
     kept = sorted(counts, key=lambda c: (-counts[c], c))[:alphabet]
     trainer = trainers.BpeTrainer(
@@ -110,30 +108,30 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, alphabet: int) -> Pre
 
 
 def new_network(encoder: NewEncoder, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """Build a network with random weights, its vocabulary that of the tokenizer.
+    """Build a randomly initialised network with the vocabulary of the tokenizer.
 
     Raises
     ------
     CareError
-        The fields do not make a configuration of that ``model_type``.
+        The fields are not a valid configuration of the ``model_type``.
     """
     from transformers import CONFIG_MAPPING, AutoModel
 
     values = dict(encoder.network)
     model_type = values.pop("model_type", None)
     if model_type not in CONFIG_MAPPING:
-        raise CareError(f"network: model_type {model_type!r} is unknown; gte and qwen3 are the paper's")
+        raise CareError(f"network: model_type {model_type!r} is unknown; the paper uses gte and qwen3")
     known = CONFIG_MAPPING[model_type]()
     if unknown := [name for name in values if not hasattr(known, name)]:
         raise CareError(
-            f"network {model_type}: unknown field {unknown[0]!r}; transformers ignores it silently"
+            f"network {model_type}: unknown field {unknown[0]!r}, which transformers would silently ignore; remove it"
         )
     try:
         config = CONFIG_MAPPING[model_type](
             **values, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id
         )
         network = AutoModel.from_config(config)
-        network.get_input_embeddings()  # not every kind reads texts
+        network.get_input_embeddings()  # fails for models without token embeddings
         return network
     except Exception as cause:  # configurations are validated by several libraries
         raise CareError(
@@ -150,7 +148,7 @@ def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
     encoders = {"query": start.query, "document": start.document}
     networks = {role: new_network(encoders[role], tokenizer) for role in ROLES}
     if start.bag_of_words:
-        _begin_as_bag_of_words(networks["query"], networks["document"])
+        _init_as_bag_of_words(networks["query"], networks["document"])
     specs: dict[str, EncoderSpec] = {}
     for role in ROLES:
         encoder, network = encoders[role], networks[role]
@@ -168,11 +166,11 @@ def _write_new(start: Start, tokenizer: PreTrainedTokenizerFast, recipe: Recipe,
     return DualEncoder(Sources(recipe.name, found["query"], found["document"]))
 
 
-def _begin_as_bag_of_words(query: PreTrainedModel, document: PreTrainedModel) -> None:
-    """Give both networks the same token vectors, and layers that hand them on unchanged.
+def _init_as_bag_of_words(query: PreTrainedModel, document: PreTrainedModel) -> None:
+    """Give both networks the same token embeddings, and layers that are the identity.
 
-    A layer adds what its output projections make of a text; with those at zero, a network's hidden
-    states are its normalised token vectors, and the gradient still reaches the projections.
+    With zero output projections a residual layer adds nothing, so hidden states are the normalised token
+    embeddings, and gradients still reach the projections.
     """
     import torch
 

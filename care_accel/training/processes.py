@@ -1,4 +1,4 @@
-"""Several processes of one run, as torchrun starts them: which one writes, and which ones wait."""
+"""Synchronisation of the processes of a run, as started by torchrun."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-# While one process encodes a teacher's vectors or mines, the others wait, for a day if need be.
-_LONGEST_WAIT = timedelta(days=1)
+# Others wait while the main process encodes a teacher's vectors or mines negatives.
+_TIMEOUT = timedelta(days=1)
 
 
 def processes() -> PartialState:
-    """Return the run's processes; one alone is the usual case."""
+    """Return the state of the process group; usually of a single process."""
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=_TIMEOUT)
 
 
 @contextmanager
-def one_after_the_first() -> Iterator[None]:
-    """Let the first process do something before the others do it: they find what it wrote."""
+def main_process_first() -> Iterator[None]:
+    """Run a block in the main process first; the others then find its files."""
     with processes().main_process_first():
         yield
 
 
-def leave() -> None:
-    """End the run's processes together.
+def destroy_process_group() -> None:
+    """Destroy the process group.
 
-    What holds the group is freed first: a thread of gloo's that outlives the interpreter aborts it, and
-    torchrun would call a finished run failed.
+    References to it are collected first: a gloo thread that outlives the interpreter aborts the process, and torchrun
+    would report a finished run as failed.
     """
     gc.collect()
     processes().destroy_process_group()

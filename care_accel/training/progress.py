@@ -1,4 +1,4 @@
-"""What one sees of a stage while it trains, and afterwards: a bar, lines in a log, the plot of the loss."""
+"""Progress of a stage: a bar on a terminal, log messages otherwise, and a plot of the loss."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Where no terminal is, a line is written this often.
-_SECONDS_BETWEEN_LINES = 30.0
-# Points on each side that the plot's line is averaged over.
+# Interval of log messages without a terminal.
+_LOG_EVERY_S = 30.0
+# Half width of the moving average in the plot, in points.
 _SMOOTHING = 10
 
 
-class ShowProgress(TrainerCallback):
-    """A bar on a terminal, a line now and then where the output is a file."""
+class ProgressCallback(TrainerCallback):
+    """Trainer callback: a progress bar on a terminal, log messages otherwise."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
@@ -32,7 +32,7 @@ class ShowProgress(TrainerCallback):
         self._first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Show the bar, at the step that a resumed run goes on from."""
+        """Show the bar, from the step that a resumed run continues at."""
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -53,7 +53,7 @@ class ShowProgress(TrainerCallback):
             self._bar.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move the bar."""
+        """Advance the bar."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=state.global_step)
 
@@ -66,7 +66,7 @@ class ShowProgress(TrainerCallback):
             return
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, description=f"{self._stage}, loss {float(loss):.4f}")
-        elif (now := time.monotonic()) - self._last_line >= _SECONDS_BETWEEN_LINES:
+        elif (now := time.monotonic()) - self._last_line >= _LOG_EVERY_S:
             self._last_line = now
             done = state.global_step - self._first_step
             left = (now - self._started) / done * (state.max_steps - state.global_step)
@@ -80,24 +80,24 @@ class ShowProgress(TrainerCallback):
             )
 
     def stop(self) -> None:
-        """Leave the terminal as it was, however the stage ended."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
 
 def plot_losses(history: Sequence[Mapping[str, Any]], stage: str, file: Path) -> None:
-    """Draw a stage's loss over its steps, as it was and smoothed, to a PNG file.
+    """Plot a stage's loss over its steps, raw and smoothed, to a PNG file.
 
     Parameters
     ----------
     history : sequence of mapping
-        ``log_history`` of the trainer's state; entries without a loss are left out.
+        ``log_history`` of the trainer's state; entries without a loss are skipped.
     stage : str
     file : Path
     """
     import matplotlib
 
-    matplotlib.use("Agg")  # no screen is needed
+    matplotlib.use("Agg")  # no display is needed
     import numpy as np
     from matplotlib import pyplot
 
@@ -107,7 +107,7 @@ def plot_losses(history: Sequence[Mapping[str, Any]], stage: str, file: Path) ->
     steps, losses = np.array(points).T
     around = [slice(max(0, i - _SMOOTHING), i + _SMOOTHING + 1) for i in range(len(losses))]
     figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(steps, losses, color="0.75", linewidth=0.8, label="as it was")
+    axes.plot(steps, losses, color="0.75", linewidth=0.8, label="raw")
     axes.plot(steps, [losses[near].mean() for near in around], label=f"mean of {2 * _SMOOTHING + 1} points")
     axes.set(title=f"stage {stage}", xlabel="step", ylabel="loss")
     axes.grid(alpha=0.3)

@@ -1,4 +1,4 @@
-"""What a training run consists of: the fields of a recipe, each with its meaning."""
+"""Training recipe: the fields of its YAML file."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class DataFile:
     Parameters
     ----------
     file : str
-        Path relative to the data folder; JSON lines, gzip or plain.
+        Path relative to the data folder; JSON lines, plain or gzip.
     kind : {"triplets", "pairs", "texts"}
         ``triplets``: {"query", "pos": [...], "neg": [...]}. ``pairs``: {"sentence1", "sentence2",
-        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, of which a
-        part is the query and the text, with or without that part, the document.
+        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, from
+        which a query and its document are made by the inverse cloze task or cropping.
     sentences : bool
-        Let ``alignment`` use every sentence of a text beside the text itself.
+        Let ``alignment`` also use every sentence of a text.
     query_fields : list of str
-        Fields of a triplet that each make a query with the same documents.
+        Fields of a triplet that are used as queries with the same documents.
     task : {"retrieval", "reranking", "sts"}
-        Chooses the prompts.
+        Selects the prompts.
     """
 
     file: str
@@ -40,7 +40,7 @@ class DataFile:
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank adaptation of every linear layer; the paper's values (section on the model) are the defaults.
+    """LoRA on all linear layers; defaults are the paper's (section on the model).
 
     Parameters
     ----------
@@ -54,17 +54,17 @@ class Lora:
 
 @dataclass(frozen=True)
 class Mining:
-    """Hard negatives from the model that a stage starts with, and from BM25.
+    """Hard negative mining with the initial model of a stage and BM25.
 
     Parameters
     ----------
     depth : int
-        Documents of each ranking that are looked at.
+        Top documents of each ranking that are considered.
     margin : float
-        How far below its query's positive a negative must score, relative to it: above, it may be an
-        answer that nobody labelled.
+        How far below the query's positive a negative must score, relative to it: above, it may be a false
+        negative.
     count : int
-        Negatives kept a query, the hardest.
+        Negatives kept per query, the hardest ones.
     """
 
     depth: int = 50
@@ -74,7 +74,7 @@ class Mining:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: what is trained, on what, and how long.
+    """One training stage.
 
     Defaults are the paper's for Stage II (section on training): InfoNCE, temperature 0.02, 7 negatives,
     learning rate 1e-4, warm-up 0.05, weight decay 0.05, bfloat16, one epoch. Its Stage I has temperature
@@ -85,42 +85,42 @@ class Stage:
     name : str
         Folder of the stage's model below the output.
     method : {"joint", "alignment", "contrastive", "language"}
-        ``joint``: both encoders by InfoNCE (the paper's Stage II). ``alignment``: one encoder,
-        towards the frozen document encoder's vector of the same text (Stage I), or towards a teacher's. ``contrastive``: one encoder on both
-        sides by InfoNCE (initialisation). ``language``: one encoder predicts tokens, the next ones if it is
-        causal, else masked ones (initialisation of a new network).
+        ``joint``: both encoders by InfoNCE (the paper's Stage II). ``alignment``: one encoder is aligned with the
+        frozen document encoder (Stage I) or another teacher. ``contrastive``: one encoder on both sides by InfoNCE
+        (initialisation). ``language``: causal or masked language modelling of one encoder (initialisation of a new
+        network).
     data : list of DataFile
-        Every batch comes from a single file. ``alignment`` uses every text in it.
+        Every batch comes from a single file. ``alignment`` uses all its texts.
     role : {"query", "document"}
-        Which encoder every method but ``joint`` trains.
+        The encoder to train; ignored by ``joint``.
     teacher : str, optional
-        Whose vectors ``alignment`` aims at, if not the document encoder's: ``universal-sentence-encoder``
+        Teacher of ``alignment``, by default the document encoder: ``universal-sentence-encoder``
         (Yang et al., 2020; cut to the model's width) or anything that `DualEncoder.from_pretrained` takes.
     temperature : float
     negatives : int
-        Hard negatives a query, where a file has them.
+        Hard negatives per query, if a file has them.
     mining : Mining, optional
-        Mine negatives for files of triplets before training, behind those that they have.
+        Mine negatives for files of triplets before training, in addition to given ones.
     widths : list of int
         Matryoshka: the loss is averaged over these widths; empty for the full one alone.
     info_nce_weight, mse_weight : float
-        Of the two losses of ``alignment``.
+        Weights of the two losses of ``alignment``.
     mask_ratio : float
-        Share of the tokens that ``language`` masks.
+        Share of tokens that ``language`` masks.
     mini_batch_size : int, optional
-        Texts of a batch that are in memory at once, for InfoNCE over batches larger than it.
+        GradCache mini-batch size, for InfoNCE over batches that do not fit in memory.
     lora : Lora, optional
-        Train low-rank matrices instead of the whole document encoder, or of ``role``; merged at the end.
+        Train a LoRA adapter of the document encoder, or of ``role``; merged at the end.
     epochs, batch_size, learning_rate, warmup_ratio, weight_decay
-        As usual; a batch is counted in queries, over one process.
+        As usual; the batch size is in queries per process.
     max_query_tokens, max_document_tokens : int
-        Longer inputs are cut in training; the model itself keeps its own limit.
+        Truncation in training; the model keeps its own limit.
     bf16 : bool
         Automatic mixed precision.
     gradient_checkpointing : bool
-        Compute activations twice to hold fewer.
+        Recompute activations to save memory.
     save_steps : int
-        A run that was stopped goes on at the last multiple.
+        Checkpoint interval, in steps.
     """
 
     name: str
@@ -151,13 +151,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class NewEncoder:
-    """An encoder made from nothing: a transformers configuration and how it is pooled.
+    """A new encoder: a transformers configuration and its pooling.
 
     Parameters
     ----------
     network : dict
-        ``model_type`` and any fields of its transformers configuration; the vocabulary follows the
-        tokenizer.
+        ``model_type`` and any fields of its transformers configuration; the vocabulary size is the
+        tokenizer's.
     pooling : {"first", "last", "mean"}
     """
 
@@ -167,15 +167,15 @@ class NewEncoder:
 
 @dataclass(frozen=True)
 class NewTokenizer:
-    """A tokenizer trained on the texts of some files (byte pairs over characters).
+    """A character-level BPE tokenizer, trained on the texts of some files.
 
     Parameters
     ----------
     vocab_size : int
     alphabet : int
-        The most frequent characters that are kept; others become the unknown token.
+        Number of most frequent characters kept; others become the unknown token.
     files : list of str
-        Paths relative to the data folder; every text in them is used.
+        Paths relative to the data folder; all their texts are used.
     """
 
     vocab_size: int
@@ -185,20 +185,19 @@ class NewTokenizer:
 
 @dataclass(frozen=True)
 class Start:
-    """Where training begins: a dual encoder that exists, or new networks.
+    """Initial model: an existing dual encoder, or new networks.
 
     Parameters
     ----------
     model : str, optional
-        Anything that `DualEncoder.from_pretrained` takes; the other fields are left out then.
+        Anything that `DualEncoder.from_pretrained` takes; excludes the other fields.
     query_model, document_model, preset : str, optional
-        Two encoders instead, as `DualEncoder.from_pretrained` takes them.
+        Two encoders, as for `DualEncoder.from_pretrained`.
     tokenizer, query, document, width, order, max_tokens
-        New networks with random weights.
+        New, randomly initialised networks.
     bag_of_words : bool
-        Whether both networks begin as the same bag of words: with the same vectors for the same tokens,
-        and with layers that add nothing to them yet. They begin in one space, where a shared word already
-        is a likeness, instead of having to find it.
+        Initialise both networks as the same bag-of-words model: equal token embeddings, and layers that are the
+        identity. Both then start in a shared vector space, in which lexical overlap is similarity.
     """
 
     model: str | None = None
@@ -216,17 +215,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole training run: a start and stages that follow one another.
+    """A training run: an initial model and a sequence of stages.
 
     Parameters
     ----------
     name : str
-        Of the resulting model.
+        Name of the resulting model.
     start : Start
     stages : list of Stage
     seed : int
     save_dtype : {"float32", "float16", "bfloat16"}
-        Of the weights on disk.
+        Precision of the saved weights.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Reading a recipe: a YAML file to dataclasses, checked field by field before anything starts."""
+"""Loads a recipe: a YAML file to dataclasses, validated before training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _ABOVE_0 = (
 
 
 def load_recipe(file: str | Path) -> Recipe:
-    """Read and check a recipe.
+    """Load and validate a recipe.
 
     Raises
     ------
     CareError
-        The file is missing or no YAML, a field is unknown, missing or of another type; the message
-        names the place, such as ``stages[0].data[2].kind``.
+        The file is missing or not YAML, or a field is unknown, missing or of the wrong type; the message has its
+        path, such as ``stages[0].data[2].kind``.
     """
     file = Path(file)
     recipe = build(Recipe, read_yaml(file), str(file))
@@ -44,10 +44,10 @@ def _check(recipe: Recipe, file: Path) -> None:
     for name in (recipe.name, *names):
         if not _NAME.fullmatch(name):
             raise CareError(
-                f"{file}: name {name!r} becomes a folder; use letters, digits, '-', '_' and '.' behind the first"
+                f"{file}: name {name!r} is used as a folder name; use letters, digits, '-', '_' and, after the first character, '.'"
             )
     if len(set(names)) < len(names):
-        raise CareError(f"{file}: two stages have the same name")
+        raise CareError(f"{file}: two stages have the same name; rename one")
     if not 0 <= recipe.seed < 2**32:
         raise CareError(f"{file}: seed is {recipe.seed}; it must be between 0 and {2**32 - 1}")
     _check_start(recipe.start, f"{file}")
@@ -100,6 +100,8 @@ def _check_stage(stage: Stage, where: str) -> None:
     if stage.lora and stage.lora.rank < 1:
         raise CareError(f"{where}: the rank of lora must be above 0")
     if stage.method == "alignment" and stage.role == "document" and stage.teacher is None:
-        raise CareError(f"{where}: alignment aims at the document encoder; name a teacher to train it")
+        raise CareError(
+            f"{where}: alignment trains towards the document encoder; set a teacher to train the document encoder itself"
+        )
     if stage.teacher is not None and stage.method != "alignment":
-        raise CareError(f"{where}: a teacher is for alignment, not {stage.method}")
+        raise CareError(f"{where}: teacher is for method alignment, not {stage.method}; remove it")

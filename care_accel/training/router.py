@@ -1,4 +1,4 @@
-"""A dual encoder as sentence-transformers trains it, and back."""
+"""Converts a dual encoder to a sentence-transformers model for training, and back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from care_accel.encoding import ROLES, DualEncoder, Role
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import Source, Sources
-from care_accel.training.processes import one_after_the_first, processes
+from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import Lora, Stage
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ _LIBRARY_POOLINGS = {"first": "cls", "last": "lasttoken", "mean": "mean"}
 
 
 class Slice(Module):
-    """Keeps the leading values of a vector, in training as in inference.
+    """Slices vectors to their leading dimensions, in training as in inference.
 
-    The library's ``truncate_dim`` is not applied while training.
+    The library's ``truncate_dim`` has no effect in training.
 
     Parameters
     ----------
@@ -44,20 +44,22 @@ class Slice(Module):
         return features
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
-        """Write the width: a checkpoint that resumes a run is a whole sentence-transformers model."""
+        """Save the width, as checkpoints are complete sentence-transformers models."""
         self.save_config(output_path)
 
 
-def trainable(model: DualEncoder, stage: Stage, roles: Sequence[Role] = ROLES) -> SentenceTransformer:
-    """Build a sentence-transformers model with the steps of the specs, ready to train.
+def build_library_model(
+    model: DualEncoder, stage: Stage, roles: Sequence[Role] = ROLES
+) -> SentenceTransformer:
+    """Build a trainable sentence-transformers model with the modules of the specs.
 
     Parameters
     ----------
     model : DualEncoder
     stage : Stage
-        For the longest inputs, and LoRA on the document side, or on the only one.
+        For truncation, and LoRA on the document encoder, or on the only one.
     roles : sequence of {"query", "document"}
-        Both make a Router; one alone encodes queries and documents.
+        Both for a Router; a single one encodes queries and documents.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
@@ -79,10 +81,10 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
 
     spec, checkpoint = model.spec(role), model.source(role).checkpoint
     checkpoint.require_whole_vocabulary("train")
-    # Weights that are trained are float32, whatever they are stored in; autocast makes the rest.
+    # Trained weights are float32, whatever the stored precision; autocast does the rest.
     options: dict[str, Any] = {"dtype": torch.float32}
     if not torch.cuda.is_available():
-        # In bfloat16 the plain attention trains faster there than the fused one (0.9 against 1.2 s a step).
+        # On a CPU in bfloat16, eager attention trains faster than the fused one (0.9 against 1.2 s per step).
         options["attn_implementation"] = "eager"
     limit = stage.max_query_tokens if role == "query" else stage.max_document_tokens
     transformer = Transformer(
@@ -103,15 +105,15 @@ def _add_lora(transformer: Any, lora: Lora) -> None:
     transformer.model = get_peft_model(transformer.model, config)
 
 
-def collect(
+def save_trained(
     library_model: SentenceTransformer, model: DualEncoder, work: Path, roles: Sequence[Role] = ROLES
 ) -> DualEncoder:
-    """Write the trained networks below ``work`` and return the dual encoder that they make.
+    """Save the trained networks below ``work`` and return their dual encoder.
 
-    An encoder that was not trained stays where it was; LoRA is merged into its base.
+    An untrained encoder is referenced where it is; LoRA is merged into its base.
     """
     found = {role: model.source(role) for role in ROLES}
-    with one_after_the_first():
+    with main_process_first():
         for role in roles:
             if processes().is_main_process:
                 _write(library_model, model, role, work / role, alone=len(roles) == 1)
@@ -127,5 +129,5 @@ def _write(
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
     save_network(network, folder)
-    # The tokenizer as it was: training must not carry its shorter limit into the model.
+    # The original tokenizer, without the truncation limit of training.
     model.source(role).checkpoint.load_tokenizer().save_pretrained(folder)

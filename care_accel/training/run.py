@@ -1,4 +1,4 @@
-"""A whole recipe: the stages one after another, each a dual encoder on disk, resumable."""
+"""Runs a recipe: stages in sequence, each saved as a dual encoder, resumable."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from care_accel.training.methods.alignment import train_alignment
 from care_accel.training.methods.contrastive import train_contrastive
 from care_accel.training.methods.joint import train_joint
 from care_accel.training.methods.language import train_language
-from care_accel.training.networks import given_model, initial_model
-from care_accel.training.processes import one_after_the_first, processes
+from care_accel.training.networks import initial_model, pretrained_start
+from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import Recipe, Stage
 from care_accel.training.recipe_file import load_recipe
 from care_accel.version import __version__
@@ -54,29 +54,29 @@ def train(
 ) -> DualEncoder:
     """Run a recipe and return the last stage's model.
 
-    A stage that was finished by the same recipe on the same data is not run again, and one that was
-    stopped goes on at its last checkpoint. Each stage's folder below ``output`` is a dual encoder that
-    `DualEncoder.from_pretrained` loads, with a record of the recipe, data hashes and versions beside it.
+    Stages already finished by the same recipe on the same data are skipped; an interrupted one resumes from its last
+    checkpoint. Each stage's folder below ``output`` is a dual encoder for `DualEncoder.from_pretrained`, with a record
+    of the recipe, data hashes and versions.
 
     Parameters
     ----------
     recipe_file : str or Path
     data_dir : str or Path
-        What the recipe's files are relative to.
+        Base folder of the recipe's data files.
     output : str or Path, optional
         ``runs/<name of the recipe>`` by default.
     tensorboard : bool
-        Write TensorBoard's events to ``output/tensorboard/<stage>`` as well.
+        Also write TensorBoard events to ``output/tensorboard/<stage>``.
 
     Raises
     ------
     CareError
-        The recipe, the data folder or a file in it is not as it must be; found before training starts.
+        The recipe or the data is invalid; checked before training starts.
     """
     recipe = load_recipe(recipe_file)
     data_dir, output = Path(data_dir), Path(output or Path("runs") / recipe.name)
     hashes = _hash_data(recipe, data_dir)
-    # Hours of an earlier stage are not spent before a later one's broken row is found.
+    # All files are validated first, so that no stage is wasted by an invalid row of a later one.
     for stage in recipe.stages:
         check_rows(stage, data_dir)
     make_folder(output, "--output")
@@ -86,7 +86,7 @@ def train(
         folder, work = output / stage.name, output / f".{stage.name}-work"
         record = _record(recipe, position, hashes, revisions)
         if _finished(folder, record):
-            log.info("stage %s: finished before, kept", stage.name)
+            log.info("stage %s: already finished, skipped", stage.name)
         else:
             with _events(output / "tensorboard" / stage.name if tensorboard else None):
                 _train_stage(recipe, position, model, data_dir, work, folder, record)
@@ -97,7 +97,7 @@ def train(
 
 @contextmanager
 def _events(folder: Path | None) -> Iterator[None]:
-    """Ask the trainer's TensorBoard integration, in its own way, to write to a folder."""
+    """Direct the trainer's TensorBoard integration to a folder, by its environment variable."""
     if folder is None:
         yield
         return
@@ -121,11 +121,11 @@ def _train_stage(
     folder: Path,
     record: dict[str, Any],
 ) -> None:
-    """Train one stage below ``work`` and move its model to ``folder``, all at once."""
+    """Train one stage below ``work`` and move its model to ``folder`` atomically."""
     stage = recipe.stages[position]
-    # What the first process writes, the others find and leave alone.
-    with one_after_the_first():
-        _forget_other_run(work, record)
+    # The other processes find the files of the main one.
+    with main_process_first():
+        _discard_other_run(work, record)
         if model is None:
             model = initial_model(recipe, data_dir, work / "initial")
     log.info("stage %s: %s", stage.name, stage.method)
@@ -133,16 +133,16 @@ def _train_stage(
     trained = _METHODS[stage.method](model, stage, data_dir, work, recipe.seed)
     record["seconds"] = round(time.monotonic() - started, 1)
     if processes().is_main_process:
-        # What another stage starts from is not rounded.
+        # Intermediate models stay in float32.
         last = position + 1 == len(recipe.stages)
         _store(trained, recipe, work, record, recipe.save_dtype if last else "float32")
-        os.replace(work / "model", folder)  # a stage's folder that is there is finished
+        os.replace(work / "model", folder)  # an existing stage folder is complete
         shutil.rmtree(work)
     processes().wait_for_everyone()
 
 
 def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, Any], dtype: str) -> None:
-    """Write a stage's model and its record to ``work/model``."""
+    """Save a stage's model and its record to ``work/model``."""
     found = {}
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
@@ -159,9 +159,9 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
 
 
 def _hash_data(recipe: Recipe, data_dir: Path) -> dict[str, str]:
-    """Hash every file that the recipe names; a missing one is said before anything is trained."""
+    """Hash all data files of the recipe; fails for a missing one."""
     if not data_dir.is_dir():
-        raise CareError(f"{data_dir}: no such folder; give the one that the recipe's files are in")
+        raise CareError(f"{data_dir}: no such folder; set --data-dir to the folder of the recipe's files")
     names = _data_files(recipe, recipe.stages)
     for name in sorted(names):
         if not (data_dir / name).is_file():
@@ -175,14 +175,14 @@ def _data_files(recipe: Recipe, stages: Sequence[Stage]) -> set[str]:
 
 
 def _start_revisions(recipe: Recipe) -> dict[str, str]:
-    model = given_model(recipe.start)
+    model = pretrained_start(recipe.start)
     return {} if model is None else {role: model.revision(role) for role in ROLES}
 
 
 def _record(
     recipe: Recipe, position: int, hashes: dict[str, str], revisions: dict[str, str]
 ) -> dict[str, Any]:
-    """What a stage's model depends on: the recipe and the data up to it, the model it starts from, versions."""
+    """Return the provenance of a stage: the recipe and the data up to it, the initial model, versions."""
     values = dataclasses.asdict(recipe)
     values["stages"] = values["stages"][: position + 1]
     needed = _data_files(recipe, recipe.stages[: position + 1])
@@ -204,19 +204,19 @@ def _finished(folder: Path, record: dict[str, Any]) -> bool:
     file = folder / RECORD
     if not file.is_file() or not _same_run(json.loads(file.read_text(encoding="utf-8")), record):
         raise CareError(
-            f"{folder} holds a model of another recipe or other data; choose another --output or remove it"
+            f"{folder} has a model of another recipe or other data; choose another --output or remove it"
         )
     return True
 
 
-def _forget_other_run(work: Path, record: dict[str, Any]) -> None:
-    """Keep checkpoints of the same run only: those of a changed recipe would be continued silently."""
+def _discard_other_run(work: Path, record: dict[str, Any]) -> None:
+    """Discard checkpoints of another recipe or other data, which would be resumed silently."""
     file = work / RECORD
     if work.is_dir():
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
         if _same_run(kept, record):
             return
-        log.warning("%s holds checkpoints of another recipe; starting anew", work)
+        log.warning("%s has checkpoints of another recipe; discarding them", work)
         shutil.rmtree(work)
     work.mkdir(parents=True)
     write_json(file, record)

@@ -76,17 +76,17 @@ def test_judgements_that_are_missing_end_with_1(place, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("step", "change", "words"),
     [
-        ("judge", {"judges": []}, "names no judge"),
+        ("judge", {"judges": []}, "no judge is configured"),
         (
             "judge",
             {"judges": [{"name": "a", "base_url": "https://8.8.8.8/v1", "model": "m"}]},
             "remote: true",
         ),
         ("judge", {"judging": {"prompt": "own"}}, "prompt 'own': no such prompt"),
-        ("judge", {"judging": {"prompt": "sts-synonym-v1"}}, "no place $"),
-        ("judge", {}, "has no JUDGE_KEY"),
+        ("judge", {"judging": {"prompt": "sts-synonym-v1"}}, "lacks the placeholder $"),
+        ("judge", {}, "JUDGE_KEY is not set"),
         ("candidates", {"data": "nowhere"}, "nowhere/corpus.jsonl: no such file"),
-        ("candidates", {"data": None}, "names no data"),
+        ("candidates", {"data": None}, "data is not configured"),
         ("vote", {"votes": {}}, "unknown field 'votes', did you mean 'vote'?"),
         ("purge", {}, "run care-accel curate judge first"),
         ("train-data --dry-run", {}, "no train-data"),

@@ -16,7 +16,7 @@ from care_accel.curation.labels import agreement, judging, vote
 from care_accel.curation.labels.candidates import FILE as CANDIDATES
 from care_accel.curation.labels.candidates import Pool
 from care_accel.curation.loading import load_config
-from care_accel.curation.steps import silent
+from care_accel.curation.steps import no_progress
 from care_accel.curation.texts.redact import redact
 
 # Absolute: a configuration reads its paths from its own folder.
@@ -49,10 +49,10 @@ def test_unanimous_voting_and_one_judge_are_measured_as_the_answers_say(tmp_path
     write_rows(
         config.output_file(CANDIDATES), [vars(Pool(query, list(row))) for query, row in labels.items()]
     )
-    assert not judging.run(config, silent).failed
-    vote.run(config, silent)
-    agreement.run(config, silent)
-    said = json.loads((tmp_path / "work" / vote.AGAINST).read_text())["figures"]
+    assert not judging.run(config, no_progress).failed
+    vote.run(config, no_progress)
+    agreement.run(config, no_progress)
+    said = json.loads((tmp_path / "work" / vote.LABEL_METRICS).read_text())["figures"]
     agreed = json.loads((tmp_path / "work" / agreement.FILE).read_text())["figures"]
     if print_to := os.environ.get("CARE_CURATE_PRINT"):
         Path(print_to).write_text(json.dumps([said, agreed], indent=1))

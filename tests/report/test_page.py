@@ -67,7 +67,7 @@ def test_accuracy_against_latency_has_every_configuration_and_marks_the_front(pa
             for o in measured.values()
             if not o["noisy"]
         )
-        assert ("on the front" in rows[name][""][0]) == (not beaten and not row["noisy"])
+        assert ("on the Pareto front" in rows[name][""][0]) == (not beaten and not row["noisy"])
 
 
 def test_asymmetric_and_symmetric_are_one_table(page, everything):
@@ -77,9 +77,9 @@ def test_asymmetric_and_symmetric_are_one_table(page, everything):
     line = rows["query encoder, not document encoder"]
     assert line["speed-up"] == ("31.5x", pytest.approx(410 / 13, rel=1e-4))
     assert line["model, MB"][1] == 1.2e9
-    assert line["kept"] == ("–", None)
+    assert line["retained"] == ("–", None)
     line = rows["3. care-mini 256 float32, not symmetric twin"]
-    assert line["kept"][1] == pytest.approx(line["score"][1] / 0.312)
+    assert line["retained"][1] == pytest.approx(line["score"][1] / 0.312)
     # What has no accuracy is folded away: one table and one plot are in sight.
     (first, second) = [lines for name, lines in found.tables if name == title]
     assert [line[0][0] for line in second[1:]] == ["query encoder, not document encoder"]
@@ -159,7 +159,7 @@ def test_what_is_missing_is_said_and_no_error(page, tmp_path):
     samples.write_summaries(tmp_path / "results", samples.summary("care-mini"))
     text = page(tmp_path / "results", tmp_path / "bench").text
     assert "No benchmark has been run: pytest bench --benchmark-only" in text
-    assert "so no published score stands beside them" in text
+    assert "so there are no published scores to compare with" in text
     samples.write_machine(tmp_path / "bench", samples.machine(), samples.run(samples.scan_rows()))
     text = page(tmp_path / "nothing", tmp_path / "bench").text
     assert "No model has been evaluated: care-accel eval" in text

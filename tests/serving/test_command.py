@@ -55,7 +55,7 @@ def test_serve_prints_a_line_for_curl_that_works_and_ends_at_a_signal(tmp_path, 
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert said.endswith("ended (0)\n")
+    assert said.endswith("stopped (exit code 0)\n")
     assert "for development" in said
 
 

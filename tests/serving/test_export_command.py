@@ -18,7 +18,7 @@ def test_a_model_repository_is_written_for_any_model(tmp_path, tiny_model, capsy
     [
         ("", "give --runtime and --output, or --repository"),
         ("--runtime onnx", "give --runtime and --output, or --repository"),
-        ("--repository r --runtime onnx", "--repository goes without --runtime"),
+        ("--repository r --runtime onnx", "--repository cannot be combined with --runtime"),
         ("--repository r --model nowhere", "nowhere"),
         ("--repository r --index nowhere", "nowhere"),
         ("--repository r --engine tensorrt", "nothing was exported for TensorRT"),

@@ -253,7 +253,7 @@ def test_a_replaced_index_goes_live_without_a_lost_or_mixed_answer(index_reposit
         ended.set()
         for thread in threads:
             thread.join()
-        assert "a new index is live, 400 vectors" in server.log.read_text(errors="replace")
+        assert "new index loaded, 400 vectors" in server.log.read_text(errors="replace")
     assert failures == []
     assert set(seen) == {"old", "new"}
     assert seen[-1] == "new"
@@ -269,7 +269,8 @@ def test_a_replaced_index_of_another_encoder_or_a_broken_one_is_refused_and_the_
         foreign = Retriever(Named(model), other, None)
         foreign.save(tmp_path / "index")
         wait_for_log(
-            server, "the new index is refused, the old one stays: the index was made by document encoder"
+            server,
+            "the new index is rejected, the old one stays live: the index was made by document encoder",
         )
         said = server.log.read_text(errors="replace")
         assert "sha256:of-another" in said

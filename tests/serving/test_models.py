@@ -153,7 +153,7 @@ WRONG = {
     "a vector that is not finite": (
         "scan",
         {"EMBEDDING": np.full((1, 256), np.nan, np.float32)},
-        "EMBEDDING 0 holds a value that is not finite",
+        "EMBEDDING 0 has a value that is not finite",
     ),
     "a vector of another width": ("scan", {"EMBEDDING": np.ones((1, 3), np.float32)}, "shape"),
 }

@@ -26,7 +26,7 @@ class Found:
 
 
 def test_documents_are_json_and_null_where_there_is_none():
-    found = scan_model.Documents(Found()).get(np.array([[2, 0, -1], [0, -1, -1]]))
+    found = scan_model.DocumentCache(Found()).get(np.array([[2, 0, -1], [0, -1, -1]]))
     assert [[json.loads(raw) for raw in row] for row in found] == [
         [{"title": "第2号"}, {"title": "第0号"}, None],
         [{"title": "第0号"}, None, None],
@@ -35,9 +35,9 @@ def test_documents_are_json_and_null_where_there_is_none():
 
 
 def test_a_document_is_written_once(monkeypatch):
-    monkeypatch.setattr(scan_model, "_KEPT_DOCUMENTS", 3)  # null is one of them
+    monkeypatch.setattr(scan_model, "_CACHED_DOCUMENTS", 3)  # null is one of them
     retriever = Found()
-    kept = scan_model.Documents(retriever)
+    kept = scan_model.DocumentCache(retriever)
     for _ in range(2):
         kept.get(np.array([[0, 1, 2]]))
     assert retriever.asked == [0, 1, 2, 2]  # for the last one there was no room
@@ -45,7 +45,7 @@ def test_a_document_is_written_once(monkeypatch):
 
 def test_a_document_with_half_of_a_surrogate_pair_does_not_fail_the_batch_it_is_found_in():
     document = "发热\ud83d要多喝水"
-    found = scan_model.Documents(SimpleNamespace(document=lambda position: document)).get(np.array([[0]]))
+    found = scan_model.DocumentCache(SimpleNamespace(document=lambda position: document)).get(np.array([[0]]))
     assert json.loads(found[0, 0]) == document
 
 
@@ -71,7 +71,7 @@ def watching(tmp_path):
             end=lambda: None,
         )
         monkeypatch.setattr(scan_model, "Backend", lambda args: backend)
-        monkeypatch.setattr(scan_model, "_LOOK_EVERY", 0.01)
+        monkeypatch.setattr(scan_model, "_POLL_S", 0.01)
         model = scan_model.ScanModel()
         started.append(model)
         model.initialize({})
@@ -83,7 +83,7 @@ def watching(tmp_path):
 
 
 def saved(folder, index, name):
-    made_by = scan_model.Recorded("m", 8, "r")
+    made_by = scan_model.RecordedModel("m", 8, "r")
     Retriever(made_by, index, [f"{name} {i}" for i in range(len(index))]).save(folder)
 
 
@@ -140,7 +140,7 @@ def index():
 def test_vectors_that_lie_on_the_gpu_find_the_same_there(index, ks):
     queries = np.random.default_rng(1).standard_normal((3, 8), np.float32)
     ks = np.array(ks, np.int32)
-    here = Retriever(scan_model.Recorded("m", 8, "r"), index)
+    here = Retriever(scan_model.RecordedModel("m", 8, "r"), index)
     there = SimpleNamespace(index=OnDevice(index), lexical=None)
     expected = scan_model.search_together(here, queries, ks, None)
     found = scan_model.search_together(there, torch.from_numpy(queries), ks, None)
@@ -163,8 +163,8 @@ def test_vectors_are_searched_where_the_index_is(index):
 
 def test_requests_from_the_gpu_and_from_elsewhere_are_joined_there():
     values = np.arange(4, dtype=np.float32).reshape(2, 2)
-    assert isinstance(scan_model.joined([values, values]), np.ndarray)
-    both = scan_model.joined([values, torch.from_numpy(values)])
+    assert isinstance(scan_model.concatenate([values, values]), np.ndarray)
+    both = scan_model.concatenate([values, torch.from_numpy(values)])
     assert isinstance(both, torch.Tensor)
     np.testing.assert_array_equal(both.numpy(), np.concatenate([values, values]))
 
@@ -176,5 +176,5 @@ def test_a_build_without_cuda_scans_on_the_processor_and_says_so(monkeypatch):
     monkeypatch.setattr(scan_model, "require_cuda", refuse)
     said = []
     assert scan_model.scan_device(SimpleNamespace(device="cuda:1", log=said.append)) == "cpu"
-    assert said == ["the scan runs on the processor: this build has no CUDA parts"]
+    assert said == ["the scan runs on the CPU: this build has no CUDA parts"]
     assert scan_model.scan_device(SimpleNamespace(device="cpu", log=said.append)) == "cpu"

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 from PIL import Image
 
-from care_accel.training.progress import ShowProgress, plot_losses
+from care_accel.training.progress import ProgressCallback, plot_losses
 
 
 def test_the_plot_is_a_picture_of_the_losses(tmp_path):
@@ -23,7 +23,7 @@ def test_a_log_gets_a_line_now_and_then(caplog, monkeypatch):
     caplog.set_level(logging.INFO)
     now = iter([0.0, 10.0, 40.0, 50.0])
     monkeypatch.setattr("care_accel.training.progress.time.monotonic", lambda: next(now))
-    shown = ShowProgress("joint")
+    shown = ProgressCallback("joint")
     state = SimpleNamespace(is_world_process_zero=True, global_step=100, max_steps=500)
     shown.on_train_begin(None, state, None)  # resumed at step 100
     for step in (120, 180, 200):

@@ -4,7 +4,7 @@ import torch
 
 from care_accel import DualEncoder
 from care_accel.training.recipe import DataFile, Lora, Stage
-from care_accel.training.router import Slice, collect, trainable
+from care_accel.training.router import Slice, build_library_model, collect
 
 TEXTS = ["高血压怎么治", "骨折", "感冒发热怎么办，多饮水休息"]
 
@@ -26,7 +26,7 @@ def model_of(tiny_folders, preset):
 @pytest.mark.parametrize("preset", ["care", "sentence-transformers"])
 def test_training_sees_the_vectors_that_inference_gives(tiny_folders, preset, lora):
     model = model_of(tiny_folders, preset)
-    library = trainable(model, stage(lora=lora))
+    library = build_library_model(model, stage(lora=lora))
     queries = [model.spec("query").format(text, "retrieval") for text in TEXTS]
     np.testing.assert_allclose(library.encode_query(queries), model.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(library.encode_document(TEXTS), model.encode_document(TEXTS), atol=1e-5)
@@ -35,7 +35,7 @@ def test_training_sees_the_vectors_that_inference_gives(tiny_folders, preset, lo
 @pytest.mark.parametrize("role", ["query", "document"])
 def test_one_encoder_alone_gives_both_sides(tiny_folders, role):
     model = model_of(tiny_folders, "care")
-    library = trainable(model, stage(), [role])
+    library = build_library_model(model, stage(), [role])
     np.testing.assert_allclose(
         library.encode_document(TEXTS),
         model.encoder(role).encode(TEXTS) if role == "document" else library.encode_query(TEXTS),
@@ -45,7 +45,7 @@ def test_one_encoder_alone_gives_both_sides(tiny_folders, role):
 
 def test_lora_trains_the_document_side_s_low_ranks_alone_and_is_merged_at_the_end(tiny_folders, tmp_path):
     model = model_of(tiny_folders, "care")
-    library = trainable(model, stage(lora=Lora(rank=2, alpha=4.0)))
+    library = build_library_model(model, stage(lora=Lora(rank=2, alpha=4.0)))
     trained = [name for name, p in library.named_parameters() if p.requires_grad and "document" in name]
     assert trained
     assert all("lora_" in name for name in trained)
@@ -69,7 +69,7 @@ def test_weights_stored_in_half_precision_are_trained_in_single(tiny_folders, tm
     model = DualEncoder.from_pretrained(
         query=tmp_path / "query", document=tmp_path / "document", preset="care", width=20
     )
-    assert {p.dtype for p in trainable(model, stage()).parameters()} == {torch.float32}
+    assert {p.dtype for p in build_library_model(model, stage()).parameters()} == {torch.float32}
 
 
 def test_a_slice_is_kept_in_a_saved_model(tmp_path):

@@ -54,7 +54,7 @@ def test_a_finished_stage_is_kept_and_one_of_another_recipe_refused(
     monkeypatch.setattr("care_accel.training.run._METHODS", {})
     assert train(file, data_dir, tmp_path / "run").revision("query") == model.revision("query")
     values["seed"] = 1
-    with pytest.raises(CareError, match="holds a model of another recipe"):
+    with pytest.raises(CareError, match="has a model of another recipe"):
         train(write_recipe(values), data_dir, tmp_path / "run")
 
 
@@ -151,7 +151,7 @@ def test_another_model_under_the_same_name_is_another_start(values, write_recipe
     changed.save_pretrained(tmp_path / "changed")
     shutil.rmtree(start)
     (tmp_path / "changed").rename(start)
-    with pytest.raises(CareError, match="holds a model of another recipe"):
+    with pytest.raises(CareError, match="has a model of another recipe"):
         train(write_recipe(values), data_dir, tmp_path / "run")
 
 

@@ -1,18 +1,18 @@
-"""What requests to a judge would take, before any is sent."""
+"""Cost estimate of pending requests to a judge."""
 
 from __future__ import annotations
 
 from care_accel.curation.config import JudgeConfig
 
-COSTS = ("tokens in", "tokens out", "cost", "at least minutes")
+COST_COLUMNS = ("tokens in", "tokens out", "cost", "at least minutes")
 
 
 def estimate_costs(
     judge: JudgeConfig, requests: int, tokens_in: int, tokens_out: int
 ) -> tuple[float, tuple[str, ...]]:
-    """Return what requests cost by a judge's prices, and cells of a table under `COSTS`.
+    """Return the cost of requests at a judge's prices, and table cells for `COST_COLUMNS`.
 
-    Minutes are those that the judge's limits alone make: the time of its answers is not known.
+    Minutes are a lower bound from the judge's rate limits; its response time is unknown.
     """
     cost = (tokens_in * judge.price.input + tokens_out * judge.price.output) / 1e6
     minutes = max(

@@ -1,4 +1,4 @@
-"""Where texts may go: which endpoints are local, and how a client is made that sends them nowhere else."""
+"""Endpoint policy: which endpoints are local, and an HTTP client that sends texts to no other host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from care_accel.errors import CareError
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
-# This machine and private networks (RFC 1918, RFC 4193, link-local). Python's is_private holds more than that.
+# Loopback and private networks (RFC 1918, RFC 4193, link-local). Python's is_private covers more than these.
 _LOCAL = [
     ipaddress.ip_network(network)
     for network in (
@@ -32,9 +32,9 @@ _LOCAL = [
 
 
 def is_local(base_url: str) -> bool:
-    """Tell whether an endpoint is on this machine or its private network.
+    """Return whether an endpoint is on this machine or its private network.
 
-    A name is looked up; it is local if every address that it has is. A name without an address is not.
+    A host name is resolved; it is local if all its addresses are. An unresolvable name is not.
     """
     host = urlsplit(base_url).hostname or ""
     try:
@@ -47,31 +47,31 @@ def is_local(base_url: str) -> bool:
 
 
 def check_endpoints(judges: list[JudgeConfig], judging: Judging) -> None:
-    """Refuse what would send texts out, before any is sent.
+    """Reject a configuration that would send texts to a disallowed endpoint.
 
     Raises
     ------
     CareError
-        There is no judge; one is outside and that is not allowed, or is to see personal data.
+        No judge is configured, or one is remote and that is not allowed or redaction is off.
     """
     if not judges:
-        raise CareError("the configuration names no judge; list at least one under judges")
+        raise CareError("no judge is configured; list at least one under judges")
     for judge in judges:
         if is_local(judge.base_url):
             continue
         if not judging.remote:
             raise CareError(
-                f"judge {judge.name!r}: {judge.base_url} is outside this machine and its private network; texts would "
-                "leave it. Set judging: remote: true if they may"
+                f"judge {judge.name!r}: {judge.base_url} is outside this machine and its private network; "
+                "set judging: remote: true to allow texts to leave it"
             )
         if not judging.redact:
             raise CareError(
-                f"judge {judge.name!r}: {judge.base_url} is outside; judging: redact: false is for local endpoints only"
+                f"judge {judge.name!r}: {judge.base_url} is remote; judging: redact: false is for local endpoints only"
             )
 
 
 def api_key(judge: JudgeConfig) -> str:
-    """Return the key of an endpoint from the environment; a word that is none where it needs no key.
+    """Return the API key of an endpoint from the environment; a placeholder if it needs none.
 
     Raises
     ------
@@ -83,22 +83,22 @@ def api_key(judge: JudgeConfig) -> str:
     value = os.environ.get(judge.key, "").strip()
     if not value:
         raise CareError(
-            f"judge {judge.name!r}: the environment has no {judge.key}; export the key under that name"
+            f"judge {judge.name!r}: environment variable {judge.key} is not set; export the API key under that name"
         )
     return value
 
 
 def make_client(judge: JudgeConfig) -> AsyncOpenAI:
-    """Return a client of an endpoint: no tries of its own, no redirects, and no proxy for a local one."""
+    """Return a client of an endpoint: no retries of its own, no redirects, and no proxy for a local one."""
     try:
         import openai
     except ImportError:
         raise CareError("judges need the package openai: pip install 'care-accel[curate]'") from None
     for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
-        # At their lower levels they write texts, addresses and headers.
+        # Below WARNING they log texts, URLs and headers.
         logging.getLogger(name).setLevel(logging.WARNING)
-    # A redirect would take texts where nobody looked whether they may go; so would a proxy out of the environment.
-    # Certificates out of it are trusted: a hospital's own endpoints have its own.
+    # Redirects and proxies from the environment would send texts to hosts that were not checked.
+    # CA certificates from the environment are trusted: a hospital's endpoints may use its own CA.
     direct = dict.fromkeys(("http://", "https://", "all://")) if is_local(judge.base_url) else None
     http = openai.DefaultAsyncHttpxClient(follow_redirects=False, mounts=direct)
     return openai.AsyncOpenAI(

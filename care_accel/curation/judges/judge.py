@@ -1,4 +1,4 @@
-"""One judge: a chat endpoint that is asked until there is an answer of the right form, or a reason why not."""
+"""Client of one judge: sends requests with rate limits and retries, and parses structured answers."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from typing import Any, Literal, Self
 from care_accel.curation.config import JudgeConfig
 from care_accel.curation.judges.endpoints import api_key, make_client
 from care_accel.curation.judges.prompting import Message
-from care_accel.curation.judges.rate_limit import Pace
+from care_accel.curation.judges.rate_limit import RateLimiter
 from care_accel.errors import CareError
 
 Outcome = Literal["answered", "unreadable", "unanswered"]
 
-_PASSING = (408, 409, 425, 429)
-_STOPPING = (401, 403, 404)
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0
-# What an answer is thought to take before any was seen.
-ANSWER_TOKENS = 80
+_RETRYABLE = (408, 409, 425, 429)
+_FATAL = (401, 403, 404)
+_BACKOFF_BASE_S, _BACKOFF_MAX_S = 0.5, 60.0
+# Estimated length of an answer before any was received.
+DEFAULT_ANSWER_TOKENS = 80
 _CJK = re.compile(r"[\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef]")
-_LONGEST_ERROR = 300
-_SHORTEST_KEY = 8
+_MAX_ERROR_CHARACTERS = 300
+_MIN_KEY_CHARACTERS = 8
 
 
-class JudgeStopped(CareError):
-    """An endpoint that refuses every request alike, as with a wrong key: no further pair is tried."""
+class JudgeUnavailable(CareError):
+    """An endpoint that rejects all requests, e.g. for a wrong key: no further pair is sent."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What came of asking once.
+    """Result of judging one pair.
 
     Attributes
     ----------
     outcome : {"answered", "unreadable", "unanswered"}
-        The answer has the right form; it has not, after a second chance; there is none.
+        Valid answer; answer still invalid after one repair request; no answer.
     values : dict or None
-        The answer, of the schema that was asked for.
+        The parsed answer, by the requested schema.
     raw, first_raw : str or None
-        The answer as it came; the broken one before it, if there was one.
+        The raw answer; the invalid one before it, if there was one.
     error : str or None
         Why there are no values.
     tokens_in, tokens_out : int
-        As the endpoint counted them, for all requests that it answered.
+        Usage as reported by the endpoint, over all requests of this pair.
     model : str or None
-        What the endpoint says that it is.
+        Model name reported by the endpoint.
     refused : bool
-        There is no answer because the endpoint refuses this very request, such as by a filter of contents.
+        The endpoint rejected this particular request, e.g. by a content filter.
     """
 
     outcome: Outcome
@@ -69,12 +69,12 @@ class Reply:
 
 
 class Judge:
-    """An endpoint with its limits; an asynchronous context manager.
+    """Client of a judge's endpoint, with its rate limits; an asynchronous context manager.
 
     Parameters
     ----------
     config : JudgeConfig
-        Whether its texts may be sent is not looked at here: `check_endpoints`.
+        `check_endpoints` decides whether texts may be sent; it is not checked here.
     sleep : callable
         Replaced in tests.
     """
@@ -85,7 +85,7 @@ class Judge:
         self.config = config
         self._key = api_key(config)
         self._client = make_client(config)
-        self._pace = Pace(config.requests_a_minute, config.tokens_a_minute, sleep=sleep)
+        self._rate_limiter = RateLimiter(config.requests_a_minute, config.tokens_a_minute, sleep=sleep)
         self._slots = asyncio.Semaphore(config.at_once)
         self._sleep = sleep
 
@@ -96,12 +96,12 @@ class Judge:
         await self._client.close()
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an answer of the right form.
+        """Return a valid answer.
 
         Raises
         ------
         CareError
-            There is none; the reason is named.
+            There is none; the message has the reason.
         """
         reply = await self.ask(messages, schema)
         if reply.values is None:
@@ -109,7 +109,7 @@ class Judge:
         return reply.values
 
     async def ask(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Reply:
-        """Ask; a broken answer is shown to the judge once, with what is wrong with it.
+        """Send a request; an invalid answer is sent back once for repair, with the parse error.
 
         Parameters
         ----------
@@ -124,41 +124,41 @@ class Judge:
 
         Raises
         ------
-        JudgeStopped
-            The endpoint refuses the key, the model or the address.
+        JudgeUnavailable
+            The endpoint rejects the key, the model or the URL.
         """
         async with self._slots:
-            talk, first, tokens_in, tokens_out = list(messages), None, 0, 0
-            for chance in (1, 2):
+            conversation, first, tokens_in, tokens_out = list(messages), None, 0, 0
+            for attempt in (1, 2):
                 try:
-                    response = await self._request(talk, schema)
-                except _Failure as failure:
+                    response = await self._request(conversation, schema)
+                except _RequestFailed as failure:
                     outcome: Outcome = "unanswered" if first is None else "unreadable"
-                    told = (str(failure), tokens_in, tokens_out)
-                    return Reply(outcome, None, None, first, *told, refused=failure.refused)
+                    details = (str(failure), tokens_in, tokens_out)
+                    return Reply(outcome, None, None, first, *details, refused=failure.refused)
                 usage = response.usage
                 tokens_in += getattr(usage, "prompt_tokens", 0) or 0
                 tokens_out += getattr(usage, "completion_tokens", 0) or 0
-                said = response.choices[0].message.content or ""
-                values, wrong = read_answer(said, schema)
-                raw = self._without_key(said)
-                if wrong and response.choices[0].finish_reason == "length":
-                    wrong = f"it was cut off at max_tokens; {wrong}"
+                content = response.choices[0].message.content or ""
+                values, problem = parse_answer(content, schema)
+                raw = self._mask_key(content)
+                if problem and response.choices[0].finish_reason == "length":
+                    problem = f"it was cut off at max_tokens; {problem}"
                 spent: dict[str, Any] = {"first_raw": first, "tokens_in": tokens_in, "tokens_out": tokens_out}
-                model = self._without_key(response.model) if response.model else None
-                if wrong is None:
+                model = self._mask_key(response.model) if response.model else None
+                if problem is None:
                     return Reply("answered", values, raw, model=model, **spent)
-                if chance == 2:
-                    return Reply("unreadable", None, raw, error=wrong, model=model, **spent)
+                if attempt == 2:
+                    return Reply("unreadable", None, raw, error=problem, model=model, **spent)
                 first = raw
-                talk += [
+                conversation += [
                     {"role": "assistant", "content": raw},
-                    {"role": "user", "content": _REPAIR.format(wrong)},
+                    {"role": "user", "content": _REPAIR.format(problem)},
                 ]
         raise AssertionError
 
     async def _request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> Any:
-        """Send one request, again after failures that may pass."""
+        """Send one request; retry transient failures with backoff."""
         import openai
 
         config = self.config
@@ -172,12 +172,12 @@ class Judge:
             options["response_format"] = {"type": "json_schema", "json_schema": form}
         elif config.answer == "json":
             options["response_format"] = {"type": "json_object"}
-        estimated = sum(estimate_tokens(message["content"]) for message in messages) + ANSWER_TOKENS
+        estimated = sum(estimate_tokens(message["content"]) for message in messages) + DEFAULT_ANSWER_TOKENS
         for attempt in range(config.retries + 1):
-            await self._pace.wait(estimated)
+            await self._rate_limiter.acquire(estimated)
             wait = backoff(attempt)
             try:
-                # The client's own time is that between two bytes: one that sends a byte now and then never ends.
+                # The client's own timeout is between two bytes, so a slow drip of bytes would never time out.
                 async with asyncio.timeout(config.timeout):
                     response = await self._client.chat.completions.create(
                         model=config.model,
@@ -185,46 +185,46 @@ class Judge:
                         **options,
                     )
             except openai.APIStatusError as cause:
-                problem = f"HTTP {cause.status_code}: {self._said(cause)}"
-                if cause.status_code in _STOPPING:
-                    raise JudgeStopped(
-                        f"judge {config.name!r}: {config.base_url} refuses: {problem}"
+                problem = f"HTTP {cause.status_code}: {self._error_message(cause)}"
+                if cause.status_code in _FATAL:
+                    raise JudgeUnavailable(
+                        f"judge {config.name!r}: {config.base_url} rejects all requests: {problem}"
                     ) from None
-                if cause.status_code < 500 and cause.status_code not in _PASSING:
-                    raise _Failure(problem, refused=True) from None
-                if (asked := retry_after(cause.response.headers)) is not None:
-                    wait = asked
-                    self._pace.pause(asked)
+                if cause.status_code < 500 and cause.status_code not in _RETRYABLE:
+                    raise _RequestFailed(problem, refused=True) from None
+                if (delay := retry_after(cause.response.headers)) is not None:
+                    wait = delay
+                    self._rate_limiter.pause(delay)
             except (openai.APITimeoutError, TimeoutError):
                 problem = f"no answer within {config.timeout:g} s"
             except openai.APIConnectionError as cause:
                 problem = (
-                    f"no connection: {self._without_key(str(cause.__cause__ or cause))[:_LONGEST_ERROR]}"
+                    f"no connection: {self._mask_key(str(cause.__cause__ or cause))[:_MAX_ERROR_CHARACTERS]}"
                 )
-            except (openai.APIError, ValueError, TypeError) as cause:  # an answer that is no completion
-                problem = f"no chat completion: {self._without_key(str(cause))[:_LONGEST_ERROR]}"
+            except (openai.APIError, ValueError, TypeError) as cause:  # not a valid chat completion
+                problem = f"invalid chat completion: {self._mask_key(str(cause))[:_MAX_ERROR_CHARACTERS]}"
             else:
                 if getattr(response, "choices", None):
                     used = getattr(response.usage, "total_tokens", None)
-                    self._pace.settle(estimated, estimated if used is None else used)
+                    self._rate_limiter.record_usage(estimated, estimated if used is None else used)
                     return response
-                problem = "no chat completion: it holds no choice"
+                problem = "invalid chat completion: it has no choices"
             if attempt < config.retries:
                 await self._sleep(wait)
-        raise _Failure(f"{problem}, after {config.retries + 1} tries")
+        raise _RequestFailed(f"{problem}, after {config.retries + 1} attempts")
 
-    def _said(self, cause: Any) -> str:
+    def _error_message(self, cause: Any) -> str:
         message = cause.body.get("message") if isinstance(cause.body, dict) else None
-        return self._without_key(" ".join(str(message or "no reason given").split()))[:_LONGEST_ERROR]
+        return self._mask_key(" ".join(str(message or "no reason given").split()))[:_MAX_ERROR_CHARACTERS]
 
-    def _without_key(self, text: str) -> str:
-        """Endpoints have been seen to repeat the key in their errors."""
-        # A word that is no key but stands for none, such as "x", is part of other words.
-        return text.replace(self._key, "***") if len(self._key) >= _SHORTEST_KEY else text
+    def _mask_key(self, text: str) -> str:
+        """Mask the API key: some endpoints echo it in error messages."""
+        # A short placeholder such as "x" would also match inside words.
+        return text.replace(self._key, "***") if len(self._key) >= _MIN_KEY_CHARACTERS else text
 
 
-class _Failure(Exception):
-    """A request that got no answer."""
+class _RequestFailed(Exception):
+    """A request that failed."""
 
     def __init__(self, problem: str, *, refused: bool = False) -> None:
         super().__init__(problem)
@@ -236,11 +236,10 @@ _REPAIR = (
 )
 
 
-def read_answer(raw: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """Return the values of an answer, or what is wrong with it.
+def parse_answer(raw: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
+    """Parse and validate an answer; return its values, or the reason why it is invalid.
 
-    A fence of three backticks around the object is taken off; words around it are not: who writes them did not
-    do what was asked. Numbers are whole numbers, not texts.
+    A code fence around the object is accepted; other text around it is not. Grades must be JSON integers.
     """
     text = raw.strip()
     if fenced := re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL):
@@ -266,14 +265,14 @@ def read_answer(raw: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | N
 
 
 def backoff(attempt: int) -> float:
-    """Return seconds to wait after a try, from 0: between half and all of 0.5, 1, 2, 4 ... up to 60."""
-    # The other half is drawn, so that requests which failed together do not come back together.
-    longest = min(_LONGEST_WAIT, _FIRST_WAIT * 2**attempt)
+    """Return the delay in seconds after an attempt, counted from 0: 0.5, 1, 2, 4 ... up to 60, times 0.5 to 1."""
+    # Jitter, so that requests which failed together are not retried together.
+    longest = min(_BACKOFF_MAX_S, _BACKOFF_BASE_S * 2**attempt)
     return longest * random.uniform(0.5, 1.0)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a Retry-After asks for, a number or a date; None without one."""
+    """Return the delay in seconds of a Retry-After header, a number or a date; None without one."""
     value = headers.get("retry-after")
     if value is None:
         return None
@@ -288,6 +287,6 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def estimate_tokens(text: str) -> int:
-    """Estimate the tokens of a text: one a Chinese character, one for four others; real counts differ by model."""
+    """Estimate the tokens of a text: one per Chinese character, one per four others; real counts differ by model."""
     chinese = len(_CJK.findall(text))
     return chinese + math.ceil((len(text) - chinese) / 4)

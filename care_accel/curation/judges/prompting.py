@@ -1,4 +1,4 @@
-"""Prompts: versioned files of this package or of one's own, and texts put into them so that they stay texts."""
+"""Prompt templates, versioned by hash, with boundaries around texts against prompt injection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Message = dict[str, str]
 
 _GRADE = {
     "type": "object",
-    # Models write in this order: the reason comes before what follows from it.
+    # Models generate fields in this order: the reason must precede the grade.
     "properties": {
         "reason": {"type": "string"},
         "grade": {"type": "integer", "enum": list(range(LOWEST, HIGHEST + 1))},
@@ -47,15 +47,15 @@ class _File:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What judges are asked.
+    """A prompt template.
 
     Attributes
     ----------
     version : str
-        ``name@hash``, with the first 12 digits of the file's SHA-256: part of the key of every judgement, so that
-        answers to an edited prompt are never taken for answers to the old.
+        ``name@hash``, with the first 12 hex digits of the file's SHA-256. It is part of the key of every
+        judgement, so that editing a prompt invalidates earlier answers.
     system, user : str
-        The user's message has places ``$boundary`` and those of the texts.
+        The user message has placeholders for ``$boundary`` and the texts.
     schema : dict
         JSON schema of the answer.
     """
@@ -66,14 +66,14 @@ class Prompt:
     schema: dict[str, Any]
 
     def messages(self, texts: Mapping[str, str]) -> list[Message]:
-        """Put texts in, between boundaries that are drawn anew for every request.
+        """Fill in texts, between boundaries drawn at random for every request.
 
-        Nobody who wrote a text can know the boundary, and a text that holds it by chance gets another one.
+        The author of a text cannot know the boundary, and it never occurs in the texts themselves.
 
         Parameters
         ----------
         texts : mapping of str to str
-            By the names of the places.
+            By placeholder.
         """
         while any((boundary := secrets.token_hex(_BOUNDARY_BYTES)) in text for text in texts.values()):
             pass
@@ -81,21 +81,21 @@ class Prompt:
         return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
 
-def load_prompt(name: str, places: tuple[str, ...]) -> Prompt:
-    """Read a prompt.
+def load_prompt(name: str, placeholders: tuple[str, ...]) -> Prompt:
+    """Load a prompt.
 
     Parameters
     ----------
     name : str
-        Of one in this package, or the path of a YAML file with ``name``, ``answer`` (``grade`` or ``sentence``),
+        Name of a built-in prompt, or path of a YAML file with ``name``, ``answer`` (``grade`` or ``sentence``),
         ``system`` and ``user``.
-    places : tuple of str
-        The texts that it must have a place for, besides the boundary.
+    placeholders : tuple of str
+        Placeholders that it must have, besides ``$boundary``.
 
     Raises
     ------
     CareError
-        There is no such prompt, a field is missing, or it lacks a place or has one too many.
+        There is no such prompt, a field is missing, or a placeholder is missing or unknown.
     """
     file = Path(name) if is_prompt_file(name) else _FOLDER / f"{name}.yaml"
     if not file.is_file():
@@ -103,10 +103,12 @@ def load_prompt(name: str, places: tuple[str, ...]) -> Prompt:
         raise CareError(f"prompt {name!r}: no such prompt; known are {known}, or the path of a .yaml file")
     values = build(_File, read_yaml(file), str(file))
     found = set(Template(values.user).get_identifiers())
-    wanted = {*places, "boundary"}
+    wanted = {*placeholders, "boundary"}
     if lacking := sorted(wanted - found):
-        raise CareError(f"{file}: user has no place ${lacking[0]}; a text or its boundary would be left out")
+        raise CareError(f"{file}: user lacks the placeholder ${lacking[0]}; add it")
     if others := sorted(found - wanted):
-        raise CareError(f"{file}: user has a place ${others[0]} that nothing is put into; write $$ for a $")
+        raise CareError(
+            f"{file}: user has an unknown placeholder ${others[0]}; remove it, or write $$ for a literal $"
+        )
     digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
     return Prompt(f"{values.name}@{digest}", values.system, values.user, _SCHEMAS[values.answer])

@@ -1,4 +1,4 @@
-"""Keeping to an endpoint's limits a minute."""
+"""Client-side rate limiting by requests and tokens per minute."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 
-class Pace:
-    """Spaces requests out so that no minute holds more of them, or of their tokens, than allowed.
+class RateLimiter:
+    """Spaces requests evenly so that no minute exceeds the request or the token limit.
 
-    Each request waits for a moment of its own: the last one's plus what that takes of a minute. The buckets of
-    rate limiting libraries let a whole minute's allowance go at once, and then the next minute's as it refills,
-    which endpoints count as up to twice the limit.
+    Each request gets a start time: that of the previous one plus its share of a minute. The token buckets of
+    rate-limiting libraries allow a burst of a whole minute's quota while the next refills, which endpoints count
+    as up to twice the limit.
 
     Parameters
     ----------
@@ -33,23 +33,23 @@ class Pace:
         self._request = 0.0 if requests_a_minute is None else 60 / requests_a_minute
         self._token = 0.0 if tokens_a_minute is None else 60 / tokens_a_minute
         self._clock, self._sleep = clock, sleep
-        # When the next request may start, by each limit, and after a refusal by the endpoint.
+        # Earliest start of the next request, by each limit, and after a Retry-After.
         self._after_requests = self._after_tokens = self._paused = 0.0
 
-    async def wait(self, tokens: float) -> None:
-        """Wait until a request of about so many tokens may be sent."""
+    async def acquire(self, tokens: float) -> None:
+        """Wait until a request of an estimated number of tokens may be sent."""
         now = self._clock()
         start = max(now, self._after_requests, self._after_tokens)
-        # Taken at once, before this one sleeps: who comes next waits behind it.
+        # Reserved before sleeping, so that later requests queue behind this one.
         self._after_requests = start + self._request
         self._after_tokens = start + tokens * self._token
         while (start := max(start, self._paused)) > self._clock():
             await self._sleep(start - self._clock())
 
-    def settle(self, estimated: float, used: float) -> None:
-        """Put right what a request was thought to take."""
+    def record_usage(self, estimated: float, used: float) -> None:
+        """Replace the estimated tokens of a request by those used."""
         self._after_tokens += (used - estimated) * self._token
 
     def pause(self, seconds: float) -> None:
-        """Send nothing for a while: the endpoint asked for it."""
+        """Pause all requests, as the endpoint asked by Retry-After."""
         self._paused = max(self._paused, self._clock() + seconds)

@@ -1,4 +1,4 @@
-"""Every judgement, kept as it came: one row a judge, query, document and prompt, in a file of its owner's alone."""
+"""SQLite store of judgements: one row per judge, query, document and prompt, readable by its owner only."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS judgements (
 
 @dataclass(frozen=True)
 class Pair:
-    """A query and a document that are judged.
+    """A query-document pair.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ class Pair:
 
 
 def digest(*texts: str) -> str:
-    """Return a hash of texts as judges see them: a judgement of other words under the same id is none of these."""
+    """Return a hash of texts as judges see them: a judgement counts only if the texts are unchanged."""
     total = hashlib.sha256()
     for text in texts:
         total.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
@@ -67,10 +67,10 @@ def digest(*texts: str) -> str:
 
 
 class Store:
-    """The table of judgements. Texts are not in it, but what judges wrote may quote them.
+    """Table of judgements. It has no texts, but the judges' raw answers may quote them.
 
-    An answer is in the file before the next is waited for. What can be lost when the process is killed is an answer
-    that came and was not written yet: that pair is asked again, and its first answer is paid and not kept.
+    Each answer is committed as it arrives. If the process is killed between receiving and committing an answer, that
+    pair is judged again, and its first answer is paid for but lost.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Store:
     Raises
     ------
     CareError
-        The file cannot be opened, or is none of these.
+        The file cannot be opened, or is not a store.
     """
 
     def __init__(self, file: Path) -> None:
@@ -89,14 +89,14 @@ class Store:
                 os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         try:
             file.chmod(0o600)
-            # The journal and its index, which SQLite makes beside the file, get the file's own permissions.
+            # SQLite gives the -wal and -shm files the permissions of the database.
             self._base = sqlite3.connect(file, isolation_level=None, timeout=30)
             self._base.execute("PRAGMA journal_mode = WAL")
             self._base.execute("PRAGMA synchronous = FULL")  # a paid answer survives a power cut too
             self._base.execute("PRAGMA secure_delete = ON")
             known = self._base.execute("PRAGMA user_version").fetchone()[0]
             if known not in (0, _FORMAT):
-                raise CareError(f"{file}: format {known} is unknown; this release reads {_FORMAT}")
+                raise CareError(f"{file}: unknown format {known}; this release reads {_FORMAT}")
             self._base.execute(_TABLE)
             self._base.execute(f"PRAGMA user_version = {_FORMAT}")
         except (sqlite3.Error, OSError) as cause:
@@ -113,12 +113,12 @@ class Store:
         self._base.close()
 
     def check_model(self, judge: JudgeConfig, prompt: str) -> None:
-        """Refuse to go on under a judge's name with another model.
+        """Reject a judge whose name already has judgements by another model.
 
         Raises
         ------
         CareError
-            It has judgements by another one.
+            It has.
         """
         row = self._base.execute(
             "SELECT asked_model FROM judgements WHERE judge = ? AND prompt = ? AND asked_model != ? LIMIT 1",
@@ -131,9 +131,9 @@ class Store:
             )
 
     def finished(self, judge: str, prompt: str, *, again: bool = False) -> dict[Pair, str]:
-        """Return the hash of the texts of every pair that needs not be asked.
+        """Return the hash of the texts of every pair that is done.
 
-        Pairs without an answer are asked again; those whose answer could not be read only if ``again``.
+        Pairs without an answer are retried; those with an unreadable answer only if ``again``.
         """
         outcomes = ("answered",) if again else ("answered", "unreadable")
         rows = self._base.execute(
@@ -144,7 +144,7 @@ class Store:
         return {Pair(query, document): texts for query, document, texts in rows}
 
     def unanswered(self, judge: str, prompt: str) -> set[Pair]:
-        """Return the pairs that were asked and got no answer."""
+        """Return the pairs whose requests failed."""
         rows = self._base.execute(
             "SELECT query, document FROM judgements WHERE judge = ? AND prompt = ? AND outcome = 'unanswered'",
             (judge, prompt),
@@ -154,19 +154,19 @@ class Store:
     def add(
         self, judge: JudgeConfig, pair: Pair, prompt: str, texts: str, reply: Reply, grade: int | None
     ) -> None:
-        """Write a judgement; it takes the place of an earlier one of the same pair, whose costs are added.
+        """Insert or replace a judgement; tokens and costs of a replaced one are added.
 
         Parameters
         ----------
         judge : JudgeConfig
         pair : Pair
         prompt : str
-            Its version.
+            Version of the prompt.
         texts : str
-            Their `digest`.
+            `digest` of the texts.
         reply : Reply
         grade : int or None
-            None without an answer that could be read.
+            None without a valid answer.
         """
         cost = (reply.tokens_in * judge.price.input + reply.tokens_out * judge.price.output) / 1e6
         values = {
@@ -200,7 +200,7 @@ class Store:
         )
 
     def grades(self, judge: str, prompt: str) -> dict[Pair, tuple[str, int]]:
-        """Return the hash of the texts and the grade of every pair that was answered."""
+        """Return, by pair, the hash of the texts and the grade."""
         rows = self._base.execute(
             "SELECT query, document, texts, grade FROM judgements WHERE judge = ? AND prompt = ? AND outcome = 'answered'",
             (judge, prompt),
@@ -208,7 +208,7 @@ class Store:
         return {Pair(query, document): (texts, grade) for query, document, texts, grade in rows}
 
     def mean_answer_tokens(self, judge: str, prompt: str) -> float | None:
-        """Return the tokens of an answer so far; None before the first."""
+        """Return the mean tokens of an answer so far; None before the first."""
         row = self._base.execute(
             "SELECT AVG(tokens_out) FROM judgements WHERE judge = ? AND prompt = ? AND tokens_out > 0",
             (judge, prompt),
@@ -216,7 +216,7 @@ class Store:
         return None if row[0] is None else float(row[0])
 
     def totals(self, judges: Iterable[str], prompt: str) -> dict[str, dict[str, float]]:
-        """Return, by judge, how many pairs were answered, unreadable and unanswered, the tokens and the cost."""
+        """Return, by judge, counts of answered, unreadable and unanswered pairs, tokens and cost."""
         found = {}
         for judge in judges:
             row = self._base.execute(
@@ -231,7 +231,7 @@ class Store:
         return found
 
     def purge_answers(self) -> int:
-        """Delete what judges wrote, and return of how many pairs; grades, tokens and costs stay."""
+        """Delete raw answers and return their number; grades, tokens and costs are kept."""
         with closing(
             self._base.execute(
                 "UPDATE judgements SET answer = NULL, first_answer = NULL, error = NULL "
@@ -239,19 +239,19 @@ class Store:
             )
         ) as changed:
             count = changed.rowcount
-        # Deleted bytes are overwritten, and are in no journal any more.
+        # Overwrite the deleted bytes, in the database and in its write-ahead log.
         self._base.execute("VACUUM")
         self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return count
 
 
 def open_store(file: Path) -> Store:
-    """Open the judgements that are there.
+    """Open an existing store.
 
     Raises
     ------
     CareError
-        There are none.
+        There is none.
     """
     if not file.is_file():
         raise CareError(f"{file}: no such file; run care-accel curate judge first")
@@ -259,7 +259,7 @@ def open_store(file: Path) -> Store:
 
 
 def remove_store(file: Path) -> list[Path]:
-    """Delete a store with its journal, and return the files that were there."""
+    """Delete a store with its write-ahead log, and return the deleted files."""
     found = [f for f in (file, *(file.with_name(file.name + end) for end in ("-wal", "-shm"))) if f.exists()]
     for one in found:
         one.unlink()

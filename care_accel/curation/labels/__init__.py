@@ -1,1 +1,1 @@
-"""Labels: candidates are pooled, judged and voted on; agreement, expert samples, missing positives."""
+"""Labels: candidate pooling, LLM judgements, votes, inter-annotator agreement, expert samples, false negatives."""

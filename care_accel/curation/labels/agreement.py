@@ -1,8 +1,8 @@
-"""How far judges agree beyond chance: Fleiss' kappa, Krippendorff's alpha, Cohen's kappa of each two.
+"""Inter-annotator agreement of the judges: Fleiss' kappa, Krippendorff's alpha, pairwise Cohen's kappa.
 
-Point values are those of statsmodels and krippendorff. Their intervals are of the percentile bootstrap over
-queries: pairs of one query stand or fall together. All these figures are functions of counts that add up over pairs
-(how often which grades met), so that a resample is a sum of the queries' counts.
+Point estimates are those of statsmodels and krippendorff. Confidence intervals are from a percentile bootstrap
+clustered by query: pairs of one query are resampled together. All statistics are functions of counts that are
+additive over pairs (how often which grades co-occur), so a resample is a sum of per-query counts.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from care_accel.curation.config import HIGHEST, LOWEST, Config
 from care_accel.curation.labels.agreement_plot import draw
-from care_accel.curation.labels.kappa import Figure, alpha_point, cohen_point, fleiss_point
+from care_accel.curation.labels.kappa import Statistic, alpha_point, cohen_point, fleiss_point
 from care_accel.curation.labels.vote import FILE as VOTES
-from care_accel.curation.labels.vote import Voted, read_votes
+from care_accel.curation.labels.vote import VotedPair, read_votes
 from care_accel.curation.steps import Progress, Summary
 from care_accel.errors import CareError
 from care_accel.files import write_json
@@ -31,17 +31,17 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Agreement:
-    """All figures, and how often each judge gave each grade.
+    """Agreement statistics, and the grade distribution of each judge.
 
     Attributes
     ----------
-    figures : list of Figure
+    figures : list of Statistic
     grades : dict of str to list of int
     all_agree : float or None
-        Share of the pairs with all grades on whose label all judges agree.
+        Share of the completely graded pairs on whose label all judges agree.
     """
 
-    figures: list[Figure]
+    figures: list[Statistic]
     grades: dict[str, list[int]]
     all_agree: float | None
     notes: list[str] = field(default_factory=list)
@@ -53,19 +53,19 @@ def run(config: Config, progress: Progress) -> Summary:
     Raises
     ------
     CareError
-        There are no votes, or of one judge only.
+        There are no votes, or they are of a single judge or of other judges.
     """
     votes = read_votes(config.output_file(VOTES))
     judges = [judge.name for judge in config.judges]
     if votes and set(votes[0].grades) != set(judges):
         raise CareError(
-            "the votes are of other judges than the configuration's; run care-accel curate vote again"
+            "the votes are of other judges than those configured; run care-accel curate vote again"
         )
     found = measure(votes, judges, config.vote.cutoff)
     files = [config.output_file(name) for name in (FILE, "agreement.png", "agreement.svg")]
     write_json(files[0], {"schema": 1, "cutoff": config.vote.cutoff, **asdict(found)}, private=True)
     draw(found.figures, found.grades, files[1:])
-    rows: list[Sequence[str]] = [("figure", "of", "judges", "value", "95 % interval", "pairs")]
+    rows: list[Sequence[str]] = [("statistic", "of", "judges", "value", "95 % interval", "pairs")]
     rows += [
         (
             one.name,
@@ -81,18 +81,18 @@ def run(config: Config, progress: Progress) -> Summary:
     return Summary({"all judges agree on the label": agree}, rows, files, found.notes)
 
 
-def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agreement:
-    """Return how far judges agree.
+def measure(votes: Sequence[VotedPair], judges: Sequence[str], cutoff: float) -> Agreement:
+    """Compute the agreement statistics.
 
-    Fleiss' kappa is over pairs that every judge graded, Cohen's over those that both graded, Krippendorff's alpha
-    over those that at least two did.
+    Fleiss' kappa is over pairs graded by every judge, Cohen's over those graded by both, Krippendorff's alpha over
+    those graded by at least two.
 
     Parameters
     ----------
-    votes : sequence of Voted
+    votes : sequence of VotedPair
     judges : sequence of str
     cutoff : float
-        From which grade on a label is positive.
+        Lowest grade of a positive label.
 
     Raises
     ------
@@ -100,8 +100,8 @@ def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agr
         Fewer than two judges, or no pair with two grades.
     """
     if len(judges) < 2:
-        raise CareError("agreement is between judges; the configuration names fewer than two")
-    # Grades from 0 on, -1 where there is none.
+        raise CareError("agreement needs two judges, and fewer than two are configured; add one under judges")
+    # Grades from 0, -1 if missing.
     grades = np.array([[(vote.grades[name] or 0) - LOWEST for name in judges] for vote in votes]).reshape(
         -1, len(judges)
     )
@@ -160,7 +160,7 @@ def measure(votes: Sequence[Voted], judges: Sequence[str], cutoff: float) -> Agr
     complete = labels[every]
     notes = [f"{(~every).sum()} of {len(every)} pairs lack a grade"] if not every.all() else []
     if undefined := [one.name for one in figures if one.value is None]:
-        notes.append(f"undefined, as all grades are the same: {', '.join(dict.fromkeys(undefined))}")
+        notes.append(f"undefined, because all grades are equal: {', '.join(dict.fromkeys(undefined))}")
     shares = {
         name: np.bincount(grades[grades[:, i] >= 0, i], minlength=_GRADES).tolist()
         for i, name in enumerate(judges)
@@ -177,8 +177,8 @@ def _figure(
     queries: NDArray[np.int64],
     value: float | None,
     function: Callable[[Floats], Floats],
-) -> Figure:
-    """Give a value its interval: ``function`` maps sums of counts, ``[resamples, ...]``, to values."""
+) -> Statistic:
+    """Add a bootstrap interval to a value: ``function`` maps sums of counts, ``[resamples, ...]``, to values."""
     interval = None
     if value is not None:
         own = np.unique(queries, return_inverse=True)[1]
@@ -189,15 +189,15 @@ def _figure(
         drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             values = function(drawn @ totals)
-        values = values[np.isfinite(values)]  # a resample in which all grades are the same has no figure
+        values = values[np.isfinite(values)]  # undefined for a resample with equal grades
         if len(values):
             low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
             interval = float(low), float(high)
-    return Figure(name, of, judges, value, interval, len(counts))
+    return Statistic(name, of, judges, value, interval, len(counts))
 
 
 def fleiss_counts(values: NDArray[np.int64], categories: int) -> Floats:
-    """Return, by pair: one, its share of agreeing judges, how often each category was given."""
+    """Return, by pair: one, the share of agreeing pairs of judges, the count of each category."""
     table = np.stack([(values == category).sum(axis=1) for category in range(categories)], axis=1)
     judges = values.shape[1]
     agreeing = (table * (table - 1)).sum(axis=1) / (judges * (judges - 1))
@@ -211,7 +211,7 @@ def _fleiss(sums: Floats) -> Floats:
 
 
 def coincidences(values: NDArray[np.int64]) -> Floats:
-    """Return, by pair, Krippendorff's coincidences of grades, ``[n, 25]``; -1 is no grade."""
+    """Return, by pair, Krippendorff's coincidence matrix, ``[n, 25]``; a grade of -1 is missing."""
     table = np.stack([(values == grade).sum(axis=1) for grade in range(_GRADES)], axis=1).astype(np.float64)
     both = table[:, :, None] * table[:, None, :] - np.eye(_GRADES) * table[:, None, :]
     return (both / (table.sum(axis=1) - 1)[:, None, None]).reshape(len(values), -1)
@@ -220,7 +220,7 @@ def coincidences(values: NDArray[np.int64]) -> Floats:
 def _alpha(sums: Floats) -> Floats:
     observed = sums.reshape(-1, _GRADES, _GRADES)
     given = observed.sum(axis=2)
-    below = np.cumsum(given, axis=1) - given / 2  # grades apart by as many as were given in between
+    below = np.cumsum(given, axis=1) - given / 2  # ordinal distance: the number of grades in between
     distance = (below[:, :, None] - below[:, None, :]) ** 2
     expected = given[:, :, None] * given[:, None, :] / (given.sum(axis=1) - 1)[:, None, None]
     return 1 - (observed * distance).sum(axis=(1, 2)) / (expected * distance).sum(axis=(1, 2))

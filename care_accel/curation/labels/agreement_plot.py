@@ -1,4 +1,4 @@
-"""Agreement as a picture: figures with their intervals, and which grades each judge gives."""
+"""Plot of the agreement statistics with confidence intervals, and of each judge's grade distribution."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 import numpy as np
 
 from care_accel.curation.config import HIGHEST, LOWEST
-from care_accel.curation.labels.kappa import Figure
+from care_accel.curation.labels.kappa import Statistic
 
 
-def draw(figures: Sequence[Figure], grades: Mapping[str, Sequence[int]], files: Sequence[Path]) -> None:
-    """Draw to files, in the format that their names end with.
+def draw(figures: Sequence[Statistic], grades: Mapping[str, Sequence[int]], files: Sequence[Path]) -> None:
+    """Plot to files; the suffix of each selects its format.
 
     Parameters
     ----------
-    figures : sequence of Figure
-        Those that are undefined are left out.
+    figures : sequence of Statistic
+        Undefined ones are omitted.
     grades : mapping of str to sequence of int
-        How often each judge gave each grade, the lowest first.
+        Counts of each grade by judge, the lowest grade first.
     files : sequence of Path
     """
     import matplotlib
 
-    matplotlib.use("Agg")  # no screen is needed
+    matplotlib.use("Agg")  # no display is needed
     from matplotlib import pyplot
 
     known = [one for one in figures if one.value is not None]
@@ -46,12 +46,12 @@ def draw(figures: Sequence[Figure], grades: Mapping[str, Sequence[int]], files: 
         title="agreement, 95 % intervals over queries", xlabel="1: perfect, 0: chance", xlim=(None, 1.02)
     )
     left.grid(axis="x", alpha=0.3)
-    places = np.arange(LOWEST, HIGHEST + 1)
+    positions = np.arange(LOWEST, HIGHEST + 1)
     width = 0.8 / max(1, len(grades))
     for number, (judge, counts) in enumerate(grades.items()):
         share = np.asarray(counts) / max(1, sum(counts))
-        right.bar(places + (number - (len(grades) - 1) / 2) * width, 100 * share, width, label=judge)
-    right.set(title="grades given", xlabel="grade", ylabel="% of the judge's grades", xticks=places)
+        right.bar(positions + (number - (len(grades) - 1) / 2) * width, 100 * share, width, label=judge)
+    right.set(title="grades given", xlabel="grade", ylabel="% of the judge's grades", xticks=positions)
     right.legend()
     for file in files:
         figure.savefig(file, dpi=120)

@@ -1,4 +1,4 @@
-"""Which documents of a query are judged: the first of several retrievers, fused by reciprocal rank."""
+"""Candidate pooling: the top documents of several retrievers, fused by reciprocal rank fusion (RRF)."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from care_accel.index.fusion import reciprocal_rank_fusion
 FILE = "candidates.jsonl"
 CACHE = "vectors.sqlite3"
 _BM25 = "bm25"
-_QUERIES_AT_ONCE = 64
-# Documents encoded between two writes to the cache: what a run that is killed loses at most.
-_DOCUMENTS_AT_ONCE = 1024
+_QUERY_BATCH = 64
+# Documents encoded between two writes to the cache: the most that a killed run loses.
+_DOCUMENT_BATCH = 1024
 
 
 @dataclass
 class Pool:
-    """The documents of one query that are judged.
+    """Candidate documents of one query.
 
     Attributes
     ----------
@@ -40,9 +40,9 @@ class Pool:
     documents : list of str
         Ids, best first.
     ranks : dict of str to list of int or None
-        By retriever, each document's place from 1; None behind the depth.
+        By retriever, each document's rank from 1; None beyond the depth.
     duplicates : dict of str to list of str
-        By document, those of the same text that were left out for it.
+        By document, its duplicates that were removed from the pool.
     """
 
     query: str
@@ -52,7 +52,7 @@ class Pool:
 
 
 def run(config: Config, progress: Progress) -> Summary:
-    """Write ``candidates.jsonl``: {"query", "documents", "ranks", "duplicates"} a query.
+    """Write ``candidates.jsonl``: {"query", "documents", "ranks", "duplicates"} per query.
 
     Raises
     ------
@@ -68,8 +68,8 @@ def run(config: Config, progress: Progress) -> Summary:
     facts: dict[str, object] = {
         "queries": len(pools),
         "pairs": sum(sizes),
-        "documents a query": f"{np.mean(sizes):.1f}, at most {max(sizes)}",
-        "left out as duplicates": sum(len(same) for pool in pools for same in pool.duplicates.values()),
+        "documents per query": f"{np.mean(sizes):.1f}, at most {max(sizes)}",
+        "duplicates removed": sum(len(same) for pool in pools for same in pool.duplicates.values()),
     }
     warnings = [f"{sizes.count(0)} queries have no candidate"] if 0 in sizes else []
     if labels := data.labels:
@@ -82,7 +82,7 @@ def run(config: Config, progress: Progress) -> Summary:
         positives = {(q, d) for q, row in labels.items() for d, grade in row.items() if grade > 0}
         if positives:
             share = len(positives & found) / len(positives)
-            facts["labelled positives among them"] = f"{100 * share:.1f} %"
+            facts["recall of labelled positives"] = f"{100 * share:.1f} %"
     return Summary(facts, files=[file], warnings=warnings)
 
 
@@ -93,7 +93,7 @@ def make_pools(
     progress: Progress,
     cache: EmbeddingCache | None = None,
 ) -> list[Pool]:
-    """Return the candidates of every query, in the order of the queries.
+    """Pool the candidates of every query, in the order of the queries.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def make_pools(
         Texts by id.
     progress : callable
     cache : EmbeddingCache, optional
-        Where documents' vectors are kept between runs.
+        Persistent cache of document vectors.
 
     Raises
     ------
@@ -111,7 +111,7 @@ def make_pools(
     """
     names = list(documents)
     rankings = {
-        name: rank(name, list(queries.values()), list(documents.values()), config.depth, progress, cache)
+        name: retrieve(name, list(queries.values()), list(documents.values()), config.depth, progress, cache)
         for name in config.retrievers
     }
     weights = [1.0] * len(rankings)
@@ -121,24 +121,24 @@ def make_pools(
     pools = []
     for row, query in enumerate(queries):
         found = [int(i) for i in fused[row] if i >= 0]
-        kept, same = _without_duplicates([documents[names[i]] for i in found], config.deduplicate)
+        kept, same = _deduplicate([documents[names[i]] for i in found], config.deduplicate)
         kept = kept[: config.pool]
-        places = {
-            name: {int(i): place for place, i in enumerate(ranking[row], start=1) if i >= 0}
+        ranks = {
+            name: {int(i): rank for rank, i in enumerate(ranking[row], start=1) if i >= 0}
             for name, ranking in rankings.items()
         }
         pools.append(
             Pool(
                 query,
                 [names[found[k]] for k in kept],
-                {name: [place.get(found[k]) for k in kept] for name, place in places.items()},
+                {name: [rank.get(found[k]) for k in kept] for name, rank in ranks.items()},
                 {names[found[k]]: [names[found[other]] for other in same[k]] for k in kept if k in same},
             )
         )
     return pools
 
 
-def rank(
+def retrieve(
     retriever: str,
     queries: Sequence[str],
     documents: Sequence[str],
@@ -146,12 +146,12 @@ def rank(
     progress: Progress,
     cache: EmbeddingCache | None = None,
 ) -> NDArray[np.int64]:
-    """Return a retriever's first documents of every query.
+    """Return a retriever's top documents for every query.
 
     Parameters
     ----------
     retriever : str
-        ``bm25``, or a dual encoder's name or folder.
+        ``bm25``, or the name or folder of a dual encoder.
     queries, documents : sequence of str
     depth : int
     progress : callable
@@ -161,23 +161,23 @@ def rank(
     Returns
     -------
     numpy.ndarray
-        Positions, best first, int64 ``[n, depth]``; -1 where there are no more.
+        Positions, best first, int64 ``[n, depth]``, padded with -1.
     """
     rows = []
     if retriever == _BM25:
-        words = BM25Index(documents)
+        bm25 = BM25Index(documents)
         with progress(f"search: {retriever}", len(queries)) as done:
-            for start in range(0, len(queries), _QUERIES_AT_ONCE):
-                part = queries[start : start + _QUERIES_AT_ONCE]
-                rows.append(words.search(part, k=depth)[1])
+            for start in range(0, len(queries), _QUERY_BATCH):
+                part = queries[start : start + _QUERY_BATCH]
+                rows.append(bm25.search(part, k=depth)[1])
                 done(len(part))
         return np.concatenate(rows)
     model = DualEncoder.from_pretrained(retriever)
     index = ExactIndex(model.width)
     index.add(document_vectors(model, documents, progress, cache))
     with progress(f"search: {model.name}", len(queries)) as done:
-        for start in range(0, len(queries), _QUERIES_AT_ONCE):
-            part = queries[start : start + _QUERIES_AT_ONCE]
+        for start in range(0, len(queries), _QUERY_BATCH):
+            part = queries[start : start + _QUERY_BATCH]
             rows.append(index.search(model.encode_query(part), k=depth)[1])
             done(len(part))
     return np.concatenate(rows)
@@ -185,7 +185,7 @@ def rank(
 
 @contextmanager
 def vector_cache(file: Path) -> Iterator[EmbeddingCache]:
-    """Open a cache of vectors for as long as a step runs."""
+    """Open a vector cache, and close it at the end."""
     cache = EmbeddingCache(file)
     try:
         yield cache
@@ -196,7 +196,7 @@ def vector_cache(file: Path) -> Iterator[EmbeddingCache]:
 def document_vectors(
     model: DualEncoder, documents: Sequence[str], progress: Progress, cache: EmbeddingCache | None = None
 ) -> NDArray[np.float32]:
-    """Encode documents, but those whose vectors a cache has.
+    """Encode documents that are not in the cache.
 
     Parameters
     ----------
@@ -204,8 +204,8 @@ def document_vectors(
     documents : sequence of str
     progress : callable
     cache : EmbeddingCache, optional
-        Another release or another model finds nothing of this one's in it. Queries are not kept: they are
-        patients' words, and the small encoder is soon through them.
+        Keys contain the model and the release. Queries are not cached: they are patients' words, and the query
+        encoder is fast.
 
     Returns
     -------
@@ -214,17 +214,19 @@ def document_vectors(
     """
     vectors = np.empty((len(documents), model.width), dtype=np.float32)
     with progress(f"encode documents: {model.name}", len(documents)) as done:
-        for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
-            part = documents[start : start + _DOCUMENTS_AT_ONCE]
+        for start in range(0, len(documents), _DOCUMENT_BATCH):
+            part = documents[start : start + _DOCUMENT_BATCH]
             vectors[start : start + len(part)] = (
-                model.encode_document(part) if cache is None else _encode_new(model, part, cache)
+                model.encode_document(part) if cache is None else _encode_missing(model, part, cache)
             )
             done(len(part))
     return vectors
 
 
-def _encode_new(model: DualEncoder, documents: Sequence[str], cache: EmbeddingCache) -> NDArray[np.float32]:
-    """Encode the documents that a cache lacks, put them into it, and return the vectors of all."""
+def _encode_missing(
+    model: DualEncoder, documents: Sequence[str], cache: EmbeddingCache
+) -> NDArray[np.float32]:
+    """Encode cache misses, store them, and return the vectors of all documents."""
     keys = vector_keys(model, "document", "retrieval", documents)
     known = cache.get(keys)
     missing = {key: text for key, text in zip(keys, documents, strict=True) if key not in known}
@@ -235,8 +237,8 @@ def _encode_new(model: DualEncoder, documents: Sequence[str], cache: EmbeddingCa
     return np.stack([known[key] for key in keys])
 
 
-def _without_duplicates(texts: list[str], how: str) -> tuple[list[int], dict[int, list[int]]]:
-    """Return positions of texts that stay, the first of each kind, and for these the positions of the others."""
+def _deduplicate(texts: list[str], how: str) -> tuple[list[int], dict[int, list[int]]]:
+    """Return the positions of the texts that are kept, and for each those of its duplicates."""
     if how == "none":
         return list(range(len(texts))), {}
     earlier = find_exact_duplicates(texts) if how == "exact" else find_near_duplicates(texts).of
@@ -249,12 +251,12 @@ def _without_duplicates(texts: list[str], how: str) -> tuple[list[int], dict[int
 
 
 def read_pools(file: Path) -> list[Pool]:
-    """Read candidates.
+    """Read the pools.
 
     Raises
     ------
     CareError
-        The file is missing or a row is broken; file and line are named.
+        The file is missing or a row is invalid; file and line are named.
     """
     if not file.is_file():
         raise CareError(f"{file}: no such file; run care-accel curate candidates first")
@@ -262,7 +264,9 @@ def read_pools(file: Path) -> list[Pool]:
     for line, row in read_jsonl(file):
         query = text_field(row, "query", file, line)
         if query in pools:
-            raise CareError(f"{file}, line {line}: query {query!r} was there before")
+            raise CareError(
+                f"{file}, line {line}: duplicate query {query!r}; remove the line, or run care-accel curate candidates again"
+            )
         same: Any = row.get("duplicates", {})
         if not isinstance(same, dict):
             raise CareError(f"{file}, line {line}: 'duplicates' must be an object")

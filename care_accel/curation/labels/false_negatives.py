@@ -1,4 +1,4 @@
-"""Positives that a set lacks: what the vote finds and its labels do not have."""
+"""False negatives of a data set: documents that the vote finds relevant and its qrels do not have."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FILE = "false-negatives.json"
 
 
 def run(config: Config, progress: Progress) -> Summary:
-    """Count the vote's positives without a label a query, and write the labels with them added.
+    """Count unlabelled positives by query, and write qrels extended by them.
 
-    No label changes: a document that the set calls irrelevant and the vote calls positive is counted, and stays as it
-    is. The repaired file is beside the old one and a split of its own, ``<split>.repaired``.
+    Existing labels do not change: a document labelled irrelevant and voted positive is only counted. The extended
+    qrels are a split of their own, ``<split>.repaired``, beside the original.
 
     Raises
     ------
     CareError
-        There are no votes or no labels, or a file of other contents is where the repaired one goes.
+        There are no votes or no labels, or the extended qrels would overwrite another file.
     """
     old = qrels_file(config)
     labels = read_data(config).labels
@@ -41,7 +41,7 @@ def run(config: Config, progress: Progress) -> Summary:
         query: {**labels[query], **dict.fromkeys(added.get(query, ()), config.false_negatives.grade)}
         for query in labels
     }
-    write_beside(old, file, repaired)
+    write_new_qrels(old, file, repaired)
     disputed = sum(
         voted.get(query, {}).get(document) == 1 and grade <= 0
         for query, row in labels.items()
@@ -76,9 +76,9 @@ def run(config: Config, progress: Progress) -> Summary:
         "queries": len(counts),
         "labelled positives": before,
         "unlabelled positives": total,
-        "a query": f"{fmean(values):.2f} on average, {median(values):g} in the middle, {max(values)} at most",
-        "labelled irrelevant, voted positive": f"{disputed} (left as they are)",
-        "labelled positive, voted negative": f"{missed} (left as they are)",
+        "per query": f"mean {fmean(values):.2f}, median {median(values):g}, maximum {max(values)}",
+        "labelled irrelevant, voted positive": f"{disputed} (unchanged)",
+        "labelled positive, voted negative": f"{missed} (unchanged)",
     }
     facts["evaluate with"] = f"--split {file.name.removesuffix('.tsv')}"
     return Summary(facts, files=[report, file])
@@ -87,7 +87,7 @@ def run(config: Config, progress: Progress) -> Summary:
 def unlabelled_positives(
     labels: Mapping[str, Mapping[str, int]], voted: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Sequence[str]]:
-    """Return, by query of the labels, documents that are voted positive and have no label at all."""
+    """Return, by labelled query, documents that are voted positive and have no label."""
     return {
         query: [
             document for document, label in voted.get(query, {}).items() if label == 1 and document not in row
@@ -96,20 +96,20 @@ def unlabelled_positives(
     }
 
 
-def write_beside(old: Path, file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
-    """Write labels to a file of their own.
+def write_new_qrels(old: Path, file: Path, labels: Mapping[str, Mapping[str, int]]) -> None:
+    """Write qrels to a new file.
 
     Raises
     ------
     CareError
-        It is the old file, or one of other contents is there.
+        It is the original file, or exists with other contents.
     """
     if file.resolve() == old.resolve():
         raise CareError(
-            f"{file}: is the old file, which is never written over; name another under false-negatives: file"
+            f"{file}: is the original file, which is never overwritten; set another under false-negatives: file"
         )
     if not file.parent.is_dir():
-        raise CareError(f"{file}: {file.parent} is no folder; make it first")
+        raise CareError(f"{file}: {file.parent} is not a folder; create it first")
     if file.exists():
         before = file.read_bytes()
         probe = file.with_name(f".{file.name}.probe")
@@ -120,10 +120,10 @@ def write_beside(old: Path, file: Path, labels: Mapping[str, Mapping[str, int]])
         finally:
             probe.unlink(missing_ok=True)
         raise CareError(
-            f"{file}: is there already with other labels; move it, or name another under false-negatives: file"
+            f"{file}: exists with other labels; move it, or set another under false-negatives: file"
         )
     try:
         write_qrels(file, labels)
     except CareError as mistake:
-        raise CareError(f"{mistake}; name another under false-negatives: file") from None
+        raise CareError(f"{mistake}; set another under false-negatives: file") from None
     file.chmod(old.stat().st_mode & 0o777)

@@ -1,4 +1,4 @@
-"""Figures of agreement as the libraries compute them; None where one is undefined, as when all grades are the same."""
+"""Point estimates of agreement by statsmodels and krippendorff; None if undefined, as for equal grades."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A figure of agreement.
+class Statistic:
+    """An agreement statistic.
 
     Attributes
     ----------
     name : str
     of : str
-        ``grades``, or ``labels``: at or above the cut-off or not.
+        ``grades``, or ``labels`` (whether a grade reaches the cutoff).
     judges : tuple of str
     value : float or None
-        1 is perfect, 0 is chance; None where it is undefined, as when all grades are the same.
+        1 is perfect, 0 is chance; None if undefined, as for equal grades.
     interval : tuple of float or None
-        95 %.
+        95 % confidence interval.
     pairs : int
-        That it is over.
+        Number of pairs.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Figure:
 
 
 def fleiss_point(values: NDArray[np.int64], categories: int) -> float | None:
-    """Return Fleiss' kappa of a row a pair and a column a judge, categories from 0 on."""
+    """Return Fleiss' kappa; ``values`` has a row per pair and a column per judge, categories from 0."""
     from statsmodels.stats.inter_rater import fleiss_kappa
 
     if not len(values) or len(np.unique(values)) < 2:
@@ -51,7 +51,7 @@ def fleiss_point(values: NDArray[np.int64], categories: int) -> float | None:
 
 
 def alpha_point(values: NDArray[np.int64]) -> float | None:
-    """Return Krippendorff's alpha for ordered grades from 0 on; -1 is no grade."""
+    """Return Krippendorff's alpha for ordinal grades from 0; -1 is missing."""
     import krippendorff
 
     if len(np.unique(values[values >= 0])) < 2:
@@ -67,7 +67,7 @@ def alpha_point(values: NDArray[np.int64]) -> float | None:
 
 
 def cohen_point(table: Floats, weighted: bool) -> float | None:
-    """Return Cohen's kappa of a table of counts; ``weighted`` by the square of the distance of two grades."""
+    """Return Cohen's kappa of a contingency table; ``weighted``: quadratically."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
     if not table.sum() or (np.count_nonzero(table.sum(axis=0) + table.sum(axis=1)) < 2):
@@ -76,8 +76,8 @@ def cohen_point(table: Floats, weighted: bool) -> float | None:
     return float(cohens_kappa(table, return_results=False, **options))
 
 
-def cohen(one: Sequence[bool], other: Sequence[bool]) -> float | None:
-    """Return Cohen's kappa of two lists of labels; None where it is undefined."""
+def cohen_kappa(one: Sequence[bool], other: Sequence[bool]) -> float | None:
+    """Return Cohen's kappa of two lists of labels; None if undefined."""
     table = np.zeros((2, 2))
     np.add.at(table, (np.asarray(one, dtype=int), np.asarray(other, dtype=int)), 1)
     return cohen_point(table, False)

@@ -1,4 +1,4 @@
-"""A sample for experts: a table to fill in that does not show what was voted, and what it says once it is filled in."""
+"""Expert annotation: a blind stratified sample as a CSV to fill in, and its agreement with the vote and the judges."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 from care_accel.curation.config import HIGHEST, LOWEST, Config
 from care_accel.curation.data import read_data
-from care_accel.curation.labels.kappa import cohen
+from care_accel.curation.labels.kappa import cohen_kappa
 from care_accel.curation.labels.vote import FILE as VOTES
-from care_accel.curation.labels.vote import Voted, read_votes
+from care_accel.curation.labels.vote import VotedPair, read_votes
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.texts.redact import redact
 from care_accel.errors import CareError
@@ -20,37 +20,37 @@ from care_accel.files import read_json, write_json, write_text
 
 FILE, KEY, RESULT = "sample.csv", "sample.json", "sample-agreement.json"
 COLUMNS = ("number", "query", "document", "grade", "remark")
-# What makes a spreadsheet take a cell for a formula.
+# Prefixes that spreadsheets interpret as a formula (CSV injection).
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 STRATA = ("positive", "disputed", "negative")
 
 
 def run(config: Config, progress: Progress, *, read: Sequence[Path] = (), overwrite: bool = False) -> Summary:
-    """Write ``sample.csv``, or compare what experts filled in with the vote and every judge.
+    """Write ``sample.csv``, or compare completed tables with the vote and every judge.
 
-    As many pairs are drawn of each kind: voted positive; voted negative while some judge found it positive; negative
-    for every judge. Where one has too few, the others have more. Personal data is removed if judges do not see it.
+    Strata are of equal size: voted positive; voted negative with a judge in favour; negative for every judge. If one
+    has too few pairs, the others have more. Personal data is redacted if it is for the judges.
 
     Parameters
     ----------
     config : Config
     progress : callable
     read : sequence of Path
-        Tables that experts filled in, named by the files.
+        Tables completed by experts; the file name is the name of the expert.
     overwrite : bool
-        Take the place of a sample that is there.
+        Replace an existing sample.
 
     Raises
     ------
     CareError
-        There are no votes, the sample is there already, or a table is not one of this sample.
+        There are no votes, the sample exists already, or a table is not of this sample.
     """
     votes = {(vote.query, vote.document): vote for vote in read_votes(config.output_file(VOTES))}
     file, key = config.output_file(FILE), config.output_file(KEY)
     if read:
         return compare(config, list(votes.values()), key, read)
     if file.exists() and not overwrite:
-        raise CareError(f"{file} is there, and may be filled in already; move it, or give --overwrite")
+        raise CareError(f"{file} exists and may be filled in already; move it, or give --overwrite")
     drawn, sizes = draw(list(votes.values()), config.sample.size, config.sample.seed, config.vote.cutoff)
     data = read_data(config)
     clean = redact if config.judging.redact else str
@@ -58,7 +58,7 @@ def run(config: Config, progress: Progress, *, read: Sequence[Path] = (), overwr
         (str(number), clean(data.queries[vote.query]), clean(data.documents[vote.document]), "", "")
         for number, vote in enumerate(drawn, start=1)
     ]
-    # With a byte order mark, without which spreadsheets take the characters for others.
+    # With a byte order mark, without which spreadsheets do not detect UTF-8.
     write_text(file, "\ufeff" + as_csv([COLUMNS, *rows]), private=True)
     pairs = {
         str(number): {
@@ -71,23 +71,25 @@ def run(config: Config, progress: Progress, *, read: Sequence[Path] = (), overwr
     write_json(key, {"schema": 1, "strata": sizes, "pairs": pairs}, private=True)
     facts: dict[str, object] = {"pairs": len(drawn)}
     facts["how to fill it in"] = (
-        f"grade from {LOWEST} (irrelevant) to {HIGHEST} (answers it wholly); leave open what you cannot tell"
+        f"grade from {LOWEST} (irrelevant) to {HIGHEST} (fully answers the query); leave blank if unsure"
     )
-    facts["then"] = "care-accel curate sample CONFIG --read FILE ..., a file for each expert"
+    facts["then"] = "care-accel curate sample CONFIG --read FILE ..., one file per expert"
     return Summary(facts, files=[file, key])
 
 
-def stratum(vote: Voted, cutoff: float) -> str:
-    """Return which of `STRATA` a pair is of."""
+def stratum(vote: VotedPair, cutoff: float) -> str:
+    """Return the stratum of a pair, one of `STRATA`."""
     if vote.positive:
         return "positive"
     return "disputed" if any((grade or 0) >= cutoff for grade in vote.grades.values()) else "negative"
 
 
-def draw(votes: Sequence[Voted], size: int, seed: int, cutoff: float) -> tuple[list[Voted], dict[str, int]]:
-    """Return pairs with a label, as many of each stratum, in an order that tells nothing; and the strata's sizes."""
+def draw(
+    votes: Sequence[VotedPair], size: int, seed: int, cutoff: float
+) -> tuple[list[VotedPair], dict[str, int]]:
+    """Draw labelled pairs evenly over strata, in random order; also return the sizes of the strata."""
     rng = random.Random(seed)
-    strata: dict[str, list[Voted]] = {name: [] for name in STRATA}
+    strata: dict[str, list[VotedPair]] = {name: [] for name in STRATA}
     for vote in votes:
         if vote.positive is not None:
             strata[stratum(vote, cutoff)].append(vote)
@@ -96,7 +98,7 @@ def draw(votes: Sequence[Voted], size: int, seed: int, cutoff: float) -> tuple[l
     sizes = {name: len(members) for name, members in strata.items()}
     for members in strata.values():
         rng.shuffle(members)
-    drawn: list[Voted] = []
+    drawn: list[VotedPair] = []
     while len(drawn) < size and any(strata.values()):
         for members in strata.values():
             if members and len(drawn) < size:
@@ -106,27 +108,27 @@ def draw(votes: Sequence[Voted], size: int, seed: int, cutoff: float) -> tuple[l
 
 
 def as_csv(rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in which no cell is a formula to a spreadsheet."""
+    """Return rows as CSV, safe from formula injection."""
     stream = io.StringIO()
     csv.writer(stream, quoting=csv.QUOTE_ALL, lineterminator="\r\n").writerows(map(escape, rows))
     return stream.getvalue()
 
 
 def escape(row: Sequence[str]) -> list[str]:
-    """Put an apostrophe before cells that begin like a formula, also behind spaces, which some programs drop."""
+    """Prefix cells that start like a formula with an apostrophe; leading spaces, which some programs strip, count too."""
     return [
         f"'{cell}" if cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA) else cell
         for cell in row
     ]
 
 
-def compare(config: Config, votes: Sequence[Voted], key_file: Path, tables: Sequence[Path]) -> Summary:
-    """Compare experts' grades with the vote, with every judge and with each other."""
+def compare(config: Config, votes: Sequence[VotedPair], key_file: Path, tables: Sequence[Path]) -> Summary:
+    """Compute experts' agreement with the vote, with every judge and with each other."""
     known = {(vote.query, vote.document): vote for vote in votes}
     key = read_json(key_file, "run care-accel curate sample first")
     names = [table.stem for table in tables]
     if len(set(names)) < len(names):
-        raise CareError("two tables have the same name; it is what an expert is called")
+        raise CareError("two tables have the same file name, which identifies the expert; rename one")
     experts = {table.stem: read_table(table, key["pairs"]) for table in tables}
     cutoff = config.vote.cutoff
     rows: list[Sequence[str]] = [
@@ -154,7 +156,7 @@ def compare(config: Config, votes: Sequence[Voted], key_file: Path, tables: Sequ
             same = {n: a == b for n, a, b in zip(both, one, two, strict=True)}
             share = sum(same.values()) / len(same)
             weighted = _weighted(same, key)
-            kappa = cohen(one, two)
+            kappa = cohen_kappa(one, two)
             cells = (
                 f"{100 * share:.1f} %",
                 f"{100 * weighted:.1f} %",
@@ -174,17 +176,14 @@ def compare(config: Config, votes: Sequence[Voted], key_file: Path, tables: Sequ
     file = config.output_file(RESULT)
     write_json(file, {"schema": 1, "cutoff": cutoff, "agreement": result}, private=True)
     facts: dict[str, object] = {
-        f"filled in by {expert}": f"{len(grades)} of {len(key['pairs'])}"
-        for expert, grades in experts.items()
+        f"graded by {expert}": f"{len(grades)} of {len(key['pairs'])}" for expert, grades in experts.items()
     }
-    facts["weighted"] = (
-        "each kind of vote counts as often as it is among all pairs, not as often as it was drawn"
-    )
+    facts["weighted to all pairs"] = "strata weighted by their size among all pairs, not in the sample"
     return Summary(facts, rows, [file])
 
 
 def _weighted(same: Mapping[str, bool], key: Mapping[str, object]) -> float:
-    """Return the share of agreement with each stratum as large as it is among all pairs."""
+    """Return the agreement, with strata weighted by their size among all pairs."""
     sizes, pairs = key["strata"], key["pairs"]
     assert isinstance(sizes, dict)
     assert isinstance(pairs, dict)
@@ -198,12 +197,12 @@ def _weighted(same: Mapping[str, bool], key: Mapping[str, object]) -> float:
 
 
 def read_table(file: Path, pairs: Mapping[str, object]) -> dict[str, int]:
-    """Read a table that was filled in: grades by number, those that were left open left out.
+    """Read a completed table: grades by number, without blank ones.
 
     Raises
     ------
     CareError
-        The file is no such table, a grade is none, or nothing is filled in; file and line are named.
+        The file is not such a table, a grade is invalid, or none is filled in; file and line are named.
     """
     try:
         raw = file.read_bytes()
@@ -213,14 +212,14 @@ def read_table(file: Path, pairs: Mapping[str, object]) -> dict[str, int]:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         try:
-            text = raw.decode("gb18030")  # what a Chinese spreadsheet saves
+            text = raw.decode("gb18030")  # the default of Chinese spreadsheets
         except UnicodeDecodeError:
             raise CareError(f"{file}: is neither UTF-8 nor GB 18030; save it as CSV UTF-8") from None
     heading = text.split("\n", 1)[0]
     separator = max(",;\t", key=heading.count)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator)
     if not rows.fieldnames or not {"number", "grade"} <= set(rows.fieldnames):
-        raise CareError(f"{file}: has no columns number and grade; leave the heading of {FILE} as it is")
+        raise CareError(f"{file}: has no columns number and grade; keep the header of {FILE}")
     grades: dict[str, int] = {}
     for row in rows:
         number, cell = (row["number"] or "").strip(), (row["grade"] or "").strip()
@@ -229,7 +228,9 @@ def read_table(file: Path, pairs: Mapping[str, object]) -> dict[str, int]:
         if number not in pairs:
             raise CareError(f"{file}, line {rows.line_num}: number {number!r} is not in the sample")
         if number in grades:
-            raise CareError(f"{file}, line {rows.line_num}: number {number} was there before")
+            raise CareError(
+                f"{file}, line {rows.line_num}: duplicate number {number}; remove one of the rows"
+            )
         if not cell:
             continue
         try:
@@ -238,7 +239,7 @@ def read_table(file: Path, pairs: Mapping[str, object]) -> dict[str, int]:
             grade = 0.0
         if grade not in range(LOWEST, HIGHEST + 1):
             raise CareError(
-                f"{file}, line {rows.line_num}: grade {cell!r} is no whole number from {LOWEST} to {HIGHEST}"
+                f"{file}, line {rows.line_num}: grade {cell!r} is not a whole number from {LOWEST} to {HIGHEST}"
             )
         grades[number] = int(grade)
     if not grades:

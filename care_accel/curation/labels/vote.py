@@ -1,4 +1,4 @@
-"""Several judges' grades to one label a pair."""
+"""Aggregates the judges' grades into one label per pair."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from care_accel.curation.judges.store import FILE as STORE
 from care_accel.curation.judges.store import open_store
 from care_accel.curation.labels.candidates import FILE as CANDIDATES
 from care_accel.curation.labels.candidates import read_pools
-from care_accel.curation.labels.judging import PLACES, load_tasks
-from care_accel.curation.labels.kappa import cohen
+from care_accel.curation.labels.judging import PLACEHOLDERS, load_tasks
+from care_accel.curation.labels.kappa import cohen_kappa
 from care_accel.curation.steps import Progress, Summary
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, text_field, write_json
 
-FILE, QRELS, AGAINST = "votes.jsonl", "qrels.tsv", "against-labels.json"
+FILE, QRELS, LABEL_METRICS = "votes.jsonl", "qrels.tsv", "against-labels.json"
 VOTE = "the vote"
-_LABELLED = ("precision", "recall", "kappa with the labels")
+_LABEL_COLUMNS = ("precision", "recall", "kappa with labels")
 
 
 @dataclass(frozen=True)
-class Voted:
-    """A pair with its grades.
+class VotedPair:
+    """A pair with its grades and label.
 
     Attributes
     ----------
     query, document : str
     grades : dict of str to int or None
-        By judge; None where there is no answer that could be read.
+        By judge; None without a valid answer.
     positive : bool or None
-        None where a grade is missing: such a pair has no label.
+        None if a grade is missing: the pair has no label.
     """
 
     query: str
@@ -44,17 +44,17 @@ class Voted:
 
 
 @dataclass(frozen=True)
-class Against:
-    """What a judge or the vote finds, beside labels that are there.
+class LabelMetrics:
+    """A judge's or the vote's agreement with existing labels.
 
     Attributes
     ----------
     pairs : int
-        Labelled pairs with all grades.
+        Labelled pairs with complete grades.
     precision, recall : float or None
-        Of positives; None where there are none.
+        Of positives; None if there are none.
     kappa : float or None
-        Cohen's.
+        Cohen's kappa.
     """
 
     pairs: int
@@ -64,22 +64,22 @@ class Against:
 
 
 def decide(grades: Sequence[int | None], vote: Vote) -> bool | None:
-    """Tell whether a pair is positive; None if a grade is missing or there is none."""
+    """Return whether a pair is positive; None if a grade is missing or there is none."""
     if not grades or any(grade is None for grade in grades):
         return None
     known = [grade for grade in grades if grade is not None]
     if vote.rule == "mean":
-        # Sums of whole numbers are exact: 4 + 4 + 4 has a mean of 4, whatever a division rounds to.
+        # Compares sums, not means: integers are exact, a division is rounded.
         return sum(known) >= vote.cutoff * len(known)
     agreeing = sum(grade >= vote.cutoff for grade in known)
     return agreeing == len(known) if vote.rule == "unanimous" else 2 * agreeing > len(known)
 
 
 def run(config: Config, progress: Progress) -> Summary:
-    """Write ``votes.jsonl``, a row a pair, and ``qrels.tsv`` with 1 for positives and 0 for the others.
+    """Write ``votes.jsonl``, a row per pair, and ``qrels.tsv`` with 1 for positives and 0 for the others.
 
-    Documents that were left out as exact duplicates of a candidate get its label in the labels' file. Where the data
-    has labels, ``against-labels.json`` tells how far the judges and the vote find the same positives.
+    Exact duplicates that pooling removed get the label of their candidate in the qrels. If the data has labels,
+    ``against-labels.json`` has precision, recall and kappa of each judge and of the vote against them.
 
     Raises
     ------
@@ -87,23 +87,23 @@ def run(config: Config, progress: Progress) -> Summary:
         There are no candidates or no judgements.
     """
     if not config.judges:
-        raise CareError("the configuration names no judge; list at least one under judges")
-    votes = collect(config)
+        raise CareError("no judge is configured; list at least one under judges")
+    votes = collect_votes(config)
     files = [config.output_file(FILE), config.output_file(QRELS)]
     write_rows(files[0], [vars(vote) for vote in votes])
     write_qrels(files[1], labels_of(votes, duplicates_of(config)))
     decided = [vote for vote in votes if vote.positive is not None]
     facts: dict[str, object] = {
-        "rule": f"{config.vote.rule}, cut-off {config.vote.cutoff:g}",
+        "rule": f"{config.vote.rule}, cutoff {config.vote.cutoff:g}",
         "pairs": len(votes),
         "positive": sum(vote.positive is True for vote in votes),
         "negative": sum(vote.positive is False for vote in votes),
         "without a label": len(votes) - len(decided),
-        "positives a query": f"{_positives_a_query(votes):.2f}",
+        "positives per query": f"{_positives_per_query(votes):.2f}",
     }
-    against = against_labels(votes, read_data(config).labels, config.vote.cutoff)
+    against = compare_with_labels(votes, read_data(config).labels, config.vote.cutoff)
     rows: list[Sequence[str]] = [
-        ("", *map(str, range(LOWEST, HIGHEST + 1)), "none", "positive", *(_LABELLED if against else ()))
+        ("", *map(str, range(LOWEST, HIGHEST + 1)), "none", "positive", *(_LABEL_COLUMNS if against else ()))
     ]
     for judge in config.judges:
         grades = [vote.grades[judge.name] for vote in votes]
@@ -111,14 +111,14 @@ def run(config: Config, progress: Progress) -> Summary:
         above = sum(grade >= config.vote.cutoff for grade in known) / max(1, len(known))
         counts = [grades.count(grade) for grade in range(LOWEST, HIGHEST + 1)]
         cells = (*map(str, counts), str(grades.count(None)), f"{100 * above:.1f} %")
-        rows.append((judge.name, *cells, *_against_cells(against, judge.name)))
+        rows.append((judge.name, *cells, *_label_metric_cells(against, judge.name)))
     share = sum(vote.positive is True for vote in votes) / max(1, len(decided))
     blank = [""] * (HIGHEST - LOWEST + 2)
-    rows.append((VOTE, *blank, f"{100 * share:.1f} %", *_against_cells(against, VOTE)))
+    rows.append((VOTE, *blank, f"{100 * share:.1f} %", *_label_metric_cells(against, VOTE)))
     if against:
-        facts["labelled pairs with all grades"] = against[VOTE].pairs
+        facts["labelled pairs with complete grades"] = against[VOTE].pairs
         write_json(
-            against_file := config.output_file(AGAINST),
+            against_file := config.output_file(LABEL_METRICS),
             {"schema": 1, "cutoff": config.vote.cutoff, "rule": config.vote.rule}
             | {"figures": {name: asdict(one) for name, one in against.items()}},
             private=True,
@@ -127,17 +127,17 @@ def run(config: Config, progress: Progress) -> Summary:
     warnings = []
     if len(decided) < len(votes):
         warnings.append(
-            f"{len(votes) - len(decided)} pairs lack a grade and have no label; run care-accel curate judge"
+            f"{len(votes) - len(decided)} pairs lack a grade and have no label; run care-accel curate judge again"
         )
     return Summary(facts, rows, files, warnings)
 
 
-def collect(config: Config) -> list[Voted]:
+def collect_votes(config: Config) -> list[VotedPair]:
     """Return every candidate with its grades and label, in the order of the candidates.
 
-    Grades count that were given to the texts as they are now.
+    Only grades of the present texts count.
     """
-    prompt = load_prompt(config.judging.prompt, PLACES)
+    prompt = load_prompt(config.judging.prompt, PLACEHOLDERS)
     tasks, _ = load_tasks(config)
     with open_store(config.output_file(STORE)) as store:
         known = {judge.name: store.grades(judge.name, prompt.version) for judge in config.judges}
@@ -146,15 +146,15 @@ def collect(config: Config) -> list[Voted]:
         found = {name: given.get(task.pair, ("", None)) for name, given in known.items()}
         grades = {name: grade if texts == task.hash else None for name, (texts, grade) in found.items()}
         votes.append(
-            Voted(task.pair.query, task.pair.document, grades, decide([*grades.values()], config.vote))
+            VotedPair(task.pair.query, task.pair.document, grades, decide([*grades.values()], config.vote))
         )
     return votes
 
 
 def duplicates_of(config: Config) -> dict[str, dict[str, list[str]]]:
-    """Return, by query and candidate, documents with the candidate's text: what holds for one holds for all.
+    """Return, by query and candidate, its exact duplicates, which share its label.
 
-    Near duplicates differ in words, perhaps in the one that matters: they are not among these.
+    Near duplicates are not included: they may differ in the one word that matters.
     """
     if config.candidates.deduplicate != "exact":
         return {}
@@ -162,9 +162,9 @@ def duplicates_of(config: Config) -> dict[str, dict[str, list[str]]]:
 
 
 def labels_of(
-    votes: Sequence[Voted], duplicates: Mapping[str, Mapping[str, Sequence[str]]]
+    votes: Sequence[VotedPair], duplicates: Mapping[str, Mapping[str, Sequence[str]]]
 ) -> dict[str, dict[str, int]]:
-    """Return 1 or 0 by query and document, of pairs that have a label and of their duplicates."""
+    """Return binary labels by query and document, for labelled pairs and their duplicates."""
     labels: dict[str, dict[str, int]] = {}
     for vote in votes:
         if vote.positive is not None:
@@ -173,13 +173,13 @@ def labels_of(
     return labels
 
 
-def against_labels(
-    votes: Sequence[Voted], labels: Mapping[str, Mapping[str, int]], cutoff: float
-) -> dict[str, Against]:
-    """Return, by judge and for the vote, precision, recall and kappa over the pairs that have a label of their own.
+def compare_with_labels(
+    votes: Sequence[VotedPair], labels: Mapping[str, Mapping[str, int]], cutoff: float
+) -> dict[str, LabelMetrics]:
+    """Return precision, recall and kappa of each judge and of the vote against existing labels.
 
-    A label above 0 is positive. Pairs without all grades are left out for everybody, so that all figures are over the
-    same pairs; empty if there are none.
+    A label above 0 is positive. Pairs with a missing grade are excluded for all, so that all metrics are over the same
+    pairs; empty if there are none.
     """
     known = [
         vote for vote in votes if vote.positive is not None and vote.document in labels.get(vote.query, {})
@@ -191,17 +191,17 @@ def against_labels(
     }
     if known:
         found[VOTE] = [vote.positive is True for vote in known]
-    return {name: _against(one, truth) for name, one in found.items()}
+    return {name: _label_metrics(one, truth) for name, one in found.items()}
 
 
-def _against(found: Sequence[bool], truth: Sequence[bool]) -> Against:
+def _label_metrics(found: Sequence[bool], truth: Sequence[bool]) -> LabelMetrics:
     right = sum(one and two for one, two in zip(found, truth, strict=True))
     precision = right / sum(found) if any(found) else None
     recall = right / sum(truth) if any(truth) else None
-    return Against(len(truth), precision, recall, cohen(found, truth))
+    return LabelMetrics(len(truth), precision, recall, cohen_kappa(found, truth))
 
 
-def _against_cells(against: Mapping[str, Against], name: str) -> tuple[str, ...]:
+def _label_metric_cells(against: Mapping[str, LabelMetrics], name: str) -> tuple[str, ...]:
     if not against:
         return ()
     one = against[name]
@@ -209,18 +209,18 @@ def _against_cells(against: Mapping[str, Against], name: str) -> tuple[str, ...]
     return (*shares, "-" if one.kappa is None else f"{one.kappa:.3f}")
 
 
-def _positives_a_query(votes: Sequence[Voted]) -> float:
+def _positives_per_query(votes: Sequence[VotedPair]) -> float:
     queries = {vote.query for vote in votes}
     return sum(vote.positive is True for vote in votes) / max(1, len(queries))
 
 
-def read_votes(file: Path) -> list[Voted]:
-    """Read what `run` wrote.
+def read_votes(file: Path) -> list[VotedPair]:
+    """Read ``votes.jsonl``.
 
     Raises
     ------
     CareError
-        The file is missing or a row is broken; file and line are named.
+        The file is missing or a row is invalid; file and line are named.
     """
     if not file.is_file():
         raise CareError(f"{file}: no such file; run care-accel curate vote first")
@@ -228,7 +228,9 @@ def read_votes(file: Path) -> list[Voted]:
     for line, row in read_jsonl(file):
         grades, positive = row.get("grades"), row.get("positive")
         if not isinstance(grades, dict) or positive not in (True, False, None):
-            raise CareError(f"{file}, line {line}: holds no grades and no label")
+            raise CareError(
+                f"{file}, line {line}: has no valid grades or label; run care-accel curate vote again"
+            )
         query, document = text_field(row, "query", file, line), text_field(row, "document", file, line)
-        votes.append(Voted(query, document, grades, positive))
+        votes.append(VotedPair(query, document, grades, positive))
     return votes

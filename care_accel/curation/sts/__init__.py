@@ -1,1 +1,1 @@
-"""Sentence pairs for STS: rewrites of sentences with a term of a synonym table."""
+"""STS sentence pairs: LLM rewrites of sentences with terms of a synonym table."""

@@ -1,4 +1,4 @@
-"""Every attempt at a sentence pair, kept as it comes: nothing is paid for twice."""
+"""Log of all attempts at sentence pairs, so that no request is paid for twice."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILE = "sts-work.jsonl"
 def attempt_key(
     kind: Kind, source: Source, settings: Sts, endpoints: Iterable[str], prompts: Sequence[Prompt]
 ) -> str:
-    """Return what an attempt depends on: an edited prompt, another judge or limit makes another one.
+    """Return the key of an attempt: a changed prompt, judge or threshold gives another key.
 
     Parameters
     ----------
@@ -28,9 +28,9 @@ def attempt_key(
     source : Source
     settings : Sts
     endpoints : iterable of str
-        Name and model of who writes, then of who checks.
+        Name and model of the writer, then of the checkers.
     prompts : sequence of Prompt
-        For this kind of rewriting, and for checking.
+        For rewriting of this kind, and for checking.
     """
     versions = [prompt.version for prompt in prompts]
     limits = [settings.same_from, settings.changed_to]
@@ -39,7 +39,7 @@ def attempt_key(
 
 
 def append_attempt(file: Path, attempt: dict[str, Any]) -> None:
-    """Write an attempt behind the others; only their owner can read them."""
+    """Append an attempt to the log, which is readable by its owner only."""
     line = json.dumps(attempt, ensure_ascii=False) + "\n"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
@@ -49,26 +49,26 @@ def append_attempt(file: Path, attempt: dict[str, Any]) -> None:
         os.close(descriptor)
 
 
-def read_attempts(file: Path, *, mend: bool = True) -> dict[str, dict[str, Any]]:
-    """Read what earlier runs paid for, by key.
+def read_attempts(file: Path, *, repair: bool = True) -> dict[str, dict[str, Any]]:
+    """Read the attempts of earlier runs, by key.
 
     Parameters
     ----------
     file : Path
-    mend : bool
-        Cut off the last line if it is half written, so that the next attempt begins a line of its own.
+    repair : bool
+        Truncate an incomplete last line, so that the next attempt starts on a new line.
 
     Raises
     ------
     CareError
-        A whole line is no JSON.
+        A complete line is not JSON.
     """
     if not file.is_file():
         return {}
     whole, _, half = file.read_bytes().rpartition(b"\n")
-    if half and mend:
+    if half and repair:
         os.truncate(file, len(whole) + 1 if whole else 0)
     try:
         return {attempt["key"]: attempt for attempt in map(json.loads, whole.splitlines())}
     except ValueError:
-        raise CareError(f"{file}: holds a line that is no JSON; remove the line or the file") from None
+        raise CareError(f"{file}: has a line that is not JSON; remove the line or the file") from None

@@ -1,4 +1,4 @@
-"""Sentences with a term to rewrite, and what shows that a rewrite is none."""
+"""Selects sentences with a term to rewrite; rule-based checks of rewrites."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from care_accel.errors import CareError
 from care_accel.files import read_jsonl, read_lines, text_field
 from care_accel.training.data.rows import split_sentences
 
-# The term gives way to a synonym and the meaning stays; it gives way to what looks like one and the meaning changes;
-# the term stays and something else changes.
+# "synonym": the term is replaced by a synonym, same meaning; "changed": by a lookalike, other meaning; "other": the term
+# is kept and something else changes the meaning.
 Kind = Literal["synonym", "changed", "other"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_SHORTEST, _LONGEST = 6, 80
+_MIN_CHARACTERS, _MAX_CHARACTERS = 6, 80
 
 
 @dataclass(frozen=True)
 class Source:
-    """A sentence, a term in it, and what else the term is called."""
+    """A sentence, a term in it, and the synonyms of the term."""
 
     sentence: str
     term: str
@@ -32,7 +32,7 @@ class Source:
 
 
 def read_synonyms(file: Path) -> dict[str, tuple[str, ...]]:
-    """Read a table of terms and their synonyms, tabs between; lines that begin with # are skipped.
+    """Read a tab-separated table of terms and their synonyms; lines that start with # are skipped.
 
     Raises
     ------
@@ -46,17 +46,19 @@ def read_synonyms(file: Path) -> dict[str, tuple[str, ...]]:
         term, *others = [value.strip() for value in text.rstrip("\r\n").split("\t")]
         synonyms = [value for value in others if value and value != term]
         if not term or not synonyms:
-            raise CareError(f"{file}, line {line}: needs a term, a tab and a synonym that is another word")
+            raise CareError(
+                f"{file}, line {line}: needs a term, a tab and a synonym that differs from the term"
+            )
         table[term] = tuple(dict.fromkeys([*table.get(term, ()), *synonyms]))
     if not table:
-        raise CareError(f"{file}: holds no term")
+        raise CareError(f"{file}: contains no term")
     return table
 
 
 def find_sources(settings: Sts, redact: Callable[[str], str] | None = None) -> list[Source]:
-    """Find sentences with a term of the table, in an order that the seed decides.
+    """Find sentences with a term of the table, shuffled by the seed.
 
-    Of several terms in one sentence the longest is taken.
+    The longest of several terms in a sentence is used.
     """
     table = read_synonyms(Path(settings.synonyms))
     file = Path(settings.sentences)
@@ -66,10 +68,10 @@ def find_sources(settings: Sts, redact: Callable[[str], str] | None = None) -> l
         text = text_field(row, "text" if "text" in row else "query", file, line)
         for sentence in split_sentences(redact(text) if redact else text):
             term = next((term for term in terms if term in sentence), None)
-            if term and _SHORTEST <= len(sentence) <= _LONGEST and len(sentence) > len(term):
+            if term and _MIN_CHARACTERS <= len(sentence) <= _MAX_CHARACTERS and len(sentence) > len(term):
                 seen.setdefault(normalise(sentence), Source(sentence, term, table[term]))
     if not seen:
-        raise CareError(f"{settings.sentences}: no sentence holds a term of {settings.synonyms}")
+        raise CareError(f"{settings.sentences}: no sentence contains a term of {settings.synonyms}")
     sources = list(seen.values())
     random.Random(settings.seed).shuffle(sources)
     of_term: Counter[str] = Counter()
@@ -81,8 +83,8 @@ def find_sources(settings: Sts, redact: Callable[[str], str] | None = None) -> l
     return kept
 
 
-def why_no_rewrite(kind: Kind, source: Source, text: str) -> str | None:
-    """Tell what shows, without asking anybody, that a text is not the rewrite that was asked for; None if nothing."""
+def rewrite_rejection_reason(kind: Kind, source: Source, text: str) -> str | None:
+    """Return why a text fails the rule-based checks of a rewrite; None if it passes."""
     if normalise(text) == normalise(source.sentence):
         return "unchanged"
     if "\n" in text.strip() or not len(source.sentence) // 2 <= len(text) <= 2 * len(source.sentence) + 10:
@@ -90,7 +92,7 @@ def why_no_rewrite(kind: Kind, source: Source, text: str) -> str | None:
     without = text
     for synonym in sorted(source.synonyms, key=len, reverse=True):
         without = without.replace(synonym, "\0")
-    if kind == "other":  # a synonym may be part of the term, so that the whole text is looked at for this one
+    if kind == "other":  # in the whole text, as a synonym may be part of the term
         return None if source.term in text else "without its term"
     if source.term in without:
         return "with its term"

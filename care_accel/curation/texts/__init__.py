@@ -1,1 +1,1 @@
-"""Texts: cleaning, redaction, duplicates, containment, diversity, leaks."""
+"""Texts: cleaning, PII redaction, deduplication, containment, diversity selection, contamination check."""

@@ -1,4 +1,4 @@
-"""Texts as people type them and pages hold them: what is no part of what they say is taken out."""
+"""Text cleaning: removes markup, invisible characters and noise of web pages and typed text."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 from care_accel.files import replace_lone_surrogates
 
-SHORTEST = 4
-LONGEST = 4000
+MIN_CHARACTERS = 4
+MAX_CHARACTERS = 4000
 _TAGS = "a|b|br|center|div|em|font|h[1-6]|hr|i|img|li|ol|p|script|span|strong|style|sub|sup|table|tbody|td|th|tr|u|ul"
 _TAG = re.compile(rf"</?(?:{_TAGS})(?:\s[^<>]*)?/?>", re.IGNORECASE)
-# Control characters but tab and line ends, the invisible ones that pages put between letters, and halves of emoji.
+# Control characters except tab and line ends, and zero-width and formatting characters, including those inside emoji.
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff]"
 )
@@ -22,54 +22,55 @@ _SPACE = re.compile(r"[ \t\u00a0\u3000]+")
 _LINES = re.compile(r"\s*\n\s*")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]")
 _BROKEN = "\ufffd"
-# A part of a text that is as long as this and says the same character over and over says nothing.
-_LONG = 20
-_FEWEST_DISTINCT = 0.05
+# Texts of this length or more are checked for repetition.
+_REPETITION_FROM = 20
+_MIN_DISTINCT_SHARE = 0.05
 
 
 def clean_text(text: str, redact: Callable[[str], str] | None = None) -> str:
-    """Return a text without what is no part of it.
+    """Clean a text.
 
-    Taken out are HTML tags and entities (what they stand for stays), invisible and control characters, quotation
-    marks three or more in a row, repeated punctuation but one of it, and white space but single blanks and line ends.
-    Words, numbers, signs and the width of characters stay as they are.
+    Removes HTML tags, invisible and control characters, and runs of three or more quotation marks; decodes HTML
+    entities; collapses repeated punctuation and white space. Words, numbers, signs and character width are unchanged.
 
     Parameters
     ----------
     text : str
     redact : callable, optional
-        Takes out personal data; it sees the cleaned text, in which nothing invisible parts the digits of a number.
+        Redacts personal data; it sees the cleaned text, in which no invisible characters separate digits.
 
     Returns
     -------
     str
-        Cleaning it once more changes nothing, if ``redact`` changes nothing once more.
+        Cleaning is idempotent if ``redact`` is.
     """
     text, _ = replace_lone_surrogates(text)
-    # An entity may hide a tag, and a tag's removal may make an entity: until nothing changes.
+    # To a fixed point: an entity may decode to a tag, and removing a tag may form an entity.
     while (simpler := _clean_once(text)) != text:
         text = simpler
     return redact(text) if redact else text
 
 
-def why_unusable(text: str, *, shortest: int = SHORTEST, longest: int = LONGEST) -> str | None:
-    """Tell why a cleaned text is no Chinese text to train on.
+def rejection_reason(
+    text: str, *, min_characters: int = MIN_CHARACTERS, max_characters: int = MAX_CHARACTERS
+) -> str | None:
+    """Return why a cleaned text is rejected as Chinese training text.
 
     Returns
     -------
     {"too short", "too long", "not Chinese", "broken", "repeats itself"} or None
-        None if it can be used.
+        None if it is accepted.
     """
     visible = "".join(text.split())
-    if len(visible) < shortest:
+    if len(visible) < min_characters:
         return "too short"
-    if len(visible) > longest:
+    if len(visible) > max_characters:
         return "too long"
     if visible.count(_BROKEN) * 20 > len(visible):
         return "broken"
     if len(_HAN.findall(visible)) < 2:
         return "not Chinese"
-    if len(visible) >= _LONG and len(set(visible)) < _FEWEST_DISTINCT * min(len(visible), 200):
+    if len(visible) >= _REPETITION_FROM and len(set(visible)) < _MIN_DISTINCT_SHARE * min(len(visible), 200):
         return "repeats itself"
     return None
 

@@ -1,4 +1,4 @@
-"""Which of many texts are a part of another one."""
+"""Containment search: which of many texts are substrings of a longer one."""
 
 from __future__ import annotations
 
@@ -8,49 +8,49 @@ from care_accel.curation.texts.duplicates import normalise
 from care_accel.errors import require_count
 
 
-class Parts:
-    """Texts to be looked for inside others, the same but for form; see `duplicates.normalise`.
+class ContainmentIndex:
+    """Index of texts for substring search, after `duplicates.normalise`.
 
-    Each is known by its first ``shortest`` characters. A text is read once from left to right, and only where such
-    a beginning stands are the texts looked up that begin so, once for each of their lengths: work grows with the
-    characters that are read, and hardly with how many texts are looked for, even if thousands begin alike.
+    Texts are hashed by their first ``min_characters`` characters and by length. A search scans a longer text once from
+    left to right; where a prefix matches, it looks up one substring per length. Its time is proportional to the
+    characters scanned and nearly independent of the number of indexed texts, even if thousands share a prefix.
 
     Parameters
     ----------
     texts : sequence of str
-    shortest : int
-        Characters that a text must have, once normalised, to be looked for.
+    min_characters : int
+        Minimum length of an indexed text, once normalised.
 
     Raises
     ------
     CareError
-        ``shortest`` is below 1.
+        ``min_characters`` is below 1.
     """
 
-    def __init__(self, texts: Sequence[str], shortest: int) -> None:
-        require_count("shortest", shortest)
-        self._shortest = shortest
-        # By beginning and length, the numbers of each text.
+    def __init__(self, texts: Sequence[str], min_characters: int) -> None:
+        require_count("min_characters", min_characters)
+        self._min_characters = min_characters
+        # By prefix and length, the positions of each text.
         self._parts: dict[str, dict[int, dict[str, list[int]]]] = {}
         for number, text in enumerate(texts):
             part = normalise(text)
-            if len(part) >= shortest:
-                alike = self._parts.setdefault(part[:shortest], {}).setdefault(len(part), {})
+            if len(part) >= min_characters:
+                alike = self._parts.setdefault(part[:min_characters], {}).setdefault(len(part), {})
                 alike.setdefault(part, []).append(number)
 
-    def within(self, text: str) -> dict[int, float]:
-        """Find the texts that are a part of a longer one.
+    def find_in(self, text: str) -> dict[int, float]:
+        """Find the indexed texts that a longer text contains.
 
         Returns
         -------
         dict of int to float
-            By the number of each, the share of the longer text that it is, below 1; the longest first, of equally
-            long ones that which stands first.
+            By position, the share of the longer text that it covers, below 1; the longest first, ties by order of
+            occurrence.
         """
         whole = normalise(text)
         found: dict[int, float] = {}
-        for start in range(len(whole) - self._shortest + 1):
-            for length, parts in self._parts.get(whole[start : start + self._shortest], {}).items():
+        for start in range(len(whole) - self._min_characters + 1):
+            for length, parts in self._parts.get(whole[start : start + self._min_characters], {}).items():
                 if length < len(whole):
                     numbers = parts.get(whole[start : start + length], ())
                     found.update(dict.fromkeys(numbers, length / len(whole)))

@@ -1,11 +1,11 @@
-"""Texts that are unlike each other: of many that are near each other only some stay."""
+"""Diversity selection: limits how many similar texts are kept."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from care_accel.curation.steps import Progress, silent
+from care_accel.curation.steps import Progress, no_progress
 from care_accel.errors import CareError, require_count
 from care_accel.index import ExactIndex
 from care_accel.index.checks import checked_rows
@@ -21,9 +21,9 @@ def select_diverse(
     similarity: float,
     batch: int = _BATCH,
     threads: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> NDArray[np.bool_]:
-    """Select texts in order, leaving out those that have too many near ones among the selected.
+    """Select texts in order, dropping those with too many near neighbours among the selected.
 
     CARE's rule: an index starts from the seeds; a candidate with more than ``neighbours`` neighbours above
     ``similarity`` is dropped, any other is added. The paper states neither number.
@@ -31,29 +31,29 @@ def select_diverse(
     Parameters
     ----------
     vectors : array_like
-        ``[n, width]``, float32 or float16; they are compared by their cosine. Whoever wants seeds that say
-        nothing about the order of a file shuffles first.
+        ``[n, width]``, float32 or float16; compared by cosine. The first ones are the seeds: shuffle first for random
+        seeds.
     seeds : int
-        How many of the first vectors are selected as they are.
+        Number of leading vectors that are selected unconditionally.
     neighbours : int
-        How many near ones a selected text may have when it comes; 0 for none.
+        Maximum number of near neighbours of a selected text; 0 for none.
     similarity : float
-        The cosine above which texts are near, -1 to 1.
+        Cosine above which texts are near neighbours, -1 to 1.
     batch : int
-        How many candidates are searched at once. A candidate is compared with what was selected before its batch
-        and, one after another, with what its batch has selected: the result is that of one at a time.
+        Candidates searched at a time; the result does not depend on it. A candidate is compared with everything
+        selected before its batch, and sequentially with the selected ones of its batch.
     threads : int, optional
     progress : callable, optional
 
     Returns
     -------
     numpy.ndarray
-        bool ``[n]``: what was selected.
+        bool ``[n]``: mask of the selected vectors.
 
     Raises
     ------
     CareError
-        Vectors that an index does not take, a vector of zeros, or numbers out of range.
+        Invalid vectors, a zero vector, or a parameter out of range.
     """
     array = np.asarray(vectors)
     rows = checked_rows(array, array.shape[-1] if array.ndim == 2 else 1, "vectors")
@@ -66,7 +66,7 @@ def select_diverse(
         raise CareError(f"seeds is {seeds}; it must not be below 0")
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     if len(zero := np.flatnonzero(lengths == 0)):
-        raise CareError(f"vector {zero[0]} is zero: it has no direction, and no cosine")
+        raise CareError(f"vector {zero[0]} is zero and has no cosine; remove it")
     index = ExactIndex(rows.shape[1], threads=threads)
     selected = np.zeros(len(rows), dtype=bool)
     selected[:seeds] = True
@@ -88,7 +88,7 @@ def select_diverse(
 def _count_near(
     index: ExactIndex, unit: NDArray[np.float32], neighbours: int, similarity: float
 ) -> NDArray[np.int64]:
-    """Count each vector's near ones in the index, up to one more than is allowed."""
+    """Count each vector's near neighbours in the index, up to one more than is allowed."""
     if len(index) == 0:
         return np.zeros(len(unit), dtype=np.int64)
     scores, _, _ = index.search_in_float64(unit, k=min(neighbours + 1, len(index)))
@@ -98,7 +98,7 @@ def _count_near(
 def _select_in_batch(
     unit: NDArray[np.float32], before: NDArray[np.int64], neighbours: int, similarity: float
 ) -> NDArray[np.bool_]:
-    """Select one after another, each seeing those of its batch that were selected before it."""
+    """Select sequentially, counting the neighbours already selected within the batch."""
     exact = unit.astype(np.float64)
     near = exact @ exact.T > similarity
     counts = before.copy()

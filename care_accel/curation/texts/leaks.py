@@ -1,4 +1,4 @@
-"""Texts of an evaluation that are in training data, exactly, nearly or inside a longer text: there must be none."""
+"""Contamination check: evaluation texts in training data, as exact or near duplicates or inside longer texts."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy as np
 
 from care_accel.curation.config import Config, LeakCheck
 from care_accel.curation.data import write_rows
-from care_accel.curation.steps import Progress, Summary, silent
-from care_accel.curation.texts.containment import Parts
-from care_accel.curation.texts.duplicates import digest, find_near, normalise
+from care_accel.curation.steps import Progress, Summary, no_progress
+from care_accel.curation.texts.containment import ContainmentIndex
+from care_accel.curation.texts.duplicates import digest, find_near_references, normalise
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl, write_json
 
 REPORT = "leak-check.json"
 LEAKS = "leaks.jsonl"
-# How many training texts are compared at a time: memory does not grow with the training data.
+# Training texts compared at a time: bounds memory.
 _CHUNK = 200_000
 CONTAINED = LeakCheck.contained
 _KINDS = {"corpus": "document", "queries": "query"}
 
 
-class Place(NamedTuple):
-    """Where a text stands."""
+class Location(NamedTuple):
+    """Location of a text."""
 
     file: Path
     line: int
@@ -36,20 +36,20 @@ class Place(NamedTuple):
 
 
 @dataclass
-class Found:
-    """Texts of evaluation files that training data holds.
+class Leaks:
+    """Evaluation texts found in training data.
 
     Attributes
     ----------
     rows : list of dict
-        One a training text that leaks: where it stands first and how often it is there, the evaluation text that
-        it is most similar to, or the longest that is a part of it, and how similar, or which share of it that part
-        is. No text is repeated.
+        One per distinct leaking training text: its first location and number of occurrences, the most similar
+        evaluation text or the longest one that it contains, and their similarity or the share of the text that it
+        covers.
     exact, near, contained : dict of str to set of int
-        For each evaluation file, which of its texts are in the training data, by their number; each is among the
-        first of the three that it belongs to.
+        By evaluation file, the numbers of its texts that are in the training data; each text is counted once, in the
+        first category that applies.
     texts : Counter
-        How many texts each evaluation file holds.
+        Number of texts by evaluation file.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -67,33 +67,37 @@ def run(config: Config, progress: Progress) -> Summary:
     CareError
         The configuration has no leak-check, or a file cannot be used.
     """
-    if (asked := config.leak_check) is None:
-        raise CareError("the configuration has no leak-check; give it train and evaluation")
+    if (settings := config.leak_check) is None:
+        raise CareError("the configuration has no leak-check; add it with train and evaluation")
     report_file, rows_file = config.output_file(REPORT), config.output_file(LEAKS)
     report = check_leaks(
-        [Path(file) for file in asked.train],
-        [Path(place) for place in asked.evaluation],
+        [Path(file) for file in settings.train],
+        [Path(path) for path in settings.evaluation],
         report_file.parent,
-        asked.near_duplicates,
-        asked.contained,
+        settings.near_duplicates,
+        settings.contained,
         progress=progress,
     )
-    table: list[Sequence[str]] = [("evaluation file", "texts", "in training data", "nearly", "inside a text")]
+    table: list[Sequence[str]] = [
+        ("evaluation file", "texts", "exact", "near duplicate", "inside a longer text")
+    ]
     table += [
         (row["file"], *(f"{row[name]:,}" for name in ("texts", "exact", "near", "contained")))
         for row in report["evaluation"]
     ]
     leaks = report["leaks"]
     warnings = (
-        [f"{leaks:,} training texts are in the evaluation; {rows_file} names their places"] if leaks else []
+        [f"{leaks:,} training texts overlap with the evaluation; remove those listed in {rows_file}"]
+        if leaks
+        else []
     )
     return Summary(
         {
-            "training texts that leak": f"{leaks:,}",
-            "nearly the same": f"similarity {asked.near_duplicates:g} or more",
-            "inside a longer text": f"{asked.contained} characters or more"
-            if asked.contained
-            else "not looked for",
+            "leaking training texts": f"{leaks:,}",
+            "near duplicates": f"Jaccard similarity {settings.near_duplicates:g} or more",
+            "inside a longer text": f"{settings.contained} characters or more"
+            if settings.contained
+            else "not searched for",
         },
         table,
         [report_file, rows_file],
@@ -109,35 +113,35 @@ def check_leaks(
     threshold: float = 0.8,
     contained: int = CONTAINED,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Compare training files with an evaluation and write a report.
+    """Check training files for evaluation texts and write a report.
 
     Parameters
     ----------
     train : sequence of Path
-        Files of JSON lines; every text in a row counts, whatever its field.
+        Files of JSON lines; every text of a row counts, whatever its field.
     evaluation : sequence of Path
-        Files of JSON lines, or folders, of which every such file counts but training files: those in ``train`` and
-        those called ``train.jsonl``.
+        Files of JSON lines, or folders of them; in folders, files in ``train`` and those named ``train.jsonl`` are
+        skipped.
     output : Path
-        A folder that is there. ``leak-check.json`` has the counts, ``leaks.jsonl`` one row a training text.
+        An existing folder. ``leak-check.json`` has the counts, ``leaks.jsonl`` one row per training text.
     threshold : float
         See `care_accel.curation.texts.duplicates.find_near_duplicates`.
     contained : int
-        Characters, once normalised, from which on an evaluation text is looked for inside longer training texts;
-        0 to look for none. Training texts inside evaluation texts are not looked for.
+        Minimum length in normalised characters of evaluation texts that are searched for inside longer training
+        texts; 0 disables the search. The reverse is not searched for.
     progress : callable, optional
 
     Returns
     -------
     dict
-        ``leaks``, the number of training texts to remove; ``evaluation``, one row of counts for each of its files.
+        ``leaks``, the number of training texts to remove; ``evaluation``, one row of counts per file.
 
     Raises
     ------
     CareError
-        A file is missing or broken, or there is nothing to compare.
+        A file is missing or invalid, or there is nothing to compare.
     """
     files = list(_evaluation_files(evaluation, {file.resolve() for file in train}))
     found = find_leaks(train, files, threshold, contained, progress=progress)
@@ -169,10 +173,10 @@ def find_leaks(
     threshold: float = 0.8,
     contained: int = CONTAINED,
     *,
-    progress: Progress = silent,
-) -> Found:
+    progress: Progress = no_progress,
+) -> Leaks:
     """Compare every text of training files with every text of evaluation files; see `check_leaks`."""
-    found = Found()
+    found = Leaks()
     texts, places = [], []
     for place, text in _texts(evaluation):
         if normalise(text):
@@ -180,20 +184,20 @@ def find_leaks(
             places.append(place)
             found.texts[str(place.file)] += 1
     if not texts:
-        raise CareError(f"{', '.join(map(str, evaluation)) or 'evaluation'}: holds no text to look for")
+        raise CareError(f"{', '.join(map(str, evaluation)) or 'evaluation'}: contains no text to search for")
     first: dict[bytes, int] = {}
     same: dict[int, list[int]] = {}
     for number, text in enumerate(texts):
         same.setdefault(first.setdefault(digest(text), number), []).append(number)
     distinct = list(same)
-    parts = Parts([texts[i] for i in distinct], contained) if contained else None
+    parts = ContainmentIndex([texts[i] for i in distinct], contained) if contained else None
     times: Counter[bytes] = Counter()
     marks: list[tuple[dict[str, Any], bytes]] = []
     for chunk in _chunks(train, times):
         their = [text for _, text in chunk]
-        near = find_near(their, [texts[i] for i in distinct], threshold, progress=progress)
-        # The other way round as well: the most similar one of a training text need not be all that it is near to.
-        back = find_near([texts[i] for i in distinct], their, threshold, progress=progress)
+        near = find_near_references(their, [texts[i] for i in distinct], threshold, progress=progress)
+        # In both directions: a training text may be near to more evaluation texts than its most similar one.
+        back = find_near_references([texts[i] for i in distinct], their, threshold, progress=progress)
         inside = _inside(their, parts, progress)
         for (place, text), of, alike, within in zip(
             chunk, near.of.tolist(), near.similarity.tolist(), inside, strict=True
@@ -238,26 +242,28 @@ def find_leaks(
     return found
 
 
-def _inside(texts: Sequence[str], parts: Parts | None, progress: Progress) -> list[dict[int, float]]:
-    """Return what each text holds of the evaluation; nothing without parts to look for."""
+def _inside(
+    texts: Sequence[str], parts: ContainmentIndex | None, progress: Progress
+) -> list[dict[int, float]]:
+    """Return the evaluation texts that each text contains."""
     if parts is None:
         return [{} for _ in texts]
     found = []
     with progress("inside longer texts", len(texts)) as done:
         for text in texts:
-            found.append(parts.within(text))
+            found.append(parts.find_in(text))
             done(1)
     return found
 
 
-def _mark(marked: dict[str, set[int]], places: Sequence[Place], numbers: Iterable[int]) -> None:
+def _mark(marked: dict[str, set[int]], places: Sequence[Location], numbers: Iterable[int]) -> None:
     for number in numbers:
         marked.setdefault(str(places[number].file), set()).add(number)
 
 
-def _chunks(train: Sequence[Path], times: Counter[bytes]) -> Iterator[list[tuple[Place, str]]]:
-    """Yield distinct texts, many at a time, and count how often each is there."""
-    chunk: list[tuple[Place, str]] = []
+def _chunks(train: Sequence[Path], times: Counter[bytes]) -> Iterator[list[tuple[Location, str]]]:
+    """Yield distinct texts in chunks, and count their occurrences."""
+    chunk: list[tuple[Location, str]] = []
     for place, text in _texts(train):
         if not normalise(text):
             continue
@@ -272,8 +278,8 @@ def _chunks(train: Sequence[Path], times: Counter[bytes]) -> Iterator[list[tuple
         yield chunk
 
 
-def _texts(files: Sequence[Path]) -> Iterator[tuple[Place, str]]:
-    """Yield every text of JSON lines with its place."""
+def _texts(files: Sequence[Path]) -> Iterator[tuple[Location, str]]:
+    """Yield every text of JSON lines with its location."""
     for file in files:
         stem = file.name.split(".")[0]
         for line, row in read_jsonl(file):
@@ -281,13 +287,13 @@ def _texts(files: Sequence[Path]) -> Iterator[tuple[Place, str]]:
             if stem in _KINDS and isinstance(row.get("text"), str):
                 title = row.get("title")
                 text = f"{title} {row['text']}".strip() if isinstance(title, str) else row["text"]
-                yield Place(file, line, _KINDS[stem], key), text
+                yield Location(file, line, _KINDS[stem], key), text
                 continue
             for name, value in row.items():
                 values = value if isinstance(value, list) else [value]
                 for text in values if name != "_id" else ():
                     if isinstance(text, str):
-                        yield Place(file, line, name, key), text
+                        yield Location(file, line, name, key), text
 
 
 def _evaluation_files(places: Sequence[Path], train: set[Path]) -> Iterator[Path]:
@@ -296,7 +302,7 @@ def _evaluation_files(places: Sequence[Path], train: set[Path]) -> Iterator[Path
             yield place
             continue
         if not place.is_dir():
-            raise CareError(f"{place}: no such file or folder; name what training data must not hold")
+            raise CareError(f"{place}: no such file or folder; correct leak-check: evaluation")
         inside = [
             file
             for file in sorted(place.rglob("*"))
@@ -304,5 +310,5 @@ def _evaluation_files(places: Sequence[Path], train: set[Path]) -> Iterator[Path
         ]
         kept = [file for file in inside if file.resolve() not in train and file.name.split(".")[0] != "train"]
         if not kept:
-            raise CareError(f"{place}: holds no file of JSON lines that is no training file")
+            raise CareError(f"{place}: contains no .jsonl file other than training files")
         yield from kept

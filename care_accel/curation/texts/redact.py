@@ -1,16 +1,16 @@
-"""Personal data out of texts, before anybody else sees them.
+"""PII redaction: replaces personal data in texts by tags.
 
-What is recognised, and what is put in its place:
+Tags and what they replace:
 
 ==============  ======================================================================================
 【邮箱】         e-mail addresses
-【网址】         web addresses with a query or a user in them; others are no personal data
-【身份证】       ids of residents: 17 digits and a check digit or letter where the checksum is right or the
-                 birth date in it is possible; the 15 digits of old ones likewise; after 身份证 any of that length
+【网址】         URLs with a query string or user info; others are not personal data
+【身份证】       resident ids: 17 digits and a check character if the checksum is right or the birth date is
+                 possible; old 15-digit ids likewise; after 身份证 any number of that length
 【电话】         mobile numbers (1[3-9] and 9 digits, +86 or 0086 before them, spaces or hyphens between), fixed
                  lines with an area code, 400 and 800 numbers, and digits after 电话, 手机, 联系方式 and the like
-【微信】【QQ】   accounts behind those words: 微信, 微信号, VX, weixin; QQ and a number of 5 to 11 digits
-【银行卡】       16 to 19 digits that pass Luhn's check
+【微信】【QQ】   accounts after 微信, 微信号, VX, weixin; QQ and a number of 5 to 11 digits
+【银行卡】       16 to 19 digits that pass the Luhn check
 【病历号】       numbers after 病历号, 住院号, 门诊号, 就诊卡号, 床号, 医保卡号, 社保号, 检查号, 标本号, MRN ...
 【出生日期】     dates after 出生, 生日, 生于, DOB, and dates before 出生 or 生
 【姓名】         names after 姓名, 患者姓名, 联系人 and the like with a colon, after 我叫, 我的名字是, 名叫, and surnames with
@@ -19,10 +19,9 @@ What is recognised, and what is put in its place:
                  and streets with a number
 ==============  ======================================================================================
 
-Digits are recognised in full width too. What is not recognised: names without such words around them, a surname
-alone before a title, nicknames, places without a number, employers, rare circumstances that tell who somebody is.
-Removal by patterns lowers the risk and does not end it; texts of real patients still need whoever is responsible
-for them to agree.
+Full-width digits are recognised too. Not recognised: names without such context, a surname alone before a title,
+nicknames, places without a number, employers, rare circumstances that identify a person. Pattern-based redaction
+lowers the risk but does not remove it; using texts of real patients still needs the consent of the data owner.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _SURNAMES = (
     "谭陆范汪廖石金贾韦夏付傅方邹熊白孟秦邱侯江尹薛闫阎雷龙黎史陶贺毛段郝顾龚邵覃武钱戴严莫孔向汤常温康施牛樊葛邢"
 )
 _NAME = rf"(?:欧阳|司马|上官|诸葛|[{_SURNAMES}])[\u4e00-\u9fff]{{1,2}}"
-# Characters that follow a surname's character before a title, and are in no given name: 方案听从医生, 周找医生.
+# Characters that may follow a surname's character before a title but occur in no given name: 方案听从医生, 周找医生.
 _NO_NAME = (
     "的了在和与或及找看问请由按听遵从据让经去到是有被把给向对为该求咨询照代谢科病症痛周需要应后前多使用女男"
 )
@@ -70,38 +69,38 @@ def _is_date(digits: str) -> bool:
 
 
 def is_resident_id(text: str) -> bool:
-    """Tell whether a text has the form of a resident's id (GB 11643): a right checksum, or a possible birth date.
+    """Return whether a text looks like a resident id (GB 11643): a valid checksum, or a possible birth date.
 
-    A wrong checksum with a possible date is a typing error of a real id more often than anything else.
+    A wrong checksum with a possible date is most often a mistyped real id.
     """
     digits = _digits(text)
     if re.fullmatch(r"[1-9]\d{14}", digits):
         return _is_date(f"19{digits[6:12]}")
     if not re.fullmatch(r"[1-9]\d{16}[0-9X]", digits):
         return False
-    total = sum(int(digit) * (2 ** (17 - place) % 11) for place, digit in enumerate(digits[:17]))
+    total = sum(int(digit) * (2 ** (17 - i) % 11) for i, digit in enumerate(digits[:17]))
     return "10X98765432"[total % 11] == digits[17] or _is_date(digits[6:14])
 
 
 def passes_luhn(text: str) -> bool:
-    """Tell whether digits pass the check of bank cards (ISO 7812)."""
+    """Return whether digits pass the Luhn check of bank cards (ISO 7812)."""
     digits = [int(digit) for digit in _digits(text) if digit != "X"]
     doubled = [sum(divmod(2 * digit, 10)) for digit in digits[-2::-2]]
     return bool(digits) and (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
 
 
 class _Kind(NamedTuple):
-    mark: str
-    # Group "it" is what goes, the whole match without one.
+    tag: str
+    # Group "it" is replaced, or the whole match if there is none.
     pattern: re.Pattern[str]
     test: Callable[[str], bool] | None = None
 
 
-def _kind(mark: str, pattern: str, test: Callable[[str], bool] | None = None) -> _Kind:
-    return _Kind(mark, re.compile(pattern, re.IGNORECASE), test)
+def _kind(tag: str, pattern: str, test: Callable[[str], bool] | None = None) -> _Kind:
+    return _Kind(tag, re.compile(pattern, re.IGNORECASE), test)
 
 
-# In this order: what is longer, or told by a word before it, goes first.
+# Order matters: longer patterns and those with a context word come first.
 _KINDS = (
     _kind("【邮箱】", r"[a-z0-9][a-z0-9_.+-]{0,63}[@＠][a-z0-9-]{1,63}(?:[.．][a-z0-9-]{1,63}){1,8}"),
     _kind(
@@ -167,7 +166,7 @@ _KINDS = (
     _kind(
         "【地址】",
         r"(?:家庭住址|家庭地址|联系地址|地址|住址|家住|现住|户籍)(?:[:：]|在|于)?[ \t]*"
-        # Only what has the word of a place: 地址 is also in titles of pages.
+        # Only with a place word: 地址 also occurs in page titles.
         r"(?=[^，。,；;！!\n【】]{0,20}[省市区县镇乡村路街号弄栋])(?P<it>[^，。,；;！!\n【】]{4,50})",
     ),
     _kind(
@@ -175,18 +174,18 @@ _KINDS = (
         rf"(?P<it>[\u4e00-\u9fff]{{2,8}}(?:路|街|大道|胡同|弄|巷){_D}{{1,5}}号(?:[0-9０-９A-Za-z\u4e00-\u9fff-]{{0,12}}(?:室|楼|单元|栋))?)",
     ),
 )
-MARKS = tuple(dict.fromkeys(kind.mark for kind in _KINDS))
+TAGS = tuple(dict.fromkeys(kind.tag for kind in _KINDS))
 
 
 def redact(text: str) -> str:
-    """Return a text with marks such as 【电话】 in place of personal data; see the module for what is recognised."""
+    """Replace personal data by tags such as 【电话】; the module lists what is recognised."""
     return redact_counted(text)[0]
 
 
 def redact_counted(text: str) -> tuple[str, Counter[str]]:
-    """Return a text without personal data, and how often each mark was put in.
+    """Redact a text; also return the count of each tag.
 
-    Doing it again changes nothing.
+    Idempotent.
     """
     counts: Counter[str] = Counter()
     for kind in _KINDS:
@@ -195,9 +194,9 @@ def redact_counted(text: str) -> tuple[str, Counter[str]]:
             found = match["it"] if "it" in match.re.groupindex else match[0]
             if kind.test is not None and not kind.test(found):
                 return match[0]
-            counts[kind.mark] += 1
+            counts[kind.tag] += 1
             start = match.start("it") - match.start() if "it" in match.re.groupindex else 0
-            return match[0][:start] + kind.mark + match[0][start + len(found) :]
+            return match[0][:start] + kind.tag + match[0][start + len(found) :]
 
         text = kind.pattern.sub(put, text)
     return text, counts

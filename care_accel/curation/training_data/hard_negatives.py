@@ -1,4 +1,4 @@
-"""Hard negatives apart from false ones: what retrieval takes for an answer is judged before it is called none."""
+"""Hard negative mining with judges: retrieved candidates are judged, which separates hard from false negatives."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.curation.labels.candidates import document_vectors, rank
-from care_accel.curation.steps import Progress, silent
+from care_accel.curation.labels.candidates import document_vectors, retrieve
+from care_accel.curation.steps import Progress, no_progress
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError, require_count
 from care_accel.eval.cache import EmbeddingCache
 from care_accel.index.fusion import reciprocal_rank_fusion
 
-_QUERIES_AT_ONCE = 1024
+_QUERY_BATCH = 1024
 
-# Tells of each (query, document) whether the document answers the query; None where nobody could tell.
+# Returns for each (query, document) whether the document is relevant; None if it could not be judged.
 Judge = Callable[[Sequence[tuple[str, str]]], Sequence[bool | None]]
 
 
 @dataclass
-class Separated:
-    """What the judge made of a query's candidates.
+class JudgedCandidates:
+    """Judged candidates of a query.
 
     Attributes
     ----------
     negatives : list of int
-        Positions of documents that look like answers and are none, the hardest first.
+        Positions of hard negatives: retrieved but not relevant, the hardest first.
     false_negatives : list of int
-        Positions of documents that answer the query without a label that says so.
+        Positions of relevant documents without a label.
     undecided : list of int
-        Positions of documents that nobody could judge: neither of both.
+        Positions of documents that could not be judged; used as neither.
     """
 
     negatives: list[int] = field(default_factory=list)
@@ -46,18 +46,18 @@ def fused_candidates(
     model: str,
     depth: int = 50,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     cache: EmbeddingCache | None = None,
 ) -> NDArray[np.int64]:
-    """Rank documents by vectors and by words, fused by reciprocal rank as in `Retriever`.
+    """Hybrid retrieval: dense and BM25 rankings fused by RRF as in `Retriever`.
 
     Parameters
     ----------
     queries, documents : sequence of str
     model : str
-        A dual encoder's name or folder.
+        Name or folder of a dual encoder.
     depth : int
-        How many candidates a query, and how many of each ranking are fused.
+        Candidates per query, and depth of each ranking.
     progress : callable, optional
     cache : EmbeddingCache, optional
         Where documents' vectors are kept between runs.
@@ -65,39 +65,39 @@ def fused_candidates(
     Returns
     -------
     numpy.ndarray
-        int64 ``[n, depth]``: positions, best first; -1 where there are fewer.
+        int64 ``[n, depth]``: positions, best first, padded with -1.
     """
     require_count("depth", depth)
-    rankings = [rank(name, queries, documents, depth, progress, cache) for name in (model, "bm25")]
+    rankings = [retrieve(name, queries, documents, depth, progress, cache) for name in (model, "bm25")]
     return reciprocal_rank_fusion(rankings, depth)[1]
 
 
-def below_answers(
+def drop_likely_positives(
     queries: Sequence[str],
     documents: Sequence[str],
     candidates: NDArray[np.int64],
-    answers: Sequence[Collection[int]],
+    positives: Sequence[Collection[int]],
     model: str,
     margin: float,
     *,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
     cache: EmbeddingCache | None = None,
 ) -> NDArray[np.int64]:
-    """Leave out candidates that score nearly as well as an answer, or better: they may be answers themselves.
+    """Positive-aware filter: drop candidates that score close to a known positive or above, as likely false negatives.
 
-    Only those at least ``margin`` below the lowest of a query's known answers stay, relative to its score
-    (NV-Retriever, Moreira et al., 2024), as in the mining of `care_accel.training`. Where no answer is known,
-    all stay.
+    Candidates are kept if they score at least ``margin`` below the lowest-scoring known positive, relative to its
+    score (NV-Retriever, Moreira et al., 2024), as in the mining of `care_accel.training`. Without known positives,
+    all are kept.
 
     Parameters
     ----------
     queries, documents : sequence of str
     candidates : numpy.ndarray
-        int64 ``[n, depth]``: positions of documents, best first; -1 for none.
-    answers : sequence of collection of int
-        Positions of the known answers of each query.
+        int64 ``[n, depth]``: positions of documents, best first, padded with -1.
+    positives : sequence of collection of int
+        Positions of the known positives of each query.
     model : str
-        Whose scores are compared: a dual encoder's name or folder.
+        Name or folder of the dual encoder that scores.
     margin : float
     progress : callable, optional
     cache : EmbeddingCache, optional
@@ -106,78 +106,78 @@ def below_answers(
     Returns
     -------
     numpy.ndarray
-        ``candidates`` with -1 in place of what is left out.
+        ``candidates`` with -1 for dropped ones.
     """
     scorer = DualEncoder.from_pretrained(model)
     vectors = document_vectors(scorer, documents, progress, cache)
     kept = candidates.copy()
-    for row, (asked, own) in enumerate(zip(_query_vectors(scorer, queries), answers, strict=True)):
+    for row, (query, own) in enumerate(zip(_query_vectors(scorer, queries), positives, strict=True)):
         if own:
-            lowest = (vectors[list(own)] @ asked).min()
-            kept[row, vectors[kept[row]] @ asked > lowest - margin * abs(lowest)] = -1
+            lowest = (vectors[list(own)] @ query).min()
+            kept[row, vectors[kept[row]] @ query > lowest - margin * abs(lowest)] = -1
     return kept
 
 
 def _query_vectors(model: DualEncoder, queries: Sequence[str]) -> Iterator[NDArray[np.float32]]:
-    for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        yield from model.encode_query(queries[start : start + _QUERIES_AT_ONCE])
+    for start in range(0, len(queries), _QUERY_BATCH):
+        yield from model.encode_query(queries[start : start + _QUERY_BATCH])
 
 
-def separate(
+def judge_candidates(
     queries: Sequence[str],
     documents: Sequence[str],
     candidates: NDArray[np.int64],
-    answers: Sequence[Collection[int]],
+    labelled: Sequence[Collection[int]],
     judge: Judge,
     count: int = 7,
-) -> list[Separated]:
-    """Find the first ``count`` candidates of each query that do not answer it.
+) -> list[JudgedCandidates]:
+    """Find the first ``count`` irrelevant candidates of each query.
 
-    Candidates are judged in their order, a few of every query at a time, until a query has its negatives: what
-    comes behind them is not paid for. The judge is asked about all queries together, so that it may work on many
-    pairs at once; an answer may depend on its pair alone.
+    Candidates are judged in order, in rounds over all queries, until a query has its negatives; later candidates are
+    not paid for. Each round is one call of the judge, so that it can process pairs concurrently; a judgement must
+    depend on its pair only.
 
     Parameters
     ----------
     queries, documents : sequence of str
     candidates : numpy.ndarray
-        int64 ``[n, depth]``: positions of documents, best first; -1 for none.
-    answers : sequence of collection of int
-        Documents known to answer each query; they are not judged.
+        int64 ``[n, depth]``: positions of documents, best first, padded with -1.
+    labelled : sequence of collection of int
+        Documents with a label for each query; they are not judged.
     judge : callable
         See `Judge`.
     count : int
 
     Returns
     -------
-    list of Separated
-        One a query; fewer negatives where its candidates have fewer.
+    list of JudgedCandidates
+        One per query; fewer negatives if its candidates have fewer.
 
     Raises
     ------
     CareError
-        The judge gave another number of answers than it was asked for.
+        The judge returned a wrong number of judgements.
     """
     require_count("count", count)
     left = [
         [int(found) for found in row if found >= 0 and found not in known]
-        for row, known in zip(candidates, answers, strict=True)
+        for row, known in zip(candidates, labelled, strict=True)
     ]
-    separated = [Separated() for _ in queries]
+    judged = [JudgedCandidates() for _ in queries]
     while True:
-        asked = [
+        round_ = [
             (row, document)
-            for row, found in enumerate(separated)
+            for row, found in enumerate(judged)
             for document in left[row][: count - len(found.negatives)]
         ]
-        if not asked:
-            return separated
-        said = judge([(queries[row], documents[document]) for row, document in asked])
-        if len(said) != len(asked):
-            raise CareError(f"the judge was asked about {len(asked)} pairs and answered {len(said)}")
-        for (row, document), answer in zip(asked, said, strict=True):
-            found = separated[row]
-            {True: found.false_negatives, False: found.negatives, None: found.undecided}[answer].append(
+        if not round_:
+            return judged
+        judgements = judge([(queries[row], documents[document]) for row, document in round_])
+        if len(judgements) != len(round_):
+            raise CareError(f"the judge returned {len(judgements)} judgements for {len(round_)} pairs")
+        for (row, document), relevant in zip(round_, judgements, strict=True):
+            found = judged[row]
+            {True: found.false_negatives, False: found.negatives, None: found.undecided}[relevant].append(
                 document
             )
             left[row].remove(document)

@@ -1,4 +1,4 @@
-"""From questions and documents to triplets: cleaned, each once, unlike each other, with judged hard negatives."""
+"""Training triplets from queries and documents: cleaned, deduplicated, diverse, with judged hard negatives."""
 
 from __future__ import annotations
 
@@ -18,19 +18,27 @@ from care_accel.curation.judges.endpoints import check_endpoints
 from care_accel.curation.judges.prompting import Prompt, load_prompt
 from care_accel.curation.judges.store import FILE, Pair, Store, digest
 from care_accel.curation.labels.candidates import CACHE, vector_cache
-from care_accel.curation.labels.judging import LOCK, PLACES, Task, alone, judge_all, left_of, plan
+from care_accel.curation.labels.judging import (
+    LOCK,
+    PLACEHOLDERS,
+    Task,
+    dry_run_summary,
+    exclusive_lock,
+    judge_all,
+    pending_tasks,
+)
 from care_accel.curation.labels.vote import decide
-from care_accel.curation.steps import Progress, Summary, silent
-from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.steps import Progress, Summary, no_progress
+from care_accel.curation.texts.clean import clean_text, rejection_reason
 from care_accel.curation.texts.diversity import select_diverse
 from care_accel.curation.texts.duplicates import find_exact_duplicates, find_near_duplicates
 from care_accel.curation.texts.redact import redact
 from care_accel.curation.training_data.hard_negatives import (
     Judge,
-    Separated,
-    below_answers,
+    JudgedCandidates,
+    drop_likely_positives,
     fused_candidates,
-    separate,
+    judge_candidates,
 )
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
@@ -38,12 +46,12 @@ from care_accel.files import read_jsonl, text_field, text_list_field, write_json
 
 TRIPLETS = "train.jsonl"
 REPORT = "train-data.json"
-_QUERIES_AT_ONCE = 1024
+_QUERY_BATCH = 1024
 
 
 @dataclass
-class Question:
-    """A query, and positions of the documents that are known to answer it or not to."""
+class TrainingQuery:
+    """A query with the positions of its labelled positive and negative documents."""
 
     text: str
     positive: list[int] = field(default_factory=list)
@@ -51,72 +59,75 @@ class Question:
 
 
 @dataclass
-class Prepared:
-    """What is judged.
+class PreparedData:
+    """Queries, documents and candidates, ready to be judged.
 
     Attributes
     ----------
-    questions : list of Question
+    queries : list of TrainingQuery
     documents : list of str
     candidates : numpy.ndarray
-        int64 ``[n, depth]``: positions of each question's documents, best first; -1 for none.
+        int64 ``[n, depth]``: positions of each query's candidates, best first, padded with -1.
     counts, unusable : dict of str to int
-        How many texts each step has left, and why others could not be used.
+        Texts left after each step; rejected texts by reason.
     """
 
-    questions: list[Question]
+    queries: list[TrainingQuery]
     documents: list[str]
     candidates: NDArray[np.int64]
     counts: dict[str, int]
     unusable: dict[str, int]
 
     @property
-    def known(self) -> list[set[int]]:
-        """Return the documents that each question needs no judge for."""
-        return [{*one.positive, *one.negative} for one in self.questions]
+    def labelled(self) -> list[set[int]]:
+        """The labelled documents of each query, which need no judge."""
+        return [{*one.positive, *one.negative} for one in self.queries]
+
+    def judge_candidates(self, judge: Judge, negatives: int) -> list[JudgedCandidates]:
+        """Judge the candidates until every query has its hard negatives."""
+        texts = [one.text for one in self.queries]
+        return judge_candidates(texts, self.documents, self.candidates, self.labelled, judge, negatives)
 
 
 def run(config: Config, progress: Progress, *, dry_run: bool = False) -> Summary:
-    """Write ``train.jsonl`` and ``train-data.json``; hard negatives are those that the judges vote to be no answers.
+    """Write ``train.jsonl`` and ``train-data.json``; hard negatives are candidates that the vote finds irrelevant.
 
     Parameters
     ----------
     config : Config
     progress : callable
     dry_run : bool
-        Ask nobody; tell how many pairs would be judged, and about what they would take.
+        Send no requests; return the pairs to judge and their estimated cost.
 
     Raises
     ------
     CareError
-        The configuration has no train-data, a judge or a file cannot be used, or a judge had to be given up.
+        The configuration has no train-data, a judge or a file cannot be used, or a judge was abandoned.
     """
     if (settings := config.train_data) is None:
-        raise CareError("the configuration has no train-data; give it texts")
+        raise CareError("the configuration has no train-data; add it with texts")
     output = config.output_file(TRIPLETS).parent
     if dry_run:
-        return _plan(config, settings, progress)
-    with _voting(config, progress) as judge:
+        return _dry_run(config, settings, progress)
+    with _voting_judge(config, progress) as judge:
         report = make_train_data(settings, output, judge, redact=_redact(config), progress=progress)
     facts = {name: f"{count:,}" for name, count in report["counts"].items()}
-    facts |= {f"unusable {name}": f"{count:,}" for name, count in sorted(report["unusable"].items())}
+    facts |= {f"rejected {name}": f"{count:,}" for name, count in sorted(report["unusable"].items())}
     warnings = []
     if settings.seeds >= report["counts"]["queries without near duplicates"]:
         warnings.append(
-            f"all queries are among the {settings.seeds:,} seeds: none was compared with the others"
+            f"all queries are among the {settings.seeds:,} seeds, so diversity selection had no effect; lower seeds"
         )
     if count := report["counts"]["pairs nobody could judge"]:
-        warnings.append(
-            f"{count} pairs lack a grade that can be read; they are neither answers nor negatives"
-        )
+        warnings.append(f"{count} pairs lack a valid grade; they are neither positives nor negatives")
     return Summary({**facts}, files=[output / TRIPLETS, output / REPORT], warnings=warnings)
 
 
 @contextmanager
-def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
-    """Give a judge that asks all judges of the configuration, keeps their answers, and lets them vote."""
+def _voting_judge(config: Config, progress: Progress) -> Iterator[Judge]:
+    """Return a judge that sends pairs to all configured judges, stores their answers and votes."""
     prompt = _prompt(config)
-    with Store(config.output_file(FILE)) as store, alone(config.output_file(LOCK)):
+    with Store(config.output_file(FILE)) as store, exclusive_lock(config.output_file(LOCK)):
         for one in config.judges:
             store.check_model(one, prompt.version)
 
@@ -124,9 +135,7 @@ def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
             tasks = [_task(*pair) for pair in pairs]
             stopped = judge_all(config.judges, prompt, store, tasks, progress)
             if stopped:
-                raise CareError(
-                    f"{next(iter(stopped.values()))}; what was answered is kept, run the step again"
-                )
+                raise CareError(f"{next(iter(stopped.values()))}; answers are stored, run the step again")
             return _votes(config, prompt, store, tasks)
 
         yield judge
@@ -134,8 +143,8 @@ def _voting(config: Config, progress: Progress) -> Iterator[Judge]:
 
 def _prompt(config: Config) -> Prompt:
     check_endpoints(config.judges, config.judging)
-    prompt = load_prompt(config.judging.prompt, PLACES)
-    # Pairs of other texts than the candidates': counted apart from these.
+    prompt = load_prompt(config.judging.prompt, PLACEHOLDERS)
+    # A version of its own: these pairs are counted apart from those of the judge step.
     return replace(prompt, version=f"{prompt.version}/train-data")
 
 
@@ -153,12 +162,11 @@ def _votes(config: Config, prompt: Prompt, store: Store, tasks: Sequence[Task]) 
     return [decide([grades.get(task.pair, ("", None))[1] for grades in known], config.vote) for task in tasks]
 
 
-def _plan(config: Config, settings: TrainData, progress: Progress) -> Summary:
-    """Tell what judging would take if each candidate that nobody judged turned out to be no answer, and at most."""
+def _dry_run(config: Config, settings: TrainData, progress: Progress) -> Summary:
+    """Return the pairs to judge: the fewest, if every unjudged candidate is irrelevant, and the most."""
     prompt = _prompt(config)
-    output = config.output_file(TRIPLETS).parent
-    prepared = _prepare(settings, output, _redact(config), progress)
-    asked: list[Task] = []
+    prepared = _prepare(settings, config.output_file(TRIPLETS).parent, _redact(config), progress)
+    pending: list[Task] = []
     with ExitStack() as stack:
         file = config.output_file(FILE)
         store = stack.enter_context(Store(file)) if file.is_file() else None
@@ -168,26 +176,23 @@ def _plan(config: Config, settings: TrainData, progress: Progress) -> Summary:
 
         def guess(pairs: Sequence[tuple[str, str]]) -> list[bool | None]:
             tasks = [_task(*pair) for pair in pairs]
-            asked.extend(tasks)
+            pending.extend(tasks)
             if store is None:
                 return [False] * len(tasks)
-            waiting = {task.pair for one in config.judges for task in left_of(store, one, prompt, tasks)}
+            waiting = {t.pair for one in config.judges for t in pending_tasks(store, one, prompt, tasks)}
             votes = _votes(config, prompt, store, tasks)
             return [False if task.pair in waiting else vote for task, vote in zip(tasks, votes, strict=True)]
 
         if settings.negatives:
-            queries = [one.text for one in prepared.questions]
-            separate(
-                queries, prepared.documents, prepared.candidates, prepared.known, guess, settings.negatives
-            )
-        summary = plan(config, prompt, store, asked)
+            prepared.judge_candidates(guess, settings.negatives)
+        summary = dry_run_summary(config, prompt, store, pending)
     most = sum(
         len({*row.tolist()} - known - {-1})
-        for row, known in zip(prepared.candidates, prepared.known, strict=True)
+        for row, known in zip(prepared.candidates, prepared.labelled, strict=True)
     )
     facts = {name: f"{count:,}" for name, count in prepared.counts.items()}
     facts["pairs at most"] = (
-        f"{most if settings.negatives else 0:,}, if all candidates were answers; the table has the fewest"
+        f"{most if settings.negatives else 0:,}, if all candidates were relevant; the table has the minimum"
     )
     return replace(summary, facts={**facts, **summary.facts})
 
@@ -198,46 +203,45 @@ def make_train_data(
     judge: Judge,
     *,
     redact: Callable[[str], str] | None = None,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> dict[str, Any]:
-    """Write triplets in the format of ``care-accel train``, and a report of what happened to every text.
+    """Write triplets in the format of ``care-accel train``, and a report with counts of each step.
 
     Parameters
     ----------
     settings : TrainData
     output : Path
-        A folder that is there; ``train.jsonl``, ``train-data.json`` and the documents' vectors, which another
-        run needs not compute again, are written to it, for their owner only.
+        An existing folder for ``train.jsonl``, ``train-data.json`` and the cache of document vectors, readable by
+        their owner only.
     judge : callable
-        See `care_accel.curation.training_data.hard_negatives.separate`.
+        See `care_accel.curation.training_data.hard_negatives.judge_candidates`.
     redact : callable, optional
-        Takes personal data out of a text, before anything else sees it.
+        Redacts personal data; applied while reading.
     progress : callable, optional
 
     Returns
     -------
     dict
-        The report: how many texts each step has left.
+        The report: texts left after each step.
 
     Raises
     ------
     CareError
-        A file is missing or broken (file and line are named), or no query is left.
+        A file is missing or invalid (file and line are named), or no query is left.
     """
     prepared = _prepare(settings, output, redact, progress)
-    questions, documents, counts = prepared.questions, prepared.documents, prepared.counts
-    found = [Separated() for _ in questions]
+    queries, documents, counts = prepared.queries, prepared.documents, prepared.counts
+    found = [JudgedCandidates() for _ in queries]
     if settings.negatives:
-        queries = [one.text for one in questions]
-        found = separate(queries, documents, prepared.candidates, prepared.known, judge, settings.negatives)
+        found = prepared.judge_candidates(judge, settings.negatives)
     counts |= {
         "pairs judged no answer": sum(len(one.negatives) for one in found),
         "false negatives": sum(len(one.false_negatives) for one in found),
         "pairs nobody could judge": sum(len(one.undecided) for one in found),
     }
-    rows = list(_triplets(questions, documents, found, settings))
+    rows = list(_triplets(queries, documents, found, settings))
     counts["triplets written"] = len(rows)
-    counts["queries without an answer"] = len(questions) - len(rows)
+    counts["queries without an answer"] = len(queries) - len(rows)
     write_rows(output / TRIPLETS, rows)
     report = {"settings": asdict(settings), "counts": counts, "unusable": prepared.unusable}
     write_json(output / REPORT, report, private=True)
@@ -246,38 +250,36 @@ def make_train_data(
 
 def _prepare(
     settings: TrainData, output: Path, redact: Callable[[str], str] | None, progress: Progress
-) -> Prepared:
-    """Do all that needs no judge."""
+) -> PreparedData:
+    """Do all steps before judging."""
     reader = _Reader(redact)
-    questions, documents = reader.read([Path(file) for file in settings.texts])
-    counts: dict[str, int] = {"queries read": reader.queries, "queries usable": len(questions)}
-    questions = _merge_repeated(questions)
-    counts["queries without exact duplicates"] = len(questions)
-    near = find_near_duplicates([one.text for one in questions], settings.near_duplicates, progress=progress)
-    questions = _merge_near(questions, near.of)
-    counts["queries without near duplicates"] = len(questions)
+    queries, documents = reader.read([Path(file) for file in settings.texts])
+    counts: dict[str, int] = {"queries read": reader.queries, "queries usable": len(queries)}
+    queries = _merge_duplicates(queries, find_exact_duplicates([one.text for one in queries]))
+    counts["queries without exact duplicates"] = len(queries)
+    near = find_near_duplicates([one.text for one in queries], settings.near_duplicates, progress=progress)
+    queries = _merge_duplicates(queries, near.of)
+    counts["queries without near duplicates"] = len(queries)
     counts["documents read"] = len(documents)
-    documents, questions = _one_of_each(documents, questions, settings.near_duplicates, progress)
+    documents, queries = _deduplicate_documents(documents, queries, settings.near_duplicates, progress)
     counts["documents without duplicates"] = len(documents)
-    if not questions or not documents:
+    if not queries or not documents:
         raise CareError(
-            f"{', '.join(map(str, settings.texts))}: no query or no document is left to make training data from"
+            f"{', '.join(map(str, settings.texts))}: no query or no document is left after cleaning; see the texts"
         )
-    questions = _unlike(questions, settings, progress)
-    counts["queries unlike each other"] = len(questions)
-    queries = [one.text for one in questions]
+    queries = _select_queries(queries, settings, progress)
+    counts["queries unlike each other"] = len(queries)
+    texts = [one.text for one in queries]
     model = settings.model
     with vector_cache(output / CACHE) as cache:
-        candidates = fused_candidates(
-            queries, documents, model, settings.depth, progress=progress, cache=cache
-        )
+        candidates = fused_candidates(texts, documents, model, settings.depth, progress=progress, cache=cache)
         if settings.margin is not None:
-            answers = [one.positive for one in questions]
-            kept = below_answers(
-                queries,
+            positives = [one.positive for one in queries]
+            kept = drop_likely_positives(
+                texts,
                 documents,
                 candidates,
-                answers,
+                positives,
                 model,
                 settings.margin,
                 progress=progress,
@@ -285,21 +287,21 @@ def _prepare(
             )
             counts["candidates too near an answer"] = int((kept != candidates).sum())
             candidates = kept
-    return Prepared(questions, documents, candidates, counts, dict(reader.unusable))
+    return PreparedData(queries, documents, candidates, counts, dict(reader.unusable))
 
 
 class _Reader:
-    """Reads files, cleans every text, and counts what cannot be used."""
+    """Reads files, cleans every text, and counts rejected ones."""
 
     def __init__(self, redact: Callable[[str], str] | None) -> None:
         self._redact = redact
-        self._place: dict[str, int] = {}
+        self._position: dict[str, int] = {}
         self.queries = 0
         self.unusable: Counter[str] = Counter()
 
-    def read(self, files: Sequence[Path]) -> tuple[list[Question], list[str]]:
-        """Return questions, and the documents that they name by position."""
-        questions = []
+    def read(self, files: Sequence[Path]) -> tuple[list[TrainingQuery], list[str]]:
+        """Return the queries, and the documents that their positions refer to."""
+        queries = []
         for file in files:
             for line, row in read_jsonl(file):
                 if "query" not in row:
@@ -307,72 +309,70 @@ class _Reader:
                     self._add(f"{title} {text_field(row, 'text', file, line)}".strip(), [])
                     continue
                 self.queries += 1
-                # Its documents are documents, whatever becomes of it.
-                one = Question(self._clean(text_field(row, "query", file, line), "query") or "")
-                for name, places in (("pos", one.positive), ("neg", one.negative)):
+                # Its documents are kept even if the query is rejected.
+                one = TrainingQuery(self._clean(text_field(row, "query", file, line), "query") or "")
+                for name, positions in (("pos", one.positive), ("neg", one.negative)):
                     for value in text_list_field(row, name, file, line) if name in row else []:
-                        self._add(value, places)
+                        self._add(value, positions)
                 if one.text:
-                    questions.append(one)
-        return questions, list(self._place)
+                    queries.append(one)
+        return queries, list(self._position)
 
-    def _add(self, value: str, places: list[int]) -> None:
+    def _add(self, value: str, positions: list[int]) -> None:
         text = self._clean(value, "document")
         if text is not None:
-            place = self._place.setdefault(text, len(self._place))
-            if place not in places:
-                places.append(place)
+            position = self._position.setdefault(text, len(self._position))
+            if position not in positions:
+                positions.append(position)
 
     def _clean(self, text: str, kind: str) -> str | None:
         text = clean_text(text, self._redact)
-        if why := why_unusable(text):
+        if why := rejection_reason(text):
             self.unusable[f"{kind}: {why}"] += 1
             return None
         return text
 
 
-def _merge_repeated(questions: list[Question]) -> list[Question]:
-    return _merge_near(questions, find_exact_duplicates([one.text for one in questions]))
-
-
-def _merge_near(questions: list[Question], of: NDArray[np.int64]) -> list[Question]:
-    """Leave out repeated questions; what is known of them is known of the one that stays."""
-    for one, first in zip(questions, of.tolist(), strict=True):
+def _merge_duplicates(queries: list[TrainingQuery], of: NDArray[np.int64]) -> list[TrainingQuery]:
+    """Drop duplicate queries and add their labels to the one that is kept."""
+    for one, first in zip(queries, of.tolist(), strict=True):
         if first >= 0:
-            kept = questions[first]
+            kept = queries[first]
             kept.positive = list(dict.fromkeys([*kept.positive, *one.positive]))
             kept.negative = list(dict.fromkeys([*kept.negative, *one.negative]))
-    return [one for one, first in zip(questions, of.tolist(), strict=True) if first < 0]
+    return [one for one, first in zip(queries, of.tolist(), strict=True) if first < 0]
 
 
-def _one_of_each(
-    documents: list[str], questions: list[Question], threshold: float, progress: Progress
-) -> tuple[list[str], list[Question]]:
-    """Leave one of documents that are alike; questions then name that one."""
+def _deduplicate_documents(
+    documents: list[str], queries: list[TrainingQuery], threshold: float, progress: Progress
+) -> tuple[list[str], list[TrainingQuery]]:
+    """Drop duplicate documents and map the queries' positions to the kept ones."""
     first = find_exact_duplicates(documents)
     once = np.flatnonzero(first < 0)
     near = find_near_duplicates([documents[i] for i in once], threshold, progress=progress)
     stays = np.where(near.of < 0, np.arange(len(once)), near.of)
     kept = np.flatnonzero(near.of < 0)
-    # From a document's old position to the one that stays for it: over exact, then over near duplicates.
+    # Maps old positions to kept ones: through exact, then through near duplicates.
     of_once = np.full(len(documents), -1, dtype=np.int64)
     of_once[once] = np.searchsorted(kept, stays)
     new = of_once[np.where(first < 0, np.arange(len(documents)), first)]
-    for one in questions:
+    for one in queries:
         one.positive = list(dict.fromkeys(int(new[i]) for i in one.positive))
-        # What is said to be no answer and is nearly the answer is left out of both training and judging.
+        # A labelled negative that is a near duplicate of a positive is dropped.
         one.negative = [i for i in dict.fromkeys(int(new[i]) for i in one.negative) if i not in one.positive]
-    return [documents[once[i]] for i in kept], questions
+    return [documents[once[i]] for i in kept], queries
 
 
-def _unlike(questions: list[Question], settings: TrainData, progress: Progress) -> list[Question]:
-    """Select questions that are unlike each other, in a random order, and return them in their own."""
-    order = np.random.default_rng(settings.seed).permutation(len(questions))
+def _select_queries(
+    queries: list[TrainingQuery], settings: TrainData, progress: Progress
+) -> list[TrainingQuery]:
+    """Select diverse queries in random order, and return them in their original order."""
+    order = np.random.default_rng(settings.seed).permutation(len(queries))
     model = DualEncoder.from_pretrained(settings.model)
     vectors = np.empty((len(order), model.width), dtype=np.float32)
     with progress("encode queries", len(order)) as done:
-        for start in range(0, len(order), _QUERIES_AT_ONCE):
-            part = [questions[i].text for i in order[start : start + _QUERIES_AT_ONCE]]
+        for start in range(0, len(order), _QUERY_BATCH):
+            part = [queries[i].text for i in order[start : start + _QUERY_BATCH]]
             vectors[start : start + len(part)] = model.encode_query(part)
             done(len(part))
     selected = select_diverse(
@@ -382,16 +382,16 @@ def _unlike(questions: list[Question], settings: TrainData, progress: Progress) 
         similarity=settings.similarity,
         progress=progress,
     )
-    return [questions[i] for i in np.sort(order[selected])]
+    return [queries[i] for i in np.sort(order[selected])]
 
 
 def _triplets(
-    questions: list[Question], documents: list[str], found: list[Separated], settings: TrainData
+    queries: list[TrainingQuery], documents: list[str], found: list[JudgedCandidates], settings: TrainData
 ) -> Iterator[dict[str, Any]]:
-    for one, separated in zip(questions, found, strict=True):
-        positive = [*one.positive, *(separated.false_negatives if settings.false_negatives == "add" else ())]
-        # Labelled negatives come first: people have seen them.
-        negative = [*one.negative, *separated.negatives][: max(settings.negatives, len(one.negative))]
+    for one, judged in zip(queries, found, strict=True):
+        positive = [*one.positive, *(judged.false_negatives if settings.false_negatives == "add" else ())]
+        # Labelled negatives come first: they were judged by people.
+        negative = [*one.negative, *judged.negatives][: max(settings.negatives, len(one.negative))]
         if positive:
             yield {
                 "query": one.text,

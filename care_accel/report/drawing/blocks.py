@@ -1,4 +1,4 @@
-"""What a page is made of, and how numbers are written in it."""
+"""Building blocks of the page, and number formatting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell: a text, the exact number behind it, a line of small print, or a bar."""
+    """Table cell: a text, its exact value, small print, or a bar."""
 
     text: str = ""
     value: float | None = None
@@ -26,7 +26,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A table's row; its first cell is its heading."""
+    """Table row; the first cell is its header."""
 
     cells: Sequence[Cell]
     kind: str = ""
@@ -34,7 +34,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; columns of kind ``n`` hold numbers, ``bar`` bars, ``note`` longer texts. A long one may be folded away."""
+    """Table; columns of kind ``n`` have numbers, ``bar`` bars, ``note`` longer texts. ``folded`` is the title if collapsed."""
 
     columns: Sequence[tuple[str, str]]
     lines: Sequence[Line]
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A plot with its table, or a table of bars; ``where`` says what was measured on which hardware."""
+    """A plot with its table, or a table of bars; ``where`` is the provenance."""
 
     title: str
     where: str = ""
@@ -53,13 +53,13 @@ class Figure:
 
     @property
     def short(self) -> bool:
-        """Whether it goes on one printed page: a plot, or tables of few lines."""
+        """Whether it fits on one printed page."""
         return self.plot is not None or sum(len(table.lines) for table in self.tables) <= 16
 
 
 @dataclass(frozen=True)
 class Section:
-    """Figures that answer one question; ``notes`` say what is missing."""
+    """Figures on one question; ``notes`` list missing data."""
 
     title: str
     lead: str = ""
@@ -69,7 +69,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Part:
-    """What is measured on one machine, or what holds for all; ``anchor`` is its place in the page."""
+    """Sections on one machine, or on all; ``anchor`` is its HTML id."""
 
     title: str
     anchor: str
@@ -78,59 +78,59 @@ class Part:
 
 
 def significant(value: float) -> str:
-    """Write a number with three significant digits, or all before the point."""
+    """Format a number with three significant digits, or all digits of its integer part."""
     if value == 0:
         return "0"
-    # Rounded first: 9.996 is written as 10.0.
+    # Rounded first, so that 9.996 gives 10.0.
     rounded = float(f"{value:.3g}")
     digits = 2 - math.floor(math.log10(abs(rounded)))
     return f"{value:,.{max(digits, 0)}f}" if digits < 7 else f"{value:.3g}"
 
 
 def plain(value: float, digits: int) -> str:
-    """Write a number with some digits behind the point, and a minus that is as wide as a plus."""
+    """Format a number with fixed decimals and a typographic minus."""
     return f"{value:,.{digits}f}".replace("-", "\u2212")
 
 
 def signed(value: float, digits: int) -> str:
-    """Write a difference, with its sign."""
+    """Format a difference with its sign."""
     return f"{value:+,.{digits}f}".replace("-", "\u2212")
 
 
 def number(value: float | None, *, scale: float = 1, small: str = "", kind: str = "") -> Cell:
-    """Return a cell with a number in three significant digits; its exact value goes with it."""
+    """Return a cell with a number in three significant digits and its exact value."""
     if value is None:
         return Cell(MISSING, kind=kind)
     return Cell(significant(value * scale), value=value, small=small, kind=kind)
 
 
-def counted(count: int, what: str) -> str:
-    """Write how many there are of something."""
+def pluralise(count: int, what: str) -> str:
+    """Format a count with its noun."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def share(value: float | None, digits: int = 0) -> Cell:
-    """Return a cell with a fraction of 1 in percent."""
+    """Return a cell with a fraction as percent."""
     return Cell(MISSING) if value is None else Cell(f"{100 * value:.{digits}f} %", value=value)
 
 
 def spread(ratios: Sequence[float]) -> str:
-    """Write how far the ratios of blocks lie apart, as small print."""
+    """Format the range of block ratios, as small print."""
     return f"{significant(min(ratios))} to {significant(max(ratios))}" if len(ratios) > 1 else ""
 
 
 def megabytes(value: float | None) -> Cell:
-    """Return a cell with bytes in millions."""
+    """Return a cell with bytes as MB (10^6)."""
     return number(value, scale=1e-6)
 
 
 def where(machine: Machine, run: Run) -> str:
-    """Say what measured: the hardware, threads, sizes, revision and day of a run."""
-    return " · ".join([hardware(machine), *of_run(run)])
+    """Format the provenance of a run: hardware, threads, size, revision and date."""
+    return " · ".join([hardware(machine), *run_facts(run)])
 
 
 def hardware(machine: Machine) -> str:
-    """Say which machine it is, as people name it."""
+    """Format the hardware of a machine."""
     facts = machine.facts
     cores = facts.get("cores")
     named = str(facts.get("processor") or machine.name)
@@ -139,8 +139,8 @@ def hardware(machine: Machine) -> str:
     )
 
 
-def of_run(run: Run) -> list[str]:
-    """Say what a run was: threads, sizes, revision, day."""
+def run_facts(run: Run) -> list[str]:
+    """Return threads, size, revision and date of a run."""
     changed = " with changes" if run.changed else ""
-    threads = [counted(run.threads, "thread")] if run.threads else []
+    threads = [pluralise(run.threads, "thread")] if run.threads else []
     return [*threads, f"size {run.size}", f"revision {run.revision}{changed}", run.started[:10]]

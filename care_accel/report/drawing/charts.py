@@ -1,4 +1,4 @@
-"""Plots as SVG for a page: colours are the page's variables, and each is drawn for a wide and for a narrow one."""
+"""SVG plots: colours are CSS variables, and each plot is drawn for wide and for narrow pages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from care_accel.report.drawing.scales import FONT, Box, Scale, apart, elided, overlap, text_width, tick_text
+from care_accel.report.drawing.axes import FONT, Box, Scale, elide, overlap, spread_out, text_width, tick_text
 
 WIDE, NARROW = 720, 328
-# Colours and marks are told apart by number; the page's style sheet has a colour for each.
+# Styles are numbered; the style sheet has a colour for each.
 STYLES = 8
 _MARKS = (
     "M{l} {y}a{r} {r} 0 1 0 {d} 0a{r} {r} 0 1 0 -{d} 0z",  # circle
@@ -26,7 +26,7 @@ _MARKS = (
 
 @dataclass(frozen=True)
 class Point:
-    """A mark of a scatter plot; its number stands for its label where that has no room."""
+    """Point of a scatter plot; labelled by its number if the label does not fit."""
 
     number: int
     label: str
@@ -39,7 +39,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """A line through measured points, and the fit through them as a dashed one."""
+    """Line through measured points, with an optional dashed fit."""
 
     label: str
     points: Sequence[tuple[float, float]]
@@ -50,7 +50,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with an interval, one of several under a heading."""
+    """Value with a confidence interval, one of several under a heading."""
 
     label: str
     value: float
@@ -63,7 +63,7 @@ class Interval:
 def mark(
     style: int, x: float = 0, y: float = 0, title: str = "", *, faded: bool = False, r: float = 4.5
 ) -> Markup:
-    """Return the mark of a style; pointing at it shows the title."""
+    """Return the marker of a style, with a tooltip."""
     numbers = {"x": x, "y": y, "l": x - r, "rr": x + r, "t": y - r, "b": y + r, "r": r, "d": 2 * r}
     numbers |= {"l2": x - 1.2 * r, "r2": x + 1.2 * r, "t2": y - 1.2 * r, "b2": y + 1.2 * r}
     path = _MARKS[style % STYLES].format(**{name: f"{number:.1f}" for name, number in numbers.items()})
@@ -72,14 +72,14 @@ def mark(
 
 
 def swatches(labels: Sequence[tuple[str, int]]) -> Markup:
-    """Return the colours of bars and what they stand for, as a list."""
+    """Return a legend of bar colours."""
     entry = '<li><svg viewBox="0 0 14 14" aria-hidden="true"><rect class="s{} bar" y="3" width="14" height="8"/></svg>{}</li>'
     entries = [Markup(entry).format(style % STYLES, label) for label, style in labels]
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(entries))
 
 
 def legend(labels: Sequence[tuple[str, int]], kind: str = "") -> Markup:
-    """Return the marks and what they stand for, as a list."""
+    """Return a legend of markers."""
     entries = [
         Markup('<li><svg viewBox="-7 -7 14 14" aria-hidden="true">{}</svg>{}</li>').format(mark(style), label)
         for label, style in labels
@@ -96,7 +96,7 @@ def bar(
     rule: float | None = None,
     label: str = "",
 ) -> Markup:
-    """Return a bar for a table's cell, between two shares of its width; ``rule`` marks a third one."""
+    """Return a bar for a table cell, in shares of its width; ``rule`` is a reference line."""
     return stack([(start, end, style)], faded=faded, rule=rule, label=label)
 
 
@@ -107,7 +107,7 @@ def stack(
     rule: float | None = None,
     label: str = "",
 ) -> Markup:
-    """Return bars beside each other for a table's cell: start, end and style of each, as shares of its width."""
+    """Return a stacked bar for a table cell: start and end of each piece in shares of its width, and style."""
     drawn = [
         Markup('<rect class="s{} bar{}" x="{:.2f}" width="{:.2f}" y="1" height="8"/>').format(
             style % STYLES, " faded" if faded else "", 100 * min(a, b), max(100 * abs(b - a), 0.6)
@@ -126,7 +126,7 @@ def stack(
 
 
 def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) -> Markup:
-    """Return points with a logarithmic x axis, their labels beside them, and steps along those at the front."""
+    """Return a labelled scatter plot with a logarithmic x axis and the Pareto front."""
 
     def draw(width: int) -> tuple[float, Markup]:
         height = 420 if width == WIDE else 360
@@ -144,15 +144,15 @@ def scatter(points: Sequence[Point], *, x_title: str, y_title: str, label: str) 
         for p, (x, y) in zip(points, spots, strict=True):
             title = f"{p.label}: {p.x:.4g} ms, {p.y:.4g}"
             plot.add("{}", mark(p.style, x, y, title, faded=p.faded, r=5.5 if p.style == 0 else 4.5))
-        # Ours and what is at the front choose their places first.
+        # Labels of ours and of the Pareto front are placed first.
         for p, (x, y) in sorted(
             zip(points, spots, strict=True), key=lambda both: (both[0].style != 0, not both[0].front)
         ):
             text = p.label
-            place = _free_place(text, x, y, taken, plot.area)
+            place = _free_box(text, x, y, taken, plot.area)
             if place is None:
                 text = str(p.number)
-                place = _free_place(text, x, y, taken, plot.area) or _box(text, x, y, 1, 0, 9)
+                place = _free_box(text, x, y, taken, plot.area) or _box(text, x, y, 1, 0, 9)
             taken.append(place)
             if (leader := _leader(place, x, y)) is not None:
                 plot.add('<path class="leader" d="{}"/>', leader)
@@ -177,7 +177,7 @@ def lines(
     log: tuple[bool, bool],
     rule: float | None = None,
 ) -> Markup:
-    """Return lines with marks at what was measured; where there is no room at their ends, a legend names them."""
+    """Return a line plot, labelled at the line ends on wide pages and by a legend on narrow ones."""
 
     def draw(width: int) -> tuple[float, Markup]:
         height = 360 if width == WIDE else 300
@@ -200,13 +200,15 @@ def lines(
                 title = f"{one.label}: {tick_text(x)}: {y:.4g}"
                 plot.add("{}", mark(one.style, plot.x(x), plot.y(y), title, faded=faded))
         if ends:
-            places = apart([plot.y(one.points[-1][1]) for one in drawn], 15, plot.area[1] + 6, plot.area[3])
+            places = spread_out(
+                [plot.y(one.points[-1][1]) for one in drawn], 15, plot.area[1] + 6, plot.area[3]
+            )
             for one, y in zip(drawn, places, strict=True):
                 text = Markup('<text class="label{}" x="{:.1f}" y="{:.1f}">{}<title>{}</title></text>')
                 ours = " ours" if one.style == 0 else ""
                 plot.add(
                     "{}",
-                    text.format(ours, plot.area[2] + 10, y + 4, elided(one.label, right - 14), one.label),
+                    text.format(ours, plot.area[2] + 10, y + 4, elide(one.label, right - 14), one.label),
                 )
         return height, plot.finish(x_title, y_title)
 
@@ -221,7 +223,7 @@ def intervals(
     label: str,
     rule: float | None = None,
 ) -> Markup:
-    """Return values with their intervals, under a heading each; a legend must name the styles."""
+    """Return an interval plot, grouped by heading; needs a legend of the styles."""
 
     def draw(width: int) -> tuple[float, Markup]:
         beside = width == WIDE
@@ -255,7 +257,7 @@ def intervals(
             anchor = Markup('text-anchor="end"') if beside else ""
             parts.append(
                 text.format(
-                    left - 12 if beside else 0, y, anchor, elided(heading, left - 14 if beside else width - 8)
+                    left - 12 if beside else 0, y, anchor, elide(heading, left - 14 if beside else width - 8)
                 )
             )
             parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(0, top, width))
@@ -276,7 +278,7 @@ def intervals(
 
 
 class _Plot:
-    """The frame of a plot with two axes, and what is drawn in it."""
+    """A plot with two axes."""
 
     def __init__(
         self,
@@ -299,17 +301,17 @@ class _Plot:
         self._parts: list[Markup] = []
 
     def add(self, text: str, *values: object) -> None:
-        """Draw; values are escaped."""
+        """Add markup; values are escaped."""
         self._parts.append(Markup(text).format(*values))
 
     def path(self, points: Sequence[tuple[float, float]]) -> str:
-        """Return a path through points."""
+        """Return the SVG path through points."""
         return "".join(
             f"{'L' if i else 'M'}{self.x(x):.1f} {self.y(y):.1f}" for i, (x, y) in enumerate(points)
         )
 
     def finish(self, x_title: str, y_title: str) -> Markup:
-        """Return all of it, axes behind the rest."""
+        """Return the markup, axes in the background."""
         left, top, right, bottom = self.area
         behind: list[Markup] = []
         for tick in self._y_ticks:
@@ -328,8 +330,8 @@ class _Plot:
         return Markup("").join([*behind, *self._parts])
 
 
-def _free_place(text: str, x: float, y: float, taken: Sequence[Box], area: Box) -> Box | None:
-    """Return the nearest box beside a mark in which a text covers nothing, if there is one."""
+def _free_box(text: str, x: float, y: float, taken: Sequence[Box], area: Box) -> Box | None:
+    """Return the nearest free box for a label at a marker, if there is one."""
     for far in (9.0, 15.0, 22.0):
         for dx, dy in ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (1, 1), (-1, -1), (-1, 1)):
             box = _box(text, x, y, dx, dy, far)
@@ -345,7 +347,7 @@ def _free_place(text: str, x: float, y: float, taken: Sequence[Box], area: Box) 
 
 
 def _leader(box: Box, x: float, y: float) -> str | None:
-    """Return a line from a mark to a text that is not right beside it."""
+    """Return a leader line from a marker to a distant label."""
     nearest = (min(max(x, box[0]), box[2]), min(max(y, box[1] + 2), box[3] - 2))
     far = ((nearest[0] - x) ** 2 + (nearest[1] - y) ** 2) ** 0.5
     return None if far < 15 else f"M{x:.1f} {y:.1f}L{nearest[0]:.1f} {nearest[1]:.1f}"
@@ -359,7 +361,7 @@ def _box(text: str, x: float, y: float, dx: int, dy: int, far: float) -> Box:
 
 
 def _both(draw: Callable[[int], tuple[float, Markup]], label: str) -> Markup:
-    """Return a plot for a wide page and one for a narrow one; the page's style sheet shows one of them."""
+    """Return a wide and a narrow version of a plot; the style sheet shows one of them."""
     svg = Markup('<svg class="plot {}" viewBox="0 0 {} {:.0f}" role="img" aria-label="{}">{}</svg>')
     drawn = [(name, width, *draw(width)) for name, width in (("wide", WIDE), ("narrow", NARROW))]
     return Markup("").join(

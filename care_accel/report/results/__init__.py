@@ -1,1 +1,1 @@
-"""Results: what the evaluation and the benchmarks wrote, read and analysed."""
+"""Reads and analyses evaluation and benchmark results."""

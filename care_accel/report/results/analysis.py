@@ -1,4 +1,4 @@
-"""What follows from measured rows: Pareto fronts, straight lines and where they bend, pairs, crossings."""
+"""Analysis of benchmark rows: Pareto fronts, scaling fits, model pairs, break-even points."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 from care_accel.report.results.benchmarks import Group, Row
 from care_accel.report.results.ratios import Ratio, ratio_between
 
-# Further than this from the straight line, a curve is said to bend.
-BEND = 0.15
-# What our own rows are called.
+# Relative deviation from the fit above which a point is an outlier.
+MAX_DEVIATION = 0.15
+# Name of our own rows.
 OURS = "care_accel"
-# Times over these fall or saturate: a power is fitted to them; over all others a straight line.
-_POWERS = ("threads", "concurrency")
+# Variables fitted by a power law, as times saturate; all others by a straight line.
+_POWER_LAWS = ("threads", "concurrency")
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return which points no other point beats: cheaper or as cheap, and better or as good, and not the same.
+    """Return the Pareto-optimal points: no other point has at most the cost and at least the gain, except an equal one.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     Returns
     -------
     list of int
-        Positions, by rising cost and, of one cost, by rising position.
+        Positions by ascending cost, ties by position.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1], i))
     front: list[int] = []
@@ -43,17 +43,17 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 @dataclass(frozen=True)
 class Fit:
-    """A curve through measured points, and how far each is from it.
+    """A line or power law fitted to measured points.
 
     Attributes
     ----------
     intercept, slope : float
-        ``y = intercept + slope x``; of a power, ``y = exp(intercept) x**slope``.
+        ``y = intercept + slope x``; for a power law, ``y = exp(intercept) x**slope``.
     power : bool
     residuals : tuple of float
-        (measured - fitted) / measured of each point, fitted or not.
+        (measured - fitted) / measured, for all points.
     fitted : tuple of bool
-        Which points the line was fitted to.
+        Mask of the points used for the fit.
     """
 
     intercept: float
@@ -69,45 +69,45 @@ class Fit:
         return self.intercept + self.slope * x
 
     def within(self, x: Sequence[float], i: int) -> bool:
-        """Say whether a point lies among those that were fitted; beyond them the line is extrapolated."""
+        """Return whether a point is inside the fitted range; outside it is extrapolated."""
         fitted = [one for one, used in zip(x, self.fitted, strict=True) if used]
         return min(fitted) <= x[i] <= max(fitted)
 
     @property
-    def off(self) -> list[int]:
-        """The points that are further than 15 % from the line; where the first is, the curve bends."""
-        return [i for i, r in enumerate(self.residuals) if abs(r) > BEND]
+    def outliers(self) -> list[int]:
+        """Positions of the points that deviate by more than 15 %."""
+        return [i for i, r in enumerate(self.residuals) if abs(r) > MAX_DEVIATION]
 
 
 def fit(
-    x: Sequence[float], y: Sequence[float], *, power: bool = False, left_out: Sequence[bool] = ()
+    x: Sequence[float], y: Sequence[float], *, power: bool = False, excluded: Sequence[bool] = ()
 ) -> Fit | None:
-    """Fit a straight line that keeps relative distances small; of a power, a line between the logarithms.
+    """Fit a straight line by relative least squares, or a power law in log-log space.
 
     Parameters
     ----------
     x, y : sequence of float
         Above 0.
     power : bool
-    left_out : sequence of bool, optional
-        Points of another kind, such as those in a cache: the line is not fitted to them if three others remain.
+    excluded : sequence of bool, optional
+        Mask of points to exclude, such as those in cache, if three others remain.
 
     Returns
     -------
     Fit or None
-        None for fewer than three different ``x``: two points are always on a line.
+        None for fewer than three distinct ``x``.
     """
     if len(set(x)) < 3:
         return None
     xs, ys = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    used = ~np.asarray(left_out, dtype=bool) if left_out else np.ones(len(xs), dtype=bool)
+    used = ~np.asarray(excluded, dtype=bool) if excluded else np.ones(len(xs), dtype=bool)
     if len(set(xs[used])) < 3:
         used[:] = True
     if power:
         slope, intercept = np.polyfit(np.log(xs[used]), np.log(ys[used]), 1)
         fitted = np.exp(intercept) * xs**slope
     else:
-        # x in units of the largest: widths and millions of vectors are fitted equally well.
+        # x is scaled to at most 1, for conditioning.
         slope, intercept = np.polyfit(xs[used] / xs.max(), ys[used], 1, w=1 / ys[used])
         slope /= xs.max()
         fitted = intercept + slope * xs
@@ -117,7 +117,7 @@ def fit(
 
 @dataclass(frozen=True)
 class Curve:
-    """One system over what was varied, everything else being equal."""
+    """Measurements of one system over a varied parameter, all others fixed."""
 
     over: str
     name: str
@@ -127,22 +127,22 @@ class Curve:
 
     @property
     def ours(self) -> bool:
-        """Whether it is ours, to which others are compared: by its name, or as one of its rows is."""
+        """Whether it is ours, the reference of all ratios."""
         return self.name == OURS or any(row.ours for row in self.rows)
 
     @property
     def x(self) -> list[float]:
-        """What was varied, rising."""
+        """Values of the varied parameter, ascending."""
         return [float(row.parameters[self.over]) for row in self.rows]
 
     @property
     def y(self) -> list[float]:
-        """Milliseconds a call at the median; a query, where the number of queries is not what was varied."""
+        """Median milliseconds per call over queries, else per query."""
         return [row.p50_ms if self.over == "queries" else row.ms_per_query for row in self.rows]
 
     @property
     def bytes_per_document(self) -> list[float | None]:
-        """Memory of the index over its vectors, where both are known."""
+        """Index memory per vector, if known."""
         return [
             row.bytes / row.parameters["vectors"] if row.bytes and row.parameters.get("vectors") else None
             for row in self.rows
@@ -150,16 +150,16 @@ class Curve:
 
     @property
     def fit(self) -> Fit | None:
-        """The straight line, or the power where times saturate; through the points beyond the cache, if they suffice."""
+        """The fitted line or power law, without points in cache if enough others remain."""
         in_cache = [row.in_cache for row in self.rows]
-        return fit(self.x, self.y, power=self.over in _POWERS, left_out=in_cache)
+        return fit(self.x, self.y, power=self.over in _POWER_LAWS, excluded=in_cache)
 
 
 def curves(groups: Iterable[Group]) -> list[list[Curve]]:
-    """Return the curves of scaling rows; those over the same, with everything else the same, together.
+    """Return the scaling curves, grouped by varied and fixed parameters.
 
-    A row belongs to a curve if its parameters have ``over`` and a number of that name. What its name says beside
-    that number is the name of the curve; ours if it says nothing.
+    A row belongs to a curve if its parameters have ``over`` and a number of that name. The curve's name is the row's
+    name without that number; ours if it is empty.
     """
     found: dict[tuple[str, str], dict[str, dict[float, tuple[Row, Group]]]] = {}
     for group in groups:
@@ -169,7 +169,7 @@ def curves(groups: Iterable[Group]) -> list[list[Curve]]:
             if not isinstance(x, int | float) or x <= 0:
                 continue
             name = row.name.replace(f"{over} {x:,}", "").replace(f"{over} {x}", "").strip(" ,:") or OURS
-            names = found.setdefault((str(over), described(_fixed(row))), {})
+            names = found.setdefault((str(over), describe(_fixed(row))), {})
             names.setdefault(name, {})[float(x)] = (row, group)
     return [
         sorted(
@@ -189,18 +189,17 @@ def _fixed(row: Row) -> dict[str, Any]:
     return {k: v for k, v in row.parameters.items() if k not in ("over", row.parameters["over"])}
 
 
-def described(parameters: Mapping[str, Any]) -> str:
-    """Write parameters as a line."""
-    return ", ".join(f"{name} {_shown(value)}" for name, value in parameters.items())
+def describe(parameters: Mapping[str, Any]) -> str:
+    """Format parameters as one line."""
+    return ", ".join(f"{name} {_format_value(value)}" for name, value in parameters.items())
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """From which number of vectors on an approximate search is faster than the exact one.
+class BreakEven:
+    """Break-even point: the index size from which an approximate search is faster than the exact one.
 
-    ``points`` has number and ratio (the approximate one's time over ours) of each measured point; ``below`` and
-    ``above`` are the two measured numbers between which it happens, ``about`` where the straight line between
-    their logarithms reaches 1.
+    ``points`` has the size and the ratio (approximate time over exact time) of each measurement; ``below`` and ``above``
+    are the measured sizes around the break-even point, ``about`` is its log-log interpolation.
     """
 
     points: tuple[tuple[float, float], ...]
@@ -210,39 +209,39 @@ class Crossing:
 
     @property
     def alternates(self) -> bool:
-        """Whether the exact search loses somewhere, and wins again at a larger number."""
+        """Whether exact search is slower at some size and faster again at a larger one."""
         return self.above is None and any(ratio < 1 for _, ratio in self.points)
 
 
-def crossing(points: Iterable[tuple[float, float]]) -> Crossing:
-    """Return from where on all ratios are below 1; nothing is said beyond the measured points."""
+def break_even(points: Iterable[tuple[float, float]]) -> BreakEven:
+    """Find the size from which all ratios are below 1, within the measured range."""
     ordered = tuple(sorted(points))
     lost = len(ordered)
     while lost and ordered[lost - 1][1] < 1:
         lost -= 1
     above = ordered[lost][0] if lost < len(ordered) else None
     if lost == 0 or above is None:
-        return Crossing(ordered, None, above, None)
+        return BreakEven(ordered, None, above, None)
     (n1, r1), (n2, r2) = ordered[lost - 1], ordered[lost]
     share = np.log(r1) / (np.log(r1) - np.log(r2))
-    return Crossing(ordered, n1, n2, float(np.exp(np.log(n1) + share * (np.log(n2) - np.log(n1)))))
+    return BreakEven(ordered, n1, n2, float(np.exp(np.log(n1) + share * (np.log(n2) - np.log(n1)))))
 
 
-class Reaching(NamedTuple):
-    """The approximate rows of a group that reach a recall, the fastest first."""
+class RecallRows(NamedTuple):
+    """The approximate rows of a group that reach a recall, fastest first."""
 
     vectors: float
     group: Group
     rows: list[Row]
 
 
-def reaching(groups: Iterable[Group], recall: float) -> dict[str, list[Reaching]]:
-    """Return the approximate rows that reach a recall, by all but the number of vectors; entries by its rise.
+def rows_at_recall(groups: Iterable[Group], recall: float) -> dict[str, list[RecallRows]]:
+    """Return the approximate rows that reach a recall, by fixed parameters, each by ascending number of vectors.
 
-    A row that was tuned to a recall (``recall_wanted``) counts for that one, whatever it reached on other queries.
-    A noisy row counts as well: without it ours would look better than it may be.
+    A row tuned for a recall (``recall_wanted``) counts for that one, whatever it measured on other queries. Noisy rows
+    count too, as dropping them could favour ours.
     """
-    found: dict[str, dict[float, Reaching]] = {}
+    found: dict[str, dict[float, RecallRows]] = {}
     for group in groups:
         ours = group.ours
         if ours is None or not isinstance(ours.parameters.get("vectors"), int | float):
@@ -250,16 +249,16 @@ def reaching(groups: Iterable[Group], recall: float) -> dict[str, list[Reaching]
         rows = [
             row
             for row in group.rows
-            if not (row.exact or row.ours) and row.ratio is not None and _promised(row) >= recall
+            if not (row.exact or row.ours) and row.ratio is not None and _nominal_recall(row) >= recall
         ]
         rows.sort(key=lambda row: row.ratio or 0)
         fixed = {k: v for k, v in ours.parameters.items() if k not in ("vectors", "over")}
-        entries, vectors = found.setdefault(described(fixed), {}), float(ours.parameters["vectors"])
-        entries[vectors] = Reaching(vectors, group, rows)
+        entries, vectors = found.setdefault(describe(fixed), {}), float(ours.parameters["vectors"])
+        entries[vectors] = RecallRows(vectors, group, rows)
     return {key: [entries[n] for n in sorted(entries)] for key, entries in found.items()}
 
 
-def _promised(row: Row) -> float:
+def _nominal_recall(row: Row) -> float:
     wanted = row.parameters.get("recall_wanted")
     if isinstance(wanted, int | float):
         return float(wanted)
@@ -268,7 +267,7 @@ def _promised(row: Row) -> float:
 
 @dataclass(frozen=True)
 class Pair:
-    """An asymmetric model and the symmetric one that differs from it in nothing else that was set."""
+    """An asymmetric model and its symmetric counterpart with equal other parameters."""
 
     group: Group
     asymmetric: Row
@@ -276,12 +275,12 @@ class Pair:
 
     @property
     def ratio(self) -> Ratio | None:
-        """How many times as long the symmetric one takes."""
+        """Speed-up: the symmetric model's time over the asymmetric one's."""
         return ratio_between(self.symmetric, self.asymmetric)
 
     @property
-    def kept(self) -> float | None:
-        """The asymmetric one's score as a share of the symmetric one's, on the same task and metric."""
+    def retained(self) -> float | None:
+        """The asymmetric model's score as a fraction of the symmetric one's, on the same task and metric."""
         ours, theirs = self.asymmetric.quality, self.symmetric.quality
         if ours is None or theirs is None or theirs["score"] <= 0:
             return None
@@ -289,8 +288,8 @@ class Pair:
         return ours["score"] / theirs["score"] if same else None
 
     @property
-    def unlike(self) -> list[str]:
-        """In what else the two differ: ``runtime native, not pytorch``."""
+    def differences(self) -> list[str]:
+        """Other differing parameters, such as ``runtime native, not pytorch``."""
         a, s = self.asymmetric.parameters, self.symmetric.parameters
         return [
             f"{key} {a[key]}, not {s[key]}"
@@ -300,10 +299,10 @@ class Pair:
 
 
 def pairs(groups: Iterable[Group]) -> list[Pair]:
-    """Return every asymmetric row with the symmetric row of its group that has the same other parameters.
+    """Pair every asymmetric row with the symmetric row of its group with equal other parameters.
 
-    Where none has, with the fastest of those that have another runtime or precision and nothing else; and where a
-    group has one of each, they are a pair whatever their other parameters.
+    If there is none, with the fastest that differs only in runtime or precision. If a group has one of each, they are a
+    pair in any case.
     """
     found: list[Pair] = []
     for group in groups:
@@ -317,20 +316,24 @@ def pairs(groups: Iterable[Group]) -> list[Pair]:
             else:
                 same = [other for other in sides["symmetric"] if _others(other) == _others(row)]
             if not same:
-                near = [one for one in sides["symmetric"] if _others(one, _MEANS) == _others(row, _MEANS)]
+                near = [
+                    one
+                    for one in sides["symmetric"]
+                    if _others(one, _RUNTIME_KEYS) == _others(row, _RUNTIME_KEYS)
+                ]
                 same = sorted(near, key=lambda one: one.p50_ms)[:1]
             found += [Pair(group, row, other) for other in same]
     return found
 
 
-# What a model is run with, beside what it is.
-_MEANS = ("runtime", "precision")
+# Parameters of how a model is run.
+_RUNTIME_KEYS = ("runtime", "precision")
 
 
 def _others(row: Row, means: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a row sets beside what makes it one family or the other."""
+    """Return a row's parameters except those of its model family."""
     return {k: v for k, v in row.parameters.items() if k not in ("family", "model", "network", *means)}
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

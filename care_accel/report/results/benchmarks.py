@@ -1,4 +1,4 @@
-"""Benchmark result files: one a machine, read with errors that name the file, and the newest of each group."""
+"""Reads benchmark result files, one per machine, and selects the newest run of each group."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from care_accel.errors import CareError
 from care_accel.files import read_json
 
 SCHEMA = 1
-_MEND = "remove that run from the file, or measure again"
+_FIX = "remove that run from the file, or run the benchmark again"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One thing that was measured, beside the others of its group.
+    """One measurement, comparable within its group.
 
-    Times are milliseconds of one call, with all its queries; ``bytes`` is the memory of an index,
-    ``model_bytes`` of a model; ``parts_us`` has a pair of p50 and p99 in microseconds a part.
+    Times are milliseconds per call, with all its queries; ``bytes`` is the memory of an index, ``model_bytes`` of a
+    model; ``parts_us`` has p50 and p99 in microseconds by part.
     """
 
     suite: str
@@ -49,22 +49,22 @@ class Row:
 
     @property
     def queries(self) -> float:
-        """How many queries one call has."""
+        """Queries per call."""
         return float(self.parameters.get("queries", 1))
 
     @property
     def ms_per_query(self) -> float:
-        """The median time of a call, shared out to its queries."""
+        """Median time per query."""
         return self.p50_ms / self.queries
 
     def per_query(self, milliseconds: float | None) -> float | None:
-        """Return a time of a call, shared out to its queries."""
+        """Convert a time per call to one per query."""
         return None if milliseconds is None else milliseconds / self.queries
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that one call of the benchmarks measured."""
+    """Results of one benchmark run."""
 
     id: str
     started: str
@@ -80,7 +80,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that are compared with each other, and the run that they are of."""
+    """Comparable rows of one run."""
 
     suite: str
     name: str
@@ -89,13 +89,13 @@ class Group:
 
     @property
     def ours(self) -> Row | None:
-        """The row that the ratios of the others are to."""
+        """Our row, the reference of all ratios."""
         return next((row for row in self.rows if row.ours), None)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and the runs on it, oldest first."""
+    """A machine and its runs, oldest first."""
 
     file: Path
     facts: Mapping[str, Any]
@@ -103,23 +103,23 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """The name that its file has."""
+        """Name of the machine and of its file."""
         return str(self.facts["name"])
 
     @property
-    def proving(self) -> tuple[Run, ...]:
-        """The runs whose times say something; of smoke runs only if there is nothing else."""
+    def conclusive(self) -> tuple[Run, ...]:
+        """Runs with meaningful times; smoke runs only if there are no others."""
         return tuple(run for run in self.runs if run.size != "smoke") or self.runs
 
     @property
     def latest(self) -> Run:
-        """The newest run whose times say something."""
-        return self.proving[-1]
+        """The newest run with meaningful times."""
+        return self.conclusive[-1]
 
     def groups(self) -> list[Group]:
-        """Return every group of every suite, each of the newest run that has it."""
+        """Return all groups of all suites, each from its newest run."""
         newest: dict[tuple[str, str], Group] = {}
-        for run in self.proving:
+        for run in self.conclusive:
             rows: dict[tuple[str, str], list[Row]] = {}
             for row in run.rows:
                 rows.setdefault((row.suite, row.group), []).append(row)
@@ -128,19 +128,19 @@ class Machine:
 
 
 def read_machines(folder: Path, machine: str | None = None) -> list[Machine]:
-    """Return the machines that a folder has results of, with those of a processor first.
+    """Read the results of all machines in a folder, CPU-only machines first.
 
     Parameters
     ----------
     folder : Path
-        As ``bench/results``; files of another kind, which hold no runs, are passed over.
+        Such as ``bench/results``; files without runs are skipped.
     machine : str, optional
-        Only the one of this name.
+        Only this machine.
 
     Raises
     ------
     CareError
-        A file is no JSON, of another schema, or lacks what a row must have; or there is no such machine.
+        A file is not JSON, of another schema, or has an invalid row; or there is no such machine.
     """
     found = [m for m in map(_read, sorted(folder.glob("*.json"))) if m is not None and m.runs]
     found.sort(key=lambda one: (bool(one.facts.get("gpu")), one.name))
@@ -148,8 +148,8 @@ def read_machines(folder: Path, machine: str | None = None) -> list[Machine]:
         return found
     chosen = [one for one in found if one.name == machine]
     if not chosen:
-        names = ", ".join(one.name for one in found) or "of no machine"
-        raise CareError(f"--machine {machine}: {folder} has results of others: {names}")
+        names = ", ".join(one.name for one in found) or "no machine"
+        raise CareError(f"--machine {machine}: {folder} has results of {names}")
     return chosen
 
 
@@ -157,19 +157,19 @@ def _read(file: Path) -> Machine | None:
     try:
         values = read_json(file, "")
     except CareError as wrong:
-        raise CareError(f"{wrong}; mend it, or remove the file and run pytest bench again") from None
+        raise CareError(f"{wrong}; correct it, or remove the file and run pytest bench again") from None
     if "runs" not in values:
         return None
     if values.get("schema") != SCHEMA:
         raise CareError(
-            f"{file}: schema {values.get('schema')!r} is unknown; this release reads {SCHEMA}: remove the file and "
+            f"{file}: unknown schema {values.get('schema')!r}; this release reads {SCHEMA}: remove the file and "
             "run pytest bench again"
         )
     facts = _object(values.get("machine"), f"{file}: 'machine'")
     _text(facts, "name", f"{file}: 'machine'")
     runs = values["runs"]
     if not isinstance(runs, list):
-        raise CareError(f"{file}: 'runs' is no list; {_MEND}")
+        raise CareError(f"{file}: 'runs' is not a list; {_FIX}")
     return Machine(file, facts, tuple(_run(run, f"{file}, run {i}") for i, run in enumerate(runs, start=1)))
 
 
@@ -177,7 +177,7 @@ def _run(value: Any, where: str) -> Run:
     values = _object(value, where)
     rows = values.get("rows")
     if not isinstance(rows, list):
-        raise CareError(f"{where}: 'rows' is no list; {_MEND}")
+        raise CareError(f"{where}: 'rows' is not a list; {_FIX}")
     started = _text(values, "started", where)
     limits = _object(values.get("limits") or {}, f"{where}: 'limits'")
     for name, limit in limits.items():
@@ -200,12 +200,12 @@ def _run(value: Any, where: str) -> Run:
 
 
 def row_of(value: Any, where: str) -> Row:
-    """Return a row as a file has it; ``where`` names the file and the row in what is said of a mistake.
+    """Validate a row of a file; ``where`` identifies file and row in error messages.
 
     Raises
     ------
     CareError
-        It lacks what a row must have.
+        A field is missing or invalid.
     """
     values = _object(value, where)
     names: dict[str, Any] = {key: _text(values, key, where) for key in ("suite", "group", "name")}
@@ -216,13 +216,13 @@ def row_of(value: Any, where: str) -> Row:
     }
     p50 = _number(values, "p50_ms", where)
     if p50 is None or p50 <= 0:
-        raise CareError(f"{where}: 'p50_ms' is {p50!r}; it must be a number above 0: {_MEND}")
+        raise CareError(f"{where}: 'p50_ms' is {p50!r}; it must be a number above 0: {_FIX}")
     if numbers["ratio"] is not None and numbers["ratio"] <= 0:
-        raise CareError(f"{where}: 'ratio' is {numbers['ratio']!r}; it must be a number above 0: {_MEND}")
+        raise CareError(f"{where}: 'ratio' is {numbers['ratio']!r}; it must be a number above 0: {_FIX}")
     parameters = _object(values.get("parameters") or {}, f"{where}: 'parameters'")
     queries = _number(parameters, "queries", f"{where}: 'parameters'")
     if queries is not None and queries <= 0:
-        raise CareError(f"{where}: 'queries' is {queries!r}; it must be a number above 0: {_MEND}")
+        raise CareError(f"{where}: 'queries' is {queries!r}; it must be a number above 0: {_FIX}")
     limit, quality = (
         None if values.get(key) is None else _object(values[key], f"{where}: {key!r}")
         for key in ("limit", "quality")
@@ -258,16 +258,16 @@ def _parts(value: Any, where: str) -> dict[str, tuple[float, float | None]]:
     for name, times in _object(value, f"{where}: 'parts_us'").items():
         pair = list(times) if isinstance(times, list) else [times]
         if not pair or not all(_finite(time) and time >= 0 for time in pair if time is not None):
-            raise CareError(f"{where}: part {name!r} has no times in microseconds: {_MEND}")
+            raise CareError(f"{where}: part {name!r} must have times in microseconds: {_FIX}")
         if pair[0] is None:
-            raise CareError(f"{where}: part {name!r} has no median: {_MEND}")
+            raise CareError(f"{where}: part {name!r} has no median: {_FIX}")
         parts[name] = (float(pair[0]), None if len(pair) < 2 or pair[1] is None else float(pair[1]))
     return parts
 
 
 def _ratios(value: Any, where: str) -> tuple[float, ...]:
     if not isinstance(value, list) or not all(map(_finite, value)):
-        raise CareError(f"{where}: 'ratios' is no list of numbers: {_MEND}")
+        raise CareError(f"{where}: 'ratios' is not a list of numbers: {_FIX}")
     return tuple(map(float, value))
 
 
@@ -280,18 +280,18 @@ def _number(values: Mapping[str, Any], key: str, where: str, *, required: bool =
     if value is None and not required:
         return None
     if not _finite(value):
-        raise CareError(f"{where}: {key!r} is {value!r}; it must be a number: {_MEND}")
-    return float(value)  # type: ignore[arg-type]  # _finite has looked
+        raise CareError(f"{where}: {key!r} is {value!r}; it must be a number: {_FIX}")
+    return float(value)  # type: ignore[arg-type]  # checked by _finite
 
 
 def _text(values: Mapping[str, Any], key: str, where: str) -> str:
     value = values.get(key)
     if not isinstance(value, str) or not value:
-        raise CareError(f"{where}: {key!r} is {value!r}; it must be a text: {_MEND}")
+        raise CareError(f"{where}: {key!r} is {value!r}; it must be a string: {_FIX}")
     return value
 
 
 def _object(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise CareError(f"{where} is no JSON object; {_MEND}")
+        raise CareError(f"{where} is not a JSON object; {_FIX}")
     return value

@@ -1,4 +1,4 @@
-"""How many times as long one row takes as another, for README and page alike: a ratio of neighbours in time."""
+"""Time ratios of rows, from measurement blocks that ran side by side; used by the README and the report."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import numpy as np
 if TYPE_CHECKING:
     from care_accel.report.results.benchmarks import Row
 
-# Blocks that lie further apart than this share of their median are too noisy to quote.
+# Maximum relative range over blocks, (max - min) / median, of a quotable value.
 NOISE = 0.15
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """A row's time over another's.
+    """Ratio of two rows' times.
 
     Attributes
     ----------
     value : float
         The median over blocks.
     blocks : tuple of float
-        Of each block; empty where they are not known.
+        By block; empty if unknown.
     noisy : bool
-        Whether it is too noisy to quote.
+        Too noisy to quote.
     """
 
     value: float
@@ -35,10 +35,10 @@ class Ratio:
 
 
 def ratio_between(row: Row, other: Row) -> Ratio | None:
-    """Return how many times as long a row takes as another of its group; None where neither was held against ours.
+    """Return the ratio of two rows of a group; None if either lacks a ratio to ours.
 
-    A block's ratio is that of two measurements side by side, whatever the machine was doing; the medians of two whole
-    rows may be of different minutes. A row of ours may have noisy times and quiet ratios to it: it is what they are to.
+    Block ratios are of measurements side by side, so they cancel the machine's load, unlike ratios of overall medians.
+    Noise of our own row is ignored, as it is the reference: ratios to it may be stable.
     """
     if row.ratio is None or other.ratio is None:
         return None
@@ -47,10 +47,10 @@ def ratio_between(row: Row, other: Row) -> Ratio | None:
     if row.ratios and len(row.ratios) == len(other.ratios):
         blocks = tuple(one / of for one, of in zip(row.ratios, other.ratios, strict=True))
         value = float(np.median(blocks))
-    noisy = any(one.noisy and not one.ours for one in (row, other)) or lie_apart(blocks)
+    noisy = any(one.noisy and not one.ours for one in (row, other)) or is_noisy(blocks)
     return Ratio(value, blocks, noisy)
 
 
-def lie_apart(values: Sequence[float]) -> bool:
-    """Say whether values of several blocks lie too far apart to quote their median."""
+def is_noisy(values: Sequence[float]) -> bool:
+    """Return whether the range over blocks exceeds `NOISE`."""
     return len(values) > 0 and (max(values) - min(values)) / float(np.median(values)) > NOISE

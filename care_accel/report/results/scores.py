@@ -1,4 +1,4 @@
-"""What the evaluation wrote: a summary a model, and how their tasks lie beside each other."""
+"""Reads evaluation summaries, one per model, and aligns their tasks."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from care_accel.errors import CareError
 from care_accel.files import read_json
 
 SUMMARY = "summary.json"
-# Models are shown before what they are held against.
+# Suffixes of baselines, which are listed last.
 _BASELINES = ("-hybrid", "-document-twin", "-query-twin", "-twin", "bm25", "-untrained")
-_MEND = "run care-accel eval again, or remove the folder"
+_FIX = "run care-accel eval again, or remove the folder"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The latest evaluation of one model."""
+    """Evaluation results of one model."""
 
     folder: Path
     summary: dict[str, Any]
@@ -30,18 +30,18 @@ class Evaluation:
 
     @property
     def tasks(self) -> dict[str, dict[str, Any]]:
-        """By name: metric, score as a fraction of 1, interval, split, size."""
+        """By name: metric, score from 0 to 1, confidence interval, split, size."""
         return self.summary["tasks"]
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What a reader needs to repeat the scores."""
+        """Provenance, for reproducing the scores."""
         return self.summary["manifest"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task as one or more models were measured on it: the same metric, split and size."""
+    """A task with metric, split and size; scores are comparable if all are equal."""
 
     name: str
     metric: str
@@ -50,19 +50,19 @@ class Task:
 
 
 def read_evaluations(folder: Path) -> list[Evaluation]:
-    """Return the evaluation of every model below a folder, baselines last.
+    """Read the evaluations of all models in a folder, baselines last.
 
     Raises
     ------
     CareError
-        A summary is no JSON, or lacks what a summary has; the file is named.
+        A summary is not JSON or is invalid; the file is named.
     """
     found = [Evaluation(file.parent, _checked(file)) for file in sorted(folder.glob(f"*/{SUMMARY}"))]
     return sorted((one for one in found if one.tasks), key=lambda one: (_rank(one.model), one.model))
 
 
 def tasks_of(evaluations: Sequence[Evaluation]) -> list[Task]:
-    """Return every task, in order of kind and name; one that models ran on different data appears once for each."""
+    """Return all tasks by type and name; a task run with different splits or sizes is listed once for each."""
     tasks = {_task(name, entry) for one in evaluations for name, entry in one.tasks.items()}
     kinds = {name: position for position, name in enumerate(("Retrieval", "Reranking", "STS"))}
     types = {name: entry.get("type") for one in evaluations for name, entry in one.tasks.items()}
@@ -72,13 +72,13 @@ def tasks_of(evaluations: Sequence[Evaluation]) -> list[Task]:
 
 
 def entry_of(evaluation: Evaluation, task: Task) -> dict[str, Any] | None:
-    """Return a model's entry of a task, or None if it has none of the same metric, split and size."""
+    """Return a model's result of a task, None if there is none with equal metric, split and size."""
     entry = evaluation.tasks.get(task.name)
     return entry if entry is not None and _task(task.name, entry) == task else None
 
 
 def average_of(evaluation: Evaluation, tasks: Sequence[Task]) -> float | None:
-    """Return the plain mean over tasks, or None if the model has not run all of them."""
+    """Return the unweighted mean over tasks, None if the model has not run all of them."""
     entries = [entry_of(evaluation, task) for task in tasks]
     scores = [entry["main_score"] for entry in entries if entry is not None]
     return sum(scores) / len(scores) if scores and len(scores) == len(tasks) else None
@@ -93,25 +93,25 @@ def _rank(model: str) -> int:
 
 
 def _checked(file: Path) -> dict[str, Any]:
-    summary = read_json(file, _MEND)
+    summary = read_json(file, _FIX)
     for key, kind in (("model", str), ("tasks", dict), ("manifest", dict)):
         if not isinstance(summary.get(key), kind):
-            raise CareError(f"{file}: {key!r} is missing or no {kind.__name__}; {_MEND}")
+            raise CareError(f"{file}: {key!r} is missing or not a {kind.__name__}; {_FIX}")
     for name, entry in summary["tasks"].items():
         where = f"{file}: task {name!r}"
         if not isinstance(entry, dict):
-            raise CareError(f"{where} is no JSON object; {_MEND}")
+            raise CareError(f"{where} is not a JSON object; {_FIX}")
         for key in ("main_metric", "split"):
             if not isinstance(entry.get(key), str):
-                raise CareError(f"{where} has no {key!r}; {_MEND}")
+                raise CareError(f"{where} has no {key!r}; {_FIX}")
         interval = entry.get("interval")
         numbers = [entry.get("main_score"), entry.get("size")]
         if isinstance(interval, list) and len(interval) == 2:
             numbers += interval
         elif interval is not None:
-            raise CareError(f"{where}: its interval is no pair of numbers; {_MEND}")
+            raise CareError(f"{where}: its interval is not a pair of numbers; {_FIX}")
         if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
-            raise CareError(f"{where}: its score, size or interval is no number; {_MEND}")
+            raise CareError(f"{where}: its score, size or interval is not a number; {_FIX}")
     summary.setdefault("skipped", [])
     summary["manifest"].setdefault("limit", None)
     return summary

@@ -1,4 +1,4 @@
-"""Scores a task: models beside each other, their intervals, differences, and the published rows."""
+"""Accuracy: scores by task with confidence intervals, paired differences, and published scores."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MISSING_SCORES = "No model has been evaluated: care-accel eval"
 
 
 def accuracy(evaluations: Sequence[Evaluation], folder: Path) -> Part:
-    """Return the part about scores, whatever machine they were computed on."""
+    """Return the part on accuracy."""
     lead = (
-        f"Percent, with {_COVERED} bootstrap intervals over queries or pairs ({RESAMPLES:,} resamples). A score does not depend on the machine beyond "
-        "rounding; what it was computed with is beside it."
+        f"Percent, with {_COVERED} bootstrap intervals over queries or pairs ({RESAMPLES:,} resamples). Apart from "
+        "rounding, scores do not depend on the machine; each figure states its provenance."
     )
     if not evaluations:
         missing = Section("Scores a task", notes=[f"{MISSING_SCORES} (looked in {folder}/)"])
@@ -69,9 +69,7 @@ def _scores(evaluations: Sequence[Evaluation], tasks: Sequence[Task]) -> Figure:
     columns = [("task", ""), ("metric", ""), ("n", "n"), *((name, "n") for name in names)]
     notes = []
     if any(a is None for a in averages):
-        notes.append(
-            "An average is given for a model that ran every task here: over fewer it would not compare."
-        )
+        notes.append("Averages are only given for models that ran all tasks.")
     skipped = {
         f"{s.get('task')}: {s.get('reason')}": None for one in evaluations for s in one.summary["skipped"]
     }
@@ -89,7 +87,7 @@ def _score(entry: dict[str, Any] | None) -> Cell:
 
 
 def _where(evaluations: Sequence[Evaluation]) -> str:
-    """Say on what scores were computed; by model where that differs."""
+    """Format the provenance of scores, by model if it differs."""
     computed: dict[str, list[str]] = {}
     for one in evaluations:
         computed.setdefault(_computed_with(one.manifest), []).append(one.model)
@@ -103,12 +101,12 @@ def _computed_with(manifest: dict[str, Any]) -> str:
     facts += [f"device {manifest['device']}"] if manifest.get("device") else []
     facts += [f"the first {manifest['limit']} queries or pairs"] if manifest.get("limit") else []
     if manifest.get("kept"):
-        facts.append(f"taken over from an earlier run: {', '.join(manifest['kept'])}")
-    return ", ".join(facts) or "what is not recorded"
+        facts.append(f"from an earlier run: {', '.join(manifest['kept'])}")
+    return ", ".join(facts) or "unrecorded settings"
 
 
 def _differences(evaluations: Sequence[Evaluation]) -> Section:
-    """Return the paired differences from the first model, where both have a score of every query."""
+    """Return paired differences from the first model, if both have per-query scores."""
     first, *others = evaluations
     figures, notes = [], []
     for other in others:
@@ -117,9 +115,9 @@ def _differences(evaluations: Sequence[Evaluation]) -> Section:
         except CareError as reason:
             notes.append(f"{other.model}: {reason}")
     lead = (
-        f"Percentage points on the same queries: paired bootstrap interval ({_COVERED}), and the p-value of the "
-        f"randomisation test, corrected over the tasks of one table by Holm's method. “Significant” is at most {LEVEL} "
-        "after the correction: such a difference is rarely chance; it may still be small."
+        f"Percentage points on the same queries: paired bootstrap confidence interval ({_COVERED}), and p-value of a "
+        f"randomisation test, corrected over the tasks of a table by Holm's method. “Significant”: corrected p at most "
+        f"{LEVEL}, which does not imply a large difference."
     )
     return Section(f"Differences from {first.model}", lead if figures else "", figures, notes)
 
@@ -144,7 +142,7 @@ def _difference(first: Evaluation, other: Evaluation) -> Figure:
                 ]
             )
         )
-    notes = [f"{one.task}: {one.reason}" for one in found.left_out]
+    notes = [f"{one.task}: {one.reason}" for one in found.excluded]
     if notes:
         notes = [f"Not compared (A is {first.model}, B {other.model}): {'; '.join(notes)}."]
     title = f"{other.model} less {first.model}"
@@ -167,8 +165,8 @@ def _published(evaluations: Sequence[Evaluation]) -> Section:
     rows = next((rows for one in evaluations if (rows := published_scores(one.summary))), {})
     if not rows:
         note = (
-            "None of the tasks above is one of the paper's with its test split and all its queries, so no published "
-            "score stands beside them."
+            "None of the tasks above is one of the paper's with its test split and all its queries, so there are no "
+            "published scores to compare with."
         )
         return Section(title, notes=[note])
     tasks = list(next(iter(rows.values())))

@@ -1,11 +1,21 @@
-"""What everything was measured with: machines, limits, versions, revisions, models' hashes."""
+"""Provenance: machines, hardware limits, versions, revisions, model and data hashes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from care_accel.report.drawing.blocks import MISSING, Cell, Figure, Line, Part, Section, Table, number, of_run
+from care_accel.report.drawing.blocks import (
+    MISSING,
+    Cell,
+    Figure,
+    Line,
+    Part,
+    Section,
+    Table,
+    number,
+    run_facts,
+)
 from care_accel.report.results.benchmarks import Machine, Run
 from care_accel.report.results.scores import Evaluation
 
@@ -13,11 +23,11 @@ _ROLES = ("query", "document")
 
 
 def manifest(machines: Sequence[Machine], evaluations: Sequence[Evaluation]) -> Part:
-    """Return the part that a reader needs to repeat the rest."""
+    """Return the part on reproducibility."""
     sections = [Section(f"Machine {one.name}", figures=_machine(one)) for one in machines]
     if evaluations:
         sections.append(Section("Models", figures=_models(evaluations)))
-    return Part("Manifest", "manifest", "What a reader needs to measure the same again.", sections)
+    return Part("Manifest", "manifest", "Provenance of all results, for reproduction.", sections)
 
 
 def _machine(machine: Machine) -> list[Figure]:
@@ -51,7 +61,7 @@ def _run(run: Run) -> Figure:
     ]
     tables = [Table(columns, limits)] if limits else []
     tables += [Table([("package", ""), ("version", "")], versions, folded="Versions")] if versions else []
-    facts = [*of_run(run), *([f"data: {run.data}"] if run.data else []), f"{len(run.rows)} rows"]
+    facts = [*run_facts(run), *([f"data: {run.data}"] if run.data else []), f"{len(run.rows)} rows"]
     return Figure(f"Run {run.id}", where=" · ".join(facts), tables=tables)
 
 

@@ -1,4 +1,4 @@
-"""Ours beside every peer."""
+"""Comparison with peers."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import math
 from collections.abc import Sequence
 
 from care_accel.report.drawing import charts
+from care_accel.report.drawing.axes import tick_text
 from care_accel.report.drawing.blocks import (
     Cell,
     Figure,
     Line,
     Section,
     Table,
-    counted,
     number,
+    pluralise,
     share,
     spread,
     where,
 )
-from care_accel.report.drawing.scales import tick_text
 from care_accel.report.results.benchmarks import Group, Machine, Row, Run
-from care_accel.report.sections.crossings import crossings
+from care_accel.report.sections.break_even import break_even_figures
 
-# Shown in sections of their own.
+# Suites with sections of their own.
 ELSEWHERE = ("scaling", "tradeoff")
 
 
 def peers(machine: Machine, groups: Sequence[Group]) -> list[Section]:
-    """Return a section a suite, with a figure a group: bars of each row's time over ours."""
+    """Return a section per suite and a figure per group: bars of each row's time over ours."""
     suites: dict[str, list[Group]] = {}
     for group in groups:
         if group.suite not in ELSEWHERE:
@@ -49,7 +49,7 @@ def _suite(machine: Machine, suite: str, groups: Sequence[Group]) -> Section:
         lead += " Of clients that ask at the same time, a ratio is of the time that all their requests took together."
     figures = [_group(machine, group, low, high) for group in groups]
     if suite == "approximate":
-        figures = [*crossings(machine, groups), *figures]
+        figures = [*break_even_figures(machine, groups), *figures]
     return Section(f"Peers: {suite}", lead, figures)
 
 
@@ -71,7 +71,7 @@ def _group(machine: Machine, group: Group, low: float, high: float) -> Figure:
         )
     if any(row.noisy for row in rows):
         notes.append(
-            "Grey rows are noisy: the ratios of their blocks, or of this run and the one before, lie more than 15 % apart. "
+            "Grey rows are noisy: the ratios of their blocks, or of this run and the one before, differ by more than 15 %. "
             "Do not quote them."
         )
     if any(row.in_cache for row in rows):
@@ -140,5 +140,5 @@ def _remarks(row: Row) -> str:
     marks = (
         ["noisy: do not quote"] * row.noisy + ["not exact"] * (not row.exact) + ["in cache"] * row.in_cache
     )
-    clients = [counted(row.concurrency, "client")] if row.concurrency else []
+    clients = [pluralise(row.concurrency, "client")] if row.concurrency else []
     return ", ".join([*marks, *limit, *clients])

@@ -1,4 +1,4 @@
-"""Where a query's time goes, and how time and memory grow."""
+"""Latency breakdown of a query, and scaling of time and memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from care_accel.report.drawing.blocks import (
     significant,
     where,
 )
-from care_accel.report.results.analysis import BEND, OURS, Curve, curves, described
+from care_accel.report.results.analysis import MAX_DEVIATION, OURS, Curve, curves, describe
 from care_accel.report.results.benchmarks import Group, Machine
 
-# What varies, as people say it: one, several, and how the axis is called.
-_WORDS = {
+# Labels of varied parameters: singular, plural, axis title.
+_AXIS_NAMES = {
     "vectors": ("vector", "vectors", "vectors in the index"),
     "width": ("value", "values a vector", "values a vector (width)"),
     "k": ("hit", "hits", "hits a query (k)"),
@@ -32,20 +32,20 @@ _WORDS = {
     "threads": ("thread", "threads", "threads"),
     "concurrency": ("client", "clients at a time", "clients at a time"),
 }
-# An axis that spans more than this is logarithmic.
-_FAR = 20
+# An axis is logarithmic if max / min exceeds this.
+_LOG_AXIS_SPAN = 20
 
 
 def time_by_part(machine: Machine, groups: Sequence[Group]) -> Section:
-    """Return stacked bars of the parts of a query's time, a figure a suite."""
+    """Return the latency breakdown as stacked bars."""
     title = "Where a query's time goes"
     parted = [group for group in groups if any(row.parts_us for row in group.rows)]
     if not parted:
         note = "No benchmark has measured the parts of a query's time: pytest bench/test_retriever.py bench/test_server.py --benchmark-only"
         return Section(title, notes=[note])
     lead = (
-        "Medians of each part of one call, in microseconds; the small print is the 99th percentile. A bar is all of a "
-        "row's time, however long that is."
+        "Medians of the parts of one call, in microseconds; the small print is the 99th percentile. Each bar is scaled to "
+        "the row's total time."
     )
     return Section(title, lead, [_parts(machine, group) for group in parted])
 
@@ -82,7 +82,7 @@ def _parts(machine: Machine, group: Group) -> Figure:
 
 
 def scaling(machine: Machine, groups: Sequence[Group]) -> Section:
-    """Return how time and memory grow with each thing that was varied, with the line through the points."""
+    """Return the scaling of time and memory with each varied parameter, with fits."""
     title = "How time and memory grow"
     found = curves(groups)
     if not found:
@@ -90,26 +90,26 @@ def scaling(machine: Machine, groups: Sequence[Group]) -> Section:
             title, notes=["Nothing has been varied yet: pytest bench/test_scaling.py --benchmark-only"]
         )
     lead = (
-        "The dashed line is fitted with relative distances to all points, or to those beyond the last-level cache where "
-        "three or more are; over threads and clients a power is. The table has each point's distance from it. A curve "
-        f"bends at its first point further than {100 * BEND:.0f} % off."
+        "The dashed line is a relative least-squares fit to all points, or to those beyond the last-level cache if there are "
+        "at least three; over threads and clients it is a power law. The table has the residuals. A curve bends at its "
+        f"first point with a residual above {100 * MAX_DEVIATION:.0f} %."
     )
-    figures = [figure for together in found for figure in _grown(machine, together)]
+    figures = [figure for together in found for figure in _scaling_figures(machine, together)]
     return Section(title, lead, figures)
 
 
-def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
+def _scaling_figures(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
     first = together[0]
     over = first.over
-    axis = _WORDS.get(over, (over, over, over))[2]
+    axis = _AXIS_NAMES.get(over, (over, over, over))[2]
     runs = "; ".join({where(machine, group.run): None for curve in together for group in curve.groups})
     unit = "ms a call" if over == "queries" else "ms a query"
     title = f"Time over {axis}"
-    if fixed := described(first.fixed):
+    if fixed := describe(first.fixed):
         title += f" ({fixed})"
     xs = [x for curve in together for x in curve.x]
     ys = [y for curve in together for y in curve.y]
-    log = (_far(xs), _far(ys))
+    log = (_needs_log(xs), _needs_log(ys))
     drawn = [
         charts.Line(
             curve.name,
@@ -141,14 +141,14 @@ def _grown(machine: Machine, together: Sequence[Curve]) -> list[Figure]:
 
 
 def _styled(together: Sequence[Curve]) -> list[tuple[int, Curve]]:
-    """Return the curves with a style each: the first one, in which labels are bold, is of ours alone."""
+    """Assign styles to curves; style 0, with bold labels, is reserved for ours."""
     ours = next((curve for curve in together if curve.ours), None)
     others = [curve for curve in together if curve is not ours]
     return [*([(0, ours)] if ours else []), *enumerate(others, start=1)]
 
 
 def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log: bool) -> list[Figure]:
-    """Return the memory of a document, where it is known of every point."""
+    """Return index memory per document, for curves with at least two known points."""
     drawn, lines = [], []
     for style, curve in _styled(together):
         known = [
@@ -180,8 +180,8 @@ def _axis(title: str, log: bool) -> str:
     return f"{title} (logarithmic)" if log else title
 
 
-def _far(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) / min(values) > _FAR
+def _needs_log(values: Sequence[float]) -> bool:
+    return min(values) > 0 and max(values) / min(values) > _LOG_AXIS_SPAN
 
 
 def _fitted(curve: Curve, *, log: bool) -> list[tuple[float, float]]:
@@ -222,7 +222,7 @@ def _points(curve: Curve, unit: str) -> Table:
         )
     columns = [
         *(
-            (_WORDS.get(curve.over, (curve.over,) * 3)[1], "n"),
+            (_AXIS_NAMES.get(curve.over, (curve.over,) * 3)[1], "n"),
             (unit, "n"),
             ("on the line", "n"),
             ("off by", "n"),
@@ -238,9 +238,9 @@ def _x_cell(x: float) -> Cell:
 
 
 def _sentence(curve: Curve, unit: str) -> str:
-    """Say what the fit says, and where the curve leaves it."""
+    """Describe the fit and its outliers."""
     line = curve.fit
-    one, several, _ = _WORDS.get(curve.over, (curve.over,) * 3)
+    one, several, _ = _AXIS_NAMES.get(curve.over, (curve.over,) * 3)
     if line is None:
         return f"{curve.name}: {len(curve.rows)} points, too few for a line."
     if line.power:
@@ -249,14 +249,14 @@ def _sentence(curve: Curve, unit: str) -> str:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
         said = f"the line is {_signed(line.slope * step)} ms a {named} and, extrapolated to none, {_signed(line.intercept)} ms"
     worst = max(abs(residual) for residual in line.residuals)
-    if not line.off:
+    if not line.outliers:
         bend = f"no point is further than {100 * worst:.0f} % from it"
     else:
         points = [
             f"{_x_cell(curve.x[i]).text} ({100 * abs(line.residuals[i]):.0f} % {'above' if line.residuals[i] > 0 else 'below'})"
-            for i in line.off
+            for i in line.outliers
         ]
-        bend = f"it bends: further than {100 * BEND:.0f} % from the line {'is' if len(points) == 1 else 'are'} {', '.join(points)}"
+        bend = f"it bends: further than {100 * MAX_DEVIATION:.0f} % from the line {'is' if len(points) == 1 else 'are'} {', '.join(points)}"
     cached = [x for x, row in zip(curve.x, curve.rows, strict=True) if row.in_cache]
     if cached and len(cached) < len(curve.rows):
         bend += f"; up to {_x_cell(max(cached)).text} {several} the data fits in the last-level cache"

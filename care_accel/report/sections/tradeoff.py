@@ -25,7 +25,7 @@ _MISSING = "No benchmark of this kind has been run: pytest bench/test_tradeoff.p
 
 
 def accuracy_against_latency(machine: Machine, groups: Sequence[Group]) -> Section:
-    """Return a plot a task of every row that has a quality."""
+    """Return a plot per task of all rows with a measured accuracy."""
     title = "Accuracy against latency"
     figures = [
         _front(machine, group, task, rows) for group in groups for task, rows in _by_task(group).items()
@@ -33,9 +33,9 @@ def accuracy_against_latency(machine: Machine, groups: Sequence[Group]) -> Secti
     if not figures:
         return Section(title, notes=[_MISSING])
     lead = (
-        "A mark is one configuration: its accuracy on the task, and the median time of one query on this machine. The "
-        "dashed line joins the Pareto front; whatever is not on it is beaten by something that is no slower and no less "
-        "accurate. Where a name has no room, its number in the table stands for it."
+        "Each mark is one configuration: its accuracy on the task and the median time per query on this machine. The dashed "
+        "line is the Pareto front; all other configurations are dominated by one that is no slower and no less accurate. "
+        "Names that do not fit are replaced by their number in the table."
     )
     return Section(title, lead, figures)
 
@@ -99,17 +99,15 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
         ),
         *(("time over ours", "n"), ("model, MB", "n"), ("index, MB", "n"), ("", "note")),
     ]
-    kinds = [("ours", 0), ("asymmetric", 1), ("symmetric", 2), ("words, or words and vectors", 3)]
+    kinds = [("ours", 0), ("asymmetric", 1), ("symmetric", 2), ("BM25 or hybrid", 3)]
     used = {_style(row) for row in rows}
     notes = []
     if any(row.noisy for row in rows):
         notes.append(
-            "Hollow marks and grey rows are noisy: do not quote them. They are no part of the front."
+            "Hollow marks and grey rows are noisy: do not quote them. They are excluded from the Pareto front."
         )
     if not quoted:
-        notes.append(
-            "All rows are noisy, so that there is no front to draw: measure again on a quiet machine."
-        )
+        notes.append("All rows are noisy, so there is no Pareto front: measure again on an idle machine.")
     legend = charts.legend([(name, style) for name, style in kinds if style in used])
     return Figure(
         group.name if task.partition(",")[0] in group.name else f"{task}: {group.name}",
@@ -132,25 +130,24 @@ def _style(row: Row) -> int:
 
 
 def _marks(row: Row, front: set[str]) -> list[str]:
-    marks = ["on the front"] if row.name in front and not row.noisy else []
+    marks = ["on the Pareto front"] if row.name in front and not row.noisy else []
     marks += ["noisy: do not quote"] * row.noisy + ["in cache"] * row.in_cache
     return [*marks, row.note] if row.note else marks
 
 
 def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> Section:
-    """Return what asymmetry costs and wins: a plot and a table of the pairs whose accuracy is known, the rest folded."""
+    """Compare asymmetric with symmetric models: a plot and a table of the pairs with known accuracy, the rest folded."""
     title = "Asymmetric against symmetric"
     found = pairs(groups)
     if not found:
         note = "No pair of an asymmetric and a symmetric model has been measured: pytest bench/test_tradeoff.py --benchmark-only"
         return Section(title, notes=[note])
     lead = (
-        "The small query encoder in place of the document encoder: what of the symmetric model's time, accuracy and "
-        "memory is left. The upright line is 100 %, the symmetric model itself; a time has the range of its blocks. A "
-        "speed-up is the median over blocks that were measured side by side, so that it is not quite the quotient of "
-        "the two times beside it."
+        "Time, accuracy and memory with the small query encoder, as shares of the symmetric model, which has the document "
+        "encoder on both sides. The vertical line is 100 %; times have the range over blocks. A speed-up is the median over "
+        "blocks that ran side by side, so it may differ slightly from the quotient of the two times."
     )
-    shown = [pair for pair in found if pair.kept is not None] or found
+    shown = [pair for pair in found if pair.retained is not None] or found
     folded = [pair for pair in found if pair not in shown]
     names = [f"{i}. {pair.asymmetric.name}" for i, pair in enumerate(shown, start=1)]
     plot = charts.legend([(name, style) for style, name in enumerate(_SHARES, start=1)]) + charts.intervals(
@@ -173,19 +170,19 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
 
 _SHARES = ("time", "accuracy", "model memory", "index")
 _COLUMNS = (
-    *(("pair", ""), ("speed-up", "n"), ("ms a query, p50", "n"), ("score", "n"), ("kept", "n")),
+    *(("pair", ""), ("speed-up", "n"), ("ms a query, p50", "n"), ("score", "n"), ("retained", "n")),
     *(("model, MB", "n"), ("index, MB", "n"), ("also differs in", "note")),
 )
 
 
 def _shares(pair: Pair) -> list[charts.Interval]:
-    """Return what is left of the symmetric model's time, accuracy and memory, in percent, as far as it is known."""
+    """Return time, accuracy and memory in percent of the symmetric model, if known."""
     a, s, ratio = pair.asymmetric, pair.symmetric, pair.ratio
     found: dict[str, list[float]] = {}
     if ratio is not None:
         found["time"] = [100 / one for one in (ratio.value, *ratio.blocks)]
-    if pair.kept is not None:
-        found["accuracy"] = [100 * pair.kept]
+    if pair.retained is not None:
+        found["accuracy"] = [100 * pair.retained]
     for name, ours, theirs in (("model memory", a.model_bytes, s.model_bytes), ("index", a.bytes, s.bytes)):
         if ours is not None and theirs:
             found[name] = [100 * ours / theirs]
@@ -225,10 +222,10 @@ def _line(pair: Pair, number_of: str = "") -> Line:
                 value=scores[0],
                 small="" if scores[1] is None else f"from {100 * scores[1]:.2f}",
             ),
-            share(pair.kept, 1),
+            share(pair.retained, 1),
             both(a.model_bytes, s.model_bytes, 1e-6),
             both(a.bytes, s.bytes, 1e-6),
-            Cell(", ".join([*pair.unlike, *["noisy: do not quote"] * _noisy(pair)])),
+            Cell(", ".join([*pair.differences, *["noisy: do not quote"] * _noisy(pair)])),
         ],
         "faded" if _noisy(pair) else "",
     )

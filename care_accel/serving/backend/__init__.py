@@ -1,1 +1,1 @@
-"""What the models inside the server share."""
+"""Shared code of the Python backend models."""

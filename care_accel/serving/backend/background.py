@@ -1,4 +1,4 @@
-"""Work that computes only when nobody else wants the processor."""
+"""A worker thread at idle CPU priority (SCHED_IDLE)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 
 
 class Background:
-    """A thread that does work one after the other, and gives way to everything else once it is told to.
+    """A thread that runs work sequentially, optionally at idle priority.
 
-    Only what computes gives way: this thread and those that its work has started. The threads that were here before
-    talk to the server, and must be heard while the processor is busy: a model that does not answer is taken for dead,
-    and one that does not end in time is not waited for.
+    The priority applies to this thread and those that its work starts. Older threads communicate with the server and
+    keep theirs: the server treats an unresponsive model as dead, and does not wait for a slow exit.
     """
 
     def __init__(self) -> None:
@@ -24,28 +23,28 @@ class Background:
         self._work: SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
         threading.Thread(target=self._run, name="background", daemon=True).start()
 
-    def do(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what some work returns, or raise what it raises."""
+    def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Run work on the thread; return its result or raise its exception."""
         future: Future[Any] = Future()
         self._work.put((future, work, arguments))
         return future.result()
 
-    def give_way(self) -> None:
-        """From now on compute only when no other process wants to; threads that work starts later inherit it."""
+    def lower_priority(self) -> None:
+        """Switch to SCHED_IDLE; threads started later inherit it."""
         self._set(os.SCHED_IDLE)
 
-    def compete(self) -> None:
-        """Compute like everybody else again, if the system permits it: for root, or where RLIMIT_NICE is 20 or more.
+    def restore_priority(self) -> None:
+        """Switch back to SCHED_OTHER, if permitted: for root, or with RLIMIT_NICE of 20 or more.
 
-        To end, a process needs every one of its threads to run once more. On a machine without an idle moment those
-        that give way may not for half a minute.
+        A process exits only after each of its threads was scheduled once more, which may take half a minute at idle
+        priority on a busy machine.
         """
         with suppress(PermissionError):
             self._set(os.SCHED_OTHER)
 
     def _set(self, policy: int) -> None:
         for thread in _threads() - self._before:
-            with suppress(ProcessLookupError):  # it has ended
+            with suppress(ProcessLookupError):  # the thread has exited
                 os.sched_setscheduler(thread, policy, os.sched_param(0))
 
     def _run(self) -> None:
@@ -53,7 +52,7 @@ class Background:
             future, work, arguments = self._work.get()
             try:
                 future.set_result(work(*arguments))
-            except BaseException as failure:  # who asked is told
+            except BaseException as failure:  # raised in the caller
                 future.set_exception(failure)
 
 

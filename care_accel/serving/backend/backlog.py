@@ -1,9 +1,9 @@
-"""Requests that wait for a model, and when they are too many.
+"""Load shedding by queue length: rejects requests when a model's backlog is too long.
 
-The server's own limits (``max_queue_size``, ``default_timeout_microseconds``, ``allow_timeout_override``) are not used.
-With any of them its batcher stops handing requests over ahead of time, and then may miss one that comes in the moment
-in which the last batch ends: that one waits for the next, or half a second. Seen in release 2.51 with one client and
-with 64; later releases have the same code. So the model itself asks the server how many wait, and refuses for it.
+The server's queue policy (``max_queue_size``, ``default_timeout_microseconds``, ``allow_timeout_override``) is not used:
+with any of these its batcher stops prefetching requests, and may miss one that arrives just as the last batch ends,
+which then waits for the next request or half a second. Observed in release 2.51 with one client and with 64; later
+releases have the same code. So the model reads the queue length from the server's metrics and rejects requests itself.
 """
 
 from __future__ import annotations
@@ -18,80 +18,84 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 _GAUGE = "nv_inference_pending_request_count"
-# Seconds between two looks while requests pile up. A look costs the server a millisecond.
-_LOOK_EVERY = 0.02
-# What was seen longer ago says nothing: clients may have gone since.
-_STALE_AFTER = 0.2
+# Seconds between two polls under load. A poll costs the server a millisecond.
+_POLL_S = 0.02
+# Older values are ignored: the queue may be empty by now.
+_STALE_AFTER_S = 0.2
 
 
 class Backlog:
-    """Says which requests to refuse so that those behind them need not wait for too long.
+    """Decides which requests to reject so that queueing time stays bounded.
 
-    While batches come in full or take long, a thread reads from the server's metrics page how many requests wait. As long as they
-    are more than the limit, what is handed over is refused instead of computed.
+    While batches are full or slow, a thread polls the queue length from the server's metrics endpoint. While it exceeds
+    the limit, requests are rejected instead of computed.
 
     Parameters
     ----------
     model : str
-    most : int
-        Requests that may wait.
+    max_waiting : int
+        Maximum queue length.
     wait : float
-        Seconds that they may take together: a slow model has a lower limit than ``most``.
+        Maximum queueing time in seconds; lowers the limit for a slow model.
     full : int
-        Requests of a batch that give reason to look.
+        Batch size that triggers polling.
     address : tuple of str and int, optional
-        Of the metrics page; by default that of the server that started this process.
+        Of the metrics endpoint; by default of the server that started this process.
     """
 
     def __init__(
-        self, model: str, most: int, wait: float, full: int, address: tuple[str, int] | None = None
+        self, model: str, max_waiting: int, wait: float, full: int, address: tuple[str, int] | None = None
     ) -> None:
         self._label = f'model="{model}"'
-        self._most, self._wait, self._full = most, wait, full
+        self._max_waiting, self._wait, self._full = max_waiting, wait, full
         self._address = address or metrics_address(_arguments(os.getppid()))
-        self._waiting, self._seen = 0, -_STALE_AFTER
-        self._seconds = 0.0  # of one request, lately
+        self._waiting, self._seen = 0, -_STALE_AFTER_S
+        self._seconds = 0.0  # moving average per request
         self._slow = False
         self._asked = threading.Event()
-        threading.Thread(target=self._look_when_asked, name="backlog", daemon=True).start()
+        threading.Thread(target=self._poll_on_request, name="backlog", daemon=True).start()
 
     @property
     def limit(self) -> int:
-        """Requests that may wait now."""
-        return self._most if not self._seconds else max(1, min(self._most, int(self._wait / self._seconds)))
+        """Present maximum queue length."""
+        return (
+            self._max_waiting
+            if not self._seconds
+            else max(1, min(self._max_waiting, int(self._wait / self._seconds)))
+        )
 
-    def excess(self, requests: int) -> str | None:
-        """Return why so many requests that were handed over are to be refused, None if they are not."""
+    def overload_reason(self, requests: int) -> str | None:
+        """Return why the requests of this batch must be rejected; None to accept them."""
         limit = self.limit
-        stale = time.monotonic() - self._seen > _STALE_AFTER
+        stale = time.monotonic() - self._seen > _STALE_AFTER_S
         if stale and (self._slow or self._waiting > limit):
-            # While a batch takes long nobody has looked, and to look now is little beside it. A batch of few requests may be
-            # full all the same, of many texts.
-            self._look()
+            # After a slow batch the value is stale, and a poll is cheap in comparison. A batch of few requests may still
+            # be full, with many texts each.
+            self._poll()
         elif self._waiting > limit or 2 * requests >= min(limit, self._full):
             self._asked.set()
         waiting = self._waiting
-        if waiting <= limit or time.monotonic() - self._seen > _STALE_AFTER:
+        if waiting <= limit or time.monotonic() - self._seen > _STALE_AFTER_S:
             return None
         self._waiting = waiting - requests
-        return f"{waiting:,} requests wait, and the limit is {limit:,}; ask again later"
+        return f"{waiting:,} requests wait, and the limit is {limit:,}; retry later"
 
-    def took(self, requests: int, seconds: float) -> None:
-        """Note how long requests took that were not refused."""
+    def record(self, requests: int, seconds: float) -> None:
+        """Record the processing time of accepted requests."""
         each = seconds / requests
-        self._slow = seconds > _LOOK_EVERY
+        self._slow = seconds > _POLL_S
         self._seconds = each if not self._seconds else 0.8 * self._seconds + 0.2 * each
 
-    def _look_when_asked(self) -> None:
+    def _poll_on_request(self) -> None:
         while True:
             self._asked.wait()
             self._asked.clear()
-            self._look()
-            time.sleep(_LOOK_EVERY)
+            self._poll()
+            time.sleep(_POLL_S)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         page = http.client.HTTPConnection(*self._address, timeout=1)
-        # No page, no limit: a server without metrics serves all the same.
+        # Without metrics there is no limit.
         with suppress(OSError, http.client.HTTPException, ValueError), closing(page):
             page.request("GET", "/metrics")
             self._waiting = read_gauge(page.getresponse().read().decode(), self._label)
@@ -99,7 +103,7 @@ class Backlog:
 
 
 def read_gauge(page: str, label: str) -> int:
-    """Return how many requests wait for a model by a metrics page; 0 if it does not say."""
+    """Return the queue length of a model from the text of a metrics page; 0 if missing."""
     for line in page.splitlines():
         if line.startswith(_GAUGE) and label in line:
             return int(float(line.rsplit(" ", 1)[1]))
@@ -107,7 +111,7 @@ def read_gauge(page: str, label: str) -> int:
 
 
 def metrics_address(arguments: Sequence[str]) -> tuple[str, int]:
-    """Return where a server that was started with these arguments shows its metrics."""
+    """Return the address of the metrics endpoint of a server started with these arguments."""
     given = dict(itertools.pairwise(arguments))  # --name value
     given |= dict(argument.split("=", 1) for argument in arguments if "=" in argument)  # --name=value
     host = given.get("--metrics-address") or given.get("--http-address") or "127.0.0.1"

@@ -1,4 +1,4 @@
-"""What the models inside the server share: its Python backend's tensors in, refusals and counters out.
+"""Interface to the Python backend: tensors, error responses, metrics and the log.
 
 This runs in the stub process that the server starts for each instance of a model. There alone
 ``triton_python_backend_utils`` exists, so it is imported where it is used.
@@ -23,13 +23,13 @@ from care_accel.encoding.spec import TASKS, Task
 from care_accel.errors import CareError
 from care_accel.serving.backend.backlog import Backlog
 
-# The longest text that is looked at. The longest input of the paper's encoders is 512 tokens, some 2,000 bytes of
-# Chinese; what is a hundred times longer is a mistake, and tokenising it would keep others waiting.
-MOST_BYTES = 100_000
-# Seconds between two writes to the metrics page. Each is a message to the server and back, tens of microseconds that
-# no query should wait for.
-_REPORT_EVERY = 1.0
-# What is read for a query out of a processor's cache, in a fraction of a millisecond.
+# Maximum text length. The paper's encoders take 512 tokens, some 2,000 bytes of Chinese; far longer texts are mistakes,
+# and tokenising them would delay other requests.
+MAX_TEXT_BYTES = 100_000
+# Seconds between two metrics updates. Each is a round trip to the server of tens of microseconds, too long for the
+# query path.
+_REPORT_EVERY_S = 1.0
+# Weights or vectors below this size fit in the CPU cache and are read in a fraction of a millisecond.
 _SMALL_BYTES = 16 * 2**20
 
 
@@ -104,9 +104,9 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
     """
     texts = []
     for position, raw in enumerate(values.ravel()):
-        if len(raw) > MOST_BYTES:
+        if len(raw) > MAX_TEXT_BYTES:
             raise CareError(
-                f"TEXT {position} has {len(raw):,} bytes; at most {MOST_BYTES:,} are taken: send it in parts"
+                f"TEXT {position} has {len(raw):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: split it"
             )
         try:
             text = raw.decode("utf-8")
@@ -115,7 +115,7 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
                 f"TEXT {position} is not UTF-8 at byte {cause.start}; encode it as UTF-8"
             ) from None
         if not text and not empty:
-            raise CareError(f"TEXT {position} is empty; send a question")
+            raise CareError(f"TEXT {position} is empty; send a non-empty text")
         texts.append(text)
     return texts
 
@@ -138,12 +138,12 @@ def read_tasks(values: NDArray[Any] | None, count: int) -> list[Task]:
 
 
 class Backend:
-    """What a model needs of the server: its tensors, its errors, its log and its metrics page.
+    """The server as a model sees it: tensors, error responses, log and metrics.
 
     Parameters
     ----------
     arguments : dict of str to str
-        What the server hands to ``initialize``.
+        Arguments of ``initialize``.
     """
 
     def __init__(self, arguments: dict[str, str]) -> None:
@@ -195,26 +195,26 @@ class Backend:
         return self._server.InferenceResponse(tensors)
 
     def refusal(self, mistake: CareError) -> Any:
-        """Return a response that says what is wrong with a request."""
+        """Return an INVALID_ARG error response."""
         error = self._server.TritonError
         return self._server.InferenceResponse([], error(" ".join(str(mistake).split()), error.INVALID_ARG))
 
     def failure(self, why: Exception) -> Any:
-        """Return a response that says that something went wrong here.
+        """Return an INTERNAL error response.
 
-        Of an error that is not ours its kind alone: its words may quote another client's text.
+        For exceptions other than `CareError` only the type: the message may quote another client's text.
         """
         error = self._server.TritonError
-        words = " ".join(str(why).split()) if isinstance(why, CareError) else type(why).__name__
-        return self._server.InferenceResponse([], error(f"the model failed: {words}", error.INTERNAL))
+        reason = " ".join(str(why).split()) if isinstance(why, CareError) else type(why).__name__
+        return self._server.InferenceResponse([], error(f"the model failed: {reason}", error.INTERNAL))
 
     def backlog(self) -> Backlog:
-        """Return the watch over the requests that wait for this model."""
+        """Return the queue monitor of this model."""
         queue, wait = self.parameters["queue"], self.parameters["wait"]
         return Backlog(self.name, int(queue), float(wait), max(1, self._batch))
 
     def overload(self, why: str, requests: int) -> list[Any]:
-        """Return a response to each of so many requests that says that there are too many."""
+        """Return an UNAVAILABLE error response for each request."""
         self.count("refused_requests", "Requests refused because too many waited", requests)
         error = self._server.TritonError
         return [self._server.InferenceResponse([], error(why, error.UNAVAILABLE)) for _ in range(requests)]
@@ -225,14 +225,14 @@ class Backend:
             self._amounts[name, help_text, role] += amount  # type: ignore[assignment]  # seconds are no whole number
 
     def end(self) -> None:
-        """Write what was counted and end the thread that does."""
+        """Report the last metrics and stop the reporting thread."""
         self._ended.set()
         self._reporter.join()
         for links in self._links:
             links.cleanup()
 
     def _report_often(self) -> None:
-        while not self._ended.wait(_REPORT_EVERY):
+        while not self._ended.wait(_REPORT_EVERY_S):
             self._report()
         self._report()
 
@@ -245,7 +245,7 @@ class Backend:
                     name=f"care_{name}_total", description=help_text, kind=self._server.MetricFamily.COUNTER
                 )
                 labels = {"model": self.name} | ({"role": role} if role else {})
-                # A family that goes out of scope takes its counters along.
+                # Keeps the family alive: its metrics are removed with it.
                 self._metrics[name, role] = family, family.Metric(labels=labels)
             self._metrics[name, role][1].increment(amount)
 
@@ -255,15 +255,15 @@ class Backend:
 
 
 def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[Any]:
-    """Cut what was computed together into the part of each request."""
+    """Split batched results by request."""
     ends = np.cumsum(counts)
     return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def fair_threads(threads: int, read: int) -> int:
-    """Return how many of the cores a model takes that reads so many bytes for a query.
+    """Return the threads of a model that reads a number of bytes per query.
 
-    Threads that share little work meet every few microseconds. Where one of them has to wait for a core all do, and
-    here the server, its clients and the other models want cores at the same time.
+    Threads with little work synchronise every few microseconds, so one that waits for a core delays all. Here the
+    server, its clients and the other models compete for cores.
     """
     return max(1, threads // 2) if read < _SMALL_BYTES else threads

@@ -1,10 +1,9 @@
-"""The vectors of texts that were encoded lately: the same question is often asked again.
+"""LRU cache of text vectors.
 
-A text's vector depends on nothing but the text and its task, so a kept one is as good as a new one.
+A text's vector depends only on the text and its task, so a cached one is exact.
 
-The server has a response cache of its own, which is not used: release 2.51 keeps a refusal as well, and hands it out
-the next time as an answer without outputs; and an answer to a request that asked for some outputs is given to one that
-asked for all.
+The server's own response cache is not used: release 2.51 also caches errors, and returns them as responses without
+outputs; and it returns a response with some outputs to a request for all of them.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from care_accel.encoding import Task
 
 
 class VectorCache:
-    """Keeps the vectors of the texts that were used last; texts themselves are not kept, only a hash of each.
+    """LRU cache of vectors, keyed by a hash of task and text; texts are not stored.
 
     Parameters
     ----------
     capacity : int
-        Texts; 0 keeps none.
+        Maximum number of texts; 0 disables the cache.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -35,7 +34,7 @@ class VectorCache:
         return len(self._kept)
 
     def get(self, text: str, task: Task) -> tuple[NDArray[np.float32], int] | None:
-        """Return a text's vector and its number of tokens, None if they are not kept."""
+        """Return a text's vector and its token count; None on a miss."""
         if not self._capacity:
             return None
         key = _key(text, task)
@@ -45,10 +44,10 @@ class VectorCache:
         return found
 
     def put(self, text: str, task: Task, vector: NDArray[np.float32], tokens: int) -> None:
-        """Keep a text's vector, in the place of the one that was not used for longest."""
+        """Store a text's vector; evict the least recently used one."""
         if not self._capacity:
             return
-        # A copy: a row of a batch would keep the whole batch in memory.
+        # A copy: a view would keep the whole batch in memory.
         self._kept[_key(text, task)] = vector.copy(), tokens
         if len(self._kept) > self._capacity:
             self._kept.popitem(last=False)

@@ -1,4 +1,4 @@
-"""An HTTP gateway in front of a running inference server: OpenAI-compatible embeddings, search, and a page to try it."""
+"""HTTP gateway in front of an inference server: OpenAI-compatible embeddings, search, and a demo page."""
 
 from care_accel.serving.gateway.settings import Settings
 

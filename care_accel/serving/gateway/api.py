@@ -1,4 +1,4 @@
-"""The routes under ``/v1``."""
+"""Routes under ``/v1``."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from starlette.types import Receive
 
 from care_accel.encoding.spec import Role
 from care_accel.serving.gateway.body import read_object
-from care_accel.serving.gateway.envelope import note_of
 from care_accel.serving.gateway.errors import ApiError, invalid
-from care_accel.serving.gateway.fields import EmbeddingRequest, SearchRequest
-from care_accel.serving.gateway.meters import Meters
+from care_accel.serving.gateway.metrics import Metrics
+from care_accel.serving.gateway.middleware import request_log_of
+from care_accel.serving.gateway.schemas import EmbeddingRequest, SearchRequest
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Upstream
 
@@ -28,72 +28,72 @@ _T = TypeVar("_T")
 
 
 class Api:
-    """Embeddings, search and what is served.
+    """Handlers of embeddings, search and model listing.
 
     Parameters
     ----------
     settings : Settings
     upstream : Upstream
-    meters : Meters
+    metrics : Metrics
     """
 
-    def __init__(self, settings: Settings, upstream: Upstream, meters: Meters) -> None:
-        self._settings, self._upstream, self._meters = settings, upstream, meters
+    def __init__(self, settings: Settings, upstream: Upstream, metrics: Metrics) -> None:
+        self._settings, self._upstream, self._metrics = settings, upstream, metrics
 
     async def embeddings(self, request: Request) -> Response:
-        """``POST /v1/embeddings``, as OpenAI's, with ``input_type`` and ``task`` besides."""
+        """``POST /v1/embeddings``, compatible with OpenAI's, with additional ``input_type`` and ``task``."""
         asked = EmbeddingRequest.read(await read_object(request, self._settings), self._settings)
-        _noted(request, asked.texts)
+        _log_request(request, asked.texts)
         async with self._upstream.deadline():
             served = await self._upstream.model(asked.role, asked.model)
             width = _width(asked.dimensions, served)
-            found = await _unless_gone(
+            found = await _cancel_on_disconnect(
                 request.receive, self._upstream.encode(asked.role, asked.texts, asked.task)
             )
         vectors = np.ascontiguousarray(found.vectors[:, :width], "<f4")
         data = [
-            {"object": "embedding", "index": place, "embedding": embedding}
-            for place, embedding in enumerate(_base64(vectors) if asked.base64 else vectors.tolist())
+            {"object": "embedding", "index": i, "embedding": embedding}
+            for i, embedding in enumerate(_base64(vectors) if asked.base64 else vectors.tolist())
         ]
-        usage = self._used(request, found.tokens)
+        usage = self._record_usage(request, found.tokens)
         body = {"object": "list", "data": data, "model": served.name, "usage": usage}
-        return await _as_json(body, vectors.size)
+        return await _json_response(body, vectors.size)
 
     async def search(self, request: Request) -> Response:
-        """``POST /v1/search``: the best documents of the served index."""
+        """``POST /v1/search``: top documents of the served index."""
         started = perf_counter()
         asked = SearchRequest.read(await read_object(request, self._settings), self._settings)
-        _noted(request, asked.texts)
+        _log_request(request, asked.texts)
         async with self._upstream.deadline():
             served = await self._upstream.model("query", asked.model)
-            found = await _unless_gone(
+            found = await _cancel_on_disconnect(
                 request.receive, self._upstream.search(asked.texts, asked.k, asked.task)
             )
         data = [
             {
                 "object": "search.hits",
-                "index": place,
-                "hits": _hits(found.ids[place], found.scores[place], found.documents[place]),
+                "index": i,
+                "hits": _hits(found.ids[i], found.scores[i], found.documents[i]),
                 "timings": dict(
-                    zip(("tokenise_us", "encode_us", "scan_us"), map(float, found.times[place]), strict=True)
+                    zip(("tokenise_us", "encode_us", "scan_us"), map(float, found.times[i]), strict=True)
                 ),
             }
-            for place in range(len(asked.texts))
+            for i in range(len(asked.texts))
         ]
         body = {
             "object": "list",
             "data": data,
             "model": served.name,
-            "usage": self._used(request, found.tokens),
+            "usage": self._record_usage(request, found.tokens),
             "timings": {"gateway_us": 1e6 * (perf_counter() - started)},
         }
-        return await _as_json(body, found.ids.size)
+        return await _json_response(body, found.ids.size)
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
         async with self._upstream.deadline():
             served = await self._upstream.models()
-        return await _as_json({"object": "list", "data": [_model(*one) for one in served.items()]})
+        return await _json_response({"object": "list", "data": [_model(*one) for one in served.items()]})
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/{model}``."""
@@ -101,27 +101,32 @@ class Api:
         async with self._upstream.deadline():
             served = await self._upstream.models()
         if name not in served:
-            raise ApiError(404, "model_not_found", "no model of that name is served here", param="model")
-        return await _as_json(_model(name, served[name]))
+            raise ApiError(
+                404,
+                "model_not_found",
+                "model not found; GET /v1/models lists the served models",
+                param="model",
+            )
+        return await _json_response(_model(name, served[name]))
 
-    def _used(self, request: Request, tokens: Any) -> dict[str, int]:
-        note, total = note_of(request.scope), int(np.sum(tokens))
-        note.tokens = total
-        self._meters.texts.labels(note.route).inc(note.texts)
-        self._meters.tokens.labels(note.route).inc(total)
+    def _record_usage(self, request: Request, tokens: Any) -> dict[str, int]:
+        entry, total = request_log_of(request.scope), int(np.sum(tokens))
+        entry.tokens = total
+        self._metrics.texts.labels(entry.route).inc(entry.texts)
+        self._metrics.tokens.labels(entry.route).inc(total)
         return {"prompt_tokens": total, "total_tokens": total}
 
 
-def _noted(request: Request, texts: list[str]) -> None:
-    note = note_of(request.scope)
-    note.texts, note.words = len(texts), texts
+def _log_request(request: Request, texts: list[str]) -> None:
+    entry = request_log_of(request.scope)
+    entry.texts, entry.payload = len(texts), texts
 
 
 def _width(dimensions: int | None, served: Any) -> int:
-    """Return how many values of a vector are asked for, if the model can truly give so many.
+    """Return the requested embedding dimension, if the model supports it.
 
-    Normalised and then sliced, the first values of a vector are the vector of the narrower model. Sliced and
-    then normalised they are not: they would have to be normalised again, which is another model's vector.
+    With normalize-then-slice, the leading values are the vector of the narrower model. With slice-then-normalize they
+    would have to be normalised again.
     """
     width: int = served.width
     if dimensions is None or dimensions == width:
@@ -132,8 +137,8 @@ def _width(dimensions: int | None, served: Any) -> int:
         )
     if served.spec.order != "normalize-then-slice":
         raise invalid(
-            f"{served.name!r} normalises after slicing: a part of its vector is no vector of a narrower model; "
-            f"ask for {width} dimensions or none",
+            f"{served.name!r} normalises after slicing, so its vectors cannot be shortened; omit 'dimensions' or set it "
+            f"to {width}",
             "dimensions",
             "unsupported_dimensions",
         )
@@ -148,7 +153,7 @@ def _hits(ids: Any, scores: Any, documents: list[Any]) -> list[dict[str, Any]]:
     return [
         {"id": int(one), "score": float(score), "document": document}
         for one, score, document in zip(ids, scores, documents, strict=True)
-        if one >= 0  # fewer documents than k
+        if one >= 0  # padding: fewer documents than k
     ]
 
 
@@ -156,7 +161,7 @@ def _model(name: str, roles: dict[Role, Any]) -> dict[str, Any]:
     return {
         "id": name,
         "object": "model",
-        "created": 0,  # not known
+        "created": 0,  # unknown
         "owned_by": "care_accel",
         "roles": {
             role: {
@@ -170,8 +175,8 @@ def _model(name: str, roles: dict[Role, Any]) -> dict[str, Any]:
     }
 
 
-async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
-    """Await some work, and give it up if the caller hangs up first: nobody would read the answer."""
+async def _cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, _T]) -> _T:
+    """Await a coroutine, and cancel it if the client disconnects first."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:
@@ -190,20 +195,20 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-async def _as_json(values: dict[str, Any], numbers: int = 0) -> Response:
-    # A megabyte of numbers takes long enough to write that other requests should not wait for it.
-    body = await asyncio.to_thread(_dumped, values) if numbers > _MANY else _dumped(values)
+async def _json_response(values: dict[str, Any], numbers: int = 0) -> Response:
+    # Large responses are serialised in a thread, so that they do not block the event loop.
+    body = await asyncio.to_thread(_dumps, values) if numbers > _MAX_INLINE_VALUES else _dumps(values)
     return Response(body, media_type="application/json")
 
 
-_MANY = 10_000
+_MAX_INLINE_VALUES = 10_000
 
 
-def _dumped(values: Any) -> bytes:
+def _dumps(values: Any) -> bytes:
     try:
         return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
     except ValueError:
-        # A document was saved with NaN or half of a surrogate pair in it; neither is JSON that all can read.
+        # A document has NaN or a lone surrogate; neither is portable JSON.
         return json.dumps(_finite(values), allow_nan=False, separators=(",", ":")).encode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""The gateway as an ASGI application."""
+"""The ASGI application of the gateway."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp
 
+from care_accel.serving.gateway.admission import AdmissionMiddleware
 from care_accel.serving.gateway.api import Api
-from care_accel.serving.gateway.envelope import Envelope, note_of
 from care_accel.serving.gateway.errors import INTERNAL, ApiError
-from care_accel.serving.gateway.gate import Gate
-from care_accel.serving.gateway.meters import Meters
-from care_accel.serving.gateway.rate import RateLimit
+from care_accel.serving.gateway.metrics import Metrics
+from care_accel.serving.gateway.middleware import RequestMiddleware, request_log_of
+from care_accel.serving.gateway.rate_limit import RateLimiter
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Backend, Upstream
 from care_accel.version import __version__
@@ -32,24 +32,24 @@ _PAGE = {
 }
 
 
-def create_app(settings: Settings, backend: Backend, *, rate: RateLimit | None = None) -> ASGIApp:
+def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None = None) -> ASGIApp:
     """Return the gateway.
 
     Parameters
     ----------
     settings : Settings
     backend : Backend
-        A client of the inference server, closed at the end. The server need not be there yet: until it is,
+        A client of the inference server, closed on shutdown. The server may start later: until it is ready,
         requests are answered with 503.
-    rate : RateLimit, optional
-        By default what the settings say.
+    rate : RateLimiter, optional
+        By default from the settings.
     """
-    meters = Meters()
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.upstream = Upstream(backend, settings.timeout)
-        app.state.api = Api(settings, app.state.upstream, meters)
+        app.state.api = Api(settings, app.state.upstream, metrics)
         try:
             yield
         finally:
@@ -75,8 +75,8 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimit | None =
             return JSONResponse({"status": "ready"})
         raise ApiError(503, "not_ready", "the inference server is not ready", headers={"Retry-After": "1"})
 
-    async def metrics(_request: Request) -> Response:
-        return Response(meters.exposition(), media_type=meters.content_type)
+    async def exposition(_request: Request) -> Response:
+        return Response(metrics.exposition(), media_type=metrics.content_type)
 
     async def page_settings(request: Request) -> Response:
         return JSONResponse(
@@ -95,7 +95,7 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimit | None =
         Route("/v1/models/{model:path}", model),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
-        Route("/metrics", metrics),
+        Route("/metrics", exposition),
         Route("/page/settings", page_settings),
         *(_static(path, *what) for path, what in _PAGE.items()),
     ]
@@ -104,26 +104,28 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimit | None =
         lifespan=lifespan,
         exception_handlers={HTTPException: _answer, ApiError: _answer, Exception: _answer},
     )
-    app.router.redirect_slashes = False  # a redirect would repeat the caller's Host
+    app.router.redirect_slashes = False  # a redirect would echo the Host header
     known = frozenset(route.path for route in routes if isinstance(route, Route)) - {
         "/v1/models/{model:path}"
     }
-    return Envelope(Gate(app, settings, meters, rate), meters, known, log_texts=settings.log_texts)
+    return RequestMiddleware(
+        AdmissionMiddleware(app, settings, metrics, rate), metrics, known, log_texts=settings.log_texts
+    )
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    """Turn an error of a route, or of the routing itself, into a response."""
+    """Convert an error of a route or of the router into a response."""
     status = getattr(error, "status_code", 500)
     if isinstance(error, ApiError):
         shaped = error
     elif status == 404:
-        shaped = ApiError(404, "unknown_url", "there is nothing at this address")
+        shaped = ApiError(404, "unknown_url", "no such URL")
     elif status == 405:
         headers = getattr(error, "headers", None)
-        shaped = ApiError(405, "method_not_allowed", "this address takes another method", headers=headers)
+        shaped = ApiError(405, "method_not_allowed", "method not allowed", headers=headers)
     else:
         shaped = INTERNAL
-    note_of(request.scope).error = shaped.code
+    request_log_of(request.scope).error = shaped.code
     return shaped.response()
 
 
@@ -131,7 +133,7 @@ def _static(path: str, name: str, kind: str) -> Route:
     content = (files("care_accel.serving.gateway") / "page" / name).read_bytes()
 
     async def file(_request: Request) -> Response:
-        # Asked for anew each time: a newer release's page never meets an older one's script.
+        # Always revalidated, so that page and script are of the same release.
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
     return Route(path, file)

@@ -1,4 +1,4 @@
-"""Reading a request's body: no longer than permitted, no slower, and JSON."""
+"""Reads JSON request bodies with a size limit and a timeout."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from starlette.requests import Request
 from care_accel.serving.gateway.errors import ApiError, invalid
 from care_accel.serving.gateway.settings import Settings
 
-# A body that is too long is read to its end and thrown away while it is below so many limits: closing the
-# connection under a client that still sends loses the answer that tells it why.
-_DRAINED = 4
+# Oversized bodies up to this multiple of the limit are drained: closing the connection while the client still
+# sends would lose the error response.
+_DRAIN_FACTOR = 4
 
 
 async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
-    """Return the JSON object that a request carries.
+    """Return the JSON object in a request body.
 
     Raises
     ------
     ApiError
-        408, 413 and 415 for a body that is slow, too long or of another type; 400 for one that is no JSON object.
+        408 for a timeout, 413 for an oversized body, 415 for another media type, 400 if it is not a JSON object.
     """
-    # A page of another origin can send text/plain without asking, but not this type.
+    # Pages of other origins can send text/plain without a CORS preflight, but not this type.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "unsupported_media_type", "send Content-Type: application/json")
@@ -46,10 +46,10 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
         raise invalid("the body is not UTF-8", code="invalid_json") from None
     except json.JSONDecodeError as cause:
         raise invalid(
-            f"the body is no JSON: {cause.msg} at character {cause.pos + 1}", code="invalid_json"
+            f"the body is not valid JSON: {cause.msg} at character {cause.pos + 1}", code="invalid_json"
         ) from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, NaN, thousands of brackets
-        raise invalid("the body is no JSON that can be read", code="invalid_json") from None
+    except (ValueError, RecursionError):  # very long numbers, NaN, very deep nesting
+        raise invalid("the body is not valid JSON", code="invalid_json") from None
     if not isinstance(values, dict):
         raise invalid("the body must be a JSON object", code="invalid_json")
     return values
@@ -58,15 +58,15 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
 async def _read(request: Request, limit: int) -> bytes:
     length = request.headers.get("content-length", "0")
     declared = int(length) if length.isascii() and length.isdigit() else 0
-    if declared > _DRAINED * limit:
+    if declared > _DRAIN_FACTOR * limit:
         raise _too_long(limit)
     body = bytearray()
     read = 0
-    async for piece in request.stream():  # a chunked body has no length that could be believed beforehand
+    async for piece in request.stream():  # Content-Length is missing if chunked
         read += len(piece)
         if read <= limit:
             body += piece
-        elif read > _DRAINED * limit:
+        elif read > _DRAIN_FACTOR * limit:
             break
     if read > limit:
         raise _too_long(limit)
@@ -77,7 +77,7 @@ def _too_long(limit: int) -> ApiError:
     return ApiError(
         413,
         "body_too_long",
-        f"the body has more than {limit} bytes; send fewer texts at a time",
+        f"the body exceeds {limit} bytes; send fewer texts per request",
         headers={"Connection": "close"},
     )
 

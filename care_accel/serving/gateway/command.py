@@ -1,4 +1,4 @@
-"""The command line of the gateway: ``care-accel gateway``."""
+"""Command line: ``care-accel gateway``."""
 
 from __future__ import annotations
 
@@ -17,55 +17,57 @@ _DEFAULTS = Settings()
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the gateway to a parser."""
     parser.add_argument(
-        "--server", default="localhost:8001", help="the inference server's gRPC address; default: %(default)s"
+        "--server",
+        default="localhost:8001",
+        help="gRPC address of the inference server; default: %(default)s",
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="where to listen; beyond loopback with a token only; default: %(default)s",
+        help="address to listen on; other than loopback requires a token; default: %(default)s",
     )
-    parser.add_argument("--port", type=int, default=8080, help="0 takes a free one; default: %(default)s")
-    access = parser.add_argument_group("who may call")
+    parser.add_argument("--port", type=int, default=8080, help="0 for a free port; default: %(default)s")
+    access = parser.add_argument_group("access control")
     access.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
-        help=f"bearer tokens, one a line; without it the token is in the environment's {TOKEN_VARIABLE}",
+        help=f"bearer tokens, one per line; default: the environment variable {TOKEN_VARIABLE}",
     )
     access.add_argument(
         "--allow-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="a name by which it may be called, beside the one it listens on; may be repeated",
+        help="additional allowed Host header; repeatable",
     )
     access.add_argument(
         "--trusted-proxy",
         action="append",
         default=[],
         metavar="ADDRESS",
-        help="a proxy whose X-Forwarded-For tells who calls; may be repeated",
+        help="proxy whose X-Forwarded-For is trusted; repeatable",
     )
-    limits = parser.add_argument_group("limits", "what is beyond one is refused")
+    limits = parser.add_argument_group("limits", "requests beyond a limit are rejected")
     for name, what in (
-        ("max_body", "bytes of a request"),
-        ("max_inputs", "texts of a request"),
+        ("max_body", "bytes of a request body"),
+        ("max_inputs", "texts per request"),
         ("max_text", "bytes of a text"),
-        ("max_k", "hits a query"),
-        ("max_hits", "hits of a response"),
-        ("burst", "requests at once after a rest"),
-        ("concurrency", "requests in work at once"),
+        ("max_k", "hits per query"),
+        ("max_hits", "hits per response"),
+        ("burst", "token bucket capacity in requests"),
+        ("concurrency", "requests in flight"),
     ):
         _limit(limits, name, int, what)
     _limit(
         limits,
         "rate",
         float,
-        "requests a second by a token, or by an address where none is asked for; 0: any",
+        "requests per second for each token, or for each address without authentication; 0: no limit",
     )
-    _limit(limits, "timeout", float, "seconds for the inference server to answer")
+    _limit(limits, "timeout", float, "timeout of the inference server in seconds")
     parser.add_argument(
-        "--log-texts", action="store_true", help="write the texts of requests to the log: patients' words"
+        "--log-texts", action="store_true", help="log the texts of requests, which are patients' words"
     )
 
 
@@ -80,7 +82,7 @@ def _limit(group: argparse._ArgumentGroup, name: str, kind: type, what: str) -> 
 
 
 def run(options: argparse.Namespace) -> None:
-    """Listen until SIGTERM or Ctrl-C; requests in work are finished then."""
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in flight."""
     tokens = read_tokens(options.token_file)
     settings = Settings(
         tokens=tokens,
@@ -97,31 +99,32 @@ def run(options: argparse.Namespace) -> None:
     try:
         from care_accel.encoding.runtimes.server import AsyncServerClient
         from care_accel.serving.gateway.app import create_app
-        from care_accel.serving.gateway.listening import address_of, is_loopback, listening, serve
+        from care_accel.serving.gateway.listener import is_loopback, listen, serve, url_of
     except ImportError as missing:
         raise CareError(
             f"{missing.name} is not installed: pip install 'care-accel[gateway,server]'"
         ) from None
     if not tokens and not is_loopback(options.host):
         raise CareError(
-            f"--host {options.host} is reachable from other machines and no token is set; put one into "
-            f"{TOKEN_VARIABLE} or --token-file (openssl rand -hex 32 makes one), or listen on 127.0.0.1"
+            f"--host {options.host} is reachable from other machines and no token is set; set one by {TOKEN_VARIABLE} or "
+            "--token-file (generate it with openssl rand -hex 32), or listen on 127.0.0.1"
         )
     logging.basicConfig(
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("care_accel.serving.gateway").setLevel(logging.INFO)
-    # A server that starts anew is waited for; one whose queue is full is its callers' to try again.
+    # One retry bridges a restart of the server; if its queue is full, the client has to retry.
     client = AsyncServerClient(options.server, timeout=settings.timeout, retries=1)
     app = create_app(settings, client)
-    with listening(options.host, options.port) as sockets:
-        address = address_of(sockets)
+    with listen(options.host, options.port) as sockets:
+        address = url_of(sockets)
         print(f"gateway: {address}/ in front of {options.server}", flush=True)
         print(
-            "token: asked for" if tokens else "token: none asked for; only this machine can call", flush=True
+            "token: required" if tokens else "token: not required; reachable from this machine only",
+            flush=True,
         )
         if not (options.allow_host or is_loopback(options.host)):
-            print(f"names: {options.host} alone; --allow-host NAME adds what others call it by", flush=True)
+            print(f"allowed hosts: {options.host}; add others with --allow-host NAME", flush=True)
         token = (
             f"$(head -n 1 {shlex.quote(str(options.token_file))})"
             if options.token_file

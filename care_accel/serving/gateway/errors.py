@@ -1,4 +1,4 @@
-"""What a caller is told when a request fails: OpenAI's shape, so that its clients understand it."""
+"""Error responses in OpenAI's format."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class ApiError(Exception):
-    """A request that is refused or failed.
+    """Error response of a rejected or failed request.
 
     Parameters
     ----------
     status : int
-        Of HTTP.
+        HTTP status.
     code : str
-        For programs: stays when the words change.
+        Machine-readable and stable.
     message : str
-        One sentence that says what and how to mend it; never holds a caller's text.
+        What is wrong and how to fix it; never contains a client's text.
     param : str, optional
-        The field that is meant.
+        The invalid field.
     headers : mapping of str to str, optional
     """
 
@@ -46,8 +46,8 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """Return the error for a request whose fields are wrong."""
+    """Return the error of a request with an invalid field."""
     return ApiError(400, code, message, param=param)
 
 
-INTERNAL = ApiError(500, "internal_error", "the gateway failed; the log has more under this request's id")
+INTERNAL = ApiError(500, "internal_error", "internal error of the gateway; see its log under this request id")

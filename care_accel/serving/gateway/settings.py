@@ -1,4 +1,4 @@
-"""What a gateway permits: its limits, who may call it, and by which names."""
+"""Settings of the gateway: limits, bearer tokens and allowed host names."""
 
 from __future__ import annotations
 
@@ -11,50 +11,49 @@ from pathlib import Path
 from care_accel.errors import CareError, require_count
 
 TOKEN_VARIABLE = "CARE_GATEWAY_TOKEN"
-_SHORTEST_TOKEN = 16
-# By these names a browser or a program on the same machine calls it.
+_MIN_TOKEN_CHARACTERS = 16
+# Host names used by clients on the same machine.
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The limits of a gateway.
+    """Limits and access control of a gateway.
 
     Parameters
     ----------
     tokens : tuple of str
-        Bearer tokens, any of which opens ``/v1`` and ``/metrics``; none asks for none.
+        Bearer tokens accepted for ``/v1`` and ``/metrics``; empty disables authentication.
     hosts : frozenset of str
-        Names that a request's ``Host`` may carry, without a port; a page of another origin that points
-        its own name at this machine (DNS rebinding) is refused by it.
+        Allowed names in the ``Host`` header, without a port; protects against DNS rebinding.
     max_body : int
-        Bytes of a request.
+        Maximum bytes of a request body.
     max_inputs : int
-        Texts of a request.
+        Maximum texts per request.
     max_text : int
-        Bytes of a text in UTF-8.
+        Maximum bytes of a text in UTF-8.
     max_k : int
-        Hits a query.
+        Maximum hits per query.
     max_hits : int
-        Hits of a response, all its queries together.
+        Maximum hits per response, over all its queries.
     rate : float
-        Requests a second that a caller may go on making; 0 is no limit. A caller is a token, or an
-        address where no tokens are asked for.
+        Sustained requests per second and caller; 0 for no limit. A caller is a token, or without authentication an
+        address.
     burst : int
-        Requests that a caller may make at once after a rest.
+        Capacity of a caller's token bucket in requests.
     concurrency : int
-        Requests in work at once; another one is refused, not queued.
+        Maximum requests in flight; further ones are rejected, not queued.
     timeout : float
-        Seconds in which the inference server has to answer.
+        Timeout of the inference server in seconds.
     body_timeout : float
-        Seconds in which a request's body has to arrive.
+        Timeout for receiving a request body in seconds.
     log_texts : bool
-        Write the texts of requests to the log: they are patients' words.
+        Log the texts of requests, which are patients' words.
 
     Raises
     ------
     CareError
-        A limit that is no number above 0, or a token that is too short or no header can carry.
+        A limit is not a number above 0, or a token is too short or not printable ASCII.
     """
 
     tokens: tuple[str, ...] = field(default=(), repr=False)
@@ -79,34 +78,32 @@ class Settings:
                 raise CareError(f"{name} is {getattr(self, name)!r}; it must be a number of seconds above 0")
         if not 0 <= self.rate < math.inf:
             raise CareError(
-                f"rate is {self.rate!r}; it must be a number of requests a second, 0 for no limit"
+                f"rate is {self.rate!r}; it must be a number of requests per second, 0 for no limit"
             )
         for token in self.tokens:
-            # The token itself stays out of the message.
-            if len(token) < _SHORTEST_TOKEN:
+            # Error messages never contain a token.
+            if len(token) < _MIN_TOKEN_CHARACTERS:
                 raise CareError(
-                    f"a gateway token has {len(token)} characters; it needs {_SHORTEST_TOKEN} or more "
-                    "(openssl rand -hex 32 makes one)"
+                    f"a gateway token has {len(token)} characters; use {_MIN_TOKEN_CHARACTERS} or more "
+                    "(generate one with openssl rand -hex 32)"
                 )
             if not all("!" <= character <= "~" for character in token):
-                raise CareError(
-                    "a gateway token holds a space or a character that is not ASCII; make another"
-                )
+                raise CareError("a gateway token contains a space or a non-ASCII character; use another")
 
 
 def read_tokens(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Return the bearer tokens: a file's lines, or the environment's one; no command line carries them.
+    """Read the bearer tokens from a file or from the environment; a command line would expose them.
 
     Parameters
     ----------
     file : Path, optional
-        A token a line, so that an old one and a new one can both be valid for a while; ``#`` begins a comment.
+        One token per line, so that tokens can be rotated; ``#`` starts a comment.
     environment : mapping
 
     Raises
     ------
     CareError
-        The file cannot be read or holds no token, or the variable is there and empty.
+        The file cannot be read or has no token, or the variable is set but empty.
     """
     if file is not None:
         try:
@@ -116,7 +113,7 @@ def read_tokens(file: Path | None, environment: Mapping[str, str] = os.environ) 
             raise CareError(f"--token-file {file}: cannot be read: {why}") from None
         tokens = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
         if not tokens:
-            raise CareError(f"--token-file {file}: holds no token; write one a line")
+            raise CareError(f"--token-file {file}: has no token; write one per line")
         return tokens
     if (token := environment.get(TOKEN_VARIABLE)) is None:
         return ()

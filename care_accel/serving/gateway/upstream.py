@@ -1,4 +1,4 @@
-"""The inference server as the gateway sees it: what it serves, its answers, and its errors in HTTP's terms."""
+"""Upstream inference server: cached model descriptions, deadlines, and mapping of its errors to HTTP."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from care_accel.serving.gateway.errors import ApiError, invalid
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_FRESH = 10.0  # seconds; another model may be served under the same address after that
+_MODEL_TTL_S = 10.0  # cache of model descriptions
 _NOT_SERVED = "not_served"
-_PROBE = 1.0  # seconds that an answer about readiness is kept: probes cost the server nothing
+_READY_TTL_S = 1.0  # cache of readiness, for frequent probes
 
 
 class Backend(Protocol):
-    """What is asked of a client of the inference server; `AsyncServerClient` has it."""
+    """Client of the inference server, such as `AsyncServerClient`."""
 
     async def ready(self) -> bool:
-        """Tell whether the server answers and its models are loaded."""
+        """Return whether the server and all its models are ready."""
 
     async def describe(self, role: Role, *, anew: bool = False) -> Any:
-        """Return what encodes a role: name, width, spec, revision, fingerprint, symmetric."""
+        """Return the encoder of a role: name, width, spec, revision, fingerprint, symmetric."""
 
     async def encode(self, role: Role, texts: list[str], task: Task) -> Any:
         """Return vectors [n, width], tokens [n] and times [n, 2] in microseconds."""
@@ -38,7 +38,7 @@ class Backend(Protocol):
         """Return ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds."""
 
     async def close(self) -> None:
-        """End its connections."""
+        """Close the connections."""
 
 
 class Upstream:
@@ -48,7 +48,7 @@ class Upstream:
     ----------
     backend : Backend
     timeout : float
-        Seconds for all that one request asks of it, retries included.
+        Deadline of a gateway request in seconds, over all upstream calls and retries.
     """
 
     def __init__(self, backend: Backend, timeout: float) -> None:
@@ -57,25 +57,25 @@ class Upstream:
         self._readiness: tuple[float, bool] | None = None
 
     async def model(self, role: Role, name: str | None) -> Any:
-        """Return what is served for a role, if it has that name.
+        """Return the model served for a role, if it has the given name.
 
         Raises
         ------
         ApiError
-            404 for another name; what `encode` raises.
+            404 for another name; else as `encode`.
         """
         served = await self._describe(role)
         if name is not None and name != served.name:
             raise ApiError(
                 404,
                 "model_not_found",
-                f"no model of that name is served here; the one that is, is {served.name!r}",
+                f"model not found; the served model is {served.name!r}",
                 param="model",
             )
         return served
 
     async def models(self) -> dict[str, dict[Role, Any]]:
-        """Return what is served: names, and by role what each is; a server may serve one role alone."""
+        """Return the served models by name and role; a server may serve a single role."""
         found: dict[str, dict[Role, Any]] = {}
         for role in ROLES:
             try:
@@ -93,18 +93,18 @@ class Upstream:
         Raises
         ------
         ApiError
-            400 with the server's own words for a request it refuses, 503 while it is away or overloaded, 504
-            when it takes too long, 502 for what else goes wrong in it.
+            400 with the server's message for an invalid request, 503 if it is unavailable or overloaded, 504 for a
+            timeout, 502 for any other failure.
         """
         return await _answer(self._backend.encode(role, texts, task))
 
     async def search(self, texts: list[str], k: int, task: Task) -> Any:
-        """Search for some texts; errors as `encode` has them."""
+        """Search for some texts; errors as of `encode`."""
         return await _answer(self._backend.search(texts, k, task))
 
     async def ready(self) -> bool:
-        """Tell whether it can serve now; asked at most once a second."""
-        if self._readiness is None or monotonic() - self._readiness[0] > _PROBE:
+        """Return whether the server is ready; checked at most once per second."""
+        if self._readiness is None or monotonic() - self._readiness[0] > _READY_TTL_S:
             try:
                 async with asyncio.timeout(min(self._timeout, 2.0)):
                     ready = bool(await self._backend.ready())
@@ -114,54 +114,52 @@ class Upstream:
         return self._readiness[1]
 
     async def _describe(self, role: Role) -> Any:
-        if role not in self._known or monotonic() - self._known[role][0] > _FRESH:
+        if role not in self._known or monotonic() - self._known[role][0] > _MODEL_TTL_S:
             self._known[role] = (monotonic(), await _answer(self._backend.describe(role, anew=True)))
         return self._known[role][1]
 
     @asynccontextmanager
     async def deadline(self) -> AsyncIterator[None]:
-        """Give all that one request asks of the server its time, together.
+        """Apply the deadline to all upstream calls of one request.
 
         Raises
         ------
         ApiError
-            504 when it is over.
+            504 on timeout.
         """
         try:
             async with asyncio.timeout(self._timeout):
                 yield
         except TimeoutError:
-            raise _too_slow() from None
+            raise _timed_out() from None
 
 
 async def _answer(call: Awaitable[_T]) -> _T:
-    """Await an answer of the server; what goes wrong becomes an `ApiError`."""
+    """Await an answer of the server; map its errors to `ApiError`."""
     try:
         return await call
     except CareError as error:
-        raise _in_http(error) from error
+        raise _as_api_error(error) from error
 
 
-def _in_http(error: CareError) -> ApiError:
+def _as_api_error(error: CareError) -> ApiError:
     status = error.status if isinstance(error, ServerError) else None
     if status == "INVALID_ARGUMENT":
         return invalid(str(error), code="refused_by_server")
-    log.warning("the inference server: %s", status or "an answer that cannot be read")
+    log.warning("the inference server: %s", status or "invalid response")
     if status == "UNAVAILABLE":
         return ApiError(
             503,
             "server_unavailable",
-            "the inference server is overloaded or not there; try again",
+            "the inference server is overloaded or unavailable; retry later",
             headers={"Retry-After": "1"},
         )
     if status == "DEADLINE_EXCEEDED":
-        return _too_slow()
+        return _timed_out()
     if status == "NOT_FOUND":
-        return ApiError(404, _NOT_SERVED, "the inference server does not serve this")
+        return ApiError(404, _NOT_SERVED, "the inference server does not serve this model")
     return ApiError(502, "server_failed", "the inference server failed")
 
 
-def _too_slow() -> ApiError:
-    return ApiError(
-        504, "server_too_slow", "the inference server did not answer in time; send fewer texts at a time"
-    )
+def _timed_out() -> ApiError:
+    return ApiError(504, "server_too_slow", "the inference server timed out; send fewer texts per request")

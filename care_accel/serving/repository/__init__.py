@@ -1,1 +1,1 @@
-"""Model repositories: configurations, and what writes them."""
+"""Writes model repositories and their configurations."""

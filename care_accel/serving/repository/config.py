@@ -1,7 +1,7 @@
-"""Configurations of served models, built as the server's own protobuf messages and written as ``config.pbtxt``.
+"""Model configurations, built from the server's protobuf schema and written as ``config.pbtxt``.
 
-A message can hold no field that the server does not know, and its text comes out in the order of the schema with map
-keys sorted: the same configuration is always the same file.
+A message can only have fields known to the server, and its text format is deterministic: fields in schema order, map keys
+sorted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 CONFIG = "config.pbtxt"
-WARMUP = "warmup"  # the folder that the server looks in for samples
+WARMUP = "warmup"  # the folder of warm-up samples, fixed by the server
 VERSION = "1"
 
 _PYTHON_MODEL = """import os, site  # the server's own Python runs this: first the packages beside care_accel
@@ -28,7 +28,7 @@ any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").spli
 from care_accel.serving.{module} import {name} as TritonPythonModel
 """
 
-# By the names that clients use; the schema's are TYPE_..., and TYPE_STRING for BYTES.
+# Keys are client-side names; the schema has TYPE_..., and TYPE_STRING for BYTES.
 _NUMPY = {"INT32": np.int32, "INT64": np.int64, "FP32": np.float32}
 
 
@@ -41,9 +41,9 @@ class Tensor:
     name : str
     dtype : {"BYTES", "BOOL", "INT32", "INT64", "FP32"}
     dims : sequence of int
-        Of one row: the batch's dimension is the server's. -1 is any size.
+        Shape without the batch dimension; -1 for any size.
     optional : bool
-        An input that a request may leave out.
+        Whether a request may omit the input.
     """
 
     name: str
@@ -54,15 +54,15 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Step:
-    """A model of an ensemble.
+    """A step of an ensemble.
 
     Parameters
     ----------
     model : str
     inputs : mapping of str to str
-        From the model's inputs to tensors of the ensemble.
+        Maps inputs of the model to tensors of the ensemble.
     outputs : mapping of str to str
-        From the model's outputs to tensors of the ensemble.
+        Maps outputs of the model to tensors of the ensemble.
     """
 
     model: str
@@ -81,19 +81,19 @@ def model_config(
     parameters: Mapping[str, str] | None = None,
     steps: Sequence[Step] = (),
 ) -> ModelConfig:
-    """Return the message that describes a model; a field without a parameter here is set on the message itself.
+    """Return a model configuration; set fields without a parameter here on the returned message.
 
     Parameters
     ----------
     name : str
-        Of the model, and so of its folder.
+        Name of the model and of its folder.
     inputs, outputs : sequence of Tensor
     max_batch_size : int
     backend, platform : str
-        What runs it; one of the two. An ensemble, which has ``steps``, needs neither.
+        One of the two; neither for an ensemble.
     parameters : mapping of str to str, optional
     steps : sequence of Step
-        Of an ensemble.
+        Makes the model an ensemble.
 
     Raises
     ------
@@ -122,17 +122,17 @@ def model_config(
 def add_instances(
     config: ModelConfig, count: int = 1, *, kind: str = "CPU", gpus: Sequence[int] = ()
 ) -> None:
-    """Add a group of instances.
+    """Add an instance group.
 
     Parameters
     ----------
     config : ModelConfig
-        Changed.
+        Modified in place.
     count : int
-        On each GPU, or in all.
+        Instances per GPU, or in total for CPU.
     kind : {"CPU", "GPU"}
     gpus : sequence of int
-        All of them by default.
+        All GPUs by default.
     """
     kinds = _schema().ModelInstanceGroup
     config.instance_group.add(count=count, kind=kinds.Kind.Value(f"KIND_{kind}"), gpus=gpus)
@@ -146,23 +146,23 @@ def set_batching(
     queue: int = 0,
     timeout_us: int = 0,
 ) -> None:
-    """Let the server join requests that wait together, and refuse those that it cannot serve in time.
+    """Enable dynamic batching, optionally with a queue policy.
 
     Parameters
     ----------
     config : ModelConfig
-        Changed.
+        Modified in place.
     delay_us : int
-        How long a request may wait for others, in microseconds.
+        Maximum queue delay for batching, in microseconds.
     preferred : sequence of int
-        Batch sizes that are worth running at once; any size by default.
+        Preferred batch sizes; any size by default.
     queue : int
-        Requests that may wait; one more is refused at once. No limit by default.
+        Maximum queue size; further requests are rejected. No limit by default.
     timeout_us : int
-        A request that waited longer is refused. No limit by default.
+        Queue timeout, after which a request is rejected. No limit by default.
     """
     batching = config.dynamic_batching
-    batching.SetInParent()  # even if every value is the default's
+    batching.SetInParent()  # even if all values are defaults
     batching.max_queue_delay_microseconds = delay_us
     batching.preferred_batch_size.extend(preferred)
     if queue:
@@ -176,55 +176,53 @@ def set_batching(
 def add_warmup(
     config: ModelConfig, name: str, samples: Mapping[str, NDArray[Any] | bytes], *, batch_size: int = 1
 ) -> dict[str, bytes]:
-    """Add a request that the server runs before it says that the model is ready.
+    """Add a warm-up request, run before the model is ready.
 
     Parameters
     ----------
     config : ModelConfig
-        Changed. Its inputs say the types.
+        Modified in place. Types are those of its inputs.
     name : str
     samples : mapping of str to numpy.ndarray or bytes
-        One row of each input: an array of the shape that a request has without the batch's dimension, or the bytes
-        of one text.
+        One row of each input: an array without the batch dimension, or the bytes of one text.
     batch_size : int
-        Such requests in one batch: the server joins copies of the row.
+        Batch size; the server replicates the row.
 
     Returns
     -------
     dict of str to bytes
-        Files for `write_model`: path within the model's folder, and what it holds.
+        Files for `write_model`: contents by path within the model's folder.
     """
     kinds = {tensor.name: tensor.data_type for tensor in config.input}
     names = {_dtype(dtype): as_numpy for dtype, as_numpy in _NUMPY.items()}
     sample = config.model_warmup.add(name=name, batch_size=batch_size)
     files = {}
     for tensor, row in samples.items():
-        place = f"{name}_{tensor}"
+        file = f"{name}_{tensor}"
         if isinstance(row, bytes):
             dims: Sequence[int] = (1,)
-            content = len(row).to_bytes(4, "little") + row  # as the protocol has texts
+            content = len(row).to_bytes(4, "little") + row  # the protocol's encoding of BYTES
         else:
             dims = row.shape
             content = np.ascontiguousarray(row, dtype=names[kinds[tensor]]).tobytes()
         given = sample.inputs[tensor]
-        given.data_type, given.input_data_file = kinds[tensor], place
+        given.data_type, given.input_data_file = kinds[tensor], file
         given.dims.extend(dims)
-        files[f"{WARMUP}/{place}"] = content
+        files[f"{WARMUP}/{file}"] = content
     return files
 
 
 def write_model(
     repository: Path, config: ModelConfig, files: Mapping[str, str | bytes] | None = None
 ) -> Path:
-    """Write a model's folder: its configuration, its version and what else it holds.
+    """Write a model's folder: configuration, version folder and files.
 
     Parameters
     ----------
     repository : Path
     config : ModelConfig
     files : mapping of str to str or bytes, optional
-        By path within the model's folder. An empty version gets a ``.gitkeep``: the server wants the folder, and git
-        keeps no empty one.
+        By path within the model's folder. An empty version folder, which the server needs, gets a ``.gitkeep``.
 
     Returns
     -------
@@ -234,8 +232,8 @@ def write_model(
     folder = repository / config.name
     (folder / VERSION).mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(text_of(config), encoding="utf-8")
-    for place, content in (files or {}).items():
-        file = folder / place
+    for path, content in (files or {}).items():
+        file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     if not any((folder / VERSION).iterdir()):
@@ -244,12 +242,12 @@ def write_model(
 
 
 def model_file(module: str, name: str) -> str:
-    """Return the ``model.py`` of a model whose class ``name`` is in ``care_accel.serving.<module>``."""
+    """Return the ``model.py`` of a model class ``name`` in ``care_accel.serving.<module>``."""
     return _PYTHON_MODEL.format(module=module, name=name)
 
 
 def text_of(config: ModelConfig) -> str:
-    """Return a configuration as the text of ``config.pbtxt``."""
+    """Return the text of ``config.pbtxt``."""
     from google.protobuf import text_format
 
     return text_format.MessageToString(config, as_utf8=True)
@@ -261,7 +259,7 @@ def read_config(file: Path) -> ModelConfig:
     Raises
     ------
     CareError
-        It is not there, or is none by the server's schema.
+        It is missing or does not match the server's schema.
     """
     schema = _schema()
     from google.protobuf import text_format
@@ -269,9 +267,9 @@ def read_config(file: Path) -> ModelConfig:
     try:
         return text_format.Parse(file.read_text(encoding="utf-8"), schema.ModelConfig())
     except FileNotFoundError:
-        raise CareError(f"{file}: no such file; a served model has one") from None
+        raise CareError(f"{file}: no such file; every model of a repository needs one") from None
     except (OSError, UnicodeDecodeError, text_format.ParseError) as cause:
-        raise CareError(f"{file}: no configuration of a model: {' '.join(str(cause).split())}") from None
+        raise CareError(f"{file}: invalid model configuration: {' '.join(str(cause).split())}") from None
 
 
 def _dtype(name: str) -> int:

@@ -1,7 +1,8 @@
-"""Writes model repositories in which a backend of NVIDIA's containers runs the networks: ONNX Runtime or TensorRT.
+"""Writes model repositories whose networks run in the ONNX Runtime or TensorRT backend of NVIDIA's containers.
 
-Each encoder is an ensemble: ``query_tokenizer`` (Python backend: TEXT to token ids), then ``query_network`` (a graph or an
-engine that holds network, pooling, slicing and normalising). The Python backend's repository is `care_accel.serving.repository.python_backend`.
+Each encoder is an ensemble of ``query_tokenizer`` (Python backend: TEXT to token ids) and ``query_network`` (a graph or an
+engine with network, pooling, slicing and normalising). For the Python backend see
+`care_accel.serving.repository.python_backend`.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 PLATFORMS = {"onnxruntime": "onnxruntime_onnx", "tensorrt": "tensorrt_plan"}
-# What each backend looks for in a version's folder.
+# File name that each backend expects in a version folder.
 _FILES = {"onnxruntime": "model.onnx", "tensorrt": "model.plan"}
-# The export that each takes, and its file in there.
+# The export used by each engine, and its file.
 _EXPORTS = {"onnxruntime": ("onnx", GRAPH), "tensorrt": ("tensorrt", ENGINE)}
 _PARTS = ("tokenizer", "network", "encoder")
 _TEXTS = (Tensor("TEXT", "BYTES"), Tensor("TASK", "BYTES", optional=True))
 _TOKENS = tuple(Tensor(name, "INT64", (-1,)) for name in INPUTS)
-# Of one call: every core, as the library does it; the graph is a chain, so nodes gain nothing by running in parallel.
+# All cores within a node; the graph is a chain, so inter-op parallelism gains nothing.
 _THREADS = {"intra_op_thread_count": "0", "inter_op_thread_count": "1", "execution_mode": "0"}
 
 _BATCH = max(bucket.batch for bucket in BUCKETS)
 _QUEUE: dict[Role, int] = {"query": 8 * _BATCH, "document": 4 * _BATCH}
 _WAIT_US: dict[Role, int] = {"query": 2_000_000, "document": 60_000_000}
-# How tokenizers gather requests into one shape; measured in bench/engine_batches.py. On a GPU a batch of 16 takes hardly longer
-# than one text, so waiting half a millisecond for company pays; a processor's work grows with every token.
+# Padding limit and batching delay of the tokenizers; measured in bench/engine_batches.py. On a GPU a batch of 16 takes hardly
+# longer than one text, so a delay of 0.5 ms pays; on a CPU the work is proportional to the tokens.
 _GPU_STRETCH, _GPU_DELAY_US = 8, 500
 _CPU_STRETCH, _CPU_DELAY_US = 1, 0
 _WARM_UP_TEXT = "高血压患者应低盐饮食，遵医嘱服用降压药，定期测量血压。"
@@ -78,53 +79,53 @@ def write_engine_repository(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> None:
-    """Write a repository that serves a dual encoder's networks by ONNX Runtime or TensorRT.
+    """Write a repository that serves a dual encoder with ONNX Runtime or TensorRT.
 
-    Everything is copied into it: a container needs this package for its tokenizers, but not the model.
+    It is self-contained: a container needs this package for its tokenizers, but not the model.
 
     Parameters
     ----------
     folder : str or Path
-        Replaced whole if it holds a model repository of this package and nothing else.
+        Replaced if it contains a model repository of this package and nothing else.
     model : str or Path
         As for `DualEncoder.from_pretrained`.
     engine : {"onnxruntime", "tensorrt"}
-        ``tensorrt`` takes the engines that ``care-accel export --runtime tensorrt`` built, which run on that kind of
-        GPU with that release of TensorRT; ``onnxruntime`` takes an exported graph, or makes one now.
+        ``tensorrt`` uses engines built by ``care-accel export --runtime tensorrt``, which require the same kind of GPU
+        and release of TensorRT; ``onnxruntime`` uses an exported graph, or exports one.
     index : str or Path, optional
-        A saved `Retriever` or `ExactIndex` of the same model: ``scan`` and ``search`` are served as well, by this
-        package, and the folder has to be where it is now. Neither is served without one.
+        A saved `Retriever` or `ExactIndex` of the same model: adds ``scan`` and ``search``, which run in this package
+        and load the folder from its present path.
     roles : sequence of {"query", "document"}
     gpu : bool
-        Run ONNX Runtime on each GPU instead of the processor; TensorRT always runs there.
+        Run ONNX Runtime on every GPU instead of the CPU; TensorRT always runs on GPUs.
     queue_limits : bool
-        Refuse requests that wait behind too many or for too long. Not by default: until the mend of July 2026
-        (pull request 509 of the server's core) a limit stalls the server's batcher for seconds under ordinary load.
+        Set a queue policy (maximum size and timeout). Off by default: before the fix of July 2026 (pull request 509 of
+        the server's core) a policy stalls the batcher for seconds under ordinary load.
     progress : callable, optional
-        Called with a line for each step that takes long.
+        Called with a message for each slow step.
     **options
-        Of `DualEncoder.from_pretrained`. ``dtype`` is the export's for TensorRT and float32 for ONNX Runtime.
+        Options of `DualEncoder.from_pretrained`. ``dtype`` is the export's for TensorRT and float32 for ONNX Runtime.
 
     Raises
     ------
     CareError
-        There is no such engine; an encoder was not exported for it; or ``folder`` holds something else.
+        The engine is unknown, an encoder was not exported for it, or ``folder`` contains something else.
     """
     say = progress or (lambda _: None)
     found = _find(model, engine, options)
     served = [
-        _Served(found, role, engine, gpu or engine == "tensorrt", queue_limits)
+        _EncoderWriter(found, role, engine, gpu or engine == "tensorrt", queue_limits)
         for role in ROLES
         if role in roles
     ]
     if not served:
-        raise CareError("no encoder is to be served; give the role query, document or both")
+        raise CareError("roles is empty; give query, document or both")
     for one in served:
         one.require()
     if index is not None:
         require_index(index, found)
         if "query" not in roles:
-            raise CareError("an index is searched with queries; serve the role query as well")
+            raise CareError("an index needs the query encoder; add the role query")
     others = [*MODELS, *(f"{role}_{part}" for role in ROLES for part in _PARTS)]
     manifest = f"{served[0].role}_encoder"
     with replaced_folder(
@@ -137,15 +138,15 @@ def write_engine_repository(
         if index is not None:
             config = scan_config(found, {}, Path(index).resolve(), gpu=served[0].gpu)
             write_model(built, config, {"1/model.py": model_file("scan_model", "ScanModel")})
-            write_model(built, _search(served[0].most))
+            write_model(built, _search(served[0].max_batch))
 
 
 def lengths_for(max_tokens: int, *, gpu: bool) -> list[int]:
-    """Return the lengths that texts are padded to, in rising order; the last one is ``max_tokens``.
+    """Return the lengths that sequences are padded to, ascending up to ``max_tokens``.
 
-    Few lengths make full batches, as only requests of one shape are joined; many lengths leave little to compute in vain.
-    A processor, whose work grows with every token, gets steps of a third to a half, and a GPU, which hardly notices short
-    texts, doublings. The lengths of a TensorRT engine's buckets are among them.
+    Few lengths make full batches, as only requests of equal shape are batched; many lengths waste less on padding. A CPU,
+    whose work is proportional to the tokens, gets steps of a third to a half; a GPU, which is insensitive to short
+    sequences, powers of two. The lengths of a TensorRT engine's buckets are among them.
     """
     powers = [2**n for n in range(3, max(4, max_tokens.bit_length()))]
     lengths = [n for n in powers if n >= 16] if gpu else [m for n in powers for m in (n, n + n // 2)]
@@ -153,8 +154,8 @@ def lengths_for(max_tokens: int, *, gpu: bool) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Served:
-    """One encoder on its way into a repository: its tokenizer, its network and the ensemble of the two."""
+class _EncoderWriter:
+    """Writer of one encoder: its tokenizer, its network and the ensemble of both."""
 
     model: DualEncoder
     role: Role
@@ -168,7 +169,7 @@ class _Served:
 
     @property
     def network(self) -> str:
-        """The model that runs this encoder's network: one serves both roles where only prompts differ."""
+        """Name of the network model; shared by both roles if they differ only in prompts."""
         query, document = (replace(self.model.spec(role), prompts={}) for role in ROLES)
         return "query_network" if self.model.symmetric and query == document else f"{self.role}_network"
 
@@ -178,24 +179,24 @@ class _Served:
 
     @cached_property
     def artefact(self) -> Artefact | None:
-        """The export of this encoder's network, None if there is none that fits."""
+        """The matching export of this encoder, or None."""
         found = Artefact.find(self.source.checkpoint.folder, _EXPORTS[self.engine][0])
         return None if found is None or self._mismatch(found) else found
 
     @property
     def buckets(self) -> list[Bucket]:
-        """The profiles of the engine; none of a graph, which takes any shape."""
+        """Optimisation profiles of the engine; empty for a graph, which takes any shape."""
         if self.engine != "tensorrt" or self.artefact is None:
             return []
         return [Bucket(*shape) for shape in self.artefact.values["buckets"]]
 
     @property
-    def most(self) -> int:
-        """Texts of a request, and of a batch, at most."""
+    def max_batch(self) -> int:
+        """Maximum batch size, and texts per request."""
         return max((bucket.batch for bucket in self.buckets), default=_BATCH)
 
     def require(self) -> None:
-        """Refuse an engine that was not built, before anything is written."""
+        """Check that the engine was built, before anything is written."""
         if self.engine == "tensorrt" and self.artefact is None:
             found = Artefact.find(self.source.checkpoint.folder, "tensorrt")
             why = "nothing was exported for TensorRT" if found is None else self._mismatch(found)
@@ -209,15 +210,15 @@ class _Served:
         return found.mismatch(fingerprint, self.source.spec)
 
     def write(self, repository: Path) -> None:
-        """Write the three models, or two where the network is there already."""
+        """Write the models of this encoder, except a shared network that exists already."""
         checkpoint = self.source.checkpoint
         encoder = tokenizing(self.source.spec, checkpoint.load_tokenizer(), checkpoint.load_vocabulary())
         config, files = self._tokenizer()
         save_tokenizing(encoder, write_model(repository, config, files) / VERSION / FOLDER)
         if not (repository / self.network).exists():
-            place = repository / self.network / VERSION
-            place.mkdir(parents=True)
-            self._write_network(place)
+            version = repository / self.network / VERSION
+            version.mkdir(parents=True)
+            self._write_network(version)
             write_model(repository, *self._network(encoder))
 
     def _tokenizer(self) -> tuple[ModelConfig, dict[str, Any]]:
@@ -226,7 +227,7 @@ class _Served:
             backend="python",
             inputs=_TEXTS,
             outputs=[*_TOKENS, Tensor("TOKENS", "INT32")],
-            max_batch_size=self.most,
+            max_batch_size=self.max_batch,
             parameters={
                 "care": care_parameter(self.model, self.role),
                 "lengths": json.dumps(self.lengths),
@@ -245,22 +246,22 @@ class _Served:
             platform=PLATFORMS[self.engine],
             inputs=_TOKENS,
             outputs=[Tensor(OUTPUT, "FP32", (self.model.width,))],
-            max_batch_size=self.most,
+            max_batch_size=self.max_batch,
             parameters=_THREADS if on_processor else None,
         )
         add_instances(config, kind="GPU" if self.gpu else "CPU")
         if self.engine == "tensorrt":
-            # Each profile gets a context of its own, and a batch the one that fits it best.
+            # One execution context per profile; the server selects the best fit for each batch.
             config.instance_group[0].profile.extend(str(i) for i in range(len(self.buckets)))
         elif self.gpu:
-            # On a GPU ONNX Runtime rounds factors to TensorFloat-32, to 1e-3, unless it is told not to.
+            # On a GPU, ONNX Runtime uses TensorFloat-32 by default, with errors of 1e-3.
             accelerators = config.optimization.execution_accelerators
             accelerators.gpu_execution_accelerator.add(name="cuda").parameters["use_tf32"] = "0"
         self._set_batching(config)
         return config, self._warm_up(config, encoder)
 
     def _warm_up(self, config: ModelConfig, encoder: Encoder) -> dict[str, Any]:
-        """Let every shape that a text alone can have, and every profile's own, run before the server is ready."""
+        """Add warm-up requests for every length of a single text, and for every profile."""
         shapes = {(1, tokens) for tokens in self.lengths} | {
             (bucket.batch, bucket.tokens) for bucket in self.buckets if bucket.tokens in self.lengths
         }
@@ -273,25 +274,27 @@ class _Served:
             files |= add_warmup(config, f"batch{batch}_tokens{tokens}", samples, batch_size=batch)
         return files
 
-    def _write_network(self, place: Path) -> None:
+    def _write_network(self, version: Path) -> None:
         exported = _EXPORTS[self.engine][1]
         if self.artefact is None:
             write_graph(
-                self.source.checkpoint.load_network("float32"), self.source.spec, place / _FILES[self.engine]
+                self.source.checkpoint.load_network("float32"),
+                self.source.spec,
+                version / _FILES[self.engine],
             )
             return
-        shutil.copyfile(self.artefact.checked(exported), place / _FILES[self.engine])
-        for beside in self.artefact.folder.glob(f"{GRAPH}.*"):  # weights that a graph has no room for
-            shutil.copyfile(beside, place / beside.name)
+        shutil.copyfile(self.artefact.checked(exported), version / _FILES[self.engine])
+        for beside in self.artefact.folder.glob(f"{GRAPH}.*"):  # external weights of a large graph
+            shutil.copyfile(beside, version / beside.name)
 
     def ensemble(self) -> ModelConfig:
-        """Return the encoder that clients know: TEXT and TASK to EMBEDDING and TOKENS."""
+        """Return the ensemble of the encoder: TEXT and TASK to EMBEDDING and TOKENS."""
         between = {name: name for name in INPUTS}
         return model_config(
             f"{self.role}_encoder",
             inputs=_TEXTS,
             outputs=[Tensor("EMBEDDING", "FP32", (self.model.width,)), Tensor("TOKENS", "INT32")],
-            max_batch_size=self.most,
+            max_batch_size=self.max_batch,
             parameters={"care": care_parameter(self.model, self.role)},
             steps=[
                 Step(
@@ -308,32 +311,30 @@ class _Served:
             set_batching(config, delay_us=delay_us)
             return
         set_batching(config, delay_us=delay_us, queue=_QUEUE[self.role], timeout_us=_WAIT_US[self.role])
-        # A client that waits for less says so, and is refused earlier.
+        # Clients may set a shorter timeout.
         config.dynamic_batching.default_queue_policy.allow_timeout_override = True
 
 
-def _search(most: int) -> ModelConfig:
-    """Return the ensemble ``search``; its first two TIMES are 0, as no ensemble knows what its steps took."""
+def _search(max_batch: int) -> ModelConfig:
+    """Return the ensemble ``search``; its first two TIMES are 0, as an ensemble does not measure its steps."""
     config = search_ensemble()
-    config.max_batch_size = min(config.max_batch_size, most)
+    config.max_batch_size = min(config.max_batch_size, max_batch)
     encoder, scan = config.ensemble_scheduling.step
     del encoder.output_map["TIMES"], scan.input_map["ENCODE_TIMES"]
     return config
 
 
 def _find(model: str | Path, engine: str, options: Mapping[str, Any]) -> DualEncoder:
-    """Find the dual encoder in the precision that the engine has."""
+    """Load the dual encoder in the precision of the engine."""
     if engine not in PLATFORMS:
         raise CareError(f"unknown engine {engine!r}; choose one of {', '.join(PLATFORMS)}")
     dtype = options.get("dtype")
     if dtype == "int8":
-        raise CareError(
-            "int8 is of the native runtime, which the Python backend runs and no other; leave out --engine"
-        )
+        raise CareError("int8 needs the native runtime in the Python backend; omit --engine")
     options = {name: value for name, value in options.items() if value is not None}
     if engine == "onnxruntime":
         if dtype not in (None, "float32"):
-            raise CareError(f"graphs for ONNX Runtime are float32, not {dtype}; leave out the precision")
+            raise CareError(f"graphs for ONNX Runtime are float32, not {dtype}; omit the precision")
         options["dtype"] = "float32"
     found = None if options.get("query") is not None else model
     return DualEncoder.from_pretrained(found, **options)

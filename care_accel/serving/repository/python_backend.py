@@ -1,7 +1,7 @@
-"""Writes model repositories for NVIDIA Triton Inference Server, whose models run in its Python backend.
+"""Writes model repositories for the Python backend of NVIDIA Triton Inference Server.
 
-``query_encoder`` and ``document_encoder`` turn TEXT into EMBEDDING, ``scan`` turns EMBEDDING into hits, and the
-ensemble ``search`` leads one into the other. The repository that the project ships is written by `write_repository`
+``query_encoder`` and ``document_encoder`` map TEXT to EMBEDDING, ``scan`` maps EMBEDDING to hits, and the ensemble
+``search`` chains ``query_encoder`` and ``scan``. The project's ``model_repository/`` is the output of `write_repository`
 with its defaults.
 """
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
 
 MODELS = ("query_encoder", "document_encoder", "scan", "search")
 
-K, MOST_K = 10, 1000
-# Measured in bench/test_server.py; see docs/serving.md. Requests that wait together share a batch whatever the delay:
-# while one batch runs, the next one gathers. Waiting on purpose only keeps the first.
+K, MAX_K = 10, 1000
+# Measured in bench/test_server.py; see docs/serving.md. Requests queue up for the next batch while one runs; an
+# additional delay only slows the first request.
 _DELAY_US = 0
 _QUERY_BATCH, _DOCUMENT_BATCH, _SCAN_BATCH = 64, 64, 64
 _QUERY_TOKENS, _DOCUMENT_TOKENS = 2048, 4096
-# Vectors of queries that are kept: some 10 MB of CARE's.
+# Capacity of the query vector cache: some 10 MB for CARE.
 _CACHED_TEXTS = 4096
-# A batch of queries takes milliseconds: a queue of eight is a wait that nobody notices, and what comes beyond it
-# is refused while the client can still do something else. The models see to it: `care_accel.serving.backend.backlog` says why.
+# A batch of queries takes milliseconds, so a queue of eight batches is not noticeable; beyond it requests are rejected.
+# The models enforce this themselves, see `care_accel.serving.backend.backlog`.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
 _QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
 
@@ -60,24 +60,24 @@ def write_repository(
     Parameters
     ----------
     folder : str or Path
-        Replaced whole if it holds such a repository and nothing else.
+        Replaced if it contains such a repository and nothing else.
     model : str or Path
-        As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from where they are.
+        As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from their present path.
     index : str or Path, optional
         A saved `Retriever` or `ExactIndex` of the same model. Without one ``scan`` encodes and serves the embedded
         demo's documents.
     gpu : bool
-        An instance on each GPU instead of one on the processor.
+        An instance on every GPU instead of one on the CPU.
     several_tenants : bool
-        Keep no vectors of queries: how fast an answer comes would tell what others have asked.
+        Disable the query vector cache, whose response times reveal what other tenants asked.
     **options
-        Of `DualEncoder.from_pretrained`: ``query``, ``document``, ``preset``, ``width``, ``max_tokens``, ``dtype``,
+        Options of `DualEncoder.from_pretrained`: ``query``, ``document``, ``preset``, ``width``, ``max_tokens``, ``dtype``,
         ``runtime``, ``revision``.
 
     Raises
     ------
     CareError
-        The model or the index is not there, they do not belong together, or ``folder`` holds something else.
+        The model or the index is missing, they do not match, or ``folder`` contains something else.
     """
     loading = {name: value for name, value in {"model": str(model), **options}.items() if value is not None}
     if options.get("query") is not None:
@@ -91,29 +91,29 @@ def write_repository(
         folder, "search", [name for name in MODELS if name != "search"], private=False
     ) as built:
         for role in ("query", "document"):
-            # Vectors that stay on a GPU are not kept here.
-            keep = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
-            config = _encoder(found, role, loading, gpu=gpu, cached_texts=keep)
+            # The cache is in host memory: none for vectors on a GPU.
+            cached = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
+            config = _encoder(found, role, loading, gpu=gpu, cached_texts=cached)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
         _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         write_model(built, search_ensemble())
 
 
 def require_index(index: str | Path, model: MadeBy) -> None:
-    """Refuse an index that the model cannot search, before anything is written or started.
+    """Check that an index matches the model, before anything is written or started.
 
     Raises
     ------
     CareError
-        With both hashes, if another document encoder made it.
+        It was made by another document encoder; the message has both hashes.
     """
-    place = Path(index)
-    vectors = place / "vectors" if (place / MANIFEST).is_file() else place
+    folder = Path(index)
+    vectors = folder / "vectors" if (folder / MANIFEST).is_file() else folder
     Retriever(model, ExactIndex.load(vectors, verify=False))
 
 
 def care_parameter(model: DualEncoder, role: Role) -> str:
-    """Return the parameter ``care`` of a served encoder: what a client has to know of it, as JSON."""
+    """Return the parameter ``care`` of a served encoder: its identity for clients, as JSON."""
     return json.dumps(
         {
             "name": model.name,
@@ -202,7 +202,7 @@ def scan_config(
         "width": model.width,
         "revision": model.revision("document"),
         "k": K,
-        "most_k": MOST_K,
+        "most_k": MAX_K,
     }
     parameters = {
         "care": json.dumps(known, ensure_ascii=False),
@@ -235,7 +235,7 @@ def scan_config(
     add_instances(config, kind="GPU" if gpu else "CPU")
     set_batching(config)
     if gpu:
-        # Embeddings that lie on the GPU are handed over there.
+        # Embeddings on the GPU are passed without a copy to the host.
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     return config
 
@@ -245,5 +245,5 @@ def _write(repository: Path, config: ModelConfig, module: str, name: str) -> Non
 
 
 def _absolute(value: Any) -> Any:
-    """Return a folder's absolute path; names of models and anything else as they are."""
+    """Return a folder's absolute path; model names and other values unchanged."""
     return str(Path(value).resolve()) if isinstance(value, str | Path) and Path(value).is_dir() else value

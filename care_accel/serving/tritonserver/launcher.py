@@ -1,8 +1,7 @@
-"""The console script ``tritonserver``: a real server with everything where it looks for it, kept alive.
+"""Console script ``tritonserver``: finds a real server, sets up its environment and supervises it.
 
-Arguments, signals and the exit code are the server's own. It listens on loopback, and keeps to itself the APIs that
-change it, unless the arguments say otherwise; ``--shared-memory`` is the one argument of ours: it lets clients
-register shared memory.
+Arguments, signals and the exit code are the server's own. By default it listens on loopback and restricts its control
+APIs. The only additional argument is ``--shared-memory``, which allows clients to register shared memory.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def joined(arguments: Sequence[str]) -> list[str]:
-    """Write ``--name value`` as ``--name=value``, so that what is given is recognised."""
+    """Normalise ``--name value`` to ``--name=value``."""
     whole: list[str] = []
     for argument in arguments:
         if whole and whole[-1].startswith("--") and "=" not in whole[-1] and not argument.startswith("-"):
@@ -55,7 +54,7 @@ def joined(arguments: Sequence[str]) -> list[str]:
 
 
 def linked(arguments: Sequence[str], folder: Path) -> list[str]:
-    """Name a repository by a link in a folder if its path holds what a shell would not take as it is.
+    """Replace a repository path that needs shell quoting by a symbolic link.
 
     The server starts each model through a shell and does not quote the path.
     """

@@ -1,7 +1,7 @@
-"""Finds a real ``tritonserver`` and arranges what it needs.
+"""Locates a real ``tritonserver`` and prepares its environment.
 
-One on PATH is preferred: that of NVIDIA's containers. Otherwise it is the one that the wheel nvidia-pytriton carries
-(extra ``server``): release 2.51, whose published vulnerabilities NVIDIA fixed in 25.07. It is for development.
+One on PATH, as in NVIDIA's containers, is preferred; else the one in the wheel nvidia-pytriton (extra ``server``):
+release 2.51, for development only, as NVIDIA fixed its published vulnerabilities in 25.07.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
 # Paths that are part of the command by which the Python backend starts a model's process, unquoted, in a shell.
 _PATHS = ("--model-repository", "--model-store", "--backend-directory")
-# What a shell takes as it is.
+# Characters that need no shell quoting.
 PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
-# Those of the server's APIs that change it or read its memory.
+# Control APIs of the server, and those that access its memory.
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A server that was found.
+    """A server program and how to run it.
 
     Attributes
     ----------
     binary : Path
     arguments : tuple of str
-        Where its backends are, if it does not know by itself.
+        Location of its backends, if it is not the default.
     environment : dict of str to str
         Added to this process's own.
     bundled : bool
-        Whether it is the wheel's, which is for development.
+        Whether it is the wheel's, which is for development only.
     """
 
     binary: Path
@@ -56,12 +56,12 @@ class Program:
     bundled: bool = False
 
     def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
-        """Return the command line: what is given, and what makes the server safe unless that says otherwise.
+        """Return the command line: the given arguments, and safe defaults for all others.
 
         Raises
         ------
         CareError
-            A path holds what a shell reads.
+            A path needs shell quoting.
         """
         for argument in (*arguments, *self.arguments):
             name, _, value = argument.partition("=")
@@ -85,12 +85,12 @@ def find_program() -> Program:
     Raises
     ------
     CareError
-        There is none, or the wheel's lacks the system's Python library.
+        There is none, or the Python library for the wheel's is missing.
     """
     packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         candidate = Path(folder) / "tritonserver"
-        # os.path says no where a folder may not be looked into; pathlib raises.
+        # os.path returns False for inaccessible folders, where pathlib raises.
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
             return Program(candidate, environment=packages)
     spec = find_spec("pytriton")
@@ -114,9 +114,9 @@ def find_program() -> Program:
 
 
 def safe_arguments(*, shared_memory: bool = False) -> list[str]:
-    """Return the arguments that make a server listen on loopback and keep to itself what changes it.
+    """Return arguments to listen on loopback and restrict the control APIs.
 
-    Loading models, shared memory, traces and log settings need a header with a key that nobody is told.
+    Model loading, shared memory, traces and log settings require a header with a random, undisclosed key.
     """
     key = secrets.token_hex(16)
     arguments = [f"--{name}-address={LOOPBACK}" for name in ADDRESSES]
@@ -127,17 +127,17 @@ def safe_arguments(*, shared_memory: bool = False) -> list[str]:
 
 
 def require_plain(path: str) -> None:
-    """Refuse a path that a shell would take apart, or run a part of.
+    """Reject a path with characters that need shell quoting.
 
     Raises
     ------
     CareError
-        With what is wrong in it.
+        With the first such character.
     """
     if not PLAIN.fullmatch(path):
         wrong = PLAIN.sub("", path)[0]
         raise CareError(
-            f"{path}: the server's Python backend takes no path with {wrong!r}; choose another place or name"
+            f"{path}: the server's Python backend takes no path with {wrong!r}; choose another path"
         )
 
 
@@ -147,7 +147,7 @@ def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
 
 
 def _is_script(file: Path) -> bool:
-    """Tell whether a file is a script, as this package's own ``tritonserver`` is, and no server."""
+    """Return whether a file is a script, such as this package's own ``tritonserver``."""
     try:
         with file.open("rb") as stream:
             return stream.read(2) == b"#!"

@@ -1,4 +1,4 @@
-"""Starts an inference server and ends it: `Server`."""
+"""Starts and stops an inference server."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from pathlib import Path
 from care_accel.errors import CareError
 from care_accel.serving.tritonserver.program import ADDRESSES, LOOPBACK, find_program
 
-# Whatever proxy the environment names: it would be asked for loopback as well.
+# Without proxies of the environment, which would apply to loopback too.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-_TELL_EVERY = 10.0
+_PROGRESS_EVERY_S = 10.0
 
 
 class Server:
-    """A server that runs while the context lasts.
+    """An inference server process; a context manager.
 
     Parameters
     ----------
     repository : str or Path
     http, grpc, metrics : int, optional
-        Ports on loopback; free ones by default.
+        Ports; free ones by default.
     arguments : sequence of str
-        More of the server's own.
+        Additional arguments of the server.
     log : str or Path, optional
-        Where its output goes; a temporary file by default.
+        Log file; a temporary file by default.
     host : str
-        The address that it listens on. Whoever reaches it can use every model.
+        Address to listen on. There is no authentication.
     shared_memory : bool
-        Let clients register shared memory.
+        Allow clients to register shared memory.
 
     Attributes
     ----------
     http, grpc, metrics : str
-        ``host:port`` of each front end.
+        ``host:port`` of each endpoint.
     process : subprocess.Popen
         The script ``tritonserver``, whose child is the server (see `care_accel.serving.tritonserver.supervisor`).
     log : Path
@@ -53,7 +53,7 @@ class Server:
     Raises
     ------
     CareError
-        There is no server, or it could not start: its own words say why.
+        There is no server, or it could not start; the message quotes its log.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Server:
         ports = dict(zip(ADDRESSES, (http, grpc, metrics), strict=True))
         free = iter(free_ports(sum(port is None for port in ports.values())))
         self._ports = {name: next(free) if port is None else port for name, port in ports.items()}
-        self._host = numeric(host)
+        self._host = resolve_ipv4(host)
         for name, port in self._ports.items():
             require_free(self._host, port, name)
             if sum(port == other for other in self._ports.values()) > 1:
                 raise CareError(
-                    f"{name} cannot listen on port {port}, which another front end has; choose two"
+                    f"{name} cannot listen on port {port}, which another endpoint uses; choose different ports"
                 )
         self.http, self.grpc, self.metrics = (f"{self._host}:{port}" for port in self._ports.values())
         self._arguments, self._shared_memory = list(arguments), shared_memory
@@ -107,9 +107,9 @@ class Server:
         timeout : float
             Seconds.
         progress : callable, optional
-            Called with a line when something goes on.
+            Called with a progress message from time to time.
         ended : threading.Event, optional
-            Once it is set, nobody waits any longer.
+            Stops waiting when set.
         """
         command = [
             *(sys.executable, "-m", "care_accel.serving.tritonserver.launcher"),
@@ -122,12 +122,12 @@ class Server:
         try:
             stream = self.log.open("wb")
         except OSError as cause:
-            raise CareError(f"{self.log}: no log can be written there: {cause.strerror}") from None
+            raise CareError(f"{self.log}: the log cannot be written: {cause.strerror}") from None
         with stream:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
         if progress:
             progress(f"starting {self.program.binary} (log: {self.log})")
-        begun = told = time.monotonic()
+        begun = reported = time.monotonic()
         end = begun + timeout
         try:
             while not self.ready() and not (ended and ended.is_set()):
@@ -135,9 +135,9 @@ class Server:
                     raise CareError(f"the server did not start: {first_error(self.log)}")
                 now = time.monotonic()
                 if now > end:
-                    raise CareError(f"the server was not ready after {timeout:g} s; its log is {self.log}")
-                if progress and now - told > _TELL_EVERY:
-                    told = now
+                    raise CareError(f"the server was not ready after {timeout:g} s; see its log {self.log}")
+                if progress and now - reported > _PROGRESS_EVERY_S:
+                    reported = now
                     progress(f"{now - begun:.0f} s: {still_loading(self.log)}")
                 time.sleep(0.05)
         except BaseException:
@@ -147,12 +147,12 @@ class Server:
         return self
 
     def keep_log(self) -> None:
-        """Let a temporary log stay: somebody is told to read it."""
+        """Keep a temporary log, as a message refers to it."""
         if isinstance(self._discard_log, weakref.finalize):
             self._discard_log.detach()
 
     def ready(self) -> bool:
-        """Tell whether the server answers and every model is ready."""
+        """Return whether the server and all its models are ready."""
         try:
             with _DIRECT.open(f"http://{self.http}/v2/health/ready", timeout=2) as answer:
                 return answer.status == 200
@@ -160,11 +160,11 @@ class Server:
             return False
 
     def died(self) -> bool:
-        """Tell whether the server has ended by itself."""
+        """Return whether the server exited by itself."""
         return self.process is not None and self.process.poll() is not None
 
     def stop(self, timeout: float = 40.0) -> int:
-        """Let requests in flight finish, end the server and return its exit code."""
+        """Shut down gracefully and return the exit code."""
         if self.process is None:
             return 0
         if self.process.poll() is None:
@@ -185,7 +185,7 @@ class Server:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports on loopback that nobody listens on now."""
+    """Return free ports on loopback."""
     sockets = [socket.socket() for _ in range(count)]
     try:
         for one in sockets:
@@ -196,32 +196,32 @@ def free_ports(count: int) -> list[int]:
             one.close()
 
 
-def numeric(host: str) -> str:
-    """Return a host's address in numbers: by a name the server listens with some of its front ends only.
+def resolve_ipv4(host: str) -> str:
+    """Resolve a host to an IPv4 address, as not all endpoints of the server accept names.
 
     Raises
     ------
     CareError
-        The name has no address.
+        The name cannot be resolved.
     """
     try:
         return str(socket.getaddrinfo(host, None, socket.AF_INET)[0][4][0])
     except (OSError, UnicodeError):
-        raise CareError(f"--host {host}: no IPv4 address has that name") from None
+        raise CareError(f"--host {host}: the name has no IPv4 address") from None
 
 
 def require_free(host: str, port: int, name: str) -> None:
-    """Refuse a port that cannot be listened on.
+    """Check that a port can be listened on.
 
     Raises
     ------
     CareError
-        Somebody listens there, or the address is none of this machine's.
+        The port is in use, or the address does not belong to this machine.
     """
     with socket.socket() as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            if port == 0:  # any free one, which nobody would be told
+            if port == 0:  # the caller could not learn the port
                 raise OverflowError
             one.bind((host, port))
         except (OSError, OverflowError) as cause:
@@ -231,12 +231,12 @@ def require_free(host: str, port: int, name: str) -> None:
             ) from None
 
 
-# What every server without a GPU writes.
-_HARMLESS = ("CudaDriverHelper has not been initialized", "unable to create stream")
+# Logged by every server without a GPU.
+_IGNORED_ERRORS = ("CudaDriverHelper has not been initialized", "unable to create stream")
 
 
 def still_loading(log: Path) -> str:
-    """Return what a log says of models that are being loaded, in one line."""
+    """Summarise from a log which models are still loading."""
     text = log.read_text(encoding="utf-8", errors="replace")
     begun = dict.fromkeys(re.findall(r'"loading: ([^":]+):\d+"', text))
     done = set(re.findall(r"\"successfully loaded '([^']+)'\"", text))
@@ -245,13 +245,15 @@ def still_loading(log: Path) -> str:
 
 
 def first_error(log: Path) -> str:
-    """Return what a log says first of an error, in one line."""
+    """Return the first error in a log as one line."""
     text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-    lines = [line for line in text.splitlines() if line.strip() and not any(one in line for one in _HARMLESS)]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not any(one in line for one in _IGNORED_ERRORS)
+    ]
     for mark in ("CareError: ", "failed to load ", "error: ", "E1"):
         for line in lines:
-            if (place := line.find(mark)) >= 0 and (mark != "E1" or place == 0):
-                # Where in the code it was is in the log.
-                said = line[place:].removeprefix("CareError: ").split("\\n\\nAt:")[0]
-                return f"{' '.join(said.split())} (log: {log})"
-    return f"{lines[-1] if lines else 'it said nothing'} (log: {log})"
+            if (start := line.find(mark)) >= 0 and (mark != "E1" or start == 0):
+                # Without the traceback.
+                message = line[start:].removeprefix("CareError: ").split("\\n\\nAt:")[0]
+                return f"{' '.join(message.split())} (log: {log})"
+    return f"{lines[-1] if lines else 'it is empty'} (log: {log})"

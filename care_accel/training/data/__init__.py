@@ -1,1 +1,1 @@
-"""Training data: files to rows, mined negatives, tables, batches."""
+"""Training data: rows from files, hard negative mining, tables, batches."""

@@ -1,4 +1,4 @@
-"""Batches of texts of about one length, with no text twice: short ones are not padded to long ones."""
+"""Batches grouped by length, to save padding, and without duplicate texts."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from care_accel.errors import CareError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Batches that are sorted together: more pad less, fewer mix lengths better.
+# Batches per sorting window: more save padding, fewer mix lengths better.
 _WINDOW = 64
 
 
-class BatchesOfOneLength(DefaultBatchSampler):
-    """Batches drawn at random, their rows of about one length.
+class LengthGroupedBatchSampler(DefaultBatchSampler):
+    """Random batches of rows of similar length.
 
     Rows are shuffled, sorted within windows of many batches and cut into batches, whose order is shuffled
-    again. A text that is in a batch already would be a negative of itself: its row goes to a later one.
+    again. A duplicate text in a batch would be a false negative: its row goes to a later batch.
 
     Parameters
     ----------
     dataset : datasets.Dataset
     batch_size : int
     drop_last : bool
-        Full batches alone, as several processes need them to take equal parts.
+        Only full batches, as needed for several processes.
     options
-        As the trainer hands them to every sampler of its library.
+        Further arguments of the trainer.
 
     Raises
     ------
     CareError
-        There is no full batch, and full ones alone are asked for.
+        ``drop_last`` is set and there is no full batch.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int, drop_last: bool, **options: Any) -> None:
@@ -73,7 +73,7 @@ class BatchesOfOneLength(DefaultBatchSampler):
         while waiting:
             batch, waiting = self._take(waiting)
             batches.append(batch)
-        # Where texts repeat there are more batches than full ones: some of the rest is left out this time.
+        # With duplicates there are more, partly filled batches: surplus ones are dropped in this epoch.
         batches.sort(key=len, reverse=True)
         chosen = [
             batch for batch in batches[: len(self)] if len(batch) == self.batch_size or not self.drop_last
@@ -82,13 +82,13 @@ class BatchesOfOneLength(DefaultBatchSampler):
             yield chosen[position]
 
     def _take(self, rows: list[int]) -> tuple[list[int], list[int]]:
-        """Cut the first batch without a text twice off some rows."""
+        """Split off the first batch without duplicate texts."""
         batch: list[int] = []
         left: list[int] = []
         seen: set[int] = set()
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             if len(batch) == self.batch_size:
-                return batch, left + rows[place:]
+                return batch, left + rows[position:]
             if seen.isdisjoint(self._texts[row]):
                 batch.append(row)
                 seen.update(self._texts[row])

@@ -1,4 +1,4 @@
-"""Hard negatives: documents that the model, or their words, take for an answer and that are none."""
+"""Hard negative mining with the model and BM25."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 def mine_negatives(
-    rows: list[Row], model: DualEncoder, source: DataFile, mining: Mining, kept: Path
+    rows: list[Row], model: DualEncoder, source: DataFile, mining: Mining, cache_file: Path
 ) -> list[Row]:
-    """Add mined negatives behind those that rows have, the hardest first.
+    """Append mined hard negatives to those of the rows, the hardest first.
 
-    Candidates are the first ``mining.depth`` documents of the file by the model and by BM25. One that
-    scores nearly as well as a positive may answer the query, unlabelled: only those at least ``margin`` below
-    the lowest positive stay, relative to its score (NV-Retriever, Moreira et al., 2024).
+    Candidates are the top ``mining.depth`` documents of the file by the model and by BM25. Those that score close to a
+    positive may be false negatives: only candidates at least ``margin`` below the lowest-scoring positive, relative to
+    its score, are kept (NV-Retriever, Moreira et al., 2024).
 
     Parameters
     ----------
@@ -33,16 +33,16 @@ def mine_negatives(
     source : DataFile
         For the task's prompts.
     mining : Mining
-    kept : Path
-        A file of JSON lines that the result is written to, or read from if it is there.
+    cache_file : Path
+        JSON lines that the result is written to, or read from if they exist.
 
     Returns
     -------
     list of (query, positive, negatives)
         In the order of ``rows``.
     """
-    if kept.is_file():
-        return [(query, positive, hard) for _, (query, positive, hard) in read_json_values(kept)]
+    if cache_file.is_file():
+        return [(query, positive, hard) for _, (query, positive, hard) in read_json_values(cache_file)]
     documents = list(dict.fromkeys(text for _, positive, hard in rows for text in (positive, *hard)))
     answers: dict[str, set[str]] = {}
     for query, positive, _ in rows:
@@ -50,13 +50,13 @@ def mine_negatives(
     found = _negatives(answers, documents, model, source, mining)
     mined = [(query, positive, list(dict.fromkeys([*hard, *found[query]]))) for query, positive, hard in rows]
     log.info(
-        "%s: %.1f negatives mined a query on average",
+        "%s: %.1f negatives mined per query on average",
         source.file,
         np.mean([len(negatives) for negatives in found.values()]),
     )
-    temporary = kept.with_name(kept.name + ".tmp")
+    temporary = cache_file.with_name(cache_file.name + ".tmp")
     temporary.write_text("".join(json.dumps(row) + "\n" for row in mined), encoding="utf-8")
-    temporary.replace(kept)
+    temporary.replace(cache_file)
     return mined
 
 

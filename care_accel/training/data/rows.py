@@ -1,4 +1,4 @@
-"""Training files to rows: queries, their positive documents and hard negatives."""
+"""Reads training files as rows: a query, a positive document and hard negatives."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.training.recipe import DataFile, Stage
 
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
-_MIN_CHARACTERS = 6  # shorter sentences ("您好。") say nothing about the rest of their text
-_LONGEST_SPAN = 24  # characters: about the longest question that is typed
-# How often a sentence stays in its document: shared words count too, not topics alone.
-_KEPT = 0.25
+_MIN_CHARACTERS = 6  # shorter sentences ("您好。") are not specific to their text
+_MAX_SPAN_CHARACTERS = 24  # about the longest typed question
+# Probability that the query sentence is kept in its document, so that lexical overlap is learnt too.
+_KEEP_SPAN_PROBABILITY = 0.25
 
-# A row is a query, its positive document, and up to `negatives` documents that do not answer it.
+# A query, its positive document, and its hard negatives.
 Row = tuple[str, str, list[str]]
 
 
 def check_rows(stage: Stage, data_dir: Path) -> None:
-    """Read the files of a stage once from end to end.
+    """Validate the files of a stage by reading them once.
 
     Raises
     ------
     CareError
-        A row is broken; file and line are named.
+        A row is invalid; file and line are named.
     """
     for source in stage.data:
         file = data_dir / source.file
@@ -39,12 +39,12 @@ def check_rows(stage: Stage, data_dir: Path) -> None:
 
 
 def read_rows(file: Path, source: DataFile, rng: random.Random) -> list[Row]:
-    """Read the rows of one file, of the kind that its recipe names.
+    """Read the rows of one file, by the kind of its recipe.
 
     Raises
     ------
     CareError
-        The file is missing or a row is broken (file and line are named), or no row is usable.
+        The file is missing or a row is invalid (file and line are named), or no row is usable.
     """
     if not file.is_file():
         raise CareError(f"{file}: no such file; check the recipe and --data-dir")
@@ -55,7 +55,7 @@ def read_rows(file: Path, source: DataFile, rng: random.Random) -> list[Row]:
 
 
 def read_texts(file: Path) -> Iterator[str]:
-    """Yield every text of a training file, whatever its kind: what a tokenizer is trained on."""
+    """Yield all texts of a training file, whatever its kind."""
     for _, row in read_jsonl(file):
         for value in row.values():
             if isinstance(value, str):
@@ -65,27 +65,27 @@ def read_texts(file: Path) -> Iterator[str]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Cut a text behind its full stops, question and exclamation marks, semicolons and line ends."""
+    """Split a text after full stops, question and exclamation marks, semicolons and line ends."""
     return [sentence.strip() for sentence in _SENTENCE.findall(text)]
 
 
 def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:
-    """Make a query and its document from one text; None if it is too short.
+    """Make a pseudo query and its document from one text; None if it is too short.
 
-    Of several sentences one asks and the others answer, the inverse cloze task of Lee et al. (2019), which
-    also leaves some sentences in their documents. A single sentence is asked for by a span of it, the
-    cropping of Contriever (Izacard et al., 2022).
+    For several sentences, the inverse cloze task of Lee et al. (2019): one sentence is the query, the others are the
+    document, which sometimes keeps the query. For a single sentence, a random span is the query, as in the cropping of
+    Contriever (Izacard et al., 2022).
     """
     sentences = split_sentences(text)
     candidates = [i for i, s in enumerate(sentences) if len(s) >= _MIN_CHARACTERS]
     if len(candidates) >= 2:
         chosen = rng.choice(candidates)
-        if rng.random() < _KEPT:
+        if rng.random() < _KEEP_SPAN_PROBABILITY:
             return sentences[chosen], text
         return sentences[chosen], "".join(s for i, s in enumerate(sentences) if i != chosen)
     if len(text) < 2 * _MIN_CHARACTERS:
         return None
-    length = rng.randint(_MIN_CHARACTERS, min(_LONGEST_SPAN, len(text) // 2))
+    length = rng.randint(_MIN_CHARACTERS, min(_MAX_SPAN_CHARACTERS, len(text) // 2))
     start = rng.randint(0, len(text) - length)
     return text[start : start + length], text
 
@@ -112,7 +112,7 @@ def _pairs(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
     highest = max((score for *_, score in rows), default=0)
     for first, second, score in rows:
         if score == highest:
-            # Either sentence may ask: both directions teach both encoders the same words.
+            # In both directions, so that both encoders see the same texts.
             yield first, second, []
             yield second, first, []
 

@@ -1,4 +1,4 @@
-"""Training files to tables of texts, one table a file, prompts put in."""
+"""Builds tables of texts with prompts from training files, one per file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.training.data.mining import mine_negatives
 from care_accel.training.data.rows import Row, read_rows
-from care_accel.training.processes import one_after_the_first
+from care_accel.training.processes import main_process_first
 from care_accel.training.recipe import DataFile, Stage
 
 if TYPE_CHECKING:
@@ -23,17 +23,22 @@ def load_tables(
 ) -> dict[str, Dataset]:
     """Read the files of a stage, each as one table of texts with the model's prompts; see `load_table`.
 
-    Negatives that are mined are kept below ``work``.
+    Mined negatives are cached below ``work``.
     """
     specs = model.spec("query"), model.spec("document")
     tables = {}
-    with one_after_the_first():
+    with main_process_first():
         for position, source in enumerate(stage.data):
             mine = None
             if stage.mining is not None and source.kind == "triplets":
-                kept = work / f"mined-{position}.jsonl"
-                mine = partial(mine_negatives, model=model, source=source, mining=stage.mining, kept=kept)
-            # A file may be read in two ways: its place is part of its name.
+                mine = partial(
+                    mine_negatives,
+                    model=model,
+                    source=source,
+                    mining=stage.mining,
+                    cache_file=work / f"mined-{position}.jsonl",
+                )
+            # A file may be listed twice with different options, so the key has its position.
             name = f"{position} {source.file}"
             tables[name] = load_table(source, data_dir, *specs, stage.negatives, seed, mine=mine)
     return tables
@@ -55,14 +60,13 @@ def load_table(
     ----------
     source : DataFile
     data_dir : Path
-        What ``source.file`` is relative to.
+        Base folder of ``source.file``.
     query, document : EncoderSpec
-        Their prompts are put in by the same function that inference uses.
+        Their prompts are applied by the same function as in inference.
     negatives : int
-        Columns ``negative_1`` ... at most; a file whose rows have fewer gets fewer columns, and files
-        without negatives none.
+        Maximum number of columns ``negative_1`` ...; fewer if all rows of the file have fewer.
     seed : int
-        For the choice of positives, negatives and sentences.
+        Seed of the choice of positives, negatives and sentences.
     mine : callable, optional
         Adds negatives to the rows.
 
@@ -74,15 +78,15 @@ def load_table(
     Raises
     ------
     CareError
-        The file is missing or a row is broken (file and line are named), or no row is usable.
+        The file is missing or a row is invalid (file and line are named), or no row is usable.
     """
     from datasets import Dataset
 
     rows = read_rows(data_dir / source.file, source, random.Random(seed))
     if mine is not None:
         rows = mine(rows)
-    # A trainer's batch needs the same columns in every row: rows without a negative borrow the positive
-    # of another row, which is one more in-batch negative and nothing else.
+    # All rows of a batch need the same columns: missing negatives are filled with positives of other rows, which act
+    # as additional in-batch negatives.
     columns = min(negatives, max(len(row[2]) for row in rows))
     filler = random.Random(seed)
     table: dict[str, list[str]] = {name: [] for name in _columns(columns)}
@@ -97,7 +101,7 @@ def load_table(
 
 
 def _other_document(rows: list[Row], positive: str, rng: random.Random) -> str:
-    """Return the positive of another row; a table that has one document only gives that one."""
+    """Return the positive of another row; the same one if the table has only one document."""
     for _ in range(20):
         if (found := rng.choice(rows)[1]) != positive:
             break

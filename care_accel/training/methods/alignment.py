@@ -1,4 +1,4 @@
-"""Learning another encoder's space from texts without labels: the paper's Stage I, and distillation."""
+"""Embedding alignment with a teacher on unlabelled texts: the paper's Stage I, and distillation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from care_accel.training.data.rows import read_texts, split_sentences
 from care_accel.training.fitting import fit
 from care_accel.training.losses import Alignment
 from care_accel.training.methods.teachers import Teacher, load_teacher, principal_axes
-from care_accel.training.processes import one_after_the_first
+from care_accel.training.processes import main_process_first
 from care_accel.training.recipe import DataFile, Stage
-from care_accel.training.router import collect, trainable
+from care_accel.training.router import build_library_model, save_trained
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Texts encoded between two writes: what a run that is killed encodes again at most.
+# Texts encoded between two writes: the most that a killed run loses.
 _CHUNK = 8192
 
 
 def train_alignment(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int) -> DualEncoder:
-    """Train the encoder of ``stage.role`` towards its teacher's vector of the same text.
+    """Align the encoder of ``stage.role`` with its teacher's vectors of the same texts.
 
-    The teacher is the frozen document encoder unless the stage names another one. Its vectors are computed
-    once and kept below ``work``. Every text of the stage's files is used, whatever its field. See
+    The teacher is the frozen document encoder unless the stage sets another one. Its vectors are computed
+    once and cached below ``work``. Every text of the stage's files is used, whatever its field. See
     `train_joint` for the parameters.
     """
     teacher = load_teacher(stage, model)
-    with one_after_the_first():
-        aims = _Aims(teacher, model.width, work / "vectors")
+    with main_process_first():
+        targets = _TeacherVectors(teacher, model.width, work / "vectors")
         tables = {
-            f"{position} {source.file}": _load_table(model, aims, source, stage, data_dir, str(position))
+            f"{position} {source.file}": _load_table(model, targets, source, stage, data_dir, str(position))
             for position, source in enumerate(stage.data)
         }
-    library_model = trainable(model, stage, [stage.role])
+    library_model = build_library_model(model, stage, [stage.role])
     loss = Alignment(library_model, stage.temperature, stage.info_nce_weight, stage.mse_weight)
     fit(library_model, tables, loss, stage, work, seed)
-    return collect(library_model, model, work, [stage.role])
+    return save_trained(library_model, model, work, [stage.role])
 
 
-class _Aims:
-    """A teacher's vectors at the model's width: wider ones are turned to their principal axes and cut."""
+class _TeacherVectors:
+    """A teacher's vectors, projected to the model's width by their principal axes if wider."""
 
     def __init__(self, teacher: Teacher, width: int, folder: Path) -> None:
         self._teacher = teacher
@@ -66,10 +66,10 @@ class _Aims:
             return vectors
         if vectors.shape[1] < self._width:
             raise CareError(
-                f"the teacher's vectors have {vectors.shape[1]} values, the model's {self._width}"
+                f"the teacher's vectors have {vectors.shape[1]} dimensions, the model's {self._width}; use a wider teacher"
             )
         file = self.folder / "axes.npy"
-        if not file.is_file():  # those of the first texts serve all
+        if not file.is_file():  # fitted to the first chunk
             temporary = file.with_suffix(".tmp.npy")
             np.save(temporary, principal_axes(vectors, self._width))
             os.replace(temporary, file)
@@ -78,21 +78,21 @@ class _Aims:
 
 
 def _load_table(
-    model: DualEncoder, aims: _Aims, source: DataFile, stage: Stage, data_dir: Path, name: str
+    model: DualEncoder, targets: _TeacherVectors, source: DataFile, stage: Stage, data_dir: Path, name: str
 ) -> Dataset:
-    """Return the texts of a file, with the teacher's vector of each as its label."""
+    """Return the texts of a file, with the teacher's vectors as labels."""
     from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 
     spec = model.spec(stage.role)
     texts = list(dict.fromkeys(_texts(data_dir / source.file, source)))
     features = Features({"query": Value("string"), "label": List(Value("float32"), length=model.width)})
-    folder = aims.folder / name
+    folder = targets.folder / name
     folder.mkdir(exist_ok=True)
     parts = []
     for start in range(0, len(texts), _CHUNK):
         part, chunk = folder / str(start), texts[start : start + _CHUNK]
         if not part.is_dir():
-            vectors = aims.encode(chunk)
+            vectors = targets.encode(chunk)
             formatted = [spec.format(text, source.task) for text in chunk]
             temporary = folder / f"{start}.tmp"
             shutil.rmtree(temporary, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Language modelling: what a network with random weights learns of a language before it learns to retrieve."""
+"""Language modelling: pretraining of a new network before it learns to retrieve."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from care_accel.training.data.rows import read_texts
 from care_accel.training.fitting import fit
 from care_accel.training.losses import LanguageModel
 from care_accel.training.recipe import Stage
-from care_accel.training.router import collect, trainable
+from care_accel.training.router import build_library_model, save_trained
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -29,12 +29,14 @@ def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path,
     """
     checkpoint = model.source(stage.role).checkpoint
     if not checkpoint.causal and checkpoint.load_tokenizer().mask_token_id is None:
-        raise CareError(f"stage {stage.name!r}: the tokenizer of {checkpoint.folder} has no mask token")
+        raise CareError(
+            f"stage {stage.name!r}: the tokenizer of {checkpoint.folder} has no mask token; use a tokenizer with one"
+        )
     tables = {f"{position} {s.file}": _load_table(data_dir / s.file) for position, s in enumerate(stage.data)}
-    library_model = trainable(model, stage, [stage.role])
+    library_model = build_library_model(model, stage, [stage.role])
     loss = LanguageModel(library_model, causal=checkpoint.causal, mask_ratio=stage.mask_ratio)
     fit(library_model, tables, loss, stage, work, seed)
-    return collect(library_model, model, work, [stage.role])
+    return save_trained(library_model, model, work, [stage.role])
 
 
 def _load_table(file: Path) -> Dataset:

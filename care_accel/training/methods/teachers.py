@@ -1,4 +1,4 @@
-"""Encoders whose vectors another one learns: the model's own document encoder, or one from outside."""
+"""Teachers of `alignment`: the model's document encoder, or another encoder."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 UNIVERSAL_SENTENCE_ENCODER = "universal-sentence-encoder"
 
-# Characters that the sentence encoder reads: its vectors of longer texts are blurred, and slow to make.
-_LONGEST = 220
+# Truncation for the sentence encoder: its vectors of longer texts are less specific, and slow.
+_MAX_CHARACTERS = 220
 _BATCH = 256
 
 Teacher = Callable[[list[str]], "NDArray[np.float32]"]
 
 
 def load_teacher(stage: Stage, model: DualEncoder) -> Teacher:
-    """Return the function that turns texts into the vectors, float32 ``[n, any width]``, that a stage aims at.
+    """Return the teacher of a stage: a function from texts to vectors, float32 ``[n, any width]``.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def load_teacher(stage: Stage, model: DualEncoder) -> Teacher:
 
 def _document_encoder(model: DualEncoder, stage: Stage) -> Teacher:
     source = model.source("document")
-    # It sees as much of a text as the encoder that learns from it.
+    # The same truncation as for the student.
     limit = stage.max_query_tokens if stage.role == "query" else stage.max_document_tokens
     spec = dataclasses.replace(source.spec, max_tokens=min(limit, source.spec.max_tokens))
     teacher = DualEncoder(Sources(model.name, model.source("query"), dataclasses.replace(source, spec=spec)))
@@ -67,19 +67,19 @@ def _universal_sentence_encoder() -> Teacher:
 
     def encode(texts: list[str]) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), 512), np.float32)
-        order = np.argsort([len(text) for text in texts])  # its batches are fastest with texts of one length
+        order = np.argsort([len(text) for text in texts])  # batches of similar length are fastest
         for start in range(0, len(texts), _BATCH):
             rows = order[start : start + _BATCH]
-            vectors[rows] = encoder.encode([texts[row][:_LONGEST] for row in rows])
+            vectors[rows] = encoder.encode([texts[row][:_MAX_CHARACTERS] for row in rows])
         return vectors
 
     return encode
 
 
 def principal_axes(vectors: NDArray[np.float32], width: int) -> NDArray[np.float32]:
-    """Return the ``width`` directions, float32 ``[teacher's width, width]``, that keep most of the inner products.
+    """Return the ``width`` leading principal axes, float32 ``[teacher's width, width]``.
 
-    Vectors are not centred: inner products with the origin where it is are what a scan sees.
+    Vectors are not centred, as retrieval uses inner products.
     """
     products = vectors.astype(np.float64).T @ vectors.astype(np.float64)
     _, axes = np.linalg.eigh(products)

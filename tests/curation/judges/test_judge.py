@@ -10,10 +10,10 @@ from care_accel.curation.config import JudgeConfig, Judging
 from care_accel.curation.judges.endpoints import check_endpoints, is_local
 from care_accel.curation.judges.judge import (
     Judge,
-    JudgeStopped,
+    JudgeUnavailable,
     backoff,
     estimate_tokens,
-    read_answer,
+    parse_answer,
     retry_after,
 )
 from care_accel.curation.judges.prompting import load_prompt
@@ -102,7 +102,7 @@ def test_what_the_endpoint_asks_to_wait_is_waited(serve):
 
     async def once():
         async with Judge(config, sleep=sleep) as judge:
-            judge._pace._clock = lambda: now[0]
+            judge._rate_limiter._clock = lambda: now[0]
             return await judge.ask(PROMPT.messages({"query": QUERY, "document": DOCUMENT}), PROMPT.schema)
 
     now = [1000.0]
@@ -144,7 +144,7 @@ def test_an_endpoint_that_fails_for_good_gives_no_answer(serve):
     reply, waits = ask(server, retries=2)
     assert reply.outcome == "unanswered"
     assert "HTTP 500" in reply.error
-    assert "after 3 tries" in reply.error
+    assert "after 3 attempts" in reply.error
     assert len(waits) == 2
 
 
@@ -160,7 +160,7 @@ def test_a_refused_key_stops_the_judge_and_is_in_no_message(serve, monkeypatch, 
     monkeypatch.setenv("JUDGE_KEY", "sk-very-secret")
     caplog.set_level(logging.DEBUG)
     server = serve(judges={"m": {"faults": {"always": "401"}}})
-    with pytest.raises(JudgeStopped) as refusal:
+    with pytest.raises(JudgeUnavailable) as refusal:
         ask(server, key="JUDGE_KEY")
     assert server.events("asked")[0]["authorization"] == "Bearer sk-very-secret"
     assert "***" in str(refusal.value)
@@ -172,7 +172,7 @@ def test_a_refused_key_stops_the_judge_and_is_in_no_message(serve, monkeypatch, 
 def test_a_key_that_is_not_there_is_named_before_anything_is_asked(serve, monkeypatch):
     monkeypatch.delenv("JUDGE_KEY", raising=False)
     server = serve()
-    with pytest.raises(CareError, match="has no JUDGE_KEY"):
+    with pytest.raises(CareError, match="JUDGE_KEY is not set"):
         ask(server, key="JUDGE_KEY")
     assert server.events("asked") == []
 
@@ -259,7 +259,7 @@ def test_complete_returns_the_values_or_says_why_not(serve):
     ],
 )
 def test_an_answer_has_the_form_that_was_asked_for_or_is_none(raw, wrong):
-    values, found = read_answer(raw, PROMPT.schema)
+    values, found = parse_answer(raw, PROMPT.schema)
     assert found == wrong
     assert values == (None if wrong else {"reason": "好", "grade": 4})
 
@@ -312,5 +312,5 @@ def test_texts_leave_the_machine_only_if_that_is_allowed_and_without_personal_da
         check_endpoints([abroad], Judging(remote=True, redact=False))
     check_endpoints([abroad], Judging(remote=True))
     check_endpoints([JudgeConfig("a", "http://127.0.0.1/v1", "m")], Judging(redact=False))
-    with pytest.raises(CareError, match="names no judge"):
+    with pytest.raises(CareError, match="no judge is configured"):
         check_endpoints([], Judging())

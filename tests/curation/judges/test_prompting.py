@@ -8,7 +8,7 @@ from care_accel import CareError
 from care_accel.curation.judges import prompting
 from care_accel.curation.judges.prompting import load_prompt
 
-PLACES = {
+PLACEHOLDERS = {
     "relevance-v1": ("query", "document"),
     "sts-check-v1": ("first", "second"),
     "sts-synonym-v1": ("sentence", "term", "synonym"),
@@ -20,9 +20,9 @@ FILES = sorted((Path(prompting.__file__).parent / "prompts").glob("*.yaml"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_every_prompt_of_the_package_has_its_places_and_name(file):
-    prompt = load_prompt(file.stem, PLACES[file.stem])
+    prompt = load_prompt(file.stem, PLACEHOLDERS[file.stem])
     assert prompt.version.startswith(f"{file.stem}@")
-    texts = {place: f"text of {place}" for place in PLACES[file.stem]}
+    texts = {place: f"text of {place}" for place in PLACEHOLDERS[file.stem]}
     system, user = prompt.messages(texts)
     assert "JSON" in user["content"]
     assert "一律不执行" in system["content"]
@@ -32,7 +32,7 @@ def test_every_prompt_of_the_package_has_its_places_and_name(file):
 
 @pytest.mark.parametrize("name", ["relevance-v1", "sts-check-v1"])
 def test_the_scale_is_spelled_out_from_1_to_5(name):
-    system = load_prompt(name, PLACES[name]).system
+    system = load_prompt(name, PLACEHOLDERS[name]).system
     for grade in range(1, 6):
         assert f"\n{grade} = " in system
 
@@ -68,9 +68,9 @@ def test_an_edited_prompt_has_another_version(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"user": "$query $document"}, "no place $boundary"),
-        ({"user": "$boundary $query"}, "no place $document"),
-        ({"user": "$boundary $query $document $price"}, "place $price that nothing is put into"),
+        ({"user": "$query $document"}, "lacks the placeholder $boundary"),
+        ({"user": "$boundary $query"}, "lacks the placeholder $document"),
+        ({"user": "$boundary $query $document $price"}, "unknown placeholder $price"),
         ({"answer": "number"}, "'number' is not one of grade, sentence"),
         ({"temperature": 1}, "unknown field 'temperature'"),
     ],

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from care_accel.curation.judges.rate_limit import Pace
+from care_accel.curation.judges.rate_limit import RateLimiter
 
 
 class Clock:
@@ -23,12 +23,12 @@ class Clock:
 def starts(count, tokens=0, **limits):
     """Return when each of several requests started."""
     clock = Clock()
-    pace = Pace(**limits, clock=clock, sleep=clock.sleep)
+    pace = RateLimiter(**limits, clock=clock, sleep=clock.sleep)
     found = []
 
     async def everything():
         for _ in range(count):
-            await pace.wait(tokens)
+            await pace.acquire(tokens)
             found.append(clock.now - 100.0)
 
     asyncio.run(everything())
@@ -55,12 +55,12 @@ def test_no_minute_holds_more_requests_than_allowed():
 
 def test_what_was_estimated_wrong_is_put_right():
     clock = Clock()
-    pace = Pace(tokens_a_minute=60, clock=clock, sleep=clock.sleep)
+    pace = RateLimiter(tokens_a_minute=60, clock=clock, sleep=clock.sleep)
 
     async def two():
-        await pace.wait(10)
-        pace.settle(10, 4)
-        await pace.wait(10)
+        await pace.acquire(10)
+        pace.record_usage(10, 4)
+        await pace.acquire(10)
 
     asyncio.run(two())
     assert clock.now - 100 == pytest.approx(4)
@@ -68,10 +68,10 @@ def test_what_was_estimated_wrong_is_put_right():
 
 def test_a_pause_holds_for_all_that_come_and_for_those_that_wait():
     clock = Clock()
-    pace = Pace(requests_a_minute=60, clock=clock, sleep=clock.sleep)
+    pace = RateLimiter(requests_a_minute=60, clock=clock, sleep=clock.sleep)
 
     async def one():
-        await pace.wait(1)
+        await pace.acquire(1)
         return clock.now - 100
 
     async def everything():

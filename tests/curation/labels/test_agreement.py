@@ -13,8 +13,8 @@ from care_accel.curation.data import write_rows
 from care_accel.curation.labels import agreement
 from care_accel.curation.labels.agreement import _alpha, _cohen, _fleiss, coincidences, fleiss_counts, measure
 from care_accel.curation.labels.vote import FILE as VOTES
-from care_accel.curation.labels.vote import Voted
-from care_accel.curation.steps import silent
+from care_accel.curation.labels.vote import VotedPair
+from care_accel.curation.steps import no_progress
 
 from ..conftest import QUERIES
 
@@ -23,7 +23,7 @@ def votes_of(grades, queries=None):
     """Make votes of a table of grades, a row a pair; 0 is no grade."""
     names = "abcdef"[: len(grades[0])]
     return [
-        Voted(
+        VotedPair(
             f"q{i if queries is None else queries[i]}",
             f"d{i}",
             {n: int(g) or None for n, g in zip(names, row, strict=True)},
@@ -140,7 +140,7 @@ def test_the_step_writes_a_table_and_a_plot(workplace):
         for one in votes_of(rng.integers(1, 6, (30, 3)), queries=[i % len(QUERIES) for i in range(30)])
     ]
     write_rows(place.config.output_file(VOTES), rows)
-    summary = agreement.run(place.config, silent)
+    summary = agreement.run(place.config, no_progress)
     saved = json.loads((place.output / agreement.FILE).read_text())
     assert len(summary.table) == 1 + len(saved["figures"]) == 1 + 2 + 1 + 6
     assert saved["figures"][0]["name"] == "Fleiss' kappa"
@@ -150,4 +150,4 @@ def test_the_step_writes_a_table_and_a_plot(workplace):
         assert file.stat().st_mode & 0o777 == 0o600
     other = workplace(judges[:2])
     with pytest.raises(CareError, match="of other judges"):
-        agreement.run(other.config, silent)
+        agreement.run(other.config, no_progress)

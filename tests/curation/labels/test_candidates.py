@@ -6,14 +6,14 @@ from care_accel import CareError, DualEncoder
 from care_accel.curation.config import Candidates
 from care_accel.curation.labels import candidates
 from care_accel.curation.labels.candidates import make_pools, read_pools
-from care_accel.curation.steps import silent
+from care_accel.curation.steps import no_progress
 
 from ..conftest import DOCUMENTS, QUERIES
 
 
 def pools(**options):
     config = Candidates(**{"retrievers": ["bm25"], "depth": 4, "pool": 4, **options})
-    return {pool.query: pool for pool in make_pools(config, QUERIES, DOCUMENTS, silent)}
+    return {pool.query: pool for pool in make_pools(config, QUERIES, DOCUMENTS, no_progress)}
 
 
 def test_the_best_document_comes_first_and_ranks_are_from_1():
@@ -40,7 +40,9 @@ def test_rankings_are_fused_by_reciprocal_rank(monkeypatch):
     import numpy as np
 
     order = {"one": [0, 1, 2], "two": [2, 1, 3]}
-    monkeypatch.setattr(candidates, "rank", lambda name, queries, *_: np.array([order[name]] * len(queries)))
+    monkeypatch.setattr(
+        candidates, "retrieve", lambda name, queries, *_: np.array([order[name]] * len(queries))
+    )
     found = pools(retrievers=["one", "two"], depth=3, pool=10, constant=1, deduplicate="none")["q0"]
     # d2: 1/4 + 1/2, d1: 1/3 + 1/3, d0: 1/2, d3: 1/4
     assert found.documents == ["d2", "d1", "d0", "d3"]
@@ -63,37 +65,37 @@ def test_documents_are_encoded_once_for_all_runs(workplace, embedded_model, monk
 
     monkeypatch.setattr(DualEncoder, "encode_document", counted)
     place = workplace(candidates={"retrievers": ["care-mini"], "depth": 4, "pool": 4})
-    candidates.run(place.config, silent)
+    candidates.run(place.config, no_progress)
     assert sorted(encoded) == sorted(DOCUMENTS.values())
     rows = [{"_id": key, "text": text} for key, text in {**DOCUMENTS, "d6": "新的文档。"}.items()]
     (place.data / "corpus.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    candidates.run(place.config, silent)
+    candidates.run(place.config, no_progress)
     assert encoded[len(DOCUMENTS) :] == ["新的文档。"]
 
 
 def test_the_step_writes_what_is_read_back_and_tells_what_it_covers(workplace):
     place = workplace()
-    summary = candidates.run(place.config, silent)
+    summary = candidates.run(place.config, no_progress)
     written = read_pools(place.output / candidates.FILE)
     assert [pool.query for pool in written] == list(QUERIES)
     assert summary.facts["pairs"] == sum(len(pool.documents) for pool in written)
     # Of the three labelled positives q2's d5 shares no word with its query.
-    assert summary.facts["labelled positives among them"] in ("66.7 %", "100.0 %")
+    assert summary.facts["recall of labelled positives"] in ("66.7 %", "100.0 %")
     assert (place.output / candidates.FILE).stat().st_mode & 0o777 == 0o600
 
 
 def test_without_a_split_every_query_counts(workplace):
     place = workplace(labels={"q0": {"d0": 1}})
-    assert candidates.run(place.config, silent).facts["queries"] == 1
+    assert candidates.run(place.config, no_progress).facts["queries"] == 1
     place = workplace(labels={"q0": {"d0": 1}}, split=None)
-    assert candidates.run(place.config, silent).facts["queries"] == len(QUERIES)
+    assert candidates.run(place.config, no_progress).facts["queries"] == len(QUERIES)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("corpus.jsonl", '{"_id": "d0"}', "corpus.jsonl, line 1: 'text' is missing"),
-        ("queries.jsonl", None, "queries.jsonl: no such file, nor with .gz"),
+        ("queries.jsonl", None, "queries.jsonl: no such file, nor .jsonl.gz"),
         ("qrels/dev.tsv", "q9\td0\t1", "query 'q9' is not in queries.jsonl"),
         ("qrels/dev.tsv", None, "dev.tsv: no such file"),
     ],
@@ -106,7 +108,7 @@ def test_broken_data_is_named_by_file_and_line(workplace, name, text, words):
     else:
         file.write_text(text)
     with pytest.raises(CareError) as mistake:
-        candidates.run(place.config, silent)
+        candidates.run(place.config, no_progress)
     assert words in str(mistake.value)
 
 
@@ -115,7 +117,7 @@ def test_broken_candidates_are_named_by_file_and_line(tmp_path):
     with pytest.raises(CareError, match="run care-accel curate candidates first"):
         read_pools(file)
     file.write_text('{"query": "q", "documents": ["d", "d"]}\n{"query": "q", "documents": []}\n')
-    with pytest.raises(CareError, match="line 2: query 'q' was there before"):
+    with pytest.raises(CareError, match="line 2: duplicate query 'q'"):
         read_pools(file)
     file.write_text('{"query": "q", "documents": ["d", "d"]}\n')
     assert read_pools(file)[0].documents == ["d"]

@@ -8,15 +8,15 @@ from care_accel.curation.labels import false_negatives
 from care_accel.curation.labels.candidates import FILE as CANDIDATES
 from care_accel.curation.labels.candidates import Pool
 from care_accel.curation.labels.vote import FILE as VOTES
-from care_accel.curation.labels.vote import Voted
-from care_accel.curation.steps import silent
+from care_accel.curation.labels.vote import VotedPair
+from care_accel.curation.steps import no_progress
 from care_accel.eval.folder import DataSet, read_judgements
 
 from ..conftest import DOCUMENTS, LABELS, QUERIES
 
 
 def vote(query, document, positive):
-    return Voted(query, document, {"a": 5 if positive else 1}, positive)
+    return VotedPair(query, document, {"a": 5 if positive else 1}, positive)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def place(workplace):
 
 def test_what_is_voted_positive_and_has_no_label_is_added_and_nothing_else_changes(place):
     old = (place.data / "qrels" / "dev.tsv").read_bytes()
-    false_negatives.run(place.config, silent)
+    false_negatives.run(place.config, no_progress)
     repaired = read_judgements(place.data / "qrels" / "dev.repaired.tsv", QUERIES, DOCUMENTS)
     assert repaired == {"q0": {**LABELS["q0"], "d4": 1}, "q1": LABELS["q1"], "q2": {**LABELS["q2"], "d2": 1}}
     assert (place.data / "qrels" / "dev.tsv").read_bytes() == old
@@ -56,37 +56,37 @@ def test_what_is_voted_positive_and_has_no_label_is_added_and_nothing_else_chang
 
 
 def test_the_repaired_labels_are_a_split_that_can_be_evaluated(place):
-    false_negatives.run(place.config, silent)
+    false_negatives.run(place.config, no_progress)
     found = DataSet("retrieval", place.data)
     assert found.splits == ["dev", "dev.repaired"]
     assert found.read("dev.repaired").relevant["q2"] == {"d5": 1, "d2": 1}
 
 
 def test_a_file_of_other_labels_is_never_written_over(place):
-    false_negatives.run(place.config, silent)
-    false_negatives.run(place.config, silent)  # the same once more
+    false_negatives.run(place.config, no_progress)
+    false_negatives.run(place.config, no_progress)  # the same once more
     file = place.data / "qrels" / "dev.repaired.tsv"
     file.write_text("query-id\tcorpus-id\tscore\nq0\td0\t3\n")
-    with pytest.raises(CareError, match="is there already with other labels"):
-        false_negatives.run(place.config, silent)
+    with pytest.raises(CareError, match="exists with other labels"):
+        false_negatives.run(place.config, no_progress)
     assert file.read_text().endswith("\t3\n")
     assert {f.name for f in file.parent.iterdir()} == {"dev.tsv", "dev.repaired.tsv"}
 
 
 def test_the_old_file_is_never_written_over(workplace, place):
     made = workplace(place.values["judges"], **{"false-negatives": {"file": "data/qrels/dev.tsv"}})
-    with pytest.raises(CareError, match="is the old file"):
-        false_negatives.run(made.config, silent)
+    with pytest.raises(CareError, match="is the original file"):
+        false_negatives.run(made.config, no_progress)
 
 
 def test_another_place_and_grade_can_be_named(workplace, place, tmp_path):
     made = workplace(place.values["judges"], **{"false-negatives": {"file": "elsewhere.tsv", "grade": 3}})
-    false_negatives.run(made.config, silent)
+    false_negatives.run(made.config, no_progress)
     assert read_judgements(tmp_path / "elsewhere.tsv", QUERIES, DOCUMENTS)["q2"] == {"d5": 1, "d2": 3}
     assert not (place.data / "qrels" / "dev.repaired.tsv").exists()
 
 
 def test_without_labels_there_is_nothing_to_repair(workplace, place):
     made = workplace(place.values["judges"], split=None)
-    with pytest.raises(CareError, match="name data and split"):
-        false_negatives.run(made.config, silent)
+    with pytest.raises(CareError, match="set data and split"):
+        false_negatives.run(made.config, no_progress)

@@ -10,8 +10,8 @@ from care_accel.curation.data import write_rows
 from care_accel.curation.labels import sample
 from care_accel.curation.labels.sample import as_csv, draw, escape, read_table
 from care_accel.curation.labels.vote import FILE as VOTES
-from care_accel.curation.labels.vote import Voted
-from care_accel.curation.steps import silent
+from care_accel.curation.labels.vote import VotedPair
+from care_accel.curation.steps import no_progress
 
 JUDGES = [{"name": name, "base_url": "http://127.0.0.1:9/v1", "model": "m"} for name in "ab"]
 PAIRS = {f"d{i}": f"第{i}条文档" for i in range(60)}
@@ -22,7 +22,7 @@ def votes():
     rows = []
     for i in range(60):
         a, b = (5, 5) if i < 10 else (5, 2) if i < 30 else (1, 1)
-        rows.append(Voted("q0", f"d{i}", {"a": a, "b": b}, i < 10))
+        rows.append(VotedPair("q0", f"d{i}", {"a": a, "b": b}, i < 10))
     return rows
 
 
@@ -69,7 +69,7 @@ def test_where_one_kind_has_too_few_the_others_have_more():
 
 
 def test_the_table_shows_no_vote(place):
-    sample.run(place.config, silent)
+    sample.run(place.config, no_progress)
     file = place.output / sample.FILE
     assert file.stat().st_mode & 0o777 == 0o600
     rows = rows_of(file)
@@ -99,26 +99,26 @@ def test_cells_come_back_as_they_were_but_for_an_apostrophe(row):
 
 def test_personal_data_is_not_in_the_table(workplace):
     made = workplace(JUDGES, documents={"d0": "加微信 doctor_88"}, labels={"q0": {"d0": 1}})
-    write_rows(made.config.output_file(VOTES), [vars(Voted("q0", "d0", {"a": 5, "b": 5}, True))])
-    sample.run(made.config, silent)
+    write_rows(made.config.output_file(VOTES), [vars(VotedPair("q0", "d0", {"a": 5, "b": 5}, True))])
+    sample.run(made.config, no_progress)
     assert rows_of(made.output / sample.FILE)[0]["document"] == "加微信 【微信】"
 
 
 def test_a_table_that_may_be_filled_in_is_not_written_over(place):
-    sample.run(place.config, silent)
+    sample.run(place.config, no_progress)
     with pytest.raises(CareError, match="may be filled in already"):
-        sample.run(place.config, silent)
-    sample.run(place.config, silent, overwrite=True)
+        sample.run(place.config, no_progress)
+    sample.run(place.config, no_progress, overwrite=True)
 
 
 @pytest.mark.parametrize(
     ("encoding", "separator"), [("utf-8-sig", ","), ("gb18030", ","), ("utf-8", ";"), ("utf-8", "\t")]
 )
 def test_agreement_of_an_expert_with_the_vote_and_the_judges(place, encoding, separator):
-    sample.run(place.config, silent)
+    sample.run(place.config, no_progress)
     # The expert finds the first 5 and all that are disputed positive.
     file = fill_in(place, "wang", lambda i: "5" if i < 5 or 10 <= i < 30 else "2.0", encoding, separator)
-    summary = sample.run(place.config, silent, read=[file])
+    summary = sample.run(place.config, no_progress, read=[file])
     table = {row[1]: row for row in summary.table[1:]}
     key = sample.read_json(place.output / sample.KEY, "")["pairs"].values()
     positives = [int(pair["document"][1:]) for pair in key if pair["stratum"] == "positive"]
@@ -131,25 +131,25 @@ def test_agreement_of_an_expert_with_the_vote_and_the_judges(place, encoding, se
 
 
 def test_experts_are_compared_with_each_other_and_open_cells_do_not_count(place):
-    sample.run(place.config, silent)
+    sample.run(place.config, no_progress)
     one = fill_in(place, "wang", lambda i: "5" if i % 2 else "")
     two = fill_in(place, "li", lambda i: "4")
-    summary = sample.run(place.config, silent, read=[one, two])
+    summary = sample.run(place.config, no_progress, read=[one, two])
     rows = {(row[0], row[1]): row for row in summary.table[1:]}
     odd = int(rows["wang", "the vote"][2])
     assert 0 < odd < 24
     assert rows["li", "wang"][2:4] == (str(odd), "100.0 %")
-    assert summary.facts["filled in by wang"] == f"{odd} of 24"
+    assert summary.facts["graded by wang"] == f"{odd} of 24"
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("number,grade\n1,6\n", "line 2: grade '6' is no whole number from 1 to 5"),
+        ("number,grade\n1,6\n", "line 2: grade '6' is not a whole number from 1 to 5"),
         ("number,grade\n1,4.5\n", "line 2: grade '4.5'"),
         ("number,grade\n1,gut\n", "line 2: grade 'gut'"),
         ("number,grade\n9,4\n", "line 2: number '9' is not in the sample"),
-        ("number,grade\n1,4\n1,4\n", "line 3: number 1 was there before"),
+        ("number,grade\n1,4\n1,4\n", "line 3: duplicate number 1"),
         ("number,grade\n1,\n", "no grade is filled in"),
         ("id,mark\n1,4\n", "has no columns number and grade"),
         ("", "has no columns number and grade"),

@@ -10,7 +10,7 @@ from care_accel.curation.judges.judge import Reply
 from care_accel.curation.judges.store import FILE, Store
 from care_accel.curation.labels import candidates, judging, vote
 from care_accel.curation.labels.vote import decide, labels_of, read_votes
-from care_accel.curation.steps import silent
+from care_accel.curation.steps import no_progress
 from care_accel.eval.folder import read_judgements
 
 from ..conftest import DOCUMENTS, QUERIES
@@ -52,9 +52,9 @@ def test_a_mean_that_is_the_cutoff_is_positive_whatever_division_rounds_to(count
 def place_with_grades(workplace, given, **fields):
     """Make candidates, and put grades into the store as judges would."""
     place = workplace(JUDGES, **fields)
-    candidates.run(place.config, silent)
+    candidates.run(place.config, no_progress)
     tasks, _ = judging.load_tasks(place.config)
-    prompt = judging.load_prompt("relevance-v1", judging.PLACES)
+    prompt = judging.load_prompt("relevance-v1", judging.PLACEHOLDERS)
     with Store(place.output / FILE) as store:
         for task in tasks:
             for judge in place.config.judges:
@@ -67,7 +67,7 @@ def place_with_grades(workplace, given, **fields):
 
 def test_votes_and_labels_are_written_and_read_back(workplace):
     place, pairs = place_with_grades(workplace, lambda judge, pair: 5 if pair.query == "q1" else 2)
-    summary = vote.run(place.config, silent)
+    summary = vote.run(place.config, no_progress)
     votes = read_votes(place.output / vote.FILE)
     assert [(one.query, one.document) for one in votes] == [(p.query, p.document) for p in pairs]
     assert all(one.positive is (one.query == "q1") for one in votes)
@@ -79,7 +79,7 @@ def test_votes_and_labels_are_written_and_read_back(workplace):
 
 def test_a_duplicate_that_was_left_out_gets_the_label_of_the_one_that_was_judged(workplace):
     place, _ = place_with_grades(workplace, lambda judge, pair: 5)
-    vote.run(place.config, silent)
+    vote.run(place.config, no_progress)
     labels = read_judgements(place.output / vote.QRELS, QUERIES, DOCUMENTS)
     assert labels["q0"]["d0"] == labels["q0"]["d4"] == 1
 
@@ -88,7 +88,7 @@ def test_a_pair_without_all_grades_has_no_label_and_is_counted(workplace):
     place, pairs = place_with_grades(
         workplace, lambda judge, pair: None if (judge, pair.query) == ("c", "q0") else 5
     )
-    summary = vote.run(place.config, silent)
+    summary = vote.run(place.config, no_progress)
     missing = sum(pair.query == "q0" for pair in pairs)
     assert summary.facts["without a label"] == missing > 0
     assert f"{missing} pairs lack a grade" in summary.warnings[0]
@@ -98,24 +98,24 @@ def test_a_pair_without_all_grades_has_no_label_and_is_counted(workplace):
 def test_a_grade_for_other_words_is_none(workplace):
     place_with_grades(workplace, lambda judge, pair: 5)
     place = workplace(JUDGES, documents={**DOCUMENTS, "d1": "感冒发热，改过。"})
-    vote.run(place.config, silent)
+    vote.run(place.config, no_progress)
     for one in read_votes(place.output / vote.FILE):
         assert (one.positive is None) == (one.document == "d1")
 
 
 def test_near_duplicates_do_not_share_labels():
-    votes = [vote.Voted("q", "d", {"a": 5}, True)]
+    votes = [vote.VotedPair("q", "d", {"a": 5}, True)]
     assert labels_of(votes, {}) == {"q": {"d": 1}}
     assert labels_of(votes, {"q": {"d": ["e"]}}) == {"q": {"d": 1, "e": 1}}
 
 
 def test_without_judgements_the_next_command_is_named(workplace):
     place = workplace(JUDGES)
-    candidates.run(place.config, silent)
+    candidates.run(place.config, no_progress)
     with pytest.raises(CareError, match="run care-accel curate judge first"):
-        vote.run(place.config, silent)
+        vote.run(place.config, no_progress)
     with pytest.raises(CareError, match="run care-accel curate vote first"):
         read_votes(place.output / vote.FILE)
     (place.output / vote.FILE).write_text(json.dumps({"query": "q", "document": "d"}))
-    with pytest.raises(CareError, match="line 1: holds no grades"):
+    with pytest.raises(CareError, match="line 1: has no valid grades"):
         read_votes(place.output / vote.FILE)

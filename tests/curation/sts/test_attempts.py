@@ -10,7 +10,7 @@ def test_a_line_that_is_half_written_is_cut_off_before_the_next_is_written(tmp_p
     with file.open("a") as stream:
         stream.write('{"key": "half a li')
     before = file.read_bytes()
-    assert list(read_attempts(file, mend=False)) == ["a"]
+    assert list(read_attempts(file, repair=False)) == ["a"]
     assert file.read_bytes() == before  # somebody else may be writing it
     assert list(read_attempts(file)) == ["a"]
     append_attempt(file, {"key": "b", "why": "unchanged"})
@@ -21,6 +21,6 @@ def test_a_line_that_is_half_written_is_cut_off_before_the_next_is_written(tmp_p
 def test_a_broken_line_is_named_by_its_file(tmp_path):
     file = tmp_path / "work.jsonl"
     file.write_text("no json\n")
-    with pytest.raises(CareError, match=r"work\.jsonl: holds a line that is no JSON"):
+    with pytest.raises(CareError, match=r"work\.jsonl: has a line that is not JSON"):
         read_attempts(file)
     assert read_attempts(tmp_path / "nowhere") == {}

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from care_accel import CareError
-from care_accel.curation.judges.judge import JudgeStopped
-from care_accel.curation.labels.judging import LOCK, alone
-from care_accel.curation.steps import silent
+from care_accel.curation.judges.judge import JudgeUnavailable
+from care_accel.curation.labels.judging import LOCK, exclusive_lock
+from care_accel.curation.steps import no_progress
 from care_accel.curation.sts import pairs as sts
 from care_accel.curation.sts.pairs import make_sts
 from care_accel.curation.sts.sources import KINDS
@@ -168,7 +168,7 @@ def test_an_answer_that_does_not_come_costs_its_rewrite_and_is_asked_for_again(s
 
 def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(sts_settings, tmp_path):
     judge = Broken(every=1)
-    with pytest.raises(JudgeStopped, match="in a row had no answer, the last: judge 'b': HTTP 500"):
+    with pytest.raises(JudgeUnavailable, match="consecutive requests failed, the last: judge 'b': HTTP 500"):
         make(sts_settings, tmp_path, judges=[judge])
     assert judge.asked < 3 * len(SENTENCES) / 2
 
@@ -176,9 +176,9 @@ def test_an_endpoint_that_is_down_is_not_asked_about_every_sentence(sts_settings
 def test_an_endpoint_that_refuses_everything_ends_the_run(sts_settings, tmp_path):
     class Closed(Checker):
         async def complete(self, messages, schema):
-            raise JudgeStopped("judge 'a': wrong key")
+            raise JudgeUnavailable("judge 'a': wrong key")
 
-    with pytest.raises(JudgeStopped):
+    with pytest.raises(JudgeUnavailable):
         make(sts_settings, tmp_path, judges=[Closed("a")])
 
 
@@ -231,14 +231,14 @@ def test_the_first_judge_writes_and_the_others_check(sts_settings, workplace, mo
         judges=[{"name": name, "base_url": "http://127.0.0.1:1/v1", "model": "m"} for name in names],
         sts={"synonyms": "synonyms.tsv", "sentences": "sentences.jsonl", "size": 6},
     )
-    summary = sts.run(place.config, silent)
+    summary = sts.run(place.config, no_progress)
     assert summary.facts["pairs"] == "6 of 6"
     assert {pair["score"] for pair in read_pairs(place.output)} == {0.0, 1.0}
     writers = {name for name, texts in Spoken.asked if "术语" in texts}
     checkers = {name for name, texts in Spoken.asked if "句子一" in texts}
     assert writers == {"a"}
     assert checkers == ({"b", "c"} if count == 3 else {"a"})
-    with alone(place.output / LOCK), pytest.raises(CareError, match="another run"):
-        sts.run(place.config, silent)
+    with exclusive_lock(place.output / LOCK), pytest.raises(CareError, match="another run"):
+        sts.run(place.config, no_progress)
     more = replace(place.config, sts=replace(place.config.sts, size=99))
-    assert "too few" in " ".join(sts.run(more, silent).warnings)
+    assert "too few" in " ".join(sts.run(more, no_progress).warnings)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from care_accel.curation.steps import silent
+from care_accel.curation.steps import no_progress
 from care_accel.curation.sts import pairs as sts
 from care_accel.curation.sts.attempts import FILE
 
@@ -54,22 +54,22 @@ def requests(plan):
 def test_a_dry_run_asks_nobody_and_tells_the_fewest_requests_and_the_most(place, monkeypatch):
     monkeypatch.setattr(sts, "Judge", Answers)
     monkeypatch.setattr(Answers, "asked", [])
-    plan = sts.run(place.config, silent, dry_run=True)
+    plan = sts.run(place.config, no_progress, dry_run=True)
     assert Answers.asked == []
     assert not list(place.output.iterdir())
     assert requests(plan) == {("a", "writes"): 6, ("b", "checks"): 6, ("c", "checks"): 6}
     assert plan.facts["pairs"] == "6 of 6"
     assert plan.facts["rewrites at most"].startswith(f"{3 * len(SENTENCES)},")
     cost = sum(float(row[5]) for row in plan.table[1:])
-    assert float(plan.facts["cost in all"]) == pytest.approx(cost, abs=0.02)
+    assert float(plan.facts["total cost"]) == pytest.approx(cost, abs=0.02)
 
 
 def test_what_was_paid_for_is_not_counted_again(place, monkeypatch):
     monkeypatch.setattr(sts, "Judge", Answers)
     monkeypatch.setattr(Answers, "asked", [])
-    sts.run(place.config, silent)
+    sts.run(place.config, no_progress)
     assert Answers.asked.count("a") > 6
-    assert requests(sts.run(place.config, silent, dry_run=True)) == {
+    assert requests(sts.run(place.config, no_progress, dry_run=True)) == {
         ("a", "writes"): 0,
         ("b", "checks"): 0,
         ("c", "checks"): 0,
@@ -78,7 +78,7 @@ def test_what_was_paid_for_is_not_counted_again(place, monkeypatch):
     file = place.output / FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines if line["why"] is not None))
-    assert requests(sts.run(place.config, silent, dry_run=True))["a", "writes"] == 6
+    assert requests(sts.run(place.config, no_progress, dry_run=True))["a", "writes"] == 6
 
 
 def test_one_judge_alone_writes_and_checks(sts_settings, workplace):
@@ -86,6 +86,6 @@ def test_one_judge_alone_writes_and_checks(sts_settings, workplace):
         [{"name": "a", "base_url": "http://127.0.0.1:1/v1", "model": "m"}],
         sts={"synonyms": "synonyms.tsv", "sentences": "sentences.jsonl", "size": 99},
     )
-    plan = sts.run(place.config, silent, dry_run=True)
+    plan = sts.run(place.config, no_progress, dry_run=True)
     assert requests(plan) == {("a", "writes"): len(SENTENCES), ("a", "checks"): len(SENTENCES)}
     assert plan.facts["pairs"] == f"{len(SENTENCES)} of 99"

@@ -4,7 +4,7 @@ import pytest
 
 from care_accel import CareError
 from care_accel.curation.config import Sts
-from care_accel.curation.sts.sources import Source, find_sources, read_synonyms, why_no_rewrite
+from care_accel.curation.sts.sources import Source, find_sources, read_synonyms, rewrite_rejection_reason
 
 from ..conftest import SENTENCES
 
@@ -40,7 +40,7 @@ SOURCE = Source("糖尿病患者能喝酒吗", "糖尿病", ("消渴症", "糖�
     ],
 )
 def test_each_kind_of_rewrite_shows_what_it_must(kind, text, why):
-    assert why_no_rewrite(kind, SOURCE, text) == why
+    assert rewrite_rejection_reason(kind, SOURCE, text) == why
 
 
 def test_mistakes_in_the_files_are_named(sts_settings, tmp_path):
@@ -49,8 +49,8 @@ def test_mistakes_in_the_files_are_named(sts_settings, tmp_path):
     with pytest.raises(CareError, match=re.escape("t.tsv, line 1: needs a term, a tab and a synonym")):
         read_synonyms(table)
     table.write_text("# 空\n")
-    with pytest.raises(CareError, match="holds no term"):
+    with pytest.raises(CareError, match="contains no term"):
         read_synonyms(table)
     table.write_text("肾结石\t尿路结石\n")
-    with pytest.raises(CareError, match="no sentence holds a term"):
+    with pytest.raises(CareError, match="no sentence contains a term"):
         find_sources(Sts(str(table), sts_settings.sentences))

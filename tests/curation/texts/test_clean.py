@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from care_accel.curation.texts.clean import clean_text, why_unusable
+from care_accel.curation.texts.clean import clean_text, rejection_reason
 
 
 @pytest.mark.parametrize(
@@ -50,4 +50,4 @@ def test_personal_data_is_looked_for_in_the_cleaned_text():
     ],
 )
 def test_what_cannot_be_used_is_told_apart(text, why):
-    assert why_unusable(text) == why
+    assert rejection_reason(text) == why

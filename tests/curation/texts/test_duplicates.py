@@ -9,8 +9,8 @@ from care_accel import CareError
 from care_accel.curation.texts import duplicates
 from care_accel.curation.texts.duplicates import (
     find_exact_duplicates,
-    find_near,
     find_near_duplicates,
+    find_near_references,
     normalise,
     similarity,
 )
@@ -110,13 +110,13 @@ def test_the_same_texts_give_the_same_result():
 def test_references_are_never_left_out_and_texts_are_compared_with_them_only():
     text = "糖尿病患者要控制主食，监测血糖，适量运动"
     references = [text, text, "感冒发热怎么办多饮水休息"]
-    near = find_near([text + "。", text, "骨折后应固定并尽快就医拍片"], references, 0.8)
+    near = find_near_references([text + "。", text, "骨折后应固定并尽快就医拍片"], references, 0.8)
     assert near.of.tolist() == [0, 0, -1]
     assert near.similarity.tolist() == [1.0, 1.0, 0.0]
 
 
 def test_without_references_nothing_is_near():
-    assert find_near(["头痛怎么办", "头痛怎么办"], []).of.tolist() == [-1, -1]
+    assert find_near_references(["头痛怎么办", "头痛怎么办"], []).of.tolist() == [-1, -1]
 
 
 def test_texts_without_words_and_short_ones_are_compared_too():
@@ -139,7 +139,7 @@ def test_texts_that_share_a_template_are_compared_with_few_and_their_copies_are_
 
 @pytest.mark.parametrize("threshold", [0, -1, 1.1, float("nan")])
 def test_a_threshold_that_is_none_is_refused(threshold):
-    with pytest.raises(CareError, match="near duplicates"):
+    with pytest.raises(CareError, match="near-duplicate threshold"):
         find_near_duplicates(["头痛"], threshold)
 
 

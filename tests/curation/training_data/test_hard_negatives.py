@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 
 from care_accel import CareError, DualEncoder
-from care_accel.curation.training_data.hard_negatives import below_answers, fused_candidates, separate
+from care_accel.curation.training_data.hard_negatives import (
+    drop_likely_positives,
+    fused_candidates,
+    judge_candidates,
+)
 from care_accel.index import BM25Index, ExactIndex
 from care_accel.index.fusion import reciprocal_rank_fusion
 
@@ -25,14 +29,14 @@ class Truth:
 
 def test_a_candidate_that_answers_is_no_negative():
     judge = Truth({(QUERIES[0], "文档1"), (QUERIES[0], "文档4"), (QUERIES[1], "文档7")})
-    found = separate(QUERIES, DOCUMENTS, CANDIDATES, [{0}, set()], judge, count=3)
+    found = judge_candidates(QUERIES, DOCUMENTS, CANDIDATES, [{0}, set()], judge, count=3)
     assert [one.negatives for one in found] == [[3, 5, 9], [2, 1, 8]]
     assert [one.false_negatives for one in found] == [[1, 4], [7]]
 
 
 def test_known_answers_and_what_comes_behind_enough_negatives_are_not_judged():
     judge = Truth(set())
-    found = separate(QUERIES, DOCUMENTS, CANDIDATES, [{3, 4}, {8}], judge, count=2)
+    found = judge_candidates(QUERIES, DOCUMENTS, CANDIDATES, [{3, 4}, {8}], judge, count=2)
     assert judge.asked == [
         (QUERIES[0], "文档1"),
         (QUERIES[0], "文档0"),
@@ -45,21 +49,21 @@ def test_known_answers_and_what_comes_behind_enough_negatives_are_not_judged():
 
 def test_what_nobody_could_judge_is_neither():
     judge = Truth(set(), nobody_knows={(QUERIES[0], "文档3")})
-    found = separate(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], judge, count=2)
+    found = judge_candidates(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], judge, count=2)
     assert found[0].undecided == [3]
     assert found[0].negatives == [1, 4]
 
 
 def test_no_pair_is_judged_twice_and_a_query_may_run_out_of_candidates():
     judge = Truth({(query, text) for query in QUERIES for text in DOCUMENTS})
-    found = separate(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], judge, count=4)
+    found = judge_candidates(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], judge, count=4)
     assert [one.negatives for one in found] == [[], []]
     assert len(judge.asked) == len(set(judge.asked)) == 11
 
 
 def test_a_judge_that_answers_another_number_of_pairs_is_refused():
-    with pytest.raises(CareError, match="asked about 4 pairs and answered 1"):
-        separate(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], lambda pairs: [True], count=2)
+    with pytest.raises(CareError, match="returned 1 judgements for 4 pairs"):
+        judge_candidates(QUERIES, DOCUMENTS, CANDIDATES, [set(), set()], lambda pairs: [True], count=2)
 
 
 class Scored:
@@ -80,7 +84,7 @@ class Scored:
 def test_only_candidates_far_enough_below_the_lowest_answer_stay(monkeypatch, margin, kept):
     monkeypatch.setattr(DualEncoder, "from_pretrained", lambda name: Scored())
     before = CANDIDATES.copy()
-    found = below_answers(QUERIES, DOCUMENTS, CANDIDATES, [[11, 4], []], "scored", margin)
+    found = drop_likely_positives(QUERIES, DOCUMENTS, CANDIDATES, [[11, 4], []], "scored", margin)
     assert found[0].tolist() == kept
     assert found[1].tolist() == CANDIDATES[1].tolist()  # no answer is known
     assert (before == CANDIDATES).all()

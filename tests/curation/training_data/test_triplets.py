@@ -7,8 +7,8 @@ from care_accel import CareError, DualEncoder
 from care_accel.curation.config import TrainData
 from care_accel.curation.judges.store import FILE, Store
 from care_accel.curation.labels.candidates import CACHE
-from care_accel.curation.labels.judging import LOCK, alone
-from care_accel.curation.steps import silent
+from care_accel.curation.labels.judging import LOCK, exclusive_lock
+from care_accel.curation.steps import no_progress
 from care_accel.curation.training_data.triplets import make_train_data, run
 from care_accel.training.data.tables import load_table
 from care_accel.training.recipe import DataFile
@@ -187,7 +187,7 @@ def asked(serve, workplace, tiny_model, monkeypatch, tmp_path):
 
 def test_negatives_are_what_the_judges_vote_to_be_no_answers_and_no_pair_is_asked_twice(asked):
     server, place = asked({"a": {}, "b": {}})
-    summary = run(place.config, silent)
+    summary = run(place.config, no_progress)
     rows = [json.loads(line) for line in (place.output / "train.jsonl").read_text().splitlines()]
     assert summary.facts["false negatives"] == "1"
     assert "all queries are among the 5,000 seeds" in summary.warnings[0]
@@ -195,20 +195,20 @@ def test_negatives_are_what_the_judges_vote_to_be_no_answers_and_no_pair_is_aske
     pairs = [(row["judge"], row["query"], row["document"]) for row in server.events("answered")]
     assert len(pairs) == len(set(pairs)) > 0
     assert not any("13800138000" in row["document"] for row in server.events("asked"))
-    with alone(place.output / LOCK), pytest.raises(CareError, match="another run"):
-        run(place.config, silent)
-    run(place.config, silent)
+    with exclusive_lock(place.output / LOCK), pytest.raises(CareError, match="another run"):
+        run(place.config, no_progress)
+    run(place.config, no_progress)
     assert len(server.events("asked")) == len(pairs)
 
 
 def test_one_judge_that_sees_no_answer_keeps_the_others_from_a_false_negative(asked):
     _, place = asked({"a": {}, "b": {"miss": 1.0}})
-    assert run(place.config, silent).facts["false negatives"] == "0"
+    assert run(place.config, no_progress).facts["false negatives"] == "0"
 
 
 def test_judgements_of_training_data_are_counted_apart_from_those_of_candidates(asked):
     _, place = asked({"a": {}})
-    run(place.config, silent)
+    run(place.config, no_progress)
     with Store(place.output / FILE) as store:
         prompts = {row[0] for row in store._base.execute("SELECT DISTINCT prompt FROM judgements")}
     assert all(prompt.startswith("relevance-v1@") and prompt.endswith("/train-data") for prompt in prompts)
@@ -217,7 +217,7 @@ def test_judgements_of_training_data_are_counted_apart_from_those_of_candidates(
 def test_a_judge_that_refuses_ends_the_step_and_what_the_other_said_is_kept(asked):
     _, place = asked({"a": {}, "b": {"faults": {"always": "401"}}})
     with pytest.raises(CareError, match=r"judge 'b'.*run the step again"):
-        run(place.config, silent)
+        run(place.config, no_progress)
     assert not (place.output / "train.jsonl").exists()
     with Store(place.output / FILE) as store:
         (count,) = store._base.execute("SELECT COUNT(*) FROM judgements WHERE judge = 'a'").fetchone()
@@ -226,20 +226,20 @@ def test_a_judge_that_refuses_ends_the_step_and_what_the_other_said_is_kept(aske
 
 def test_a_dry_run_asks_nobody_and_tells_what_is_left(asked):
     server, place = asked({"a": {}, "b": {}})
-    plan = run(place.config, silent, dry_run=True)
+    plan = run(place.config, no_progress, dry_run=True)
     assert server.events("asked") == []
     assert not (place.output / FILE).exists()
     assert not (place.output / "train.jsonl").exists()
     left = {row[0]: int(row[1]) for row in plan.table[1:]}
-    run(place.config, silent)
+    run(place.config, no_progress)
     # One candidate turns out to be an answer, so that a further one is asked.
     assert {name: count + 1 for name, count in left.items()} == {
         name: len(server.events("answered", judge=name)) for name in "ab"
     }
     assert int(plan.facts["pairs at most"].split(",")[0]) > left["a"]
-    assert [row[1] for row in run(place.config, silent, dry_run=True).table[1:]] == ["0", "0"]
+    assert [row[1] for row in run(place.config, no_progress, dry_run=True).table[1:]] == ["0", "0"]
 
 
 def test_a_configuration_without_the_section_is_refused(workplace):
     with pytest.raises(CareError, match="no train-data"):
-        run(workplace().config, silent)
+        run(workplace().config, no_progress)

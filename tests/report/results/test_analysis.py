@@ -3,9 +3,9 @@ import samples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from care_accel.report.results.analysis import crossing, curves, fit, pairs, pareto_front, reaching
+from care_accel.report.results.analysis import break_even, curves, fit, pairs, pareto_front, rows_at_recall
 from care_accel.report.results.benchmarks import read_machines
-from care_accel.report.sections.crossings import said
+from care_accel.report.sections.break_even import describe_break_even
 
 SOME = st.integers(0, 6).map(float)  # few values, so that many are equal
 
@@ -32,7 +32,7 @@ def test_a_straight_line_is_found_again(intercept, slope, xs):
     line = fit(x, [intercept + slope * one for one in x])
     assert line.slope == pytest.approx(slope, rel=1e-4)
     assert line.residuals == pytest.approx([0] * len(x), abs=1e-4)
-    assert line.off == []
+    assert line.outliers == []
 
 
 def test_a_power_is_found_again():
@@ -44,22 +44,22 @@ def test_a_power_is_found_again():
 
 def test_a_curve_bends_at_its_first_point_that_is_further_than_15_percent_off():
     line = fit([1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 6.0, 4.0])
-    assert line.off == [i for i, r in enumerate(line.residuals) if abs(r) > 0.15] != []
+    assert line.outliers == [i for i, r in enumerate(line.residuals) if abs(r) > 0.15] != []
     assert line.residuals == pytest.approx(
         [(y - line.at(x)) / y for x, y in zip((1, 2, 3, 4), (1, 2, 6, 4), strict=True)]
     )
     almost = fit([1.0, 2.0, 3.0, 4.0], [1.0, 2.2, 3.0, 4.0])
     assert max(map(abs, almost.residuals)) < 0.15
-    assert almost.off == []
+    assert almost.outliers == []
 
 
 def test_points_in_a_cache_do_not_bend_the_line_if_three_others_remain():
     x, y = [1.0, 2.0, 3.0, 4.0, 5.0], [0.4, 0.8, 3.0, 4.0, 5.0]
-    line = fit(x, y, left_out=[True, True, False, False, False])
+    line = fit(x, y, excluded=[True, True, False, False, False])
     assert (line.slope, line.intercept) == (pytest.approx(1), pytest.approx(0, abs=1e-9))
-    assert line.off == [0, 1]
+    assert line.outliers == [0, 1]
     assert line.fitted == (False, False, True, True, True)
-    assert fit(x, y, left_out=[True, True, True, False, False]).fitted == (True,) * 5
+    assert fit(x, y, excluded=[True, True, True, False, False]).fitted == (True,) * 5
 
 
 def test_two_points_are_no_line():
@@ -119,14 +119,14 @@ def test_a_curve_of_another_name_is_ours_if_a_row_of_it_is(tmp_path):
     ],
 )
 def test_where_exact_search_loses_is_between_two_measured_sizes(points, below, above, words):
-    found = crossing(points)
+    found = break_even(points)
     assert (found.below, found.above) == (below, above)
-    assert words in said(found)
+    assert words in describe_break_even(found)
 
 
 @given(st.dictionaries(st.integers(1, 10**7), st.floats(0.01, 100), min_size=1, max_size=6))
 def test_nothing_is_said_beyond_the_measured_sizes(points):
-    found = crossing(points.items())
+    found = break_even(points.items())
     if found.about is not None:
         assert found.below * (1 - 1e-9) <= found.about <= found.above * (1 + 1e-9)
         assert {found.below, found.above} <= set(points)
@@ -135,7 +135,7 @@ def test_nothing_is_said_beyond_the_measured_sizes(points):
 
 def reached(tmp_path, rows, recall):
     """Return the approximate rows of the only case, by number of vectors."""
-    ((_, entries),) = reaching(groups_of(tmp_path, rows), recall).items()
+    ((_, entries),) = rows_at_recall(groups_of(tmp_path, rows), recall).items()
     return {n: rows for n, _, rows in entries}
 
 
@@ -183,9 +183,9 @@ def test_a_pair_differs_in_nothing_but_the_family_if_it_can(tmp_path):
     assert found[0].ratio.value == pytest.approx(
         found[0].symmetric.ratio / found[0].asymmetric.ratio, rel=1e-4
     )
-    assert found[0].kept == pytest.approx(found[0].asymmetric.quality["score"] / 0.715)
-    assert found[4].kept is None
-    assert [pair.unlike for pair in found[:2]] == [[], ["precision int8, not float32"]]
+    assert found[0].retained == pytest.approx(found[0].asymmetric.quality["score"] / 0.715)
+    assert found[4].retained is None
+    assert [pair.differences for pair in found[:2]] == [[], ["precision int8, not float32"]]
 
 
 def test_without_the_same_runtime_a_pair_is_with_the_fastest_other_and_says_so(tmp_path):
@@ -203,7 +203,7 @@ def test_without_the_same_runtime_a_pair_is_with_the_fastest_other_and_says_so(t
         for name in times
     }
     found = pairs(groups_of(tmp_path, samples.compared("tradeoff", "g", times, **extra)))
-    assert [(pair.asymmetric.name, pair.symmetric.name, pair.unlike) for pair in found] == [
+    assert [(pair.asymmetric.name, pair.symmetric.name, pair.differences) for pair in found] == [
         ("query, native", "twin", ["runtime native, not pytorch"]),
         ("query, PyTorch", "twin", []),
     ]
@@ -214,4 +214,4 @@ def test_scores_of_different_tasks_are_no_accuracy_kept(tmp_path):
     for row, task in zip(rows, ("a", "b"), strict=True):
         row["quality"] = {"metric": "nDCG@10", "task": task, "score": 0.5}
     (pair,) = pairs(groups_of(tmp_path, rows))
-    assert pair.kept is None
+    assert pair.retained is None

@@ -40,12 +40,12 @@ def test_an_average_is_of_all_tasks_or_none(tmp_path):
     [
         (lambda s: s.pop("model"), "'model' is missing"),
         (lambda s: s.update(tasks=[]), "'tasks' is missing or no dict"),
-        (lambda s: s["tasks"].update(x=3), "task 'x' is no JSON object"),
+        (lambda s: s["tasks"].update(x=3), "task 'x' is not a JSON object"),
         (lambda s: s["tasks"]["sts/chip-sts"].pop("main_metric"), "task 'sts/chip-sts' has no 'main_metric'"),
-        (lambda s: s["tasks"]["sts/chip-sts"].update(interval=[1]), "its interval is no pair of numbers"),
+        (lambda s: s["tasks"]["sts/chip-sts"].update(interval=[1]), "its interval is not a pair of numbers"),
         (
             lambda s: s["tasks"]["sts/chip-sts"].update(main_score="1"),
-            "its score, size or interval is no number",
+            "its score, size or interval is not a number",
         ),
     ],
 )

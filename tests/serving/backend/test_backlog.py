@@ -52,17 +52,17 @@ def test_requests_are_refused_until_no_more_wait_than_may(page):
     page.waiting = 1000
     backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
     said = []
-    eventually(lambda: said.append(backlog.excess(64)) or said[-1])
+    eventually(lambda: said.append(backlog.overload_reason(64)) or said[-1])
     assert "limit is 512" in said[-1]
     page.waiting = 512
-    eventually(lambda: backlog.excess(64) is None)
+    eventually(lambda: backlog.overload_reason(64) is None)
 
 
 def test_clients_take_a_refusal_for_what_it_is_and_do_not_ask_until_their_deadline(page):
     page.waiting = 1000
     backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
     refusals = []
-    eventually(lambda: refusals.append(backlog.excess(64)) or refusals[-1])
+    eventually(lambda: refusals.append(backlog.overload_reason(64)) or refusals[-1])
     said = SimpleNamespace(status=lambda: "StatusCode.UNAVAILABLE", message=lambda: refusals[-1])
     attempts = Attempts("localhost:8001", "query_encoder", timeout=30.0, retries=1, reached=True)
     assert attempts.pause(said) > 0
@@ -74,42 +74,42 @@ def test_a_few_requests_are_no_reason_to_look(page):
     page.waiting = 1000
     backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
     for _ in range(20):
-        assert backlog.excess(31) is None
+        assert backlog.overload_reason(31) is None
         time.sleep(0.005)
 
 
 def test_a_batch_that_took_long_is_one(page):
     page.waiting = 1000
     backlog = Backlog("query_encoder", 512, 200.0, 64, page.address)
-    backlog.took(4, 0.5)
+    backlog.record(4, 0.5)
     for _ in range(2):  # and nobody looks while it runs
         time.sleep(0.25)
-        assert "1,000 requests wait" in backlog.excess(4)
+        assert "1,000 requests wait" in backlog.overload_reason(4)
 
 
 def test_what_was_seen_long_ago_refuses_nobody(page):
     page.waiting = 10**6
     backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
-    eventually(lambda: backlog.excess(64))
+    eventually(lambda: backlog.overload_reason(64))
     page.waiting = 0
     time.sleep(0.3)
-    assert backlog.excess(1) is None
+    assert backlog.overload_reason(1) is None
 
 
 def test_a_slow_model_has_a_lower_limit(page):
     backlog = Backlog("query_encoder", 512, 2.0, 64, page.address)
     assert backlog.limit == 512
-    backlog.took(10, 0.2)
+    backlog.record(10, 0.2)
     assert backlog.limit == 100
     for _ in range(100):
-        backlog.took(1, 100.0)
+        backlog.record(1, 100.0)
     assert backlog.limit == 1
 
 
 def test_a_server_without_metrics_serves_all_the_same():
     backlog = Backlog("query_encoder", 1, 2.0, 1, ("127.0.0.1", 1))
     for _ in range(5):
-        assert backlog.excess(64) is None
+        assert backlog.overload_reason(64) is None
         time.sleep(0.03)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from care_accel.errors import CareError
 from care_accel.serving.backend.tensors import (
-    MOST_BYTES,
+    MAX_TEXT_BYTES,
     fair_threads,
     in_reach,
     read_parameters,
@@ -33,7 +33,7 @@ def test_texts_are_read_as_utf_8():
         (b"", "TEXT 1 is empty"),
         (b"a\xe9\xab", "TEXT 1 is not UTF-8 at byte 1"),
         (b"\xed\xa0\x80", "TEXT 1 is not UTF-8 at byte 0"),
-        (b"x" * (MOST_BYTES + 1), "TEXT 1 has 100,001 bytes; at most 100,000"),
+        (b"x" * (MAX_TEXT_BYTES + 1), "TEXT 1 has 100,001 bytes; at most 100,000"),
     ],
 )
 def test_a_text_that_cannot_be_taken_is_named_by_its_place_and_not_quoted(raw, message):
@@ -47,7 +47,7 @@ def test_an_empty_document_is_a_text():
 
 
 def test_the_longest_text_is_taken():
-    assert len(read_texts(tensor(b"x" * MOST_BYTES), empty=False)[0]) == MOST_BYTES
+    assert len(read_texts(tensor(b"x" * MAX_TEXT_BYTES), empty=False)[0]) == MAX_TEXT_BYTES
 
 
 def test_the_task_is_retrieval_where_none_is_given():

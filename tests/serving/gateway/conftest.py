@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.serving.gateway import Settings
 from care_accel.serving.gateway.app import create_app
-from care_accel.serving.gateway.listening import address_of, listening
+from care_accel.serving.gateway.listener import listen, url_of
 
 WIDTH = 8
 
@@ -138,7 +138,7 @@ def served(memory):
 
     def serve(**options):
         app = create_app(Settings(**{"rate": 0.0, **options}), memory)
-        sockets = listening("127.0.0.1", 0)
+        sockets = listen("127.0.0.1", 0)
         opened = sockets.__enter__()
         server = uvicorn.Server(
             uvicorn.Config(
@@ -163,7 +163,7 @@ def served(memory):
             sockets.__exit__(None, None, None)
 
         ends.append(end)
-        return Served(address_of(opened), loops[0])
+        return Served(url_of(opened), loops[0])
 
     yield serve
     for end in ends:

@@ -58,21 +58,21 @@ def test_ten_hits_are_asked_for_by_default(gateway, memory):
         ({"input": "", "model": "care-mini"}, "input", "is empty"),
         ({"input": [], "model": "care-mini"}, "input", "empty list"),
         ({"input": ["头痛", ""], "model": "care-mini"}, "input", r"'input'\[1\] is empty"),
-        ({"input": ["头痛", None], "model": "care-mini"}, "input", r"'input'\[1\] is no text"),
+        ({"input": ["头痛", None], "model": "care-mini"}, "input", r"'input'\[1\] must be a string"),
         ({"input": [1, 2], "model": "care-mini"}, "input", "token ids"),
         ({"input": [[1, 2]] * 9, "model": "care-mini"}, "input", "token ids"),
         ({"input": list(range(900)), "model": "care-mini"}, "input", "token ids"),
-        ({"input": {"text": "头痛"}, "model": "care-mini"}, "input", "text or a list"),
-        ({"input": ["头痛"] * 5, "model": "care-mini"}, "input", "at most 4"),
+        ({"input": {"text": "头痛"}, "model": "care-mini"}, "input", "string or a list"),
+        ({"input": ["头痛"] * 5, "model": "care-mini"}, "input", "maximum per request is 4"),
         ({"input": "痛" * 34, "model": "care-mini"}, "input", "102 bytes"),
-        ({"input": "头痛", "model": ["care-mini"]}, "model", "must be a text"),
+        ({"input": "头痛", "model": ["care-mini"]}, "model", "must be a string"),
         ({"input": "头痛", "model": "care-mini", "input_type": "passage"}, "input_type", "query, document"),
         ({"input": "头痛", "model": "care-mini", "input_type": ["query"]}, "input_type", "query, document"),
         ({"input": "头痛", "model": "care-mini", "task": "chat"}, "task", "retrieval, reranking, sts"),
         ({"input": "头痛", "model": "care-mini", "encoding_format": "hex"}, "encoding_format", "base64"),
         ({"input": "头痛", "model": "care-mini", "dimensions": 0}, "dimensions", "1 or more"),
-        ({"input": "头痛", "model": "care-mini", "dimensions": True}, "dimensions", "whole number"),
-        ({"input": "头痛", "model": "care-mini", "dimensions": 2.0}, "dimensions", "whole number"),
+        ({"input": "头痛", "model": "care-mini", "dimensions": True}, "dimensions", "integer"),
+        ({"input": "头痛", "model": "care-mini", "dimensions": 2.0}, "dimensions", "integer"),
         ({"input": "头痛", "model": "care-mini", "dimensions": 9}, "dimensions", "have 8 values"),
         ({"input": "头痛", "model": "care-mini", "input_typ": "document"}, "input_typ", "unknown field"),
     ],
@@ -89,10 +89,10 @@ def test_an_embedding_request_that_is_wrong_says_which_field(gateway, fields, pa
     [
         ({"query": "头痛", "k": 0}, "'k' is 0; it must be 1 or more"),
         ({"query": "头痛", "k": -(10**40)}, "'k' is negative"),
-        ({"query": "头痛", "k": 10**9}, "at most 1000 hits"),
+        ({"query": "头痛", "k": 10**9}, "maximum is 1000"),
         ({"query": "头痛", "k": 10**100}, "'k' is a very large number"),
         ({"query": ["头痛"] * 11, "k": 1000}, "11 queries with 1000 hits each"),
-        ({"query": "头痛", "k": "10"}, "'k' must be a whole number"),
+        ({"query": "头痛", "k": "10"}, "'k' must be an integer"),
         ({"query": ""}, "'query' is empty"),
         ({"query": "头痛", "dimensions": 3}, "unknown field 'dimensions'"),
     ],
@@ -209,7 +209,7 @@ def test_another_model_under_the_same_address_is_noticed(gateway, memory, monkey
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-mini"
     memory.name = "care-large"
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-mini"
-    monkeypatch.setattr("care_accel.serving.gateway.upstream._FRESH", -1.0)
+    monkeypatch.setattr("care_accel.serving.gateway.upstream._MODEL_TTL_S", -1.0)
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-large"
 
 

@@ -12,9 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from care_accel.serving.gateway import Settings
+from care_accel.serving.gateway.admission import _name, _network
 from care_accel.serving.gateway.app import create_app
-from care_accel.serving.gateway.gate import _name, _network
-from care_accel.serving.gateway.rate import RateLimit
+from care_accel.serving.gateway.rate_limit import RateLimiter
 
 TOKEN, OTHER = "0123456789abcdef-first", "0123456789abcdef-other"
 QUERY = {"query": "我头痛三天了"}
@@ -172,7 +172,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(served):
 
 def test_a_caller_beyond_the_rate_is_told_when_to_come_back(gateway):
     clock = Clock()
-    client = gateway(rate=0.5, burst=2, limiter=RateLimit(0.5, 2, clock))
+    client = gateway(rate=0.5, burst=2, limiter=RateLimiter(0.5, 2, clock))
     assert [client.post("/v1/search", json=QUERY).status_code for _ in range(3)] == [200, 200, 429]
     answer = client.get("/v1/models")
     assert code(answer) == (429, "rate_limit_exceeded")
@@ -184,7 +184,7 @@ def test_a_caller_beyond_the_rate_is_told_when_to_come_back(gateway):
 
 
 def test_each_token_has_a_bucket_and_guessing_one_of_its_own(gateway):
-    client = gateway(tokens=(TOKEN, OTHER), limiter=RateLimit(1.0, 2, Clock()))
+    client = gateway(tokens=(TOKEN, OTHER), limiter=RateLimiter(1.0, 2, Clock()))
 
     def status(token):
         return client.get("/v1/models", headers={"authorization": f"Bearer {token}"}).status_code
@@ -195,17 +195,17 @@ def test_each_token_has_a_bucket_and_guessing_one_of_its_own(gateway):
 
 
 def test_buckets_fill_up_to_their_size_and_are_forgotten_oldest_first(monkeypatch):
-    monkeypatch.setattr("care_accel.serving.gateway.rate._MOST_CALLERS", 2)
+    monkeypatch.setattr("care_accel.serving.gateway.rate_limit._MAX_CALLERS", 2)
     clock = Clock()
-    limit = RateLimit(2.0, 3, clock)
-    assert [limit.wait("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    limit = RateLimiter(2.0, 3, clock)
+    assert [limit.acquire("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     clock.now = 0.25
-    assert limit.wait("a") == 0.25
+    assert limit.acquire("a") == 0.25
     clock.now = 100.0
-    assert [limit.wait("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
+    assert [limit.acquire("a") for _ in range(4)] == [0.0, 0.0, 0.0, 0.5]
     for caller in "bc":
-        assert limit.wait(caller) == 0.0
-    assert limit.wait("a") == 0.0
+        assert limit.acquire(caller) == 0.0
+    assert limit.acquire("a") == 0.0
     assert len(limit._buckets) == 2
 
 
@@ -307,7 +307,7 @@ def test_metrics_count_requests_seconds_texts_and_refusals(gateway):
 
 
 def test_readiness_follows_the_inference_server_and_health_does_not(gateway, memory, monkeypatch):
-    monkeypatch.setattr("care_accel.serving.gateway.upstream._PROBE", -1.0)
+    monkeypatch.setattr("care_accel.serving.gateway.upstream._READY_TTL_S", -1.0)
     client = gateway()
     assert client.get("/readyz").json() == {"status": "ready"}
     memory.alive = False

@@ -50,7 +50,7 @@ def test_tokens_come_from_a_file_before_the_environment(tmp_path):
 def test_a_source_of_tokens_without_one_is_refused(tmp_path):
     file = tmp_path / "tokens"
     file.write_text("# none yet\n")
-    with pytest.raises(CareError, match="holds no token"):
+    with pytest.raises(CareError, match="has no token"):
         read_tokens(file, {})
     with pytest.raises(CareError, match="No such file"):
         read_tokens(tmp_path / "absent", {})

@@ -110,7 +110,7 @@ def test_a_warm_up_row_is_written_as_the_protocol_has_it(tmp_path):
 def test_a_file_that_is_no_configuration_is_named(tmp_path, text):
     file = tmp_path / "config.pbtxt"
     file.write_text(text)
-    with pytest.raises(CareError, match=r"config\.pbtxt: no configuration"):
+    with pytest.raises(CareError, match=r"config\.pbtxt: invalid model configuration"):
         read_config(file)
 
 

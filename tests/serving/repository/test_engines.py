@@ -258,7 +258,7 @@ def test_with_an_index_the_search_is_served_too(no_graphs, tiny, tiny_model, tmp
     [
         ({"engine": "tensorrt"}, r"nothing was exported for TensorRT; care-accel export --runtime tensorrt"),
         ({"engine": "openvino"}, "unknown engine 'openvino'; choose one of onnxruntime, tensorrt"),
-        ({"engine": "onnxruntime", "dtype": "int8"}, "int8 is of the native runtime"),
+        ({"engine": "onnxruntime", "dtype": "int8"}, "int8 needs the native runtime"),
         ({"engine": "onnxruntime", "dtype": "float16"}, "are float32, not float16"),
         ({"engine": "onnxruntime", "roles": []}, "give the role"),
     ],

@@ -56,19 +56,19 @@ def test_a_port_that_is_none_is_refused(port):
 
 def test_two_front_ends_with_one_port_are_refused():
     (port,) = free_ports(1)
-    with pytest.raises(CareError, match=f"http cannot listen on port {port}, which another front end has"):
+    with pytest.raises(CareError, match=f"http cannot listen on port {port}, which another endpoint uses"):
         Server(REPOSITORY, http=port, metrics=port)
 
 
 def test_a_name_is_listened_on_by_its_address():
     """By a name the server's HTTP front end says that it has started, and answers nobody."""
     assert Server(REPOSITORY, host="localhost").http.startswith("127.0.0.1:")
-    with pytest.raises(CareError, match=r"--host nowhere\.invalid: no IPv4 address"):
+    with pytest.raises(CareError, match=r"--host nowhere\.invalid: the name has no IPv4 address"):
         Server(REPOSITORY, host="nowhere.invalid")
 
 
 def test_a_log_that_cannot_be_written_is_said(tmp_path):
-    with pytest.raises(CareError, match="no log can be written there: No such file"):
+    with pytest.raises(CareError, match="the log cannot be written: No such file"):
         Server(REPOSITORY, log=tmp_path / "nowhere" / "log").start()
 
 
@@ -127,7 +127,7 @@ def test_the_first_error_of_a_log_is_our_own_if_there_is_one(tmp_path):
     harmless = 'E1125 server.cc:241] "CudaDriverHelper has not been initialized."'
     log.write_text(f"I1125 fine\n{harmless}\ntritonserver: a model's process (7) has died\n\n")
     assert first_error(log).startswith("tritonserver: a model's process (7) has died (log: ")
-    assert first_error(tmp_path / "none").startswith("it said nothing")
+    assert first_error(tmp_path / "none").startswith("it is empty")
 
 
 def test_where_in_the_code_an_error_was_stays_in_the_log(tmp_path):
@@ -156,7 +156,7 @@ def test_a_log_that_an_error_names_is_there(tmp_path):
     assert log.is_file()
     shutil.rmtree(log.parent)
     with (
-        pytest.raises(CareError, match="no log can be written there"),
+        pytest.raises(CareError, match="the log cannot be written"),
         Server(tmp_path / "r", log=tmp_path / "no" / "log"),
     ):
         pass

@@ -54,7 +54,7 @@ def test_a_server_that_was_killed_is_restarted(tmp_path):
     command = program(tmp_path, "if starts == 1:\n    os.kill(os.getpid(), signal.SIGKILL)\nsys.exit(0)")
     assert supervise(command, os.environ, said.append) == 0
     assert starts(tmp_path) == 2
-    assert said == ["the server ended by itself (-9); restarting it"]
+    assert said == ["the server exited with code -9; restarting it"]
 
 
 def test_a_server_that_dies_again_and_again_is_given_up(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_server_that_dies_again_and_again_is_given_up(tmp_path, monkeypatch):
 
 
 def test_a_signal_between_two_servers_starts_no_other(tmp_path, monkeypatch):
-    monkeypatch.setattr("care_accel.serving.tritonserver.supervisor._LOOK_EVERY", 0.01)
+    monkeypatch.setattr("care_accel.serving.tritonserver.supervisor._POLL_S", 0.01)
     command = program(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)")
     restarts = []
 

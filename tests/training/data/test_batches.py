@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from care_accel.errors import CareError
-from care_accel.training.data.batches import BatchesOfOneLength
+from care_accel.training.data.batches import LengthGroupedBatchSampler
 
 rows = st.lists(st.tuples(st.text("ab", max_size=4), st.text("cd", max_size=30)), min_size=1, max_size=60)
 
@@ -14,7 +14,7 @@ def sampler(pairs, size, **options):
     table = Dataset.from_dict(
         {"query": [q for q, _ in pairs], "positive": [d for _, d in pairs], "label": [[0.0]] * len(pairs)}
     )
-    return BatchesOfOneLength(table, size, **{"drop_last": False} | options)
+    return LengthGroupedBatchSampler(table, size, **{"drop_last": False} | options)
 
 
 @settings(max_examples=60, deadline=None)

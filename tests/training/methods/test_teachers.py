@@ -62,11 +62,11 @@ def test_the_document_encoder_learns_which_texts_the_teacher_takes_for_alike(rec
     before = initial_model(load_recipe(recipe), data_dir, tmp_path / "initial")
     after = train(recipe, data_dir, tmp_path / "run")
     texts = list(read_texts(data_dir / "texts.jsonl"))
-    aims = load_teacher(stage(teacher="universal-sentence-encoder"), before)(texts)
+    targets = load_teacher(stage(teacher="universal-sentence-encoder"), before)(texts)
     others = ~np.eye(len(texts), dtype=bool)
 
     def likeness(vectors):
-        return np.corrcoef((vectors @ vectors.T)[others], (aims @ aims.T)[others])[0, 1]
+        return np.corrcoef((vectors @ vectors.T)[others], (targets @ targets.T)[others])[0, 1]
 
     assert likeness(after.encode_document(texts)) > 0.9
     assert likeness(after.encode_document(texts)) > likeness(before.encode_document(texts))
@@ -77,5 +77,5 @@ def test_a_teacher_narrower_than_the_model_is_refused(values, write_recipe, reci
     narrow = train(recipe, data_dir, tmp_path / "narrow")
     values["start"]["width"] = 32
     values["stages"][0]["teacher"] = str(narrow.source("document").checkpoint.folder.parent)
-    with pytest.raises(CareError, match="the teacher's vectors have 24 values, the model's 32"):
+    with pytest.raises(CareError, match="the teacher's vectors have 24 dimensions, the model's 32"):
         train(write_recipe(values), data_dir, tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Around every request: its id, its line in the log, its place in the metrics, the headers of its response."""
+"""Outermost middleware: request id, access log, metrics, security headers and error responses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from care_accel.serving.gateway.errors import INTERNAL, ApiError
-from care_accel.serving.gateway.meters import Meters
+from care_accel.serving.gateway.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-_GONE = 499  # nginx's number for a caller who did not wait; nobody receives it
+_CLIENT_CLOSED = 499  # nginx's status for a client that disconnected; logged only
 
-# No CORS header is among them: pages of other origins read nothing.
+# No CORS headers: pages of other origins cannot read responses.
 _SECURITY = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -40,40 +40,39 @@ _SECURITY = {
 
 
 @dataclass
-class Note:
-    """What is known of a request for its line in the log; routes fill it in."""
+class RequestLog:
+    """Access log entry of a request; routes fill it in."""
 
     id: str
     route: str
     caller: str = "-"
     texts: int = 0
     tokens: int = 0
-    words: list[str] | None = None
+    payload: list[str] | None = None
     error: str | None = None
     started: float = field(default_factory=perf_counter)
 
 
-def note_of(scope: Scope) -> Note:
-    """Return the note of a request."""
-    note: Note = scope["care_accel.note"]
-    return note
+def request_log_of(scope: Scope) -> RequestLog:
+    """Return the access log entry of a request."""
+    entry: RequestLog = scope["care_accel.request_log"]
+    return entry
 
 
-class Envelope:
-    """The outermost layer: whatever happens inside, one response, one line, one count.
+class RequestMiddleware:
+    """ASGI middleware: exactly one response, one access log line and one metrics count per request.
 
     Parameters
     ----------
     app : ASGI application
-    meters : Meters
+    metrics : Metrics
     routes : collection of str
-        Paths that may stand in the log and in labels; any other is written as ``other``, for
-        an address can hold a patient's words as well.
+        Paths allowed in the log and in labels; others are written as ``other``, as a URL may contain patients' words.
     log_texts : bool
     """
 
-    def __init__(self, app: ASGIApp, meters: Meters, routes: frozenset[str], *, log_texts: bool) -> None:
-        self._app, self._meters, self._routes, self._log_texts = app, meters, routes, log_texts
+    def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], *, log_texts: bool) -> None:
+        self._app, self._metrics, self._routes, self._log_texts = app, metrics, routes, log_texts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -81,62 +80,64 @@ class Envelope:
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
             return
-        note = Note(_request_id(scope), self._route(scope["path"]), caller=(scope["client"] or ("-",))[0])
-        scope["care_accel.note"] = note
+        entry = RequestLog(
+            _request_id(scope), self._route(scope["path"]), caller=(scope["client"] or ("-",))[0]
+        )
+        scope["care_accel.request_log"] = entry
         status = 0
 
-        async def send_marked(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers.update(_SECURITY)
-                headers["X-Request-ID"] = note.id
+                headers["X-Request-ID"] = entry.id
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
         try:
-            await self._app(scope, receive, send_marked)
+            await self._app(scope, receive, send_with_headers)
         except ApiError as error:
-            note.error = error.code
-            await error.response()(scope, receive, send_marked)
+            entry.error = error.code
+            await error.response()(scope, receive, send_with_headers)
         except ClientDisconnect:
-            note.error = "disconnected"
-            status = _GONE
+            entry.error = "disconnected"
+            status = _CLIENT_CLOSED
         except Exception as error:
-            # Where it failed and as what, but not its message, which may quote a text.
-            places = "".join(traceback.format_tb(error.__traceback__))
-            log.error("id=%s failed with %s\n%s", note.id, type(error).__name__, places.rstrip())
+            # Traceback and type, but not the message, which may quote a text.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            log.error("id=%s failed with %s\n%s", entry.id, type(error).__name__, frames.rstrip())
             if not status:
-                await INTERNAL.response()(scope, receive, send_marked)
+                await INTERNAL.response()(scope, receive, send_with_headers)
         finally:
-            self._write(note, scope, status)
+            self._write(entry, scope, status)
 
     def _route(self, path: str) -> str:
         if path in self._routes:
             return path
         return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
 
-    def _write(self, note: Note, scope: Scope, status: int) -> None:
-        seconds = perf_counter() - note.started
+    def _write(self, entry: RequestLog, scope: Scope, status: int) -> None:
+        seconds = perf_counter() - entry.started
         method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._meters.requests.labels(note.route, method, str(status or _GONE)).inc()
-        self._meters.seconds.labels(note.route).observe(seconds)
+        self._metrics.requests.labels(entry.route, method, str(status or _CLIENT_CLOSED)).inc()
+        self._metrics.seconds.labels(entry.route).observe(seconds)
         log.info(
             "id=%s %s %s %d %.1f ms caller=%s texts=%d tokens=%d%s",
-            note.id,
+            entry.id,
             method,
-            note.route,
-            status or _GONE,
+            entry.route,
+            status or _CLIENT_CLOSED,
             1e3 * seconds,
-            note.caller,
-            note.texts,
-            note.tokens,
-            f" error={note.error}" if note.error else "",
+            entry.caller,
+            entry.texts,
+            entry.tokens,
+            f" error={entry.error}" if entry.error else "",
         )
-        if self._log_texts and note.words is not None:
-            # As JSON, so that a text with a line break cannot write a line of its own.
-            log.info("id=%s words=%s", note.id, json.dumps(note.words, ensure_ascii=True))
+        if self._log_texts and entry.payload is not None:
+            # As JSON: a line break in a text must not forge a log line.
+            log.info("id=%s words=%s", entry.id, json.dumps(entry.payload, ensure_ascii=True))
 
 
 def _request_id(scope: Scope) -> str:

@@ -1,4 +1,4 @@
-"""The fields of a request's JSON object, checked one by one."""
+"""Request schemas and their validation."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_K = 10
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """What ``POST /v1/embeddings`` asks for."""
+    """Request of ``POST /v1/embeddings``."""
 
     texts: list[str]
     model: str
@@ -40,7 +40,7 @@ class EmbeddingRequest:
         role = _choice(values, "input_type", ROLES)
         model = _text(values, "model")
         if model is None:
-            raise invalid("'model' is missing; GET /v1/models lists what is served", "model", "missing")
+            raise invalid("'model' is missing; GET /v1/models lists the served models", "model", "missing")
         return cls(
             texts=_texts(values, "input", settings, empty=role == "document"),
             model=model,
@@ -53,7 +53,7 @@ class EmbeddingRequest:
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """What ``POST /v1/search`` asks for."""
+    """Request of ``POST /v1/search``."""
 
     texts: list[str]
     model: str | None
@@ -74,11 +74,11 @@ class SearchRequest:
         k = _count(values, "k")
         k = _DEFAULT_K if k is None else k
         if k > settings.max_k:
-            raise invalid(f"'k' is {_shown(k)}; at most {settings.max_k} hits are given", "k", "too_large")
+            raise invalid(f"'k' is {_shown(k)}; the maximum is {settings.max_k}", "k", "too_large")
         if k * len(texts) > settings.max_hits:
             raise invalid(
-                f"{len(texts)} queries with {k} hits each; a response holds {settings.max_hits} at most: "
-                "send fewer queries at a time or ask for a smaller k",
+                f"{len(texts)} queries with {k} hits each exceed the maximum of {settings.max_hits} hits per response; "
+                "send fewer queries or a smaller k",
                 "k",
                 "too_large",
             )
@@ -86,9 +86,9 @@ class SearchRequest:
 
 
 def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
-    # A misspelt input_type would otherwise encode documents as queries, and nobody would see it.
+    # A misspelt input_type would otherwise silently encode documents as queries.
     if unknown := sorted(set(values) - set(known)):
-        # A name that is no identifier may be a misplaced text, which no message repeats.
+        # A name that is not an identifier may be a misplaced text, which messages must not contain.
         name = unknown[0] if unknown[0].isidentifier() and len(unknown[0]) <= 40 else None
         raise invalid(
             f"unknown field{'' if name is None else f' {name!r}'}; known are {', '.join(known)}",
@@ -100,21 +100,21 @@ def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
 def _texts(values: dict[str, Any], name: str, settings: Settings, *, empty: bool) -> list[str]:
     given = values.get(name)
     if given is None:
-        raise invalid(f"{name!r} is missing; it must be a text or a list of texts", name, "missing")
+        raise invalid(f"{name!r} is missing; it must be a string or a list of strings", name, "missing")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list):
-        raise invalid(f"{name!r} must be a text or a list of texts", name)
+        raise invalid(f"{name!r} must be a string or a list of strings", name)
     if not texts:
-        raise invalid(f"{name!r} is an empty list; send one text or more", name)
+        raise invalid(f"{name!r} is an empty list; send at least one text", name)
     if len(texts) > settings.max_inputs and not _token_ids(texts):
         raise invalid(
-            f"{name!r} has {len(texts)} texts; at most {settings.max_inputs} are taken at a time",
+            f"{name!r} has {len(texts)} texts; the maximum per request is {settings.max_inputs}",
             name,
             "too_many",
         )
     return [
-        _checked(text, name, place if isinstance(given, list) else None, settings, empty)
-        for place, text in enumerate(texts)
+        _checked(text, name, i if isinstance(given, list) else None, settings, empty)
+        for i, text in enumerate(texts)
     ]
 
 
@@ -123,23 +123,23 @@ def _token_ids(values: list[Any]) -> bool:
     return isinstance(first, int) and not isinstance(first, bool)
 
 
-def _checked(text: Any, name: str, place: int | None, settings: Settings, empty: bool) -> str:
-    where = f"{name!r}" if place is None else f"{name!r}[{place}]"
+def _checked(text: Any, name: str, position: int | None, settings: Settings, empty: bool) -> str:
+    where = f"{name!r}" if position is None else f"{name!r}[{position}]"
     if not isinstance(text, str):
         if _token_ids([text]):
             raise invalid(
-                f"{where} holds token ids, which mean nothing to this model's own tokenizer; send texts",
+                f"{where} contains token ids, which are not supported; send texts",
                 name,
                 "token_ids",
             )
-        raise invalid(f"{where} is no text", name)
-    # Half of a surrogate pair, which \u escapes can write, is no character; the library replaces it likewise.
+        raise invalid(f"{where} must be a string", name)
+    # Lone surrogates, possible in \u escapes, are replaced as the library does.
     text, _ = replace_lone_surrogates(text)
     if not text and not empty:
-        raise invalid(f"{where} is empty; a query needs a word", name, "empty")
+        raise invalid(f"{where} is empty; send a non-empty query", name, "empty")
     if (length := len(text.encode("utf-8"))) > settings.max_text:
         raise invalid(
-            f"{where} has {length} bytes in UTF-8; a text may have {settings.max_text}", name, "too_long"
+            f"{where} has {length} bytes in UTF-8; the maximum is {settings.max_text}", name, "too_long"
         )
     return text
 
@@ -147,7 +147,7 @@ def _checked(text: Any, name: str, place: int | None, settings: Settings, empty:
 def _text(values: dict[str, Any], name: str) -> str | None:
     value = values.get(name)
     if value is not None and not isinstance(value, str):
-        raise invalid(f"{name!r} must be a text", name)
+        raise invalid(f"{name!r} must be a string", name)
     return value
 
 
@@ -165,7 +165,7 @@ def _count(values: dict[str, Any], name: str) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(f"{name!r} must be a whole number", name)
+        raise invalid(f"{name!r} must be an integer", name)
     if value < 1:
         raise invalid(f"{name!r} is {_shown(value)}; it must be 1 or more", name)
     return value

@@ -1,4 +1,4 @@
-"""Who may come in: by which name, with which token, how often, and how many at once."""
+"""Admission control: Host check, authentication, rate limit and concurrency limit."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from contextlib import contextmanager
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from care_accel.serving.gateway.envelope import Note, note_of
 from care_accel.serving.gateway.errors import ApiError
-from care_accel.serving.gateway.meters import Meters
-from care_accel.serving.gateway.rate import RateLimit
+from care_accel.serving.gateway.metrics import Metrics
+from care_accel.serving.gateway.middleware import RequestLog, request_log_of
+from care_accel.serving.gateway.rate_limit import RateLimiter
 from care_accel.serving.gateway.settings import Settings
 
-# Probes call by address and learn nothing but that it is alive.
-_ANY_HOST = frozenset({"/healthz", "/readyz"})
+# Health checks may use the IP address; their responses reveal nothing.
+_ANY_HOST_PATHS = frozenset({"/healthz", "/readyz"})
 
 
-class Gate:
-    """The layer that refuses before any work is done.
+class AdmissionMiddleware:
+    """ASGI middleware that rejects requests before any work is done.
 
     Parameters
     ----------
     app : ASGI application
     settings : Settings
-    meters : Meters
-    rate : RateLimit, optional
+    metrics : Metrics
+    rate : RateLimiter, optional
     """
 
     def __init__(
-        self, app: ASGIApp, settings: Settings, meters: Meters, rate: RateLimit | None = None
+        self, app: ASGIApp, settings: Settings, metrics: Metrics, rate: RateLimiter | None = None
     ) -> None:
-        self._app, self._settings, self._meters = app, settings, meters
-        self._rate = rate or RateLimit(settings.rate, settings.burst)
+        self._app, self._settings, self._metrics = app, settings, metrics
+        self._rate = rate or RateLimiter(settings.rate, settings.burst)
         self._tokens = [token.encode() for token in settings.tokens]
-        self._in_work = 0
+        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or raise the `ApiError` that refuses it."""
+        """Forward a request, or raise the `ApiError` that rejects it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path, note, headers = scope["path"], note_of(scope), Headers(scope=scope)
-        if path not in _ANY_HOST:
+        path, entry, headers = scope["path"], request_log_of(scope), Headers(scope=scope)
+        if path not in _ANY_HOST_PATHS:
             self._check_host(headers)
         api = path.startswith("/v1/")
         if api or path == "/metrics":
-            caller = self._caller(note, headers)
+            caller = self._caller(entry, headers)
             if api:
                 self._check_rate(caller)
         if api and scope["method"] == "POST":
-            with self._place():
+            with self._slot():
                 await self._app(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
     def _refused(self, reason: str, error: ApiError) -> ApiError:
-        self._meters.rejected.labels(reason).inc()
+        self._metrics.rejected.labels(reason).inc()
         return error
 
     def _check_host(self, headers: Headers) -> None:
@@ -71,62 +71,65 @@ class Gate:
                 ApiError(
                     400,
                     "unknown_host",
-                    "this gateway is not called by that name; start it with --allow-host NAME if it should be",
+                    "the Host header is not allowed; start the gateway with --allow-host NAME to allow it",
                 ),
             )
 
-    def _caller(self, note: Note, headers: Headers) -> str:
-        """Return whose bucket the request is counted in, once its token is right."""
-        address = f"address:{_network(note.caller)}"
+    def _caller(self, entry: RequestLog, headers: Headers) -> str:
+        """Authenticate; return the key of the caller's rate limit bucket."""
+        address = f"address:{_network(entry.caller)}"
         if not self._tokens:
             return address
         scheme, _, given = headers.get("authorization", "").partition(" ")
         offered = given.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
-        # All are compared, each in constant time: how long it takes tells nothing.
+        # All are compared, each in constant time, against timing attacks.
         right = [hmac.compare_digest(offered, token) for token in self._tokens]
         if any(right):
-            note.caller = f"token{right.index(True) + 1}@{note.caller}"
+            entry.caller = f"token{right.index(True) + 1}@{entry.caller}"
             return f"token:{right.index(True)}"
-        self._check_rate(address)  # guessing is limited as well
+        self._check_rate(address)  # also limits guessing
         raise self._refused(
             "token",
             ApiError(
                 401,
                 "invalid_token",
-                "send the gateway's token: Authorization: Bearer TOKEN",
+                "missing or invalid token; send Authorization: Bearer TOKEN",
                 headers={"WWW-Authenticate": "Bearer"},
             ),
         )
 
     def _check_rate(self, caller: str) -> None:
-        if seconds := self._rate.wait(caller):
+        if seconds := self._rate.acquire(caller):
             raise self._refused(
                 "rate",
                 ApiError(
                     429,
                     "rate_limit_exceeded",
-                    f"more than {self._settings.rate:g} requests a second; wait and try again",
+                    f"rate limit of {self._settings.rate:g} requests per second exceeded; retry later",
                     headers={"Retry-After": str(math.ceil(seconds))},
                 ),
             )
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """Hold one of the places for requests in work; there is no queue for them, the inference server has one."""
-        if self._in_work >= self._settings.concurrency:
+    def _slot(self) -> Iterator[None]:
+        """Hold a concurrency slot; requests are not queued here, as the inference server has a queue."""
+        if self._in_flight >= self._settings.concurrency:
             raise self._refused(
                 "concurrency",
                 ApiError(
-                    503, "overloaded", "too many requests at once; try again", headers={"Retry-After": "1"}
+                    503,
+                    "overloaded",
+                    "too many concurrent requests; retry later",
+                    headers={"Retry-After": "1"},
                 ),
             )
-        self._in_work += 1
-        self._meters.in_flight.inc()
+        self._in_flight += 1
+        self._metrics.in_flight.inc()
         try:
             yield
         finally:
-            self._in_work -= 1
-            self._meters.in_flight.dec()
+            self._in_flight -= 1
+            self._metrics.in_flight.dec()
 
 
 def _name(host: str) -> str:
@@ -137,7 +140,7 @@ def _name(host: str) -> str:
 
 
 def _network(address: str) -> str:
-    # Whoever has an IPv6 address has 2^64 of them.
+    # An IPv6 client usually has a /64 network.
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,4 +1,4 @@
-"""From which number of vectors on exact search loses to each kind of approximate search."""
+"""Break-even points: the index size from which each approximate search is faster than exact search."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ import math
 from collections.abc import Iterable, Sequence
 
 from care_accel.report.drawing import charts
+from care_accel.report.drawing.axes import tick_text
 from care_accel.report.drawing.blocks import MISSING, Cell, Figure, Line, Table, number, spread, where
-from care_accel.report.drawing.scales import tick_text
-from care_accel.report.results.analysis import Crossing, Reaching, crossing, reaching
+from care_accel.report.results.analysis import BreakEven, RecallRows, break_even, rows_at_recall
 from care_accel.report.results.benchmarks import Group, Machine, Row
 
 RECALLS = (0.99, 0.999)
 _FASTEST = "the fastest of them"
 
 
-def crossings(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
-    """Return a figure for each recall and each kind of vectors: every approximate search over their number."""
-    found = {recall: reaching(groups, recall) for recall in RECALLS}
+def break_even_figures(machine: Machine, groups: Sequence[Group]) -> list[Figure]:
+    """Return a figure for each recall and set of fixed parameters: all approximate searches over the index size."""
+    found = {recall: rows_at_recall(groups, recall) for recall in RECALLS}
     cases = dict.fromkeys(case for some in found.values() for case in some)
     return [_figure(machine, case, recall, found[recall][case]) for case in cases for recall in RECALLS]
 
 
-def _figure(machine: Machine, case: str, recall: float, entries: Sequence[Reaching]) -> Figure:
+def _figure(machine: Machine, case: str, recall: float, entries: Sequence[RecallRows]) -> Figure:
     title = f"Where exact search loses at recall {recall} ({case})"
     runs = "; ".join(dict.fromkeys(where(machine, one.group.run) for one in entries))
     named: dict[str, list[tuple[float, Row]]] = {}
@@ -33,24 +33,24 @@ def _figure(machine: Machine, case: str, recall: float, entries: Sequence[Reachi
     if not named:
         return Figure(title, runs, notes=[f"Recall {recall}: no approximate row reaches it."])
     fastest = [(n, rows[0]) for n, _, rows in entries if rows]
-    note = f"Recall {recall}: {said(crossing(_ratios(fastest)))}"
+    note = f"Recall {recall}: {describe_break_even(break_even(_ratios(fastest)))}"
     if noisy := [n for n, row in fastest if row.noisy]:
         note += f" At {_counts(noisy)} vectors the fastest row is noisy: do not quote it."
     if without := [n for n, _, rows in entries if not rows]:
         note += f" At {_counts(without)} vectors no approximate row reaches it."
     sizes = [n for n, _, _ in entries]
-    lines = [_loses(name, points, sizes) for name, points in sorted(named.items())]
+    lines = [_break_even_line(name, points, sizes) for name, points in sorted(named.items())]
     columns = [
         *(("approximate search", ""), ("exact search loses from", "n"), ("over ours at the fewest", "n")),
         *(("at the most", "n"), ("", "note")),
     ]
-    measured = [_measured(name, n, row) for name, points in sorted(named.items()) for n, row in points]
+    measured = [_point_line(name, n, row) for name, points in sorted(named.items()) for n, row in points]
     of_points = [
         *(("approximate search", ""), ("vectors", "n"), ("recall here", "n"), ("over ours", "n")),
         *(("p50, ms", "n"), ("", "note")),
     ]
     tables = [
-        Table(columns, [*lines, _loses(_FASTEST, fastest, sizes, kind="total")]),
+        Table(columns, [*lines, _break_even_line(_FASTEST, fastest, sizes, kind="total")]),
         Table(of_points, measured, folded="The points"),
     ]
     return Figure(title, runs, _plot(named), tables, [f"Below the line exact search loses. {note}"])
@@ -73,7 +73,7 @@ def _plot(named: dict[str, list[tuple[float, Row]]]) -> charts.Markup | None:
 
 
 def _search(row: Row) -> str:
-    """Return what a row is called without the recall that it was tuned to."""
+    """Return the name of a row without the recall that it was tuned for."""
     return row.name.rpartition(", recall ")[0] or row.name
 
 
@@ -85,8 +85,10 @@ def _counts(numbers: Iterable[float]) -> str:
     return ", ".join(f"{n:,.0f}" for n in numbers)
 
 
-def _loses(name: str, points: Sequence[tuple[float, Row]], sizes: Sequence[float], *, kind: str = "") -> Line:
-    """Return the line of one search: the number from which on it is faster, as far as was measured."""
+def _break_even_line(
+    name: str, points: Sequence[tuple[float, Row]], sizes: Sequence[float], *, kind: str = ""
+) -> Line:
+    """Return the table row of one search, with its break-even point within the measured range."""
     remarks = []
     if noisy := [n for n, row in points if row.noisy]:
         remarks.append(f"noisy at {_counts(noisy)}: do not quote")
@@ -96,10 +98,12 @@ def _loses(name: str, points: Sequence[tuple[float, Row]], sizes: Sequence[float
         number(row.ratio, small=f"{n:,.0f} vectors", kind="faded" if row.noisy else "")
         for n, row in (points[0], points[-1])
     ]
-    return Line([Cell(name), _from(crossing(_ratios(points))), *ends, Cell("; ".join(remarks))], kind)
+    return Line(
+        [Cell(name), _break_even_cell(break_even(_ratios(points))), *ends, Cell("; ".join(remarks))], kind
+    )
 
 
-def _from(found: Crossing) -> Cell:
+def _break_even_cell(found: BreakEven) -> Cell:
     first, last = (f"{found.points[i][0]:,.0f}" for i in (0, -1))
     if found.alternates:
         some = _counts(n for n, ratio in found.points if ratio < 1)
@@ -112,7 +116,7 @@ def _from(found: Crossing) -> Cell:
     return Cell(f"about {_rounded(found.about)}", value=found.about, small=between)
 
 
-def _measured(name: str, vectors: float, row: Row) -> Line:
+def _point_line(name: str, vectors: float, row: Row) -> Line:
     recalled = Cell(MISSING) if row.recall is None else Cell(f"{row.recall:.4f}", value=row.recall)
     return Line(
         [
@@ -131,8 +135,8 @@ def _rounded(value: float) -> str:
     return tick_text(float(f"{value:.2g}"))
 
 
-def said(found: Crossing) -> str:
-    """Say from where on exact search loses; nothing about what was not measured."""
+def describe_break_even(found: BreakEven) -> str:
+    """Describe a break-even point, within the measured range."""
     first, last = (f"{found.points[i][0]:,.0f}" for i in (0, -1))
     if found.alternates:
         return f"exact search loses at some sizes, and wins again at {last} vectors; see the table."

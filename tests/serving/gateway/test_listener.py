@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from care_accel.serving.gateway.listening import address_of, is_loopback, listening
+from care_accel.serving.gateway.listener import is_loopback, listen, url_of
 
 
 def test_small_answers_do_not_wait_for_nagle_s_algorithm():
@@ -22,7 +22,7 @@ def test_small_answers_do_not_wait_for_nagle_s_algorithm():
             writer.close()
             return await found
 
-    with listening("127.0.0.1", 0) as sockets:
+    with listen("127.0.0.1", 0) as sockets:
         assert asyncio.run(accepted_without_delay(sockets)) != 0
 
 
@@ -42,5 +42,5 @@ def test_loopback_is_told_from_what_others_reach(host, local):
 
 
 def test_an_address_is_a_url():
-    with listening("127.0.0.1", 0) as sockets:
-        assert address_of(sockets) == f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    with listen("127.0.0.1", 0) as sockets:
+        assert url_of(sockets) == f"http://127.0.0.1:{sockets[0].getsockname()[1]}"

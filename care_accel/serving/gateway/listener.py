@@ -1,4 +1,4 @@
-"""Sockets, and serving on them until somebody says stop."""
+"""Listening sockets and the ASGI server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from care_accel.errors import CareError
 
-_CONNECTIONS = 1024  # open ones; a caller beyond them is refused whatever it wants
+_MAX_CONNECTIONS = 1024  # open connections; further ones are answered with 503
 
 
 def serve(app: ASGIApp, sockets: list[socket.socket], *, timeout: float, trusted: list[str]) -> None:
@@ -26,30 +26,30 @@ def serve(app: ASGIApp, sockets: list[socket.socket], *, timeout: float, trusted
     sockets : list of socket
         Bound and listening.
     timeout : float
-        Seconds that requests in work are given at the end.
+        Graceful shutdown timeout in seconds.
     trusted : list of str
-        Addresses of proxies.
+        Addresses of trusted proxies.
     """
     config = uvicorn.Config(
         app,
         log_config=None,
-        access_log=False,  # it would write whole addresses, with what stands behind their question mark
+        access_log=False,  # it would log URLs with query strings
         server_header=False,
         ws="none",
         lifespan="on",
-        limit_concurrency=_CONNECTIONS,
+        limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=max(1, round(timeout)),
         proxy_headers=bool(trusted),
         forwarded_allow_ips=trusted,
     )
-    with _quiet_end():
+    with _graceful_shutdown():
         uvicorn.Server(config).run(sockets=sockets)
 
 
 @contextmanager
-def _quiet_end() -> Iterator[None]:
-    """Make SIGTERM an orderly end with code 0: uvicorn raises it once more after it has shut down."""
-    if threading.current_thread() is not threading.main_thread():  # who alone may set handlers
+def _graceful_shutdown() -> Iterator[None]:
+    """Exit with code 0 on SIGTERM: uvicorn raises the signal again after its shutdown."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
         yield
         return
     former = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -60,29 +60,28 @@ def _quiet_end() -> Iterator[None]:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether every address that a host stands for is reachable from this machine alone."""
+    """Return whether a host resolves to loopback addresses only."""
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
     except (OSError, UnicodeError):
-        raise CareError(f"--host {host}: no address of this machine has that name") from None
+        raise CareError(f"--host {host}: the name cannot be resolved") from None
     return bool(host) and all(ipaddress.ip_address(one.partition("%")[0]).is_loopback for one in found)
 
 
 @contextmanager
-def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
-    """Listen on a TCP port, for `serve`; 0 is a free one.
+def listen(host: str, port: int) -> Iterator[list[socket.socket]]:
+    """Listen on a TCP port, for `serve`; 0 selects a free one.
 
     Raises
     ------
     CareError
-        The port is taken, or the address is none of this machine.
+        The port is in use, or the address does not belong to this machine.
     """
     if not 0 <= port <= 65535:
-        raise CareError(f"--port {port}: must lie between 0 and 65535")
+        raise CareError(f"--port {port}: must be from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol named: asyncio switches Nagle's algorithm off for sockets that say they are TCP's, and
-    # accepted ones say what this one does. With it on, a response's body waits 40 ms for the other side's word
-    # that its headers have come.
+    # With an explicit protocol: asyncio sets TCP_NODELAY only on sockets whose protocol is IPPROTO_TCP, which
+    # accepted ones inherit. Otherwise Nagle's algorithm and delayed ACKs delay a response's body by 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as one:
         one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -93,7 +92,7 @@ def listening(host: str, port: int) -> Iterator[list[socket.socket]]:
         yield [one]
 
 
-def address_of(sockets: list[socket.socket]) -> str:
-    """Return the URL of what listens, without a slash at its end."""
+def url_of(sockets: list[socket.socket]) -> str:
+    """Return the URL of listening sockets, without a trailing slash."""
     host, port = sockets[0].getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""What the gateway counts of itself, for Prometheus."""
+"""Prometheus metrics of the gateway."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 _NAMESPACE = "care_gateway"
 
 
-class Meters:
-    """The counters of one gateway, in a registry of their own: two in a process do not mix.
+class Metrics:
+    """Metrics of one gateway, in a registry of their own, so that several can run in one process.
 
-    Labels are routes, methods and statuses, never anything that a caller made up.
+    Labels are known routes, methods and statuses, never client input.
     """
 
     content_type = CONTENT_TYPE_LATEST
@@ -51,5 +51,5 @@ class Meters:
         )
 
     def exposition(self) -> bytes:
-        """Return the counters in Prometheus's text format."""
+        """Return the metrics in Prometheus's text format."""
         return generate_latest(self._registry)

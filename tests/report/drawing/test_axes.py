@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from care_accel.report.drawing.axes import Scale, elide, overlap, spread_out, text_width, tick_text
 from care_accel.report.drawing.blocks import significant
-from care_accel.report.drawing.scales import Scale, apart, elided, overlap, text_width, tick_text
 
 VALUES = st.lists(st.floats(1e-4, 1e9), min_size=1, max_size=8)
 
@@ -41,15 +41,15 @@ def test_ticks_are_round(values, log, ticks):
 
 @given(st.lists(st.floats(0, 300), min_size=1, max_size=12))
 def test_places_moved_apart_keep_their_order_and_their_gap(places):
-    moved = apart(places, 15, 0, 400)
+    moved = spread_out(places, 15, 0, 400)
     order = sorted(range(len(places)), key=lambda i: places[i])
     assert all(moved[b] - moved[a] >= 15 - 1e-6 for a, b in itertools.pairwise(order))
     assert all(-1e-6 <= place <= 400 for place in moved)
 
 
 def test_a_text_is_cut_to_its_room():
-    assert elided("care-mini", 200) == "care-mini"
-    cut = elided("sentence-transformers, faiss", 100)
+    assert elide("care-mini", 200) == "care-mini"
+    cut = elide("sentence-transformers, faiss", 100)
     assert cut.endswith("…")
     assert text_width(cut) <= 100
 

@@ -1,4 +1,4 @@
-"""Axes of a plot: where a value lies, and which ticks fit beside each other."""
+"""Plot axes: linear and logarithmic scales, and ticks that fit."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
-FONT = 12.5  # in user units; plots are never shown much smaller than they are drawn
-# Wide characters take an em, the others about this share of one.
-_NARROW_CHARACTER = 0.56
+FONT = 12.5  # in SVG user units; plots are shown at about their own size
+# Approximate width of other than wide characters, in em.
+_NARROW_WIDTH = 0.56
 
 
 def text_width(text: str, size: float = FONT) -> float:
-    """Return about how wide a text is in a system's sans-serif font."""
-    return size * sum(1.0 if ord(character) > 0x2E7F else _NARROW_CHARACTER for character in text)
+    """Estimate the width of a text in a sans-serif font."""
+    return size * sum(1.0 if ord(character) > 0x2E7F else _NARROW_WIDTH for character in text)
 
 
-def elided(text: str, room: float, size: float = FONT) -> str:
-    """Return a text, cut so that it fits."""
+def elide(text: str, room: float, size: float = FONT) -> str:
+    """Truncate a text to fit, with an ellipsis."""
     if text_width(text, size) <= room:
         return text
     while text and text_width(text + "…", size) > room:
@@ -34,17 +34,17 @@ def tick_text(value: float) -> str:
 
 
 class Scale:
-    """Where values lie between two places, evenly or by their logarithms.
+    """Maps values to coordinates, linearly or logarithmically.
 
     Parameters
     ----------
     values : iterable of float
-        All that must be seen; above 0 if ``log``.
+        Values to show; above 0 if ``log``.
     start, end : float
-        The places of the lowest and the highest, in user units; ``end`` may be the smaller one.
+        Coordinates of the lowest and the highest value, in user units; ``end`` may be smaller.
     log : bool
     room : float
-        How much of the range is kept free at each end, as a share of it.
+        Margin at each end, as a share of the range.
     """
 
     def __init__(
@@ -60,12 +60,12 @@ class Scale:
         self.start, self.end, self.log = start, end, log
 
     def __call__(self, value: float) -> float:
-        """Return a value's place."""
+        """Return the coordinate of a value."""
         turned = math.log10(value) if self.log else value
         return self.start + (turned - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self, *, upright: bool = False) -> list[float]:
-        """Return round values whose labels fit beside each other, or above each other."""
+        """Return round values whose labels do not overlap."""
         candidates = [*self._decades(), *self._steps()] if self.log else list(self._steps())
         best: list[float] = []
         for ticks in candidates:
@@ -97,8 +97,8 @@ class Scale:
         )
 
 
-def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return places moved as little as it takes to keep a gap between any two, inside a range if they fit."""
+def spread_out(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Shift label positions minimally to a minimum gap, within a range if they fit."""
     order = sorted(range(len(places)), key=lambda i: places[i])
     moved = list(places)
     for before, i in zip([None, *order], order, strict=False):
@@ -112,6 +112,6 @@ Box = tuple[float, float, float, float]
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Return the area that two boxes (left, top, right, bottom) share."""
+    """Return the overlapping area of two boxes (left, top, right, bottom)."""
     width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     return max(0.0, width) * max(0.0, height)
