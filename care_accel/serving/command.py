@@ -18,6 +18,11 @@ _LOOPBACK = "127.0.0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the server to a parser."""
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="only install NVIDIA's server, which is done before the first start otherwise",
+    )
     what = parser.add_argument_group("what is served")
     what.add_argument(
         "--repository", type=Path, metavar="DIR", help="a model repository instead of one written for --model"
@@ -52,6 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until the process is told to end."""
+    from care_accel.serving.install import install
+    from care_accel.serving.program import find_program
+
+    if options.install:
+        _say(f"the server is in {install(_say)}")
+        return
     from care_accel.serving.repository import write_repository
     from care_accel.serving.server import Server
 
@@ -61,6 +72,7 @@ def run(options: argparse.Namespace) -> None:
                 f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, by care-accel "
                 "export --repository"
             )
+    find_program(install_with=_say)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
