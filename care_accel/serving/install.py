@@ -2,8 +2,8 @@
 
 The wheel nvidia-pytriton carries the server; the library uses nothing else of it. Its Python backend is built for numpy
 1: with numpy 2 in the model's process, tensors come out empty and texts crash it. So numpy 1.26 is installed beside
-the server, for those processes alone; the environment has the numpy that it likes. pip does not see the folder: the
-wheel's own requirement, a numpy below 2, binds nobody else.
+the server, for those processes alone, and the environment is free to have numpy 2. pip does not see the folder, so the
+wheel's own requirement, numpy below 2, does not constrain the environment.
 
 The folder is in the environment, or in the user's cache where the environment cannot be written.
 """
@@ -132,7 +132,7 @@ def _pip_install(folder: Path) -> None:
         f"--target={folder}",
         *([] if shown else ["--quiet"]),
     ]
-    # A user's constraints and habits are for the environment.
+    # The user's constraints and install options are meant for the environment.
     environment = os.environ | {"PIP_CONSTRAINT": "", "PIP_USER": "0", "PYTHONUTF8": "1"}
     done = subprocess.run(
         command,
@@ -148,8 +148,8 @@ def _pip_install(folder: Path) -> None:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         why = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "")
         raise CareError(
-            f"the server could not be installed: pip says: {why or ' '.join(lines[-1:])}; with a package index in reach "
-            f"(PIP_INDEX_URL, or PIP_FIND_LINKS for a folder of wheels) try {COMMAND}"
+            f"the server could not be installed; pip says: {why or ' '.join(lines[-1:])}; where pip has a package index "
+            f"(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS), try again: {COMMAND}"
         )
 
 

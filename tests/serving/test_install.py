@@ -96,7 +96,7 @@ def test_a_model_finds_the_server_s_numpy_first_and_no_package_that_may_need_ano
     assert done.stdout.split() == [str(place / "numpy" / "__init__.py"), "None"]
 
 
-def test_constraints_and_habits_of_a_user_do_not_reach_the_server_s_folder(wheels, tmp_path, monkeypatch):
+def test_constraints_of_a_user_do_not_apply_to_the_server_s_folder(wheels, tmp_path, monkeypatch):
     (tmp_path / "constraints.txt").write_text("numpy>=2\n")
     monkeypatch.setenv("PIP_CONSTRAINT", str(tmp_path / "constraints.txt"))
     monkeypatch.setenv("PIP_USER", "1")
@@ -130,9 +130,9 @@ def test_what_is_not_in_reach_is_said_in_one_line_and_nothing_stays(wheels, tmp_
     wheels.mkdir()
     assert main(["serve", "--install"]) == 2
     *_, line = capfd.readouterr().err.strip().splitlines()
-    assert line.startswith("error: the server could not be installed: pip says: ")
+    assert line.startswith("error: the server could not be installed; pip says: ")
     assert "nvidia-pytriton==0.7.0" in line
-    assert line.endswith("try care-accel serve --install")
+    assert line.endswith("try again: care-accel serve --install")
     assert installed() is None
     assert not any((tmp_path / "environment" / "share" / "care-accel").iterdir())
 
