@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NATIVE := $(shell find csrc -type f)
+SERVER := care_accel/serving/tritonserver/requirements.txt
 DATA ?= ../shared/data
 
 export CARE_DATA := $(DATA)
@@ -50,7 +51,7 @@ gpu-check:
 serve: $(READY)
 	$(BIN)/care-accel serve --repository model_repository
 
-$(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
+$(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "needs Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
@@ -62,6 +63,8 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
 	  -e '.[eval,train,curate,onnx,server,gateway,bench,dev]'
+# The wheel's server has no numpy for Python 3.13.
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
 	@touch $@
 
 clean:

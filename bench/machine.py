@@ -6,7 +6,7 @@ import os
 import platform
 import re
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Releases that may change a time of ours or of a peer.
 PACKAGES = (
     "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
-    "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "nvidia-pytriton", "tritonclient", "fastapi",
+    "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "tritonclient", "fastapi",
 )  # fmt: skip
 _FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")
 
@@ -61,6 +61,7 @@ def last_level_cache() -> int:
 def versions() -> dict[str, str]:
     """Return the releases of what is measured."""
     from care_accel import __version__
+    from care_accel.serving.tritonserver.install import installed
 
     # Not of what is installed: where a working tree is measured, nothing is.
     found = {"care-accel": __version__, "python": platform.python_version()}
@@ -69,6 +70,9 @@ def versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
+    if place := installed():  # the server and its numpy, beside the environment
+        for server in distributions(name="nvidia-pytriton", path=[str(place)]):
+            found["nvidia-pytriton"] = server.version
     return found
 
 

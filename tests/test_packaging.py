@@ -79,6 +79,7 @@ def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
             "py.typed",
             "assets/care-mini/care.json",
             "training/recipes/care-mini.yaml",
+            "serving/tritonserver/requirements.txt",
             "curation/judges/prompts/relevance-v1.yaml",
         ),
         "serving/gateway/page/index.html",

@@ -149,7 +149,7 @@ class Encoder(BaseEncoder):
         return vectors, 1e6 * (tokenised - begun), 1e6 * (perf_counter() - tokenised)
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._require_finite(np.isfinite(vectors).all(axis=1))
+        self._require_finite(np.all(np.isfinite(vectors), axis=1))
         return vectors
 
     def _require_finite(self, finite: NDArray[np.bool_]) -> None:

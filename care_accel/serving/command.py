@@ -18,6 +18,11 @@ _LOOPBACK = "127.0.0.1"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the server to a parser."""
+    parser.add_argument(
+        "--install",
+        action="store_true",
+        help="install NVIDIA's server and exit; otherwise the first start installs it",
+    )
     what = parser.add_argument_group("what to serve")
     what.add_argument(
         "--repository",
@@ -59,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    from care_accel.serving.tritonserver.install import install
+    from care_accel.serving.tritonserver.program import find_program
+
+    if options.install:
+        _say(f"the server is in {install(_say)}")
+        return
     from care_accel.serving.repository.python_backend import write_repository
     from care_accel.serving.tritonserver.server import Server
 
@@ -68,6 +79,7 @@ def run(options: argparse.Namespace) -> None:
                 f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, set by care-accel "
                 "export --repository"
             )
+    find_program(install_with=_say)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -110,7 +110,7 @@ def measure(votes: Sequence[VotedPair], judges: Sequence[str], cutoff: float) ->
     labels = np.where(grades < 0, -1, grades + LOWEST >= cutoff).astype(int)
     numbers: dict[str, int] = {}
     queries = np.array([numbers.setdefault(vote.query, len(numbers)) for vote in votes])
-    every = (grades >= 0).all(axis=1)
+    every = np.all(grades >= 0, axis=1)
     names = tuple(judges)
     figures = []
     for of, values, categories in (("labels", labels, 2), ("grades", grades, _GRADES)):

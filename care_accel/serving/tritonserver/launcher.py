@@ -29,7 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     codes: list[int] = []
 
     def serve() -> None:
-        program = find_program()
+        program = find_program(
+            install_with=lambda line: print(f"tritonserver: {line}", file=sys.stderr, flush=True)
+        )
         if program.bundled:
             print(_WARNING, file=sys.stderr, flush=True)
         with tempfile.TemporaryDirectory(prefix="care-links-") as links:

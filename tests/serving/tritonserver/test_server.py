@@ -1,4 +1,5 @@
 import gc
+import re
 import shutil
 import socket
 import tempfile
@@ -9,9 +10,11 @@ import pytest
 
 from care_accel import CareError
 from care_accel.serving import Server
+from care_accel.serving.tritonserver.install import installed
+from care_accel.serving.tritonserver.program import find_program
 from care_accel.serving.tritonserver.server import first_error, free_ports, still_loading
 
-from ..conftest import REPOSITORY
+from ..conftest import REPOSITORY, stub
 
 pytestmark = pytest.mark.usefixtures("require_server")
 
@@ -25,6 +28,23 @@ def test_front_ends_have_ports_of_their_own_on_loopback(server):
     addresses = [server.http, server.grpc, server.metrics]
     assert len(set(addresses)) == 3
     assert all(address.startswith("127.0.0.1:") for address in addresses)
+
+
+@pytest.mark.parametrize("name", ["query_encoder", "document_encoder", "scan"])
+def test_models_use_the_server_s_numpy_and_no_package_that_asks_for_a_newer_one(server, name):
+    if not find_program().bundled:
+        pytest.skip("a server on PATH works with the environment's numpy")
+    modules = set(re.findall(r"(\S+)/[^/\s]+\.so$", stub_maps(server, name), re.MULTILINE))
+    numpy = {folder for folder in modules if "/numpy/" in folder}
+    assert numpy
+    assert all(folder.startswith(f"{installed()}/numpy/") for folder in numpy)
+    assert not [
+        folder for folder in modules if re.search(r"/(numba|pandas|pyarrow|scipy|sklearn)(/|$)", folder)
+    ]
+
+
+def stub_maps(server, name):
+    return Path(f"/proc/{stub(server, name)}/maps").read_text()
 
 
 def test_free_ports_differ():
