@@ -1,6 +1,9 @@
 import json
+import shutil
 import stat
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,6 +141,38 @@ def test_a_saved_retriever_answers_the_same(tiny_model, tmp_path, lexical, docum
     assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o700
     loaded.save(tmp_path / "saved")
     assert loaded.search("感冒多饮水") == retriever.search("感冒多饮水")
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def its_model():
+    """Return what is known of the model whose retriever is in tests/data."""
+    revision = f"sha256:{1:064x}"
+    return SimpleNamespace(name="random", width=20, revision=lambda role: revision)
+
+
+def assert_finds_what_release_0_1_found(retriever):
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    queries = np.array(expected["queries"], np.float32)
+    scores, ids, _ = retriever.search_vectors(queries, expected["k"], expected["texts"])
+    assert ids.tolist() == expected["retriever"]["ids"]
+    assert scores.tolist() == expected["retriever"]["scores"]  # to the last bit
+    scores, ids = retriever.lexical.search(expected["texts"], expected["k"])
+    assert ids.tolist() == expected["lexical"]["ids"]
+    assert np.where(np.isfinite(scores), scores, None).tolist() == expected["lexical"]["scores"]
+    assert retriever.document(5) == {"id": "d5", "text": "糖尿病患者平时应该怎样饮食"}
+
+
+def test_a_retriever_of_release_0_1_finds_what_it_found_then(its_model):
+    assert_finds_what_release_0_1_found(Retriever.load(DATA / "retriever-0.1", its_model))
+
+
+def test_a_retriever_of_release_0_1_is_replaced_by_one_of_today(its_model, tmp_path):
+    shutil.copytree(DATA / "retriever-0.1", tmp_path / "saved")
+    Retriever.load(tmp_path / "saved", its_model).save(tmp_path / "saved")
+    assert_finds_what_release_0_1_found(Retriever.load(tmp_path / "saved", its_model))
 
 
 def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path):

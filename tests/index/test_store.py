@@ -1,12 +1,16 @@
 import json
 import os
+import shutil
 import stat
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from care_accel import CareError, ExactIndex
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -231,3 +235,26 @@ def test_a_folder_that_is_no_whole_index_is_refused_in_one_line(saved, damage, w
     with pytest.raises(CareError, match=words) as error:
         ExactIndex.load(saved)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("resident", [None, "codes", "all"])
+def test_an_index_of_release_0_1_finds_what_it_found_then(resident):
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    queries = np.array(expected["queries"], np.float32)
+    index = ExactIndex.load(DATA / "index-0.1", resident=resident)
+    for rows in (slice(None), slice(0, 1), slice(1, 2)):
+        scores, ids, _ = index.search_in_float64(queries[rows], expected["k"])
+        assert ids.tolist() == expected["index"]["ids"][rows]
+        assert scores.tolist() == expected["index"]["scores"][rows]  # to the last bit
+
+
+def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):
+    shutil.copytree(DATA / "index-0.1", tmp_path / "index")
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    ExactIndex.load(tmp_path / "index").save(tmp_path / "index")
+    names = {file.name for file in (tmp_path / "index").iterdir()}
+    assert names == {"index.json", *json.loads((tmp_path / "index" / "index.json").read_text())["files"]}
+    found = ExactIndex.load(tmp_path / "index").search(
+        np.array(expected["queries"], np.float32), expected["k"]
+    )[1]
+    assert found.tolist() == expected["index"]["ids"]
