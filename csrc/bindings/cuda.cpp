@@ -38,7 +38,8 @@ public:
     // The tensor as float32, row-major, on that device.
     care::Matrix matrix(int device) const {
         const dlpack::Tensor& tensor = managed_->tensor;
-        require(tensor.device.type == dlpack::kCuda && tensor.device.id == device, "queries must be on the index's GPU");
+        require(tensor.device.type == dlpack::kCuda && tensor.device.id == device,
+                "queries must be on the GPU of the index");
         require(tensor.dimensions == 2, "queries must have two dimensions");
         require(tensor.type.code == dlpack::kFloat && tensor.type.bits == 32 && tensor.type.lanes == 1,
                 "queries must be float32");

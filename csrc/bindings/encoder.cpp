@@ -16,7 +16,8 @@ using Weights = std::pair<Array<float>, std::optional<Array<float>>>;
 std::size_t extent(const Array<float>& array, py::ssize_t axis) { return static_cast<std::size_t>(array.shape(axis)); }
 
 const float* values(const Array<float>& array, std::size_t count) {
-    require(array.ndim() == 1 && extent(array, 0) == count, "the length of a bias or norm is not the number of outputs");
+    require(array.ndim() == 1 && extent(array, 0) == count,
+            "the length of a bias or norm is not the number of outputs");
     return array.data();
 }
 
@@ -102,8 +103,8 @@ void bind_encoder(py::module_& module) {
                       const Array<float>&, const Array<float>&, std::size_t, std::size_t, float, bool,
                       const std::string&>(),
              py::arg("word_embeddings").noconvert(), py::kw_only(), py::arg("token_type").noconvert(),
-             py::arg("norm").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(), py::arg("heads"), py::arg("intermediate"),
-             py::arg("epsilon"), py::arg("int8"), py::arg("instruction_set") = "")
+             py::arg("norm").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
+             py::arg("heads"), py::arg("intermediate"), py::arg("epsilon"), py::arg("int8"), py::arg("instruction_set") = "")
         .def("add_layer", &Encoder::add_layer, py::kw_only(), py::arg("query").noconvert(),
              py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("output").noconvert(),
              py::arg("attention_norm").noconvert(), py::arg("gate").noconvert(), py::arg("up").noconvert(),

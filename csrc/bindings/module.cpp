@@ -83,8 +83,10 @@ PYBIND11_MODULE(_native, module) {
     module.attr("BLOCK") = care::kBlock;
     module.attr("MAX_WIDTH") = care::kMaxWidth;
     module.def("block_bytes", &care::block_bytes, py::arg("width"), "Return the bytes of a block of int8 codes.");
-    module.def("int4_block_bytes", &care::int4_block_bytes, py::arg("width"), "Return the bytes of a block of int4 codes.");
-    module.def("residual_bytes", &care::residual_bytes, py::arg("width"), "Return the bytes of a vector's residual codes.");
+    module.def("int4_block_bytes", &care::int4_block_bytes, py::arg("width"),
+               "Return the bytes of a block of int4 codes.");
+    module.def("residual_bytes", &care::residual_bytes, py::arg("width"),
+               "Return the bytes of a vector's residual codes.");
     module.def("error_norm_count", &care::error_norm_count, py::arg("width"),
                "Return the number of error norms of a vector.");
     module.def("encode", &encode, py::arg("vectors").noconvert(), py::kw_only(), py::arg("first"),
@@ -102,7 +104,8 @@ PYBIND11_MODULE(_native, module) {
                py::arg("int4_norms").noconvert() = py::none(),
                "Return (scores, ids, rescored) of the k best vectors of each query; see csrc/include/care/scan.hpp.");
     module.def("as_float32", &as_float32, py::arg("scores").noconvert(), "Return the float32 nearest to each score.");
-    module.def("instruction_sets", &care::instruction_sets, "Return the instruction sets that this processor has a kernel for, the fastest first.");
+    module.def("instruction_sets", &care::instruction_sets,
+               "Return the instruction sets that this processor has a kernel for, the fastest first.");
     bind_encoder(module);
 #ifdef CARE_CUDA
     module.attr("CUDA") = true;

@@ -66,8 +66,8 @@ private:
     double* scratch_;
 };
 
-// The score of care/score.hpp, computed by eight lanes that add every eighth product each; all eight get it. Whole warps must
-// call this together; a lane without work passes width 0.
+// The score of care/score.hpp, computed by eight lanes that add every eighth product each; all eight get it. Whole
+// warps must call this together; a lane without work passes width 0.
 __device__ inline double score_by_lanes(const float* vector, const float* query, std::size_t width) {
     // Loads in flight at once, so that a vector needs few round trips to memory.
     constexpr int kLoads = 24;
@@ -108,7 +108,8 @@ class BlockTopK {
 public:
     // `hits` is shared memory for top_k_capacity(k) hits, `count` for one number.
     __device__ BlockTopK(Hit* hits, unsigned* count, std::size_t k)
-        : hits_(hits), count_(count), k_(static_cast<unsigned>(k)), capacity_(static_cast<unsigned>(top_k_capacity(k))) {
+        : hits_(hits), count_(count), k_(static_cast<unsigned>(k)),
+          capacity_(static_cast<unsigned>(top_k_capacity(k))) {
         kth_ = {kNegativeInfinity, kInvalidId};
         if (threadIdx.x == 0) *count_ = 0;
         __syncthreads();
@@ -162,7 +163,9 @@ private:
     __device__ void sort_many(unsigned count) {
         unsigned size = 2;
         while (size < count) size *= 2;
-        for (unsigned i = count + threadIdx.x; i < size; i += kSelectThreads) hits_[i] = {kNegativeInfinity, kInvalidId};
+        for (unsigned i = count + threadIdx.x; i < size; i += kSelectThreads) {
+            hits_[i] = {kNegativeInfinity, kInvalidId};
+        }
         __syncthreads();
         for (unsigned run = 2; run <= size; run *= 2) {
             for (unsigned apart = run / 2; apart > 0; apart /= 2) {

@@ -1,9 +1,9 @@
-// Score bounds from int8 codes on the tensor cores. Vectors whose bound reaches the threshold of a query become candidates; no
-// score matrix is written.
+// Score bounds from int8 codes on the tensor cores. Vectors whose bound reaches the threshold of a query become
+// candidates; no score matrix is written.
 //
-// A warp processes two blocks of vectors at a time. Each lane loads 16 bytes: four values of four vectors, which are rows g and
-// g + 8 of two products. So codes go from global memory to the tensor cores without shared memory. The mapping of vectors to
-// rows only matters at the end: lane 4 g + t has the vectors 4 (g % 4) ... + 3 of block g / 4.
+// A warp processes two blocks of vectors at a time. Each lane loads 16 bytes: four values of four vectors, which are
+// rows g and g + 8 of two products. So codes go from global memory to the tensor cores without shared memory. The
+// mapping of vectors to rows only matters at the end: lane 4 g + t has the vectors 4 (g % 4) ... + 3 of block g / 4.
 #pragma once
 
 #include "arguments.cuh"
@@ -54,8 +54,8 @@ __global__ void __launch_bounds__(kThreads) encode_queries(Arguments a) {
     if (query == 0) *a.failed_count = a.plan.by_codes ? 0 : static_cast<unsigned>(a.count);
 }
 
-// Candidates of a warp that are not in their queries' lists yet. Appending to a list waits for memory, so a warp appends many
-// of them at once.
+// Candidates of a warp that are not in their queries' lists yet. Appending to a list waits for memory, so a warp
+// appends many of them at once.
 struct FoundCandidate {
     unsigned query;
     std::int32_t id;
@@ -135,8 +135,8 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
         return reinterpret_cast<const uint4*>(a.bytes + clamped(block_of(pair)) * a.stride) + g % 4;
     };
 
-    // With many columns the next codes are loaded during the multiplication, those of the next pair too. With few columns
-    // memory bandwidth is the limit, and longer runs of loads are faster.
+    // With many columns the next codes are loaded during the multiplication, those of the next pair too. With few
+    // columns memory bandwidth is the limit, and longer runs of loads are faster.
     constexpr bool kDoubleBuffered = double_buffered(Tiles);
     Loaded<kStepsPerLoad> next;
     if (kDoubleBuffered && first_pair < pair_count) next.load(codes_of(first_pair), 0, group_count);
@@ -166,8 +166,8 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
         const float4 scales = *reinterpret_cast<const float4*>(a.scales + at);
         const float4 code_norms = *reinterpret_cast<const float4*>(a.code_norms + at);
         const float4 errors = *reinterpret_cast<const float4*>(a.errors + at);
-        const auto test_bound = [&](unsigned query, unsigned v, std::int32_t first_sum, std::int32_t second_sum, float scale,
-                                    float code_norm, float error) {
+        const auto test_bound = [&](unsigned query, unsigned v, std::int32_t first_sum, std::int32_t second_sum,
+                                    float scale, float code_norm, float error) {
             if (first_query + query >= a.count) return;
             const QueryBound& b = bounds[query].bound;
             float product = b.term_scale[0] * static_cast<float>(first_sum - b.correction[0]);

@@ -40,7 +40,8 @@ __device__ unsigned score_where(const Wanted& wanted, BlockTopK& best, const Arg
         __syncthreads();
         // A few are left for the next round, so that batches are full.
         const unsigned waiting = buffer.count;
-        __syncthreads();  // otherwise a thread could add to the count before all have read it, and branches would diverge
+        // Otherwise a thread could add to the count before all have read it, and branches would diverge.
+        __syncthreads();
         if (waiting <= kSelectThreads && first + kRound < count) continue;
         for (unsigned start = 0; start < waiting; start += kScoringBatch) {
             const unsigned place = start + threadIdx.x / kLanes;
@@ -78,8 +79,8 @@ __global__ void __launch_bounds__(kSelectThreads, 2) update_thresholds(Arguments
     const Candidate* const list = a.candidates + query * a.plan.capacity;
     BlockTopK exact(static_cast<Hit*>(shared_memory()), &exact_count, a.k);
     const unsigned first_key = selection_key(list, count, static_cast<unsigned>(a.k), rounded_to_batches(a.k));
-    score_where([&](const Candidate& candidate) { return key_of(candidate) >= first_key; }, exact, a, query, list, count,
-                buffer);
+    score_where([&](const Candidate& candidate) { return key_of(candidate) >= first_key; }, exact, a, query, list,
+                count, buffer);
     if (exact.full() && threadIdx.x == 0) a.thresholds[query] = threshold(a.query_codes[query], exact.kth().score);
 }
 
@@ -108,8 +109,8 @@ __global__ void __launch_bounds__(kSelectThreads, 2) finish(Arguments a) {
     if (threadIdx.x == 0 && a.rescored) a.rescored[query] = scored;
 }
 
-// Scores every vector for queries whose pruning failed. Blocks divide the queries and their vectors; the last block of a query
-// merges the hits.
+// Scores every vector for queries whose pruning failed. Blocks divide the queries and their vectors; the last block of
+// a query merges the hits.
 __global__ void __launch_bounds__(kSelectThreads, 2) score_all(Arguments a) {
     __shared__ unsigned exact_count, done;
     synchronize_with_previous_kernel();

@@ -31,11 +31,11 @@ __device__ void for_each_in_round(const Candidate* list, std::size_t start, std:
     for (unsigned i = 0; i < kLoaded; ++i) work(i, loaded[i]);
 }
 
-// A key that at least `wanted` candidates reach, and not many more. If there are at most `max` candidates, 1, which all of
-// them reach.
+// A key that at least `wanted` candidates reach, and not many more. If there are at most `max` candidates, 1, which all
+// of them reach.
 //
-// The list is divided into groups, several per thread. The result is the `wanted`-th largest of the groups' best keys: so
-// many candidates reach it, and more only where one group has two of them.
+// The list is divided into groups, several per thread. The result is the `wanted`-th largest of the groups' best keys:
+// so many candidates reach it, and more only where one group has two of them.
 __device__ inline unsigned selection_key(const Candidate* list, std::size_t count, unsigned wanted, unsigned max) {
     if (count <= max) return 1;
     constexpr unsigned kGroups = 4, kFew = kSelectThreads / 4;

@@ -19,8 +19,8 @@ namespace {
 
 // Tokens of one forward pass: few enough for their activations to stay in the caches while the weights are read.
 constexpr std::size_t kBatchTokens = 512;
-// With less work than kWorkPerThread, waking a thread takes as long as its share of the work, and far longer if another program
-// has its core. Work is counted in bytes of weights read, and as much again for every kRowsPerReading rows.
+// With less work than kWorkPerThread, waking a thread takes as long as its share of the work, and far longer if another
+// program has its core. Work is counted in bytes of weights read, and as much again for every kRowsPerReading rows.
 constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
 constexpr std::size_t kRowsPerReading = 16;
 
@@ -29,7 +29,8 @@ void require(bool holds, const char* otherwise) {
 }
 
 void require_shape(const Linear& map, std::size_t outputs, std::size_t inputs) {
-    require(map.weights && map.outputs == outputs && map.inputs == inputs, "the shape of a linear map does not fit the network");
+    require(map.weights && map.outputs == outputs && map.inputs == inputs,
+            "the shape of a linear map does not fit the network");
 }
 
 }  // namespace
@@ -47,8 +48,8 @@ struct GteEncoder::State {
     Network network;
     std::atomic<Session*> session{nullptr};
 
-    // The session of this process. A parent's session is never touched: its lock may be held for ever, and its threads do not
-    // exist here.
+    // The session of this process. A parent's session is never touched: its lock may be held for ever, and its threads
+    // do not exist here.
     Session& current() {
         const pid_t process = getpid();
         Session* found = session.load(std::memory_order_acquire);

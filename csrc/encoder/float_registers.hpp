@@ -1,5 +1,5 @@
-// Float32 arithmetic on registers. Built with -ffp-contract=off: only multiply_add fuses a product and a sum, so that a value
-// does not depend on how the compiler treats the surrounding code.
+// Float32 arithmetic on registers. Built with -ffp-contract=off: only multiply_add fuses a product and a sum, so that a
+// value does not depend on how the compiler treats the surrounding code.
 #pragma once
 
 #include "../scan/registers.hpp"

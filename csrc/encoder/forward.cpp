@@ -162,7 +162,8 @@ private:
         return space_.claims[product].fetch_add(1, std::memory_order_relaxed);
     }
 
-    // Claims the thread's next panel, in the next product if this one has none left, and returns what to prefetch for it.
+    // Claims the thread's next panel, in the next product if this one has none left, and returns what to prefetch for
+    // it.
     Prefetch claim_next(Worker& me) {
         if (me.panel < products_[me.product].map.panel_count) me.panel = claim(me.product);
         if (me.panel >= products_[me.product].map.panel_count) {

@@ -44,8 +44,8 @@ struct Network {
     }
 };
 
-// A matrix with padded rows: they are 64-byte aligned, but do not all map to the same set of the first-level cache. The padding
-// stays zero.
+// A matrix with padded rows: they are 64-byte aligned, but do not all map to the same set of the first-level cache. The
+// padding stays zero.
 template <typename Value>
 class Buffer {
 public:

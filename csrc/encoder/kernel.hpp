@@ -73,8 +73,8 @@ using Attend = void(const Attention& attention);
 // Query rows of one tile of attention, the same for every instruction set.
 inline constexpr std::size_t kAttentionRows = 24;
 
-// Scratch memory of attention: packed keys, a tile of rotated queries and their attention weights, and one rotated key. Rows
-// have sixteen more floats, so that they do not all map to the same set of the first-level cache.
+// Scratch memory of attention: packed keys, a tile of rotated queries and their attention weights, and one rotated key.
+// Rows have sixteen more floats, so that they do not all map to the same set of the first-level cache.
 inline constexpr std::size_t attention_scratch(std::size_t tokens, std::size_t head_size) {
     const std::size_t all = rounded_to(tokens, 16), wide = rounded_to(head_size, 16);
     return all * wide + kAttentionRows * (wide + 16 + all + 16) + wide;

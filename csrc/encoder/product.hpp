@@ -1,7 +1,7 @@
 // Products of packed weights with rows. Included by kernel_source.cpp alone.
 //
-// A tile is a few blocks of sixteen outputs by a few rows; its sums fill the registers. One pass over the inputs loads each
-// weight once for all rows of the tile.
+// A tile is a few blocks of sixteen outputs by a few rows; its sums fill the registers. One pass over the inputs loads
+// each weight once for all rows of the tile.
 #pragma once
 
 #include "float_registers.hpp"
@@ -41,7 +41,8 @@ struct CodeWords {
     using Sum = Ints;
     using Word = std::int32_t;
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
-    // add_products would limit the codes of rows to 63. |w| times sign(w) c adds pairs in 16 bits too, but 2 * 127 * 127 fits.
+    // add_products would limit the codes of rows to 63. |w| times sign(w) c adds pairs in 16 bits too, but 2 * 127 *
+    // 127 fits.
     struct Weights {
         __m256i sizes, signs;
     };
@@ -99,8 +100,8 @@ private:
 template <typename Words, std::size_t Blocks, std::size_t Count>
 using TileSums = typename Words::Sum[Count][Blocks][kBlockRegisters];
 
-// Computes the sums of `Count` rows from `first`. Not inlined: one instance for each tile size, whatever is done with the sums.
-// These pass through the first-level cache once in hundreds of steps.
+// Computes the sums of `Count` rows from `first`. Not inlined: one instance for each tile size, whatever is done with
+// the sums. These pass through the first-level cache once in hundreds of steps.
 template <typename Words, std::size_t Blocks, std::size_t Count>
 [[gnu::noinline]] void sum_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Prefetcher& prefetcher,
                                 TileSums<Words, Blocks, Count>& found) {

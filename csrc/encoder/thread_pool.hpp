@@ -33,8 +33,8 @@ public:
 
     std::size_t size() const { return threads_.size() + 1; }
 
-    // Calls work(0), ..., work(count - 1) in parallel, the first on this thread; work must not throw. One call at a time, with
-    // count at most size().
+    // Calls work(0), ..., work(count - 1) in parallel, the first on this thread; work must not throw. One call at a
+    // time, with count at most size().
     void run(std::size_t count, const std::function<void(std::size_t)>& work);
 
 private:

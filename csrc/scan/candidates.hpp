@@ -1,4 +1,5 @@
-// The hits of one worker for one query, and its candidates: vectors whose bound reaches the threshold, not yet rescored.
+// The hits of one worker for one query, and its candidates: vectors whose bound reaches the threshold, not yet
+// rescored.
 #pragma once
 
 #include <algorithm>
@@ -22,8 +23,8 @@ public:
     std::size_t rescored() const { return rescored_; }
     const TopK& best() const { return best_; }
 
-    // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` returns an exact score;
-    // `update_threshold` takes the hits found so far and returns the threshold that they allow.
+    // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` returns an exact
+    // score; `update_threshold` takes the hits found so far and returns the threshold that they allow.
     template <typename Score, typename UpdateThreshold>
     void compact(const Score& score, const UpdateThreshold& update_threshold) {
         drop_below(update_threshold(best_));

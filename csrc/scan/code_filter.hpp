@@ -88,7 +88,8 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
     std::int32_t corrections[Terms * Count];
     load_rows<Terms, Count>(queries, query, rows, corrections);
     Sums<Blocks, Terms * Count> sums;
-    accumulate<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections, sums);
+    accumulate<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections,
+                       sums);
 #pragma GCC unroll 8
     for (std::size_t c = 0; c < Count; ++c) {
         const std::size_t q = query + c;
@@ -101,8 +102,8 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
                 Ints terms[Terms];
 #pragma GCC unroll 2
                 for (std::size_t t = 0; t < Terms; ++t) terms[t] = sums.of[c * Terms + t][b][p];
-                const Floats found = upper_bound<Terms>(terms, queries.bounds[q], tile.scales + at, tile.code_norms + at,
-                                                        tile.errors + at);
+                const Floats found = upper_bound<Terms>(terms, queries.bounds[q], tile.scales + at,
+                                                        tile.code_norms + at, tile.errors + at);
                 mask |= at_least(found, thresholds[q]) << (p * kFloats);
             }
             masks[q * tile.blocks + block + b] = static_cast<std::uint16_t>(mask);

@@ -128,7 +128,8 @@ CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t que
     }
 }
 
-// The filter for packed blocks. Each sum is computed in four pieces, so that it rounds no more often than in four lanes.
+// The filter for packed blocks. Each sum is computed in four pieces, so that it rounds no more often than in four
+// lanes.
 template <std::size_t Blocks, std::size_t Count>
 CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
                                const float* thresholds, std::uint16_t* masks) {

@@ -1,5 +1,5 @@
-// The filter by int4 codes, for one query, where memory bandwidth is the limit; and residual codes to refine its bounds.
-// Included by kernel_source.cpp alone.
+// The filter by int4 codes, for one query, where memory bandwidth is the limit; and residual codes to refine its
+// bounds. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "kernel.hpp"

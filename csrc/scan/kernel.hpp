@@ -1,5 +1,5 @@
-// The inner loops of the scan: one set of functions for each instruction set. All have the same results, except that the
-// last bits of bounds may differ.
+// The inner loops of the scan: one set of functions for each instruction set. All have the same results, except that
+// the last bits of bounds may differ.
 #pragma once
 
 #include <cstddef>

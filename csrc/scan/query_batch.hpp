@@ -40,8 +40,8 @@ public:
     void use_floats() {
         floats_.resize(count() * query_width_);
         float_rounding_.resize(count());
-        // Sums in four lanes or more, and a few additions to join them, each with an error of 2^-24 of the sum of |q d| at
-        // most; and the rounding of the query to float32 in these units.
+        // Sums in four lanes or more, and a few additions to join them, each with an error of 2^-24 of the sum of |q d|
+        // at most; and the rounding of the query to float32 in these units.
         const double share = static_cast<double>(query_width_ / 4 + 32) * 0x1p-24;
         for (std::size_t q = 0; q < count(); ++q) {
             for (std::size_t j = 0; j < query_width_; ++j) {

@@ -17,8 +17,8 @@ namespace care {
 //
 //     scale (term_scale[0] a.c + term_scale[1] b.c) + query_norm error + remainder_norm code_norm
 //
-// a.c and b.c are sums over the stored codes (c + 128) less `correction`. For int4 codes, a.c and b.c are twice the sums
-// over the stored codes ((c + 15) / 2) less `int4_correction`, and the norm of the code is not looked up:
+// a.c and b.c are sums over the stored codes (c + 128) less `correction`. For int4 codes, a.c and b.c are twice the
+// sums over the stored codes ((c + 15) / 2) less `int4_correction`, and the norm of the code is not looked up:
 //
 //     scale (term_scale[0] a.c + term_scale[1] b.c + int4_remainder) + query_norm error
 //
@@ -40,8 +40,8 @@ struct QueryCode {
     double slack;
 };
 
-// Loops and reductions of encode_query on one thread. On a GPU the threads of a block share them (ThreadBlock): there sums
-// have another order, which the bounds allow for.
+// Loops and reductions of encode_query on one thread. On a GPU the threads of a block share them (ThreadBlock): there
+// sums have another order, which the bounds allow for.
 struct SingleThread {
     template <typename Work>
     void for_each(std::size_t count, const Work& work) const {
@@ -72,8 +72,8 @@ CARE_HOST_DEVICE inline double nearest_integer(double value) {
     return (value + kRoundingConstant) - kRoundingConstant;
 }
 
-// Quantises a query to codes in [-limit, limit]: store(term, j, code) receives each of them. `remainder` is scratch memory
-// for `width` values.
+// Quantises a query to codes in [-limit, limit]: store(term, j, code) receives each of them. `remainder` is scratch
+// memory for `width` values.
 template <typename Executor, typename Store>
 CARE_HOST_DEVICE QueryCode encode_query(const Executor& executor, const float* query, std::size_t width,
                                         const float* mean, int index_exponent, int limit, double* remainder,

@@ -52,7 +52,8 @@ CARE_INLINE Register load(const Element* from) {
     return to;
 }
 
-// Adds to each int32 lane the dot product of its four unsigned bytes with the four signed bytes of `query` in that lane.
+// Adds to each int32 lane the dot product of its four unsigned bytes with the four signed bytes of `query` in that
+// lane.
 CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
 #if defined(__AVX512VNNI__)
     sums = (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)query);
@@ -68,7 +69,8 @@ CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
     const __m128 high = (__m128)_mm_madd_epi16(_mm_unpackhi_epi8((__m128i)codes, zero), _mm_unpackhi_epi8(values, signs));
     sums += (Ints)_mm_shuffle_ps(low, high, 0x88) + (Ints)_mm_shuffle_ps(low, high, 0xdd);
 #elif defined(__ARM_FEATURE_DOTPROD)
-    // Signed by signed: 128 is subtracted from the codes, and its product is added back because `correction` includes it.
+    // Signed by signed: 128 is subtracted from the codes, and its product is added back because `correction` includes
+    // it.
     const int8x16_t values = (int8x16_t)query;
     const int32x4_t centred = vdotq_s32((int32x4_t)sums, (int8x16_t)(codes ^ 0x80), values);
     sums = (Ints)vdotq_s32(vdotq_s32(centred, vdupq_n_s8(64), values), vdupq_n_s8(64), values);
@@ -82,8 +84,8 @@ CARE_INLINE void add_products(Ints& sums, Bytes codes, std::int32_t query) {
     add_products(sums, codes, (Bytes)(Ints{} + query));
 }
 
-// Shifts bytes to the right. Every processor can shift 16-bit words: upper bits of a byte come from its neighbour, and the
-// caller masks them.
+// Shifts bytes to the right. Every processor can shift 16-bit words: upper bits of a byte come from its neighbour, and
+// the caller masks them.
 template <int Bits>
 CARE_INLINE Bytes shift_right(Bytes bytes) {
     using Words [[gnu::vector_size(kRegisterBytes)]] = std::uint16_t;

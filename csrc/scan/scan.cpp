@@ -1,5 +1,5 @@
-// Divides a search into passes, tiles and threads. A pass over codes answers most queries; those for which pruning fails
-// take a second pass over the float32 vectors.
+// Divides a search into passes, tiles and threads. A pass over codes answers most queries; those for which pruning
+// fails take a second pass over the float32 vectors.
 #include "care/scan.hpp"
 
 #include <algorithm>
@@ -18,8 +18,8 @@ namespace {
 // Queries of one pass, and the bytes of vectors that they share in the second-level cache.
 constexpr std::size_t kPassQueries = 128;
 constexpr std::size_t kTileBytes = 96 * 1024;
-// Up to so many queries memory bandwidth is the limit. Both terms cost nothing then, and larger tiles are read faster, as
-// long as there are enough tiles for all threads to finish together.
+// Up to so many queries memory bandwidth is the limit. Both terms cost nothing then, and larger tiles are read faster,
+// as long as there are enough tiles for all threads to finish together.
 constexpr std::size_t kFewQueries = 4;
 constexpr std::size_t kFewQueriesTileBytes = 1536 * 1024, kMinTileBytes = 16 * 1024;
 constexpr std::size_t kFewQueriesTiles = 64;

@@ -1,7 +1,7 @@
 // One pass over the index for a batch of queries: filter tile by tile, collect candidates, rescore them.
 //
-// Workers claim tiles. For each query they share a threshold, which rises with the exact scores that any of them has found,
-// and each of them keeps candidates of its own.
+// Workers claim tiles. For each query they share a threshold, which rises with the exact scores that any of them has
+// found, and each of them keeps candidates of its own.
 #pragma once
 
 #include <algorithm>
@@ -30,8 +30,8 @@ inline constexpr std::size_t kExpectedCandidates = 512;
 // The int4 filter has failed for a tile if more than one in so many vectors passed: residual codes are read in random
 // order. With more than one in kInt4FarShare, it is tried again later.
 inline constexpr std::size_t kMaxInt4Share = 16, kInt4FarShare = 3;
-// The first part of an index is scanned by int8 codes, one in so many vectors: while the threshold is low, the int4 filter
-// would let nearly all of them pass.
+// The first part of an index is scanned by int8 codes, one in so many vectors: while the threshold is low, the int4
+// filter would let nearly all of them pass.
 inline constexpr std::size_t kInt8WarmUpShare = 32;
 
 // Which kernels a pass uses.
@@ -87,7 +87,7 @@ private:
         std::vector<float> thresholds;
         std::vector<std::uint16_t> masks;
         std::vector<float> bounds;
-        std::vector<std::size_t> candidates;             // by query, of `filter`: those of the int4 filter are not counted
+        std::vector<std::size_t> candidates;             // by query; those of the int4 filter are not counted
         std::size_t scanned = 0, scanned_by_filter = 0;  // vectors
         std::size_t int4_from = 0;                       // vectors to scan before the int4 filter is tried
 
@@ -158,8 +158,8 @@ private:
         }
     }
 
-    // Returns false, without any candidates, if too many vectors pass. The int4 filter is then tried again when twice as
-    // many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
+    // Returns false, without any candidates, if too many vectors pass. The int4 filter is then tried again when twice
+    // as many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
     bool filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, nullptr);
         plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());

@@ -9,8 +9,8 @@
 
 namespace care {
 
-// Hands out tiles in an order whose first few are spread over the whole index, so that thresholds rise early even if the
-// vectors are sorted.
+// Hands out tiles in an order whose first few are spread over the whole index, so that thresholds rise early even if
+// the vectors are sorted.
 class Tiles {
 public:
     Tiles(std::size_t blocks, std::size_t tile_blocks)

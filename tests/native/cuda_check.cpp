@@ -40,8 +40,8 @@ bool plans_hold() {
 }  // namespace
 
 int main() {
-    // Few vectors; both terms and one; a prefix, a subset; pruning that fails; more queries than one pass has; so many hits
-    // that their candidates are scored in several rounds.
+    // Few vectors; both terms and one; a prefix, a subset; pruning that fails; more queries than one pass has; so many
+    // hits that their candidates are scored in several rounds.
     constexpr check::Case kCases[] = {
         {1, 1, 1, 1, 1, 1, 0, false},         {163, 65, 65, 13, 5, 1, 2, false},    {999, 130, 70, 5, 20, 1, 0, true},
         {8192, 9, 9, 1, 10, 1, 0, false},     {8300, 100, 100, 3, 10, 1, 1, false}, {8211, 80, 70, 9, 100, 1, 0, false},

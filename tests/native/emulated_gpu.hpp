@@ -1,7 +1,7 @@
 // A GPU emulated on the CPU, to test the kernels of csrc/cuda without a GPU.
 //
-// A launch runs its blocks one after another. Each thread of a block is a fibre that runs until it waits for others: at a
-// barrier, or where lanes of a warp exchange values. Fibres run in a random order, to detect missing barriers. The
+// A launch runs its blocks one after another. Each thread of a block is a fibre that runs until it waits for others: at
+// a barrier, or where lanes of a warp exchange values. Fibres run in a random order, to detect missing barriers. The
 // emulation shows what kernels compute, but not the memory model of a GPU.
 #pragma once
 
@@ -65,8 +65,8 @@ public:
 
     void wait_for_block() { wait(State::kAtBarrier); }
 
-    // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more than one
-    // exchange ahead.
+    // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more
+    // than one exchange ahead.
     const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
         const unsigned me = thread.x, set = fibres_[me]->exchanges++ % 2;
         std::copy_n(mine, 6, values_[set][me]);

@@ -27,8 +27,8 @@ struct Case {
     std::vector<std::int64_t> lengths;
 };
 
-// A network with random weights. Every array is exactly as long as the interface requires, so that a sanitizer detects a read
-// beyond it.
+// A network with random weights. Every array is exactly as long as the interface requires, so that a sanitizer detects
+// a read beyond it.
 class Network {
 public:
     Network(const care::GteShape& shape, std::size_t layers, bool type) : shape_(shape) {

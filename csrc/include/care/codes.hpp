@@ -7,7 +7,8 @@
 //
 //     d = mu + s c + e          c: integers in [-127, 127];  s: one float32 scale per vector;  e: quantisation error
 //
-// A query is scaled by a power of two of its own, so that its largest value lies in [1/2, 1), and quantised in two terms:
+// A query is scaled by a power of two of its own, so that its largest value lies in [1/2, 1), and quantised in two
+// terms:
 //
 //     q = s1 a + s2 b + f       a, b: integers in [-limit, limit];  f: remainder after two terms
 //
@@ -24,23 +25,23 @@
 //
 // a.c and b.c are exact integers: at most 127 * 255 * 65536 < 2^31. The rest of the left side of (1) is float32
 // arithmetic: fewer than ten operations, conversions of the integers included, each with an error of 2^-24 of a result
-// that is at most |q| (2 |s c| + |e|) or so. The bounds include 2^-19 of both for it. Norms are summed in float64, in any
-// order, enlarged by more than that sum can have lost (65536 * 2^-53 of it), and rounded up to float32. q.mu is summed in
-// float64, and the exact score (score.hpp) is rounded too: a `slack` of 2^-34 |q| |mu| covers width * 2^-53 of the same
-// for any width up to 65536 (2^-19 covers it for the rest). Products below float32's normal range lose less than 2^-126
-// each, wherever the processor flushes them to zero: 2^-120 is added once.
+// that is at most |q| (2 |s c| + |e|) or so. The bounds include 2^-19 of both for it. Norms are summed in float64, in
+// any order, enlarged by more than that sum can have lost (65536 * 2^-53 of it), and rounded up to float32. q.mu is
+// summed in float64, and the exact score (score.hpp) is rounded too: a `slack` of 2^-34 |q| |mu| covers width * 2^-53
+// of the same for any width up to 65536 (2^-19 covers it for the rest). Products below float32's normal range lose less
+// than 2^-126 each, wherever the processor flushes them to zero: 2^-120 is added once.
 //
 // Int4 codes and 2-bit residual codes
 //
-// A large index has the same vectors once more in 4 bits a value, so that one query reads half as much. All of the above
-// holds for the int4 codes, with another s and e, and with c one of the odd integers in [-15, 15]. Their e is some
-// fifteen times as long, so many more vectors pass. For these, 2-bit residual codes refine the int4 codes:
+// A large index has the same vectors once more in 4 bits a value, so that one query reads half as much. All of the
+// above holds for the int4 codes, with another s and e, and with c one of the odd integers in [-15, 15]. Their e is
+// some fifteen times as long, so many more vectors pass. For these, 2-bit residual codes refine the int4 codes:
 //
-//     d = mu + s c + s/4 r + e'     r: one of -3, -1, 1, 3;  |c + r/4| is at most 15.75 times the square root of the width
+//     d = mu + s c + s/4 r + e'     r: one of -3, -1, 1, 3;  |c + r/4| <= 15.75 sqrt(width)
 //
-// The residual codes of a vector lie together, because they are read for single vectors. They lower a bound from int4 codes
-// by |q| (|e| - |e'|) less s/4 (s1 a.r + s2 b.r). Of |q| (|e| - |e'|) only the part 1 - 2^-18 is subtracted: what the
-// bound includes for the rounding of |q| |e| stays in it.
+// The residual codes of a vector lie together, because they are read for single vectors. They lower a bound from int4
+// codes by |q| (|e| - |e'|) less s/4 (s1 a.r + s2 b.r). Of |q| (|e| - |e'|) only the part 1 - 2^-18 is subtracted: what
+// the bound includes for the rounding of |q| |e| stays in it.
 #pragma once
 
 #include <cstddef>
@@ -49,8 +50,8 @@
 namespace care {
 
 inline constexpr std::size_t kMaxWidth = 65536;
-// Layout: blocks of 16 vectors. For every group of 4 values a block has 64 bytes, 4 of each vector, so that one register
-// holds the same 4 values of all of them. A code is stored as c + 128.
+// Layout: blocks of 16 vectors. For every group of 4 values a block has 64 bytes, 4 of each vector, so that one
+// register holds the same 4 values of all of them. A code is stored as c + 128.
 inline constexpr std::size_t kBlock = 16;
 inline constexpr std::size_t kGroup = 4;
 inline constexpr std::size_t kGroupBytes = kBlock * kGroup;
@@ -77,14 +78,14 @@ inline constexpr std::size_t error_norm_of_prefix(std::size_t query_width, std::
     return which;
 }
 
-// Int4 codes lie in the same blocks. A byte holds two codes of one vector: of an even group in its lower four bits, and of
-// the odd group after it in its upper four bits. A code is stored as (c + 15) / 2.
+// Int4 codes lie in the same blocks. A byte holds two codes of one vector: of an even group in its lower four bits, and
+// of the odd group after it in its upper four bits. A code is stored as (c + 15) / 2.
 inline constexpr int kMaxInt4 = 15;
 inline constexpr std::size_t group_pairs(std::size_t width) { return (groups(width) + 1) / 2; }
 inline constexpr std::size_t int4_block_bytes(std::size_t width) { return group_pairs(width) * kGroupBytes; }
 
-// The residual codes of a vector are n = residual_bytes(width) bytes, whole cache lines. Byte j holds those of the values
-// j, j + n, j + 2n and j + 3n, from its lowest bits on. A code is stored as (r + 3) / 2.
+// The residual codes of a vector are n = residual_bytes(width) bytes, whole cache lines. Byte j holds those of the
+// values j, j + n, j + 2n and j + 3n, from its lowest bits on. A code is stored as (r + 3) / 2.
 inline constexpr int kMaxResidual = 3;
 inline constexpr std::size_t kResidualsPerByte = 4;
 inline constexpr std::size_t residual_bytes(std::size_t width) { return (width + 255) / 256 * 64; }
@@ -124,8 +125,8 @@ struct MutableInt4Codes {
     float* residual_errors;
 };
 
-// Quantises `count` rows of `width` finite float32 values; they become rows `first`, `first + 1`, ... of the index. Values
-// must be below 2^(exponent + 80).
+// Quantises `count` rows of `width` finite float32 values; they become rows `first`, `first + 1`, ... of the index.
+// Values must be below 2^(exponent + 80).
 void encode(const float* vectors, std::size_t first, std::size_t count, std::size_t width, const float* mean,
             int exponent, std::size_t threads, const MutableCodes& codes);
 

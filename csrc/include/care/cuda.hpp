@@ -18,7 +18,7 @@ struct Request {
     const float* queries;  // [count][query_width]
     std::size_t count, query_width, k;
     const std::uint16_t* allowed;  // as SearchOptions::allowed, or null for all
-    std::size_t allowed_count;     // number of vectors that `allowed` allows; it plans the search, the result is the same
+    std::size_t allowed_count;     // number of vectors that `allowed` allows; it never changes the result
     double* scores;                // [count][k], like the next two
     float* float_scores;           // the same scores in float32
     std::int64_t* ids;
@@ -60,8 +60,8 @@ public:
     DeviceIndex(const DeviceIndex&) = delete;
     DeviceIndex& operator=(const DeviceIndex&) = delete;
 
-    // Enqueues a search on a stream and returns without waiting. Thread-safe. The hits of a query that is not finite are
-    // undefined.
+    // Enqueues a search on a stream and returns without waiting. Thread-safe. The hits of a query that is not finite
+    // are undefined.
     void search(const Request& request, Stream stream) const;
 
     // The same for arrays in host memory; returns when the results are there.

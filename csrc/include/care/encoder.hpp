@@ -16,10 +16,10 @@
 //
 // The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31); everything else is float32.
 //
-// The embedding of a text does not depend on its batch, to the last bit. Every output of a linear map is summed over its
-// inputs in order, in one accumulator. Every other sum is over a row or over the tokens of one text, in an order that
-// depends on its width alone. Fused multiply-adds are used only where the source says so. So neither the other texts nor
-// the threads nor the tiling can change a result. The instruction set can, in the last bits of float32.
+// The embedding of a text does not depend on its batch, to the last bit. Every output of a linear map is summed over
+// its inputs in order, in one accumulator. Every other sum is over a row or over the tokens of one text, in an order
+// that depends on its width alone. Fused multiply-adds are used only where the source says so. So neither the other
+// texts nor the threads nor the tiling can change a result. The instruction set can, in the last bits of float32.
 #pragma once
 
 #include <cstddef>
@@ -87,8 +87,8 @@ public:
     GteEncoder(const GteEncoder&) = delete;
     GteEncoder& operator=(const GteEncoder&) = delete;
 
-    // Packs copies of the weights. Not thread-safe with encode(). Throws std::invalid_argument for shapes that do not fit
-    // and, in int8, for weights that are not finite.
+    // Packs copies of the weights. Not thread-safe with encode(). Throws std::invalid_argument for shapes that do not
+    // fit and, in int8, for weights that are not finite.
     void add_layer(const GteLayer& layer);
 
     // Writes [texts][width] embeddings. Text t has the next lengths[t] >= 1 ids, each below the vocabulary.

@@ -20,16 +20,17 @@ struct Matrix {
 struct SearchOptions {
     std::size_t k;
     std::size_t threads = 1;
-    // Bit mask of the vectors that may be found: one 16-bit word per block, first vector in the lowest bit. Null for all.
+    // Bit mask of the vectors that may be found: one 16-bit word per block, first vector in the lowest bit. Null for
+    // all.
     const std::uint16_t* allowed = nullptr;
     // One of instruction_sets(), or empty for the fastest.
     std::string_view instruction_set = {};
 };
 
-// Writes the k best hits of query q to scores[q * k ...] and ids[q * k ...], best first in the order of topk.hpp. If there
-// are fewer, the rest is -infinity and -1. Queries narrower than the vectors are compared with a prefix of each vector.
-// `threads` and `instruction_set` never change the result. rescored[q] is how many vectors were scored exactly; with
-// several threads it may differ between runs.
+// Writes the k best hits of query q to scores[q * k ...] and ids[q * k ...], best first in the order of topk.hpp. If
+// there are fewer, the rest is -infinity and -1. Queries narrower than the vectors are compared with a prefix of each
+// vector. `threads` and `instruction_set` never change the result. rescored[q] is how many vectors were scored exactly;
+// with several threads it may differ between runs.
 //
 // Throws std::invalid_argument if the instruction set is not available, and std::bad_alloc.
 void search(const Matrix& vectors, const Codes& codes, const Matrix& queries, const SearchOptions& options,

@@ -5,10 +5,10 @@
 //     a[i]  = ((0 + d[i] q[i]) + d[i+8] q[i+8]) + d[i+16] q[i+16] + ...      i = 0 .. 7
 //     score = ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]))
 //
-// Eight accumulators fill one AVX-512 register, two AVX2 registers, or four SSE2 or NEON registers. The final sum is the
-// usual tree that adds the upper part of a register to its lower part. So every processor computes the same bits at full
-// speed. A fused multiply-add computes them too: the product is exact, and only the addition rounds. Finite vectors have
-// finite scores, because a product is below 2^256. Padding a vector with zeros does not change its scores.
+// Eight accumulators fill one AVX-512 register, two AVX2 registers, or four SSE2 or NEON registers. The final sum is
+// the usual tree that adds the upper part of a register to its lower part. So every processor computes the same bits at
+// full speed. A fused multiply-add computes them too: the product is exact, and only the addition rounds. Finite
+// vectors have finite scores, because a product is below 2^256. Padding a vector with zeros does not change its scores.
 #pragma once
 
 #include <cstddef>

@@ -19,8 +19,8 @@ CARE_HOST_DEVICE inline bool better(const Hit& a, const Hit& b) {
     return a.score != b.score ? a.score > b.score : a.id < b.id;
 }
 
-// Keeps the k best hits. The result does not depend on the order of pushes, so parts of an index may be scanned apart and
-// merged.
+// Keeps the k best hits. The result does not depend on the order of pushes, so parts of an index may be scanned apart
+// and merged.
 class TopK {
 public:
     explicit TopK(std::size_t k) : k_(k) {}
