@@ -220,7 +220,7 @@ def test_vectors_may_be_added_in_parts():
     np.testing.assert_array_equal(index.search(query, k=9)[1], index_of(vectors).search(query, k=9)[1])
 
 
-def test_half_precision_and_any_layout_are_taken_as_they_are():
+def test_half_precision_and_any_layout_are_accepted():
     vectors = random_vectors(12, 8)
     half = vectors.astype(np.float16)
     np.testing.assert_array_equal(index_of(half).vectors, half.astype(np.float32))
