@@ -41,7 +41,7 @@ class Hit:
         Inner product of the query's vector and the document's; with a lexical index
         1 / (5 + rank by vectors) + 2 / (5 + rank in the lexical index).
     document : object
-        What the retriever was given for it, None if it was given nothing.
+        The object that the retriever has for it; None if it has no documents.
     """
 
     id: int
@@ -50,16 +50,16 @@ class Hit:
 
 
 class Timings(NamedTuple):
-    """Where the time of a search went, in microseconds of the wall clock.
+    """Wall-clock times of the stages of a search, in microseconds.
 
     Attributes
     ----------
     tokenise : float
-        Texts to token ids, prompts put in.
+        Texts to token ids, with prompts.
     encode : float
         Token ids to vectors.
     scan : float
-        Vectors to positions and scores; with a lexical index its search and the fusion too.
+        Vectors to ids and scores; with a lexical index, its search and the fusion too.
     """
 
     tokenise: float
@@ -68,7 +68,7 @@ class Timings(NamedTuple):
 
 
 class MadeBy(Protocol):
-    """What an index must agree with: a `DualEncoder`, or what is known of one that runs elsewhere."""
+    """The model that made an index: a `DualEncoder`, or a description of one that runs elsewhere."""
 
     name: str
     width: int
@@ -133,12 +133,12 @@ class Retriever(_Finder):
     Parameters
     ----------
     model : DualEncoder
-        Only its query encoder is used, and loaded. Where queries are encoded elsewhere (`search_vectors`), anything
-        with a name, a width and a revision.
+        Only its query encoder is loaded. If queries are encoded elsewhere (`search_vectors`), any object with a name, a
+        width and a revision.
     index : ExactIndex
         Vectors of the same model's document encoder.
     documents : sequence, optional
-        One object a vector, handed out with the hits: texts, rows, anything.
+        One object per vector, returned with the hits: texts, rows, anything.
     lexical : BM25Index, optional
         A lexical index of the same documents. The first 100 of both rankings are then fused by
         reciprocal rank (Cormack et al., SIGIR 2009).
@@ -146,8 +146,8 @@ class Retriever(_Finder):
     Raises
     ------
     CareError
-        The index has another width, was made by another document encoder, or does not have as many
-        vectors as there are documents, here or in the lexical index.
+        The index has another width or was made by another document encoder, or the numbers of its vectors, of the documents
+        and of the documents in the lexical index differ.
     """
 
     def __init__(
@@ -170,11 +170,11 @@ class Retriever(_Finder):
             )
         if documents is not None and len(documents) != len(index):
             raise CareError(
-                f"{len(documents)} documents for an index of {len(index)} vectors; they must be as many"
+                f"{len(documents)} documents for an index of {len(index)} vectors; the numbers must be equal"
             )
         if lexical is not None and len(lexical) != len(index):
             raise CareError(
-                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; they must be as many"
+                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; the numbers must be equal"
             )
         self.model = cast(DualEncoder, model)
         self.index = index
@@ -317,7 +317,7 @@ class Retriever(_Finder):
         return *reciprocal_rank_fusion(rankings, k), stats
 
     def document(self, position: int) -> Any:
-        """Return what the retriever was given for a document, None if it was given nothing."""
+        """Return the object that the retriever has for a document; None if it has no documents."""
         return None if self.documents is None else self.documents[position]
 
 

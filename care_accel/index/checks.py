@@ -44,12 +44,12 @@ def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[n
         A score is out of the range of float32.
     """
     rounded = _native.as_float32(scores)
-    beyond = np.isinf(rounded) & (ids >= 0)
-    if beyond.any():
-        row, place = np.argwhere(beyond)[0]
+    overflow = np.isinf(rounded) & (ids >= 0)
+    if overflow.any():
+        row, place = np.argwhere(overflow)[0]
         raise CareError(
-            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, beyond float32; "
-            "scale the vectors or the queries down"
+            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, out of the range "
+            "of float32; scale the vectors or the queries down"
         )
     return rounded
 

@@ -13,10 +13,11 @@ namespace care::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-// sums += documents x queries, over 32 values of 16 documents and 8 columns. In a lane, with g = lane / 4, t = lane %
-// 4: the document words are values 4t.. of rows g and g + 8, then values 16 + 4t.. of both; the query words are values
-// 4t.. and 16 + 4t.. of column g; the sums are columns 2t and 2t + 1 of row g, then of row g + 8 (PTX ISA,
-// mma.m16n8k32).
+// sums += documents x queries, over 32 values of 16 documents and 8 columns (PTX ISA, mma.m16n8k32). With g = lane / 4
+// and t = lane % 4, a lane has these words:
+// - documents: values 4t.. of rows g and g + 8, then values 16 + 4t.. of both rows
+// - queries: values 4t.. and 16 + 4t.. of column g
+// - sums: columns 2t and 2t + 1 of row g, then of row g + 8
 __device__ inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2,
                                 std::uint32_t d3, std::uint32_t q0, std::uint32_t q1) {
     asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "

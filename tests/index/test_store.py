@@ -248,8 +248,8 @@ def test_an_index_of_release_0_1_finds_what_it_found_then(resident):
         assert ids.tolist() == expected["index"]["ids"][rows]
         assert scores.tolist() == expected["index"]["scores"][rows]  # to the last bit
     int4 = index._codes.int4
-    for array, name in ((int4.bytes, "halves"), (int4.residuals, "quarters"), (int4.norms, "half_norms")):
-        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / f"{name}.npy"))
+    for array, name in zip((int4.bytes, int4.residuals, int4.norms), store.INT4_FILES, strict=True):
+        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / store.OLD_NAMES[name]))
 
 
 def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):

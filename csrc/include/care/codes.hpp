@@ -2,8 +2,8 @@
 //
 // Int8 codes
 //
-// Let u = 2^exponent be the unit of an index and mu the mean of its vectors. Both are fixed when the first vectors are
-// quantised. In units of u a vector is
+// Let u = 2^exponent be the unit of an index and mu the mean of its vectors. Both are fixed when the codes are made. In
+// units of u a vector is
 //
 //     d = mu + s c + e          c: integers in [-127, 127];  s: one float32 scale per vector;  e: quantisation error
 //
