@@ -65,11 +65,13 @@ class Documents:
         return np.argsort(-scores, axis=1, kind="stable")[:, :K]
 
     @functools.cached_property
-    def without_halves(self):
-        """Return an index of the same vectors and codes."""
+    def without_int4(self):
+        """Return an index of the same vectors and int8 codes."""
         index, codes = ExactIndex(self.index.width), self.index._codes
         index._stored, index._count = self.index._stored, len(self.index)
-        index._codes = Codes.of(len(self.index), codes.bytes, codes.norms, codes.mean, codes.exponent)
+        index._codes = Codes.from_arrays(
+            len(self.index), codes.bytes, codes.norms, codes.mean, codes.exponent
+        )
         return index
 
 
@@ -77,9 +79,9 @@ def unit(vectors):
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def ours(halves=True, **options):
+def ours(int4=True, **options):
     def make(documents):
-        index = documents.index if halves else documents.without_halves
+        index = documents.index if int4 else documents.without_int4
         retriever = Retriever(mini.model(**options), index, documents.texts)
 
         def search(queries):
@@ -170,12 +172,12 @@ def mteb_search(with_faiss):
 
 
 OURS = "care_accel, by default"
-CODES_ALONE = "care_accel, without halves"  # what one query over a large index would read otherwise
+WITHOUT_INT4 = "care_accel, without int4 codes"  # one query over a large index scans the int8 codes instead
 BLAS_ON = "sentence-transformers and faiss, BLAS on"  # what helps many queries at a time
 ENGINES = {
     OURS: ours(),
     "care_accel, int8": ours(dtype="int8"),
-    CODES_ALONE: ours(halves=False),
+    WITHOUT_INT4: ours(int4=False),
     "sentence-transformers and faiss": by_hand(),
     BLAS_ON: by_hand(blas_threshold=1),
     "mteb, by default": mteb_search(with_faiss=False),
@@ -193,7 +195,7 @@ def pytest_generate_tests(metafunc):
             for engine in ENGINES
             if kind == "titles" or "mteb" not in engine  # which keeps vectors and texts of all documents
             if at_once > 1 or engine != BLAS_ON
-            if engine != CODES_ALONE or (kind == "synthetic" and at_once == 1)
+            if engine != WITHOUT_INT4 or (kind == "synthetic" and at_once == 1)
         ],
     )
 
@@ -212,7 +214,7 @@ def test_text_to_hits(measure, kept, bench_size, kind, engine, at_once):
     limit = None
     if engine.startswith("care_accel"):  # of the scan alone
         rows, width = documents.index.vectors.shape
-        read = rows * width if engine == CODES_ALONE else scanned_bytes(rows, width, at_once)
+        read = rows * width if engine == WITHOUT_INT4 else scanned_bytes(rows, width, at_once)
         limit = {"read bandwidth": read, "int8 rate": documents.index.vectors.size * at_once}
     measure(
         ask,

@@ -2,10 +2,9 @@
 
 Exact peers, in float32: faiss IndexFlatIP as it ships, and with its matrix product on for any batch (it ships with a
 threshold that keeps it off for small ones); NumPy's and torch's product and selection; usearch. For information,
-since they are not exact: torch in bfloat16, faiss in float16. The limits: one read of all codes (ours; of halves for one query over a
-large index) or vectors at the
-read bandwidth, all products at the int8 (ours) or float32 rate of the fastest matrix product. What is searched is larger
-than the caches; queries take turns.
+since they are not exact: torch in bfloat16, faiss in float16. The limits: one read of all codes (ours; int4 codes for one
+query over a large index) or of all vectors at the read bandwidth, and all products at the int8 (ours) or float32 rate of the
+fastest matrix product. The index is larger than the caches; queries take turns.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pytest
 
 from care_accel import DualEncoder, ExactIndex, _native
-from care_accel.index.codes import HALVES_FROM
+from care_accel.index.codes import INT4_MIN_BYTES
 
 # kind, vectors, width, queries at a time
 CASES = {
@@ -62,7 +61,7 @@ def power_law(rng, rows, width):
 
 
 def indistinct(rng, rows, width):
-    """A few values that vary four hundred times as much as the rest, which alone decide: codes are no help."""
+    """A few values vary four hundred times as much as the rest, but the rest decides: pruning by codes fails."""
     vectors = rng.standard_normal((rows, width), dtype=np.float32)
     vectors[:, :3] *= 400 if rows > 1000 else 0
     return unit(vectors)
@@ -106,18 +105,18 @@ def index_of(vectors):
 
 
 def index_bytes(index):
-    """Return the bytes of an index's vectors, codes and halves; what is reserved for vectors to come is not counted."""
-    codes, halves = index._codes, index._codes.halves
+    """Return the bytes of an index's vectors, int8 and int4 codes, without spare capacity."""
+    codes, int4 = index._codes, index._codes.int4
     coded = codes.blocks * codes.bytes.shape[1] + len(index) * 4 * len(codes.norms)
-    if halves:
-        coded += codes.blocks * halves.bytes.shape[1]
-        coded += len(index) * (halves.quarters.shape[1] + 4 * len(halves.norms))
+    if int4:
+        coded += codes.blocks * int4.bytes.shape[1]
+        coded += len(index) * (int4.residuals.shape[1] + 4 * len(int4.norms))
     return index.vectors.nbytes + coded
 
 
 def scanned_bytes(rows, width, queries):
-    """Return what a search reads at least: one query half a byte a value of a large index, others a byte."""
-    return rows * width // (2 if queries == 1 and rows * width >= HALVES_FROM else 1)
+    """Return the bytes that a search reads at least: int4 codes for one query over a large index, otherwise int8 codes."""
+    return rows * width // (2 if queries == 1 and rows * width >= INT4_MIN_BYTES else 1)
 
 
 def ours(vectors):

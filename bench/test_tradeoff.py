@@ -2,7 +2,7 @@
 
 One query at a time, text to the best ten documents. The rows are the query encoder in float32 and int8 over indexes of
 every width that the model was trained for; the same in PyTorch; its symmetric twin, whose document encoder asks too;
-words alone; words and vectors. Accuracy is of all queries of the task. ``bytes`` is the index, ``model_bytes`` the
+BM25 alone; BM25 and vectors. Accuracy is of all queries of the task. ``bytes`` is the index, ``model_bytes`` the
 network that a server of queries has in memory.
 """
 
@@ -36,7 +36,7 @@ MOST = {"smoke": 60, "default": None, "full": None}
 
 @dataclass(frozen=True)
 class Way:
-    """A way to search: who asks, in which precision and runtime, at which width, with words or without."""
+    """A way to search: query encoder, precision, runtime, width, with or without a lexical index."""
 
     family: str
     precision: str = "float32"
@@ -45,7 +45,7 @@ class Way:
 
     @functools.cached_property
     def model(self):
-        """What asks; None for words alone."""
+        """The model that encodes queries; None for BM25 alone."""
         if self.family == "lexical":
             return None
         options = {"runtime": self.runtime, "width": self.width}
@@ -74,7 +74,7 @@ WAYS = {
 
 
 class Task:
-    """A retrieval set with its documents' vectors and words, and the rankings of everything that was asked."""
+    """A retrieval set with the vectors and the lexical index of its documents, and the rankings of all queries."""
 
     def __init__(self, name, most=None):
         self.name, rows = mini.ranking(name)
@@ -96,15 +96,15 @@ class Task:
         return self._indices[width]
 
     @functools.cached_property
-    def words(self):
+    def lexical(self):
         pytest.importorskip("bm25s", reason="the peer bm25s is not installed (extra eval)")
         return BM25Index(self.documents)
 
     @functools.cached_property
-    def words_bytes(self):
+    def lexical_bytes(self):
         with tempfile.TemporaryDirectory(prefix="care-bench-") as folder:
-            self.words.save(Path(folder) / "words")
-            return sum(f.stat().st_size for f in (Path(folder) / "words").rglob("*") if f.is_file())
+            self.lexical.save(Path(folder) / "lexical")
+            return sum(f.stat().st_size for f in (Path(folder) / "lexical").rglob("*") if f.is_file())
 
     def score(self, found):
         """Return the mean of the metric over all queries."""
@@ -122,14 +122,14 @@ class Search:
 
     def __init__(self, way, task):
         self.way, self.task = way, task
-        self.words = task.words if way.family in ("lexical", "hybrid") else None
+        self.lexical = task.lexical if way.family in ("lexical", "hybrid") else None
         self.width = 0 if way.model is None else way.model.width
         if way.model is not None:
-            self.retriever = Retriever(way.model, task.index(self.width), lexical=self.words)
+            self.retriever = Retriever(way.model, task.index(self.width), lexical=self.lexical)
 
     def __call__(self, query):
         if self.way.model is None:
-            return self.words.search([query], K)[1][0].tolist(), {}
+            return self.lexical.search([query], K)[1][0].tolist(), {}
         hits, (tokenize, encode, scan) = self.retriever.search(query, K, return_timings=True)
         return [hit.id for hit in hits], {"tokenize": tokenize, "encode": encode, "scan": scan}
 
@@ -138,7 +138,7 @@ class Search:
         """Scores and ids of all queries."""
         queries = list(self.task.queries.values())
         if self.way.model is None:
-            return self.words.search(queries, K)
+            return self.lexical.search(queries, K)
         return self.retriever.search_vectors(self.way.model.encode_query(queries), K, queries)[:2]
 
     @functools.cached_property
@@ -154,7 +154,7 @@ class Search:
     @functools.cached_property
     def memory(self):
         """Return the bytes of the index and of the network that asks."""
-        index = self.task.words_bytes if self.words is not None else 0
+        index = self.task.lexical_bytes if self.lexical is not None else 0
         if self.way.model is None:
             return {"bytes": index, "model_bytes": 0}
         index += index_bytes(self.retriever.index)

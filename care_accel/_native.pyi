@@ -4,23 +4,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 BLOCK: int
-MOST_WIDTH: int
+MAX_WIDTH: int
 CUDA: bool
-# Where CUDA is true, the following and what is at the end:
-CUDA_MOST_WIDTH: int
-CUDA_MOST_K: int
+# Only if CUDA is true, like cuda_devices, CudaArray and CudaIndex:
+CUDA_MAX_WIDTH: int
+CUDA_MAX_K: int
 
 def block_bytes(width: int) -> int:
-    """Return the bytes of a block of ``BLOCK`` coded vectors."""
+    """Return the bytes of a block of int8 codes: of ``BLOCK`` vectors."""
 
-def half_block_bytes(width: int) -> int:
-    """Return the bytes of a block of ``BLOCK`` vectors in halves."""
+def int4_block_bytes(width: int) -> int:
+    """Return the bytes of a block of int4 codes."""
 
-def quarter_bytes(width: int) -> int:
-    """Return the bytes of a vector's quarters."""
+def residual_bytes(width: int) -> int:
+    """Return the bytes of a vector's residual codes."""
 
-def norms(width: int) -> int:
-    """Return how many error norms a vector has: one for each prefix and one for all of it."""
+def error_norm_count(width: int) -> int:
+    """Return the number of error norms of a vector: one for each prefix, and one for the whole width."""
 
 def encode(
     vectors: NDArray[np.float32],
@@ -32,13 +32,13 @@ def encode(
     bytes: NDArray[np.uint8],
     norms: NDArray[np.float32],
 ) -> None:
-    """Write the codes of ``vectors`` as rows ``first`` and after.
+    """Quantise ``vectors`` to int8; they become rows ``first``, ``first + 1``, ...
 
-    ``bytes`` is ``[blocks, block_bytes(width)]``; ``norms`` is ``[2 + norms(width), blocks * BLOCK]``: scales,
-    lengths and error norms. All arrays are C-contiguous; ``TypeError`` otherwise.
+    ``bytes`` is ``[blocks, block_bytes(width)]``; ``norms`` is ``[2 + error_norm_count(width), blocks * BLOCK]``: scales,
+    code norms and error norms. All arrays must be C-contiguous; ``TypeError`` otherwise.
     """
 
-def encode_halves(
+def encode_int4(
     vectors: NDArray[np.float32],
     *,
     first: int,
@@ -46,13 +46,13 @@ def encode_halves(
     exponent: int,
     threads: int,
     bytes: NDArray[np.uint8],
-    quarters: NDArray[np.uint8],
+    residuals: NDArray[np.uint8],
     norms: NDArray[np.float32],
 ) -> None:
-    """Write the halves and quarters of ``vectors`` as rows ``first`` and after.
+    """Quantise ``vectors`` to int4 codes and residual codes; they become rows ``first``, ``first + 1``, ...
 
-    ``bytes`` is ``[blocks, half_block_bytes(width)]``; ``quarters`` is ``[blocks * BLOCK, quarter_bytes(width)]``; ``norms``
-    is ``[3, blocks * BLOCK]``: scales, error norms, and those with quarters.
+    ``bytes`` is ``[blocks, int4_block_bytes(width)]``; ``residuals`` is ``[blocks * BLOCK, residual_bytes(width)]``; ``norms``
+    is ``[3, blocks * BLOCK]``: scales, error norms, and error norms with residual codes.
     """
 
 def search(
@@ -67,32 +67,33 @@ def search(
     threads: int,
     allowed: NDArray[np.uint16] | None = None,
     instruction_set: str = "",
-    half_bytes: NDArray[np.uint8] | None = None,
-    quarters: NDArray[np.uint8] | None = None,
-    half_norms: NDArray[np.float32] | None = None,
+    int4_bytes: NDArray[np.uint8] | None = None,
+    residuals: NDArray[np.uint8] | None = None,
+    int4_norms: NDArray[np.float32] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
     """Return scores and ids, ``[n, k]`` each, and how many vectors were scored exactly, ``[n]``.
 
-    Queries may be narrower than the vectors: that many first values are compared. ``allowed`` has one bit a
-    vector. Halves, all three arrays or none, make one query over a large index faster. ``instruction_set`` forces one of `instruction_sets`: the result is the same for each.
+    Queries may be narrower than the vectors: they are compared with a prefix of each vector. ``allowed`` is a bit mask of the
+    vectors to search, one 16-bit word per block. Int4 codes (all three arrays or none) make one query over a large index
+    faster. ``instruction_set`` forces one of `instruction_sets`; the result is the same for each.
     """
 
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the nearest float32 of each score ``[n, k]``; infinity beyond float32."""
+    """Return the float32 nearest to each score ``[n, k]``; infinity if it is out of range."""
 
 def instruction_sets() -> list[str]:
-    """Return what the scan can use on this processor, the fastest first."""
+    """Return the instruction sets that this processor has a kernel for, the fastest first."""
 
 class GteEncoder:
-    """A gte network on the CPU; ``csrc/include/care/encoder.hpp``. What does not fit is a ``ValueError``."""
+    """A gte network on the CPU; ``csrc/include/care/encoder.hpp``. Raises ``ValueError`` for arguments that do not fit."""
 
     nbytes: int
 
     def __init__(
         self,
-        words: NDArray[np.float32],
+        word_embeddings: NDArray[np.float32],
         *,
-        type: NDArray[np.float32] | None,
+        token_type: NDArray[np.float32] | None,
         norm: tuple[NDArray[np.float32], NDArray[np.float32]],
         cosines: NDArray[np.float32],
         sines: NDArray[np.float32],
@@ -102,7 +103,7 @@ class GteEncoder:
         int8: bool,
         instruction_set: str = "",
     ) -> None:
-        """Take ``words``, ``[vocabulary, hidden]``, as they lie; cosines and sines are ``[positions, head size]``."""
+        """Use ``word_embeddings``, ``[vocabulary, hidden]``, in place; cosines and sines are ``[positions, head size]``."""
 
     def add_layer(
         self,
@@ -117,7 +118,7 @@ class GteEncoder:
         down: tuple[NDArray[np.float32], NDArray[np.float32] | None],
         feed_forward_norm: tuple[NDArray[np.float32], NDArray[np.float32]],
     ) -> None:
-        """Pack copies of a layer's weights, ``[outputs, inputs]``, and biases."""
+        """Pack copies of the weights, ``[outputs, inputs]``, and biases of a layer."""
 
     def encode(
         self,
@@ -129,13 +130,13 @@ class GteEncoder:
         width: int,
         threads: int,
     ) -> NDArray[np.float32]:
-        """Return ``[texts, width]`` vectors of texts whose ids lie one after another, ``lengths`` of them each."""
+        """Return vectors ``[texts, width]`` of texts whose ids are concatenated; ``lengths`` are their numbers of tokens."""
 
 def cuda_devices() -> int:
-    """Return how many GPUs there are; ``RuntimeError`` where CUDA cannot say."""
+    """Return the number of GPUs; raises ``RuntimeError`` if CUDA fails."""
 
 class CudaArray:
-    """An array on a GPU, for any library that takes DLPack."""
+    """An array in GPU memory, for any library that supports DLPack."""
 
     shape: list[int]
 
@@ -143,7 +144,7 @@ class CudaArray:
     def __dlpack__(self, stream: int | None = None, **options: object) -> object: ...
 
 class CudaIndex:
-    """An index in a GPU's memory; ``csrc/include/care/cuda.hpp``. CUDA's errors are ``RuntimeError``."""
+    """An index in GPU memory; ``csrc/include/care/cuda.hpp``. Raises ``RuntimeError`` for errors of CUDA."""
 
     nbytes: int
 
@@ -158,11 +159,11 @@ class CudaIndex:
         device: int,
     ) -> None: ...
     def search(
-        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.uint16] | None, findable: int
+        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.uint16] | None, allowed_count: int
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what `search` does. ``findable``: how many vectors may be found; it changes the time alone."""
+        """Return what `search` returns. ``allowed_count``: number of allowed vectors; it changes only the time."""
 
     def search_on_device(
-        self, queries: Any, k: int, allowed: NDArray[np.uint16] | None, findable: int, stream: int
+        self, queries: Any, k: int, allowed: NDArray[np.uint16] | None, allowed_count: int, stream: int
     ) -> tuple[CudaArray, CudaArray]:
-        """Return scores and ids on the GPU, for queries that are there; ``stream`` is CUDA's, 0 for the default."""
+        """Return scores and ids in GPU memory, for queries in GPU memory; ``stream`` is a CUDA stream, 0 for the default."""

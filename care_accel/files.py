@@ -182,7 +182,12 @@ def make_folder(folder: Path, name: str) -> None:
 
 @contextmanager
 def replaced_folder(
-    folder: Path, manifest: str, parts: Collection[str] = (), *, private: bool = True
+    folder: Path,
+    manifest: str,
+    parts: Collection[str] = (),
+    *,
+    old_manifests: Collection[str] = (),
+    private: bool = True,
 ) -> Iterator[Path]:
     """Give a new folder to write into; it takes the place of ``folder`` once all is written.
 
@@ -195,6 +200,8 @@ def replaced_folder(
         The file that tells that a folder is of this kind.
     parts : collection of str
         What else such a folder may hold.
+    old_manifests : collection of str
+        Names of the manifest in earlier releases.
     private : bool
         Whether only its owner may read it.
 
@@ -206,9 +213,10 @@ def replaced_folder(
     folder = folder.resolve()  # a link stays one, and what it points to is replaced
     if folder.exists():
         names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
-        if names and manifest not in names:
+        manifests = {manifest, *old_manifests}
+        if names and not names & manifests:
             raise CareError(f"{folder} exists and holds no {manifest}; choose another folder")
-        if others := sorted(names - {manifest, *parts}):
+        if others := sorted(names - {*manifests, *parts}):
             raise CareError(
                 f"{folder} holds {others[0]}, which does not belong to what is saved there; choose another folder"
             )
@@ -233,13 +241,21 @@ def replaced_folder(
             raise
 
 
-def check_format(manifest: dict[str, Any], file: Path, known: int) -> None:
-    """Refuse what another release wrote.
+def check_format(manifest: dict[str, Any], file: Path, *known: int) -> None:
+    """Check that this release reads the format of a manifest.
+
+    Parameters
+    ----------
+    manifest : dict
+    file : Path
+    known : int
+        The formats that this release reads.
 
     Raises
     ------
     CareError
-        The manifest's ``format`` is not the one that this release reads.
+        The manifest's ``format`` is none of them.
     """
-    if manifest.get("format") != known:
-        raise CareError(f"{file}: format {manifest.get('format')!r} is unknown; this release reads {known}")
+    if manifest.get("format") not in known:
+        reads = " and ".join(map(str, known))
+        raise CareError(f"{file}: format {manifest.get('format')!r} is unknown; this release reads {reads}")

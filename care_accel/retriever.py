@@ -1,4 +1,4 @@
-"""Query text to hits: a dual encoder and an index, and the documents' words beside them if wanted."""
+"""Query text to hits: a dual encoder and an index of vectors, optionally fused with a lexical index."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from care_accel.index import BM25Index, ExactIndex, SearchStats
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 
 MANIFEST = "retriever.json"
-FORMAT = 1
-_VECTORS, _WORDS, _DOCUMENTS = "vectors", "words", "documents.jsonl"
+FORMAT = 2
+_VECTORS, _LEXICAL, _DOCUMENTS = "vectors", "lexical", "documents.jsonl"
+# Format 1, of care_accel 0.1.0, has another name for the lexical index.
+_OLD_FORMAT, _OLD_LEXICAL = 1, "words"
 
 
 @dataclass(frozen=True)
@@ -37,9 +39,9 @@ class Hit:
         Its position in the index.
     score : float
         Inner product of the query's vector and the document's; with a lexical index
-        1 / (5 + rank among the vectors) + 2 / (5 + rank among the words).
+        1 / (5 + rank by vectors) + 2 / (5 + rank in the lexical index).
     document : object
-        What the retriever was given for it, None if it was given nothing.
+        The object that the retriever has for it; None if it has no documents.
     """
 
     id: int
@@ -48,16 +50,16 @@ class Hit:
 
 
 class Timings(NamedTuple):
-    """Where the time of a search went, in microseconds of the wall clock.
+    """Wall-clock times of the stages of a search, in microseconds.
 
     Attributes
     ----------
     tokenise : float
-        Texts to token ids, prompts put in.
+        Texts to token ids, with prompts.
     encode : float
         Token ids to vectors.
     scan : float
-        Vectors to positions and scores; with a lexical index its search and the fusion too.
+        Vectors to ids and scores; with a lexical index, its search and the fusion too.
     """
 
     tokenise: float
@@ -66,7 +68,7 @@ class Timings(NamedTuple):
 
 
 class MadeBy(Protocol):
-    """What an index must agree with: a `DualEncoder`, or what is known of one that runs elsewhere."""
+    """The model that made an index: a `DualEncoder`, or a description of one that runs elsewhere."""
 
     name: str
     width: int
@@ -131,21 +133,21 @@ class Retriever(_Finder):
     Parameters
     ----------
     model : DualEncoder
-        Only its query encoder is used, and loaded. Where queries are encoded elsewhere (`search_vectors`), anything
-        with a name, a width and a revision.
+        Only its query encoder is loaded. If queries are encoded elsewhere (`search_vectors`), any object with a name, a
+        width and a revision.
     index : ExactIndex
         Vectors of the same model's document encoder.
     documents : sequence, optional
-        One object a vector, handed out with the hits: texts, rows, anything.
+        One object per vector, returned with the hits: texts, rows, anything.
     lexical : BM25Index, optional
-        The same documents by their words. Both rankings, the first 100 of each, are then fused by
+        A lexical index of the same documents. The first 100 of both rankings are then fused by
         reciprocal rank (Cormack et al., SIGIR 2009).
 
     Raises
     ------
     CareError
-        The index has another width, was made by another document encoder, or does not have as many
-        vectors as there are documents, here or in the lexical index.
+        The index has another width or was made by another document encoder, or the numbers of its vectors, of the documents
+        and of the documents in the lexical index differ.
     """
 
     def __init__(
@@ -164,15 +166,15 @@ class Retriever(_Finder):
         if index.encoder_revision is not None and index.encoder_revision != revision:
             raise CareError(
                 f"the index was made by document encoder {index.encoder_revision}, {model.name} has {revision}; "
-                "encode the documents anew with this model, or load the model that made the index"
+                "encode the documents again with this model, or load the model that made the index"
             )
         if documents is not None and len(documents) != len(index):
             raise CareError(
-                f"{len(documents)} documents for an index of {len(index)} vectors; they must be as many"
+                f"{len(documents)} documents for an index of {len(index)} vectors; the numbers must be equal"
             )
         if lexical is not None and len(lexical) != len(index):
             raise CareError(
-                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; they must be as many"
+                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; the numbers must be equal"
             )
         self.model = cast(DualEncoder, model)
         self.index = index
@@ -190,7 +192,7 @@ class Retriever(_Finder):
         model : DualEncoder
         documents : sequence of str
         lexical : bool
-            Index the words as well.
+            Add a lexical index.
         **options
             Of `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
@@ -203,20 +205,20 @@ class Retriever(_Finder):
         return cls(model, index, documents, lexical=BM25Index(documents) if lexical else None)
 
     def save(self, folder: str | Path) -> None:
-        """Write vectors, words and documents as one folder that only its owner can read.
+        """Write vectors, lexical index and documents to a folder that only its owner can read.
 
         Raises
         ------
         CareError
-            The folder exists and holds something else, or a document is no JSON value.
+            The folder exists and contains something else, or a document is no JSON value.
         """
-        with replaced_folder(Path(folder), MANIFEST, [_VECTORS, _WORDS, _DOCUMENTS]) as built:
+        with replaced_folder(Path(folder), MANIFEST, [_VECTORS, _LEXICAL, _OLD_LEXICAL, _DOCUMENTS]) as built:
             self.index.save(built / _VECTORS)
             if self.lexical is not None:
-                self.lexical.save(built / _WORDS)
+                self.lexical.save(built / _LEXICAL)
             if self.documents is not None:
                 _write_documents(built / _DOCUMENTS, self.documents)
-            parts = {_WORDS: self.lexical is not None, _DOCUMENTS: self.documents is not None}
+            parts = {_LEXICAL: self.lexical is not None, _DOCUMENTS: self.documents is not None}
             write_json(built / MANIFEST, {"format": FORMAT, "parts": parts})
 
     @classmethod
@@ -253,18 +255,19 @@ class Retriever(_Finder):
         Raises
         ------
         CareError
-            The folder holds no retriever, or one that is not whole, or one of another document encoder.
+            The folder contains no retriever, a damaged one, or one of another document encoder.
         """
         folder = Path(folder)
         manifest = read_json(folder / MANIFEST, "a saved retriever has one")
-        check_format(manifest, folder / MANIFEST, FORMAT)
+        check_format(manifest, folder / MANIFEST, _OLD_FORMAT, FORMAT)
+        lexical_name = _OLD_LEXICAL if manifest["format"] == _OLD_FORMAT else _LEXICAL
         parts = manifest.get("parts")
-        if not isinstance(parts, dict) or not {_WORDS, _DOCUMENTS} <= parts.keys():
-            raise CareError(f"{folder / MANIFEST}: 'parts' must say whether words and documents are there")
+        if not isinstance(parts, dict) or not {lexical_name, _DOCUMENTS} <= parts.keys():
+            raise CareError(f"{folder / MANIFEST}: 'parts' must list {lexical_name!r} and {_DOCUMENTS!r}")
         documents = (
             [value for _, value in read_json_values(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
         )
-        lexical = BM25Index.load(folder / _WORDS) if parts[_WORDS] else None
+        lexical = BM25Index.load(folder / lexical_name) if parts[lexical_name] else None
         return cls(model, ExactIndex.load(folder / _VECTORS, device=device), documents, lexical=lexical)
 
     def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
@@ -281,7 +284,7 @@ class Retriever(_Finder):
     def search_vectors(
         self, vectors: NDArray[np.float32], k: int = 10, queries: Sequence[str] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]:
-        """Search for queries that were encoded already: the second half of `search`.
+        """Search with encoded queries, as `search` does after encoding.
 
         Parameters
         ----------
@@ -294,9 +297,9 @@ class Retriever(_Finder):
         Returns
         -------
         scores, ids : numpy.ndarray
-            float32 and int64 ``[n, k]``, best first; ``-inf`` and -1 where fewer documents are.
+            float32 and int64 ``[n, k]``, best first; padded with ``-inf`` and -1.
         stats : SearchStats
-            Of the search among the vectors.
+            Of the vector search.
 
         Raises
         ------
@@ -306,7 +309,7 @@ class Retriever(_Finder):
         if self.lexical is None:
             return self.index.search(vectors, k=k, return_stats=True)
         if queries is None or len(queries) != len(vectors):
-            raise CareError("this index has words beside its vectors; give the text of every query")
+            raise CareError("this retriever has a lexical index; pass the text of every query")
         require_count("k", k)
         depth = max(k, DEPTH)
         _, ids, stats = self.index.search(vectors, k=depth, return_stats=True)
@@ -314,7 +317,7 @@ class Retriever(_Finder):
         return *reciprocal_rank_fusion(rankings, k), stats
 
     def document(self, position: int) -> Any:
-        """Return what the retriever was given for a document, None if it was given nothing."""
+        """Return the object that the retriever has for a document; None if it has no documents."""
         return None if self.documents is None else self.documents[position]
 
 

@@ -1,6 +1,9 @@
 import json
+import shutil
 import stat
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,13 +98,13 @@ def hybrid(tiny_model):
     return Retriever.from_documents(tiny_model, DOCUMENTS, lexical=True)
 
 
-def test_with_words_the_two_rankings_are_fused_by_reciprocal_rank(hybrid, retriever):
+def test_with_a_lexical_index_both_rankings_are_fused_by_reciprocal_rank(hybrid, retriever):
     query = "骨折后应固定吗"
     vectors = [hit.id for hit in retriever.search(query, k=4)]
-    words = [i for i in hybrid.lexical.search([query], k=4)[1][0] if i >= 0]
-    assert 0 < len(words) < len(vectors)
+    lexical = [i for i in hybrid.lexical.search([query], k=4)[1][0] if i >= 0]
+    assert 0 < len(lexical) < len(vectors)
     sums = {
-        i: sum(weight / (6 + r.index(i)) for weight, r in ((1, vectors), (2, words)) if i in r)
+        i: sum(weight / (6 + r.index(i)) for weight, r in ((1, vectors), (2, lexical)) if i in r)
         for i in vectors
     }
     hits = hybrid.search(query, k=4)
@@ -110,11 +113,11 @@ def test_with_words_the_two_rankings_are_fused_by_reciprocal_rank(hybrid, retrie
     assert [hit.id for hit in hybrid.search(query, k=2)] == [hit.id for hit in hits[:2]]
 
 
-def test_a_query_that_shares_no_word_is_answered_by_vectors_alone(hybrid, retriever):
+def test_a_query_that_shares_no_term_is_answered_by_vectors_alone(hybrid, retriever):
     assert [h.id for h in hybrid.search("xyz")] == [h.id for h in retriever.search("xyz")]
 
 
-def test_words_of_another_number_of_documents_are_refused(tiny_model, retriever):
+def test_a_lexical_index_of_another_number_of_documents_is_refused(tiny_model, retriever):
     with pytest.raises(CareError, match="lexical index of 2 documents beside 4 vectors"):
         Retriever(tiny_model, retriever.index, lexical=BM25Index(DOCUMENTS[:2]))
 
@@ -130,14 +133,47 @@ def test_k_must_be_a_number_above_0(hybrid, retriever, k):
 @pytest.mark.parametrize("documents", [None, DOCUMENTS, [{"id": 1, "text": "\ud800 感冒"}, None, [1.5], "x"]])
 def test_a_saved_retriever_answers_the_same(tiny_model, tmp_path, lexical, documents):
     index = Retriever.from_documents(tiny_model, DOCUMENTS).index
-    words = BM25Index(DOCUMENTS) if lexical else None
-    retriever = Retriever(tiny_model, index, documents, lexical=words)
+    retriever = Retriever(tiny_model, index, documents, lexical=BM25Index(DOCUMENTS) if lexical else None)
     retriever.save(tmp_path / "saved")
     loaded = Retriever.load(tmp_path / "saved", tiny_model)
     assert loaded.search("感冒多饮水") == retriever.search("感冒多饮水")
     assert stat.S_IMODE((tmp_path / "saved").stat().st_mode) == 0o700
     loaded.save(tmp_path / "saved")
     assert loaded.search("感冒多饮水") == retriever.search("感冒多饮水")
+
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture
+def its_model():
+    """Return what is known of the model whose retriever is in tests/data."""
+    revision = f"sha256:{1:064x}"
+    return SimpleNamespace(name="random", width=20, revision=lambda role: revision)
+
+
+def assert_finds_what_release_0_1_found(retriever):
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    queries = np.array(expected["queries"], np.float32)
+    scores, ids, _ = retriever.search_vectors(queries, expected["k"], expected["texts"])
+    assert ids.tolist() == expected["retriever"]["ids"]
+    assert scores.tolist() == expected["retriever"]["scores"]  # to the last bit
+    scores, ids = retriever.lexical.search(expected["texts"], expected["k"])
+    assert ids.tolist() == expected["lexical"]["ids"]
+    assert np.where(np.isfinite(scores), scores, None).tolist() == expected["lexical"]["scores"]
+    assert retriever.document(5) == {"id": "d5", "text": "糖尿病患者平时应该怎样饮食"}
+
+
+def test_a_retriever_of_release_0_1_finds_what_it_found_then(its_model):
+    assert_finds_what_release_0_1_found(Retriever.load(DATA / "retriever-0.1", its_model))
+
+
+def test_a_retriever_of_release_0_1_is_replaced_by_one_of_today(its_model, tmp_path):
+    shutil.copytree(DATA / "retriever-0.1", tmp_path / "saved")
+    Retriever.load(tmp_path / "saved", its_model).save(tmp_path / "saved")
+    assert_finds_what_release_0_1_found(Retriever.load(tmp_path / "saved", its_model))
+    names = sorted(file.name for file in (tmp_path / "saved").iterdir())
+    assert names == ["documents.jsonl", "lexical", "retriever.json", "vectors"]
 
 
 def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path):
@@ -151,8 +187,9 @@ def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path)
 @pytest.mark.parametrize(
     ("file", "content", "words"),
     [
-        ("retriever.json", '{"format": 1}', "'parts' must say"),
-        ("retriever.json", '{"format": 2}', "format 2 is unknown"),
+        ("retriever.json", '{"format": 1}', "'parts' must list 'words' and 'documents.jsonl'"),
+        ("retriever.json", '{"format": 2}', "'parts' must list 'lexical' and 'documents.jsonl'"),
+        ("retriever.json", '{"format": 3}', "format 3 is unknown; this release reads 1 and 2"),
         ("documents.jsonl", '"a"\n{"b"\n', "line 2: no JSON"),
         ("documents.jsonl", '"a"\n', "1 documents for an index of 4 vectors"),
     ],

@@ -143,7 +143,7 @@ def _command(verb: str, *arguments: Any) -> None:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the rows as a table in Markdown, percent, with half the width of the 95 % interval."""
+    """Return the rows as a table in Markdown, percent, with the margin of error: half the width of the 95 % interval."""
     tasks = list(rows[0]["scores"])
     lines = [
         "| run | " + " | ".join(tasks) + " | mean | change | in the paper |",
@@ -151,32 +151,32 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     ]
     whole = _mean(rows[0])[0]
     for row in rows:
-        halves = [_half(row["intervals"][task]) for task in tasks]
+        margins = [_margin(row["intervals"][task]) for task in tasks]
         cells = [
-            f"{100 * row['scores'][task]:.1f} ± {100 * half:.1f}"
-            for task, half in zip(tasks, halves, strict=True)
+            f"{100 * row['scores'][task]:.1f} ± {100 * margin:.1f}"
+            for task, margin in zip(tasks, margins, strict=True)
         ]
-        mean, half = _mean(row)
+        mean, margin = _mean(row)
         change = "" if row is rows[0] else f"{100 * (mean - whole):+.1f}"
         published = PUBLISHED[row["run"]]
         there = f"{published:.2f}" + (
             "" if row is rows[0] else f" ({published - PUBLISHED[rows[0]['run']]:+.2f})"
         )
         lines.append(
-            " | ".join([f"| {row['run']}", *cells, f"{100 * mean:.1f} ± {100 * half:.1f}", change, there])
+            " | ".join([f"| {row['run']}", *cells, f"{100 * mean:.1f} ± {100 * margin:.1f}", change, there])
             + " |"
         )
     return "\n".join(lines) + "\n"
 
 
-def _half(interval: Sequence[float]) -> float:
+def _margin(interval: Sequence[float]) -> float:
     return (interval[1] - interval[0]) / 2
 
 
 def _mean(row: dict[str, Any]) -> tuple[float, float]:
-    """Return the mean over the sets, whose queries are drawn apart, and half of its interval."""
-    halves = [_half(interval) for interval in row["intervals"].values()]
-    return float(np.mean(list(row["scores"].values()))), float(np.linalg.norm(halves) / len(halves))
+    """Return the mean over the sets, whose queries are sampled independently, and its margin of error."""
+    margins = [_margin(interval) for interval in row["intervals"].values()]
+    return float(np.mean(list(row["scores"].values()))), float(np.linalg.norm(margins) / len(margins))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

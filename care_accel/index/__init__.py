@@ -1,4 +1,4 @@
-"""Vectors, or words, to hits."""
+"""Indexes: vectors, or the text of documents, to hits."""
 
 from care_accel.index.bm25 import BM25Index
 from care_accel.index.exact import ExactIndex, SearchStats

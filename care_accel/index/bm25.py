@@ -1,4 +1,4 @@
-"""Words to hits: BM25 over characters and pairs of characters, which needs no Chinese word list."""
+"""Lexical search: BM25 over characters and character bigrams, which needs no Chinese word segmentation."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, replaced_folder, write_json
 
-MANIFEST = "words.json"
+MANIFEST = "bm25.json"
+# Its name in care_accel 0.1.0.
+OLD_MANIFEST = "words.json"
 FORMAT = 1
-# Where bm25s puts its files.
-_WORDS = "bm25s"
+# The folder of the files that bm25s writes.
+_BM25S = "bm25s"
 
 _SPACE = re.compile(r"\s+")
 
 
 def character_grams(text: str) -> list[str]:
-    """Return the characters of a text and every two neighbours, folded to NFKC and lower case."""
+    """Return the characters and character bigrams of a text, normalised to NFKC and lower case."""
     folded = _SPACE.sub("", unicodedata.normalize("NFKC", text).lower())
     return [*folded, *(folded[i : i + 2] for i in range(len(folded) - 1))]
 
 
 class BM25Index:
-    """Documents by their words, with the results contract of `ExactIndex`.
+    """A lexical index: BM25 scores of documents, with results like those of `ExactIndex`.
 
     Parameters
     ----------
     documents : sequence of str
     k1, b : float
-        Saturation of term frequency, and how far a document's length counts.
+        BM25's term frequency saturation and length normalisation.
 
     Notes
     -----
@@ -55,7 +57,7 @@ class BM25Index:
         return self._size
 
     def scores(self, query: str) -> NDArray[np.float32]:
-        """Return the score of every document, float32 ``[len(self)]``; 0 where no word is shared."""
+        """Return the score of every document, float32 ``[len(self)]``; 0 if it shares no term with the query."""
         grams = [gram for gram in character_grams(query) if gram in self._vocabulary]
         if not grams:
             return np.zeros(self._size, dtype=np.float32)
@@ -72,9 +74,9 @@ class BM25Index:
         Returns
         -------
         scores : numpy.ndarray
-            float32 ``[n, k]``, descending; ``-inf`` where fewer than k documents share a word.
+            float32 ``[n, k]``, descending; padded with ``-inf`` if fewer than k documents share a term with the query.
         ids : numpy.ndarray
-            int64 ``[n, k]``, ascending among equal scores; -1 beside ``-inf``.
+            int64 ``[n, k]``, ascending among equal scores; padded with -1.
 
         Raises
         ------
@@ -93,17 +95,17 @@ class BM25Index:
         return best, ids
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as one folder; see `ExactIndex.save`.
+        """Write the index to a folder; see `ExactIndex.save`.
 
         Raises
         ------
         CareError
-            The folder exists and holds something else.
+            The folder exists and contains something else.
         """
-        with replaced_folder(Path(folder), MANIFEST, [_WORDS]) as built:
+        with replaced_folder(Path(folder), MANIFEST, [_BM25S], old_manifests=[OLD_MANIFEST]) as built:
             if self._vocabulary:
-                self._index.save(built / _WORDS, show_progress=False)
-            files = {file.name: file.stat().st_size for file in (built / _WORDS).glob("*")}
+                self._index.save(built / _BM25S, show_progress=False)
+            files = {file.name: file.stat().st_size for file in (built / _BM25S).glob("*")}
             write_json(built / MANIFEST, {"format": FORMAT, "count": self._size, "bytes": files})
 
     @classmethod
@@ -113,19 +115,21 @@ class BM25Index:
         Raises
         ------
         CareError
-            The folder holds no such index, or one that is not whole.
+            The folder contains no such index, or a damaged one.
         """
-        file = Path(folder) / MANIFEST
-        manifest = read_json(file, "a saved index of words has one")
+        file, old = Path(folder) / MANIFEST, Path(folder) / OLD_MANIFEST
+        if old.is_file() and not file.is_file():
+            file = old
+        manifest = read_json(file, "a saved BM25 index has one")
         check_format(manifest, file, FORMAT)
         index = cls([])
         index._size = manifest["count"]
         for name, size in manifest["bytes"].items():
-            part = Path(folder) / _WORDS / name
+            part = Path(folder) / _BM25S / name
             if not part.is_file() or part.stat().st_size != size:
-                raise CareError(f"{part}: is missing or has not the {size} bytes of its manifest; save anew")
+                raise CareError(f"{part}: is missing or does not have {size} bytes; save the index again")
         if manifest["bytes"]:
-            index._index = _library().BM25.load(Path(folder) / _WORDS, show_progress=False)
+            index._index = _library().BM25.load(Path(folder) / _BM25S, show_progress=False)
             index._vocabulary = set(index._index.vocab_dict)
         return index
 

@@ -1,4 +1,4 @@
-"""What a search checks before it starts, and after."""
+"""Checks of the input and the result of a search."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from care_accel.errors import CareError
 
 
 def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
-    """Return a mask ``[count]`` of what `ExactIndex.search` may find.
+    """Return a mask ``[count]`` of the vectors that `ExactIndex.search` may find.
 
     Raises
     ------
     CareError
-        It is neither such a mask nor ids below ``count``.
+        The subset is neither such a mask nor ids below ``count``.
     """
     chosen = np.asarray(subset)
     if chosen.dtype == bool:
@@ -26,30 +26,30 @@ def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
     if chosen.size:
         if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
             raise CareError(
-                f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or whole numbers [n]"
+                f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or integer ids [n]"
             )
         wrong = (chosen < 0) | (chosen >= count)
         if wrong.any():
-            raise CareError(f"subset holds id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
+            raise CareError(f"subset contains id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
         mask[chosen] = True
     return mask
 
 
 def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return scores as they are handed out.
+    """Return scores as float32.
 
     Raises
     ------
     CareError
-        A score is beyond float32.
+        A score is out of the range of float32.
     """
     rounded = _native.as_float32(scores)
-    beyond = np.isinf(rounded) & (ids >= 0)
-    if beyond.any():
-        row, place = np.argwhere(beyond)[0]
+    overflow = np.isinf(rounded) & (ids >= 0)
+    if overflow.any():
+        row, place = np.argwhere(overflow)[0]
         raise CareError(
-            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, beyond float32; "
-            "scale the vectors or the queries down"
+            f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, out of the range "
+            "of float32; scale the vectors or the queries down"
         )
     return rounded
 
@@ -60,16 +60,16 @@ def checked_rows(array: NDArray[np.generic], width: int, name: str) -> NDArray[n
     Raises
     ------
     CareError
-        Another shape or dtype, or a value that is not finite; the first such row is named.
+        The shape or dtype is wrong, or a value is not finite; the message names the first such row.
     """
     if array.ndim != 2 or array.shape[1] != width:
         raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {width}]")
     if array.dtype not in (np.float32, np.float16):
         raise CareError(
-            f"{name} are {array.dtype}; they must be float32 or float16, so that nothing is rounded unsaid"
+            f"{name} are {array.dtype}; convert them to float32 or float16: nothing is rounded silently"
         )
     rows = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():
-        raise CareError(f"{name}: row {int(np.argmin(finite))} holds a value that is not finite")
+        raise CareError(f"{name}: row {int(np.argmin(finite))} contains a value that is not finite")
     return rows

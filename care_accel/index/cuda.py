@@ -1,4 +1,4 @@
-"""The scan on a GPU: a copy of an index there, made when it is first searched."""
+"""Search on a GPU: a copy of an index in GPU memory, made at the first search."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from care_accel.errors import CareError
 if TYPE_CHECKING:
     from care_accel.index.codes import Codes
 
-_GPU = 2  # DLPack's number of CUDA's kind of device
+_DLPACK_CUDA = 2
 
 
 def require_cuda(device: str) -> int:
-    """Return the number of a GPU.
+    """Return the number of the GPU that a device string names.
 
     Parameters
     ----------
@@ -28,15 +28,15 @@ def require_cuda(device: str) -> int:
     Raises
     ------
     CareError
-        This build has no CUDA parts, or there is no such GPU.
+        The string is malformed, this build has no CUDA support, or there is no such GPU.
     """
     name, _, number = device.partition(":")
     if name != "cuda" or (number and not number.isdecimal()):
         raise CareError(f"device is {device!r}; it must be 'cpu', 'cuda' or one such as 'cuda:1'")
     if not _native.CUDA:
         raise CareError(
-            f"device {device!r}: this build has no CUDA parts; build with nvcc on PATH by CARE_CUDA=ON pip install . "
-            "from the sources, or use device='cpu'"
+            f"device {device!r}: this build has no CUDA support; build from source by CARE_CUDA=ON pip install . "
+            "with nvcc on PATH, or use device='cpu'"
         )
     try:
         count = _native.cuda_devices()
@@ -50,19 +50,19 @@ def require_cuda(device: str) -> int:
 
 
 class CudaScan:
-    """Searches a copy on one GPU.
+    """Searches a copy of an index on one GPU.
 
     Parameters
     ----------
     device : int
     width : int
-        Of the index.
+        Width of the index.
     """
 
     def __init__(self, device: int, width: int) -> None:
-        if width > _native.CUDA_MOST_WIDTH:
+        if width > _native.CUDA_MAX_WIDTH:
             raise CareError(
-                f"width is {width}; a GPU takes {_native.CUDA_MOST_WIDTH:,} at most: use device='cpu'"
+                f"width is {width}; a GPU supports {_native.CUDA_MAX_WIDTH:,} at most: use device='cpu'"
             )
         self._device = device
         self._copy: Any = None
@@ -76,14 +76,14 @@ class CudaScan:
         k: int,
         allowed: NDArray[np.uint16] | None,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what `_native.search` does."""
-        copy, findable = self._prepare(vectors, codes, k, allowed)
+        """Return (scores, ids, rescored) like `_native.search`."""
+        copy, allowed_count = self._prepare(vectors, codes, k, allowed)
         try:
-            return copy.search(queries, k=k, allowed=allowed, findable=findable)
+            return copy.search(queries, k=k, allowed=allowed, allowed_count=allowed_count)
         except RuntimeError as error:
             raise CareError(f"cuda:{self._device}: {error}") from None
 
-    def search_there(
+    def search_on_device(
         self,
         vectors: NDArray[np.float32],
         codes: Codes,
@@ -92,13 +92,15 @@ class CudaScan:
         allowed: NDArray[np.uint16] | None,
         stream: int | None,
     ) -> tuple[Any, Any]:
-        """Return (scores, ids) on the GPU, as arrays of the library that the queries come from."""
+        """Return (scores, ids) in GPU memory, as arrays of the library of the queries."""
         library = sys.modules.get(type(queries).__module__.partition(".")[0])
-        copy, findable = self._prepare(vectors, codes, k, allowed)
+        copy, allowed_count = self._prepare(vectors, codes, k, allowed)
         if stream is None:
             stream = _current_stream(library, self._device)
         try:
-            found = copy.search_on_device(queries, k=k, allowed=allowed, findable=findable, stream=stream)
+            found = copy.search_on_device(
+                queries, k=k, allowed=allowed, allowed_count=allowed_count, stream=stream
+            )
         except (RuntimeError, ValueError) as error:
             raise CareError(f"cuda:{self._device}: {error}") from None
         take = getattr(library, "from_dlpack", None)
@@ -107,27 +109,27 @@ class CudaScan:
     def _prepare(
         self, vectors: NDArray[np.float32], codes: Codes, k: int, allowed: NDArray[np.uint16] | None
     ) -> tuple[Any, int]:
-        if k > _native.CUDA_MOST_K:
-            raise CareError(f"k is {k}; a GPU finds {_native.CUDA_MOST_K:,} at most: use device='cpu'")
+        if k > _native.CUDA_MAX_K:
+            raise CareError(f"k is {k}; a GPU supports {_native.CUDA_MAX_K:,} at most: use device='cpu'")
         if self._copied != len(vectors):
-            self._copy = None  # its memory first
+            self._copy = None  # frees its memory first
             try:
                 self._copy = _native.CudaIndex(vectors, device=self._device, **codes.arguments())
             except RuntimeError as error:
                 raise CareError(f"cuda:{self._device}: {error}") from None
             self._copied = len(vectors)
-        findable = len(vectors) if allowed is None else int(np.unpackbits(allowed.view(np.uint8)).sum())
-        return self._copy, findable
+        allowed_count = len(vectors) if allowed is None else int(np.unpackbits(allowed.view(np.uint8)).sum())
+        return self._copy, allowed_count
 
 
 def is_on_gpu(array: Any) -> bool:
-    """Say whether an array of any library lies in a GPU's memory."""
-    place = getattr(array, "__dlpack_device__", None)
-    return place is not None and int(place()[0]) == _GPU
+    """Return whether an array of any library is in GPU memory."""
+    device = getattr(array, "__dlpack_device__", None)
+    return device is not None and int(device()[0]) == _DLPACK_CUDA
 
 
 def _current_stream(library: Any, device: int) -> int:
-    """Return the stream that the caller's library works on; CUDA's default one where that is unknown."""
+    """Return the current CUDA stream of the caller's library; the default stream if it is unknown."""
     name = getattr(library, "__name__", "")
     if name == "torch":
         return int(library.cuda.current_stream(device).cuda_stream)

@@ -1,4 +1,4 @@
-"""Exact search over vectors, and what is allowed to become one."""
+"""Exact top-k search by inner product."""
 
 from __future__ import annotations
 
@@ -20,60 +20,60 @@ _FIRST_CAPACITY = 1024
 
 
 class SearchStats(NamedTuple):
-    """What a search has done.
+    """Statistics of a search.
 
     Attributes
     ----------
     rescored : numpy.ndarray
-        int64 ``[n]``: how many vectors were scored exactly for each query; one such number for one query. It may
-        differ a little from run to run where threads race; hits do not.
+        int64 ``[n]``: how many vectors were scored exactly for each query; a scalar for one query. With several
+        threads it may differ a little between runs; hits do not.
     """
 
     rescored: NDArray[np.int64]
 
 
 class ExactIndex:
-    """Finds the documents with the largest inner products, provably all of them.
+    """Exact top-k search by inner product, like a flat index of faiss.
 
     The order is total: higher score first, among equal scores the smaller id. A score is the inner product
-    of two float32 vectors, its products exact and added in float64 in a fixed order
-    (``csrc/include/care/score.hpp``): the same whatever the batch, the threads or the processor. Scores are
+    of two float32 vectors. Its products are exact and summed in float64 in a fixed order
+    (``csrc/include/care/score.hpp``), so that it does not depend on the batch, the threads or the processor. Scores are
     compared in float64 and returned as float32.
 
-    A search reads the vectors' one-byte codes and scores exactly what they cannot rule out
-    (``csrc/include/care/codes.hpp``); one query over a large index reads half a byte a value first. An index takes 5
-    bytes a value and 12 to 28 bytes a vector, and from 64 MiB of codes on 5.75 and 12 more; `load` can leave the vectors
-    themselves on disk.
+    A search scans int8 codes, and rescores exactly all vectors that the codes cannot prune
+    (``csrc/include/care/codes.hpp``). One query over a large index scans int4 codes first. An index takes 5
+    bytes a value and 12 to 28 bytes a vector; from 64 MiB of codes on 5.75 bytes a value and 12 bytes a vector more. `load`
+    can leave the vectors themselves on disk.
 
-    Threads may search one index together, but not while one adds to it.
+    Several threads may search one index at the same time, but not while one adds to it.
 
     Parameters
     ----------
     width : int
-        Length of every vector.
+        Number of values of a vector.
     device : str
-        Where the scan runs: ``"cpu"``, ``"cuda"`` or one GPU such as ``"cuda:1"``, with the same hits and scores. A GPU
-        has a copy of vectors and codes, made at the first search after an `add`, and finds 1,024 hits of vectors as
-        wide as 8,192 at most.
+        Where the scan runs: ``"cpu"``, ``"cuda"`` or one GPU such as ``"cuda:1"``. Hits and scores are the same. A GPU
+        gets a copy of vectors and codes at the first search after an `add`; it supports at most 1,024 hits and a width of
+        8,192.
     threads : int, optional
-        Threads of one search; as many as the process may use by default.
+        Threads of one search; by default all cores that the process may use.
     encoder_revision : str, optional
-        `DualEncoder.revision` of the document encoder whose vectors these are. It is saved along, and a
-        `Retriever` refuses a model of another one.
+        `DualEncoder.revision` of the document encoder that made the vectors. It is saved with the index, and a
+        `Retriever` refuses a model with another one.
     order : {"normalize-then-slice", "slice-then-normalize"}
-        How the encoder makes narrower vectors (`EncoderSpec.order`). Only the first kind can be searched by a prefix.
+        How the encoder truncates vectors (`EncoderSpec.order`). Only the first kind can be searched by a prefix.
 
     Attributes
     ----------
     threads : int
-        Threads of one search, for those that do not say; may be changed.
+        Default number of threads of a search; may be changed.
     device : str
         Where the scan runs.
 
     Raises
     ------
     CareError
-        A width that is not 1 to 65,536, threads below 1, or a device or order that is not there.
+        The width is not 1 to 65,536, threads is below 1, or the device or order is unknown.
     """
 
     def __init__(
@@ -86,8 +86,8 @@ class ExactIndex:
         order: str = store.ORDERS[0],
     ) -> None:
         require_count("width", width)
-        if width > _native.MOST_WIDTH:
-            raise CareError(f"width is {width}; at most {_native.MOST_WIDTH:,}")
+        if width > _native.MAX_WIDTH:
+            raise CareError(f"width is {width}; at most {_native.MAX_WIDTH:,}")
         if order not in store.ORDERS:
             raise CareError(f"order is {order!r}; it must be one of {', '.join(store.ORDERS)}")
         self._gpu = None if device == "cpu" else CudaScan(require_cuda(device), int(width))
@@ -107,13 +107,13 @@ class ExactIndex:
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """The vectors, float32 ``[len(self), width]``, read-only and not copied."""
+        """A read-only view of the vectors, float32 ``[len(self), width]``."""
         view = self._stored[: self._count]
         view.flags.writeable = False
         return view
 
     def add(self, vectors: ArrayLike) -> None:
-        """Append vectors; their ids go on from ``len(self)``.
+        """Append vectors; their ids continue from ``len(self)``.
 
         Parameters
         ----------
@@ -123,7 +123,7 @@ class ExactIndex:
         Raises
         ------
         CareError
-            Another shape or dtype, or a value that is not finite; the first such row is named. Nothing is
+            The shape or dtype is wrong, or a value is not finite; the message names the first such row. Nothing is
             added then.
         """
         rows = self._checked(vectors, "vectors")
@@ -178,27 +178,28 @@ class ExactIndex:
             narrow as that.
         k : int
         width : int, optional
-            Compare this many first values only (Matryoshka).
+            Compare only a prefix of so many values (Matryoshka).
         subset : array_like, optional
-            What may be found: a mask, bool ``[len(self)]``, or ids in any order.
+            Search only these vectors: a mask, bool ``[len(self)]``, or ids in any order.
         threads : int, optional
-            The index's own number by default.
+            By default `threads` of the index.
         return_stats : bool
 
         Returns
         -------
         scores : numpy.ndarray
-            float32 ``[n, k]`` (``[k]`` for one query), descending; ``-inf`` where fewer than k vectors are.
+            float32 ``[n, k]`` (``[k]`` for one query), descending; padded with ``-inf`` if there are fewer than k
+            vectors.
         ids : numpy.ndarray
-            int64 of the same shape, ascending among equal scores; -1 beside ``-inf``.
+            int64 of the same shape, ascending among equal scores; padded with -1.
         stats : SearchStats
             If ``return_stats``.
 
         Raises
         ------
         CareError
-            Another shape or dtype, a value that is not finite, k below 1, a score beyond float32, a width of an
-            index whose narrower vectors are normalised anew, or an id that is not there.
+            The shape or dtype is wrong, a value is not finite, k is below 1, a score is out of the range of float32, an
+            id does not exist, or ``width`` is given for an index whose truncated vectors have to be normalised again.
         """
         array = np.asarray(queries)
         rows = array[np.newaxis] if array.ndim == 1 else array
@@ -217,7 +218,7 @@ class ExactIndex:
         subset: ArrayLike | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return the scores that decide, float64 ``[n, k]``, ids, and how many were rescored; see `search`."""
+        """Return scores in float64 ``[n, k]``, by which hits are ranked, ids, and rescored counts; see `search`."""
         require_count("k", k)
         if threads is not None:
             require_count("threads", threads)
@@ -237,38 +238,38 @@ class ExactIndex:
     def search_on_device(
         self, queries: Any, k: int = 10, *, subset: ArrayLike | None = None, stream: int | None = None
     ) -> tuple[Any, Any]:
-        """Search for queries that lie in the memory of the index's GPU; nothing waits for it.
+        """Search for queries in the memory of the index's GPU, without waiting for the result.
 
         Parameters
         ----------
-        queries : array of torch, CuPy or another library that speaks DLPack
-            float32 ``[n, width]``, row after row and finite, which is not checked; narrower ones search a prefix.
+        queries : array of torch, CuPy or another library that supports DLPack
+            float32 ``[n, width]``, row-major. Values must be finite, which is not checked. Narrower queries search a prefix.
         k : int
         subset : array_like, optional
-            As in `search`, in the processor's memory.
+            As in `search`, in host memory.
         stream : int, optional
-            The CUDA stream; by default the one that torch or CuPy works on now.
+            The CUDA stream; by default the current stream of torch or CuPy.
 
         Returns
         -------
         scores, ids : arrays of the same library
-            float32 and int64 ``[n, k]`` on the GPU, as in `search`; a score beyond float32 is infinite. Keep them until
-            what another stream does with them is done: their memory goes back on the stream of the search.
+            float32 and int64 ``[n, k]`` on the GPU, as in `search`; a score out of the range of float32 is infinite. Their
+            memory is freed on the stream of the search: keep them until other streams have finished with them.
 
         Raises
         ------
         CareError
-            The index is not on the queries' GPU, or another shape, dtype, or k.
+            The index is not on the GPU of the queries, or the shape, dtype or k is wrong.
         """
         require_count("k", k)
         if self._gpu is None or not is_on_gpu(queries):
             raise CareError(
-                "search_on_device takes an index with device='cuda' and queries on its GPU; use search for others"
+                "search_on_device needs an index with device='cuda' and queries on its GPU; otherwise use search"
             )
         if queries.shape[-1] != self.width:
             self._require_prefix(int(queries.shape[-1]))
         allowed = None if subset is None else self._allowed(subset)
-        return self._gpu.search_there(self.vectors, self._codes, queries, int(k), allowed, stream)
+        return self._gpu.search_on_device(self.vectors, self._codes, queries, int(k), allowed, stream)
 
     def _prefix(self, queries: ArrayLike, width: int | None) -> NDArray[np.float32]:
         if width is None or width == self.width:
@@ -285,26 +286,26 @@ class ExactIndex:
             raise CareError(f"width is {width}; the index has {self.width}")
         if self.order != "normalize-then-slice":
             raise CareError(
-                f"width is {width}, but this index's encoder normalises after it slices, so that a prefix is no "
-                f"narrower vector; encode the documents at width {width} and index them"
+                f"width is {width}, but the encoder of this index normalises after it slices, so a prefix is not a "
+                f"normalised vector; encode the documents at width {width} and index them"
             )
 
     def _allowed(self, subset: ArrayLike) -> NDArray[np.uint16]:
-        """Return one bit a vector, sixteen in each."""
+        """Return a bit mask, one 16-bit word per block."""
         mask = np.zeros(-(-self._count // _native.BLOCK) * _native.BLOCK, dtype=bool)
         mask[: self._count] = subset_mask(subset, self._count)
         return np.packbits(mask, bitorder="little").view("<u2").astype(np.uint16, copy=False)
 
     def save(self, folder: str | Path) -> None:
-        """Write the index as one folder that only its owner can read.
+        """Write the index to a folder that only its owner can read.
 
-        An index that is there is replaced; anything else is refused. What is there stays whole if the
-        writing is interrupted.
+        An existing index is replaced; any other folder is refused. If writing is interrupted, the existing index stays
+        intact.
 
         Raises
         ------
         CareError
-            The folder exists and holds no index.
+            The folder exists and contains no index.
         """
         store.save(Path(folder), store.Stored(self.vectors, self._codes, self.order, self.encoder_revision))
 
@@ -327,15 +328,15 @@ class ExactIndex:
             As in `ExactIndex`.
         threads : int, optional
         resident : {"codes", "all"}, optional
-            What is read into memory. The rest is mapped, and the system keeps of it what fits. With ``"codes"`` a
-            search reads from disk only what it scores exactly: an index at a third of its memory or less.
+            What is read into memory; the rest is memory-mapped. With ``"codes"`` a search reads from disk only the
+            vectors that it rescores, and the index needs a third of its memory or less.
         verify : bool
-            Compare checksums, which reads every file once.
+            Compare checksums. This reads every file once.
 
         Raises
         ------
         CareError
-            The folder holds no index, or one that is not whole.
+            The folder contains no index, or a damaged one.
         """
         if resident not in (None, "codes", "all"):
             raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
@@ -356,7 +357,7 @@ class ExactIndex:
     def _reserve(self, count: int) -> None:
         if count <= len(self._stored) and self._stored.flags.writeable:
             return
-        # Doubled, so that adding one by one costs no more than adding at once.
+        # Capacity doubles, so that adding vectors one by one costs as much as adding them at once.
         grown = np.empty((max(count, 2 * self._count, _FIRST_CAPACITY), self.width), dtype=np.float32)
         grown[: self._count] = self._stored[: self._count]
         self._stored = grown

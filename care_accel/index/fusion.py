@@ -1,4 +1,4 @@
-"""Several rankings of the same documents to one."""
+"""Fusion of several rankings of the same documents."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# How little a first place counts more than a second. Cormack, Clarke and Buettcher (SIGIR 2009) have 60 for
-# long rankings of systems that are alike; with vectors and words, first places say more (dev sets, see README).
+# The constant of reciprocal rank fusion: the smaller, the more the first ranks count. Cormack, Clarke and Buettcher
+# (SIGIR 2009) use 60 for long rankings of similar systems. For vectors and BM25 a smaller constant is better (dev sets,
+# see README).
 CONSTANT = 5
-# What places of the words count beside those of the vectors: both were chosen together.
+# Weight of the lexical ranking relative to that of the vectors; tuned together with the constant.
 LEXICAL_WEIGHT = 2.0
-# Places of each ranking that are looked at, and k where that is more: up to it the order does not depend on k.
+# Depth of each ranking, or k if that is larger: up to it the order does not depend on k.
 DEPTH = 100
 
 
@@ -28,19 +29,19 @@ def reciprocal_rank_fusion(
     Parameters
     ----------
     rankings : sequence of numpy.ndarray
-        Ids best first, int64 ``[n, depth]`` each (depths may differ); -1 is no document.
+        Ids, best first, int64 ``[n, depth]`` each (depths may differ); -1 for no document.
     k : int
     weights : sequence of float
-        One a ranking; those of vectors and of words by default.
+        One per ranking; by default those of the vectors and of the lexical index.
     constant : float
         5 by default.
 
     Returns
     -------
     scores : numpy.ndarray
-        float32 ``[n, k]``, descending; ``-inf`` where fewer than k documents were ranked.
+        float32 ``[n, k]``, descending; padded with ``-inf`` if fewer than k documents were ranked.
     ids : numpy.ndarray
-        int64 ``[n, k]``, ascending among equal scores; -1 beside ``-inf``.
+        int64 ``[n, k]``, ascending among equal scores; padded with -1.
     """
     count = len(rankings[0])
     scores = np.full((count, k), -np.inf, dtype=np.float32)
@@ -51,7 +52,7 @@ def reciprocal_rank_fusion(
             for rank, document in enumerate(ranking[row].tolist(), start=1):
                 if document >= 0:
                     fused[document] = fused.get(document, 0.0) + weight / (constant + rank)
-        # Sums that are equal as fractions tie, whatever their last bits: others differ by more.
+        # Rounded, so that sums that are equal as fractions tie; all others differ by more.
         best = sorted(fused.items(), key=lambda hit: (-round(hit[1], 12), hit[0]))[:k]
         if best:
             ids[row, : len(best)], scores[row, : len(best)] = zip(*best, strict=True)

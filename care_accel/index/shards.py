@@ -1,4 +1,4 @@
-"""Several indexes searched as one."""
+"""Several indexes that are searched as one."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from care_accel.index.exact import ExactIndex
 
 
 class Shards:
-    """Indexes whose ids go on from one to the next: the same hits as one index of all their vectors.
+    """Several indexes with consecutive ids: the same hits as one index of all their vectors.
 
-    They are merged on the scores that decide, in float64, so that how vectors are divided changes nothing.
+    Hits are merged by their float64 scores, so that the division into shards changes nothing.
 
     Parameters
     ----------
     indexes : sequence of ExactIndex
-        Of one width, order and document encoder.
+        With the same width, order and document encoder.
 
     Raises
     ------
     CareError
-        There is no index, or they differ.
+        There is no index, or these differ.
     """
 
     def __init__(self, indexes: Sequence[ExactIndex]) -> None:
         if not indexes:
-            raise CareError("no index was given; shards need one at least")
+            raise CareError("no index was given; Shards needs at least one")
         for name in ("width", "order", "encoder_revision"):
             found = list(dict.fromkeys(getattr(index, name) for index in indexes))
             if len(found) > 1:
@@ -52,7 +52,7 @@ class Shards:
         subset: ArrayLike | None = None,
         threads: int | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the k best documents of each query; see `ExactIndex.search`, also for what is refused."""
+        """Return the k best documents of each query; parameters and errors are those of `ExactIndex.search`."""
         require_count("k", k)
         array = np.asarray(queries)
         rows = array[np.newaxis] if array.ndim == 1 else array

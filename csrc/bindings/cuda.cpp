@@ -1,4 +1,4 @@
-// The GPU's part of care_accel._native: NumPy arrays, or arrays on the GPU by way of DLPack.
+// The CUDA part of care_accel._native: NumPy arrays in host memory, or arrays in GPU memory through DLPack.
 #include <memory>
 #include <optional>
 #include <vector>
@@ -14,13 +14,13 @@ namespace {
 using care::cuda::DeviceArray;
 using care::cuda::DeviceIndex;
 
-// DLPack's number for a stream: none and 1 are the default one, which CUDA calls null.
+// DLPack's number of a stream: 1 is the default stream, which is null in CUDA.
 care::cuda::Stream stream_of(std::uintptr_t number) {
     return number == 1 ? nullptr : reinterpret_cast<care::cuda::Stream>(number);
 }
 std::uintptr_t number_of(std::uintptr_t stream) { return stream == 0 ? 1 : stream; }
 
-// Queries that another library has on the GPU.
+// Queries of another library, in GPU memory.
 class Imported {
 public:
     Imported(const py::object& array, std::uintptr_t stream)
@@ -35,16 +35,17 @@ public:
     Imported(const Imported&) = delete;
     Imported& operator=(const Imported&) = delete;
 
-    // float32, row after row, on that device.
+    // The tensor as float32, row-major, on that device.
     care::Matrix matrix(int device) const {
         const dlpack::Tensor& tensor = managed_->tensor;
-        require(tensor.device.type == dlpack::kCuda && tensor.device.id == device, "queries must be on the index's GPU");
+        require(tensor.device.type == dlpack::kCuda && tensor.device.id == device,
+                "queries must be on the GPU of the index");
         require(tensor.dimensions == 2, "queries must have two dimensions");
         require(tensor.type.code == dlpack::kFloat && tensor.type.bits == 32 && tensor.type.lanes == 1,
                 "queries must be float32");
         require(!tensor.strides || tensor.shape[0] <= 1 ||
                     (tensor.strides[1] == 1 && tensor.strides[0] == tensor.shape[1]),
-                "queries must lie row after row");
+                "queries must be row-major");
         return {reinterpret_cast<const float*>(static_cast<const char*>(tensor.data) + tensor.byte_offset),
                 static_cast<std::size_t>(tensor.shape[0]), static_cast<std::size_t>(tensor.shape[1])};
     }
@@ -54,7 +55,7 @@ private:
     dlpack::ManagedTensor* managed_;
 };
 
-// Results on the GPU, for whatever library takes them.
+// Results in GPU memory, for any library that supports DLPack.
 struct Exported {
     std::shared_ptr<DeviceArray> memory;
     void* data;
@@ -76,7 +77,7 @@ struct Exported {
         owner->managed.context = owner.get();
         owner->managed.deleter = [](dlpack::ManagedTensor* managed) { delete static_cast<Owner*>(managed->context); };
         return py::capsule(&owner.release()->managed, dlpack::kCapsule, [](PyObject* capsule) {
-            // Whoever took the array has renamed the capsule, and frees it.
+            // A consumer renames the capsule and frees the array itself.
             if (!PyCapsule_IsValid(capsule, dlpack::kCapsule)) return;
             auto* left = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, dlpack::kCapsule));
             left->deleter(left);
@@ -93,79 +94,79 @@ std::unique_ptr<DeviceIndex> copy_index(const Array<float>& vectors, const Array
     return std::make_unique<DeviceIndex>(rows, arrays.codes(), device);
 }
 
-care::cuda::Request request(const DeviceIndex& index, const care::Matrix& queries, std::size_t k,
-                            const std::optional<Array<std::uint16_t>>& allowed, std::size_t findable) {
+care::cuda::Request make_request(const DeviceIndex& index, const care::Matrix& queries, std::size_t k,
+                                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count) {
     require(queries.width >= 1 && queries.width <= index.width(), "queries must not be wider than the vectors");
     if (allowed) require_allowed(*allowed, index.rows());
-    care::cuda::Request asked{};
-    asked.queries = queries.data;
-    asked.count = queries.rows;
-    asked.searched = queries.width;
-    asked.k = k;
-    asked.allowed = allowed ? allowed->data() : nullptr;
-    asked.findable = findable;
-    return asked;
+    care::cuda::Request request{};
+    request.queries = queries.data;
+    request.count = queries.rows;
+    request.query_width = queries.width;
+    request.k = k;
+    request.allowed = allowed ? allowed->data() : nullptr;
+    request.allowed_count = allowed_count;
+    return request;
 }
 
 py::tuple search(const DeviceIndex& index, const Array<float>& queries, std::size_t k,
-                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t findable) {
+                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count) {
     const care::Matrix rows = matrix(queries, "queries");
-    care::cuda::Request asked = request(index, rows, k, allowed, findable);
+    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count);
     Array<double> scores({rows.rows, k});
     Array<std::int64_t> ids({rows.rows, k}), rescored(static_cast<py::ssize_t>(rows.rows));
-    asked.scores = scores.mutable_data();
-    asked.ids = ids.mutable_data();
-    asked.rescored = rescored.mutable_data();
+    request.scores = scores.mutable_data();
+    request.ids = ids.mutable_data();
+    request.rescored = rescored.mutable_data();
     {
         py::gil_scoped_release release;
-        index.search_from_host(asked);
+        index.search_from_host(request);
     }
     return py::make_tuple(scores, ids, rescored);
 }
 
 py::tuple search_on_device(const DeviceIndex& index, const py::object& queries, std::size_t k,
-                           const std::optional<Array<std::uint16_t>>& allowed, std::size_t findable,
+                           const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count,
                            std::uintptr_t stream_number) {
     const Imported imported(queries, stream_number);
     const care::cuda::Stream stream = stream_of(stream_number);
     const care::Matrix rows = imported.matrix(index.device());
-    care::cuda::Request asked = request(index, rows, k, allowed, findable);
-    // Scores lie behind the ids, from an address that DLPack's readers take.
-    constexpr std::size_t kAligned = 256;
+    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count);
+    // One allocation: the ids, then the scores, with the alignment that DLPack requires.
+    constexpr std::size_t kAlignment = 256;
     const std::size_t hits = rows.rows * k;
-    const std::size_t scores_at = (hits * sizeof(std::int64_t) + kAligned - 1) / kAligned * kAligned;
+    const std::size_t scores_at = (hits * sizeof(std::int64_t) + kAlignment - 1) / kAlignment * kAlignment;
     const std::shared_ptr<DeviceArray> results = index.results(scores_at + hits * sizeof(float), stream);
-    asked.ids = static_cast<std::int64_t*>(results->data());
-    asked.rounded = reinterpret_cast<float*>(static_cast<char*>(results->data()) + scores_at);
+    request.ids = static_cast<std::int64_t*>(results->data());
+    request.float_scores = reinterpret_cast<float*>(static_cast<char*>(results->data()) + scores_at);
     {
         py::gil_scoped_release release;
-        const auto copy = allowed ? index.allow(asked.allowed, stream) : nullptr;
-        if (copy) asked.allowed = static_cast<const std::uint16_t*>(copy->data());
-        index.search(asked, stream);
+        const auto copy = allowed ? index.copy_allowed(request.allowed, stream) : nullptr;
+        if (copy) request.allowed = static_cast<const std::uint16_t*>(copy->data());
+        index.search(request, stream);
     }
     const std::vector<std::int64_t> shape{static_cast<std::int64_t>(rows.rows), static_cast<std::int64_t>(k)};
-    return py::make_tuple(Exported{results, asked.rounded, shape, {dlpack::kFloat, 32, 1}},
-                          Exported{results, asked.ids, shape, {dlpack::kInt, 64, 1}});
+    return py::make_tuple(Exported{results, request.float_scores, shape, {dlpack::kFloat, 32, 1}},
+                          Exported{results, request.ids, shape, {dlpack::kInt, 64, 1}});
 }
 
 }  // namespace
 
 void bind_cuda(py::module_& module) {
-    module.attr("CUDA_MOST_WIDTH") = care::cuda::most_width();
-    module.attr("CUDA_MOST_K") = care::cuda::most_k();
-    module.def("cuda_devices", &care::cuda::devices, "Return how many GPUs there are.");
-    py::class_<Exported>(module, "CudaArray", "An array on a GPU, for any library that takes DLPack.")
+    module.attr("CUDA_MAX_WIDTH") = care::cuda::max_width();
+    module.attr("CUDA_MAX_K") = care::cuda::max_k();
+    module.def("cuda_devices", &care::cuda::devices, "Return the number of GPUs.");
+    py::class_<Exported>(module, "CudaArray", "An array in GPU memory, for any library that supports DLPack.")
         .def_readonly("shape", &Exported::shape)
         .def("__dlpack_device__", &Exported::device)
         .def("__dlpack__", &Exported::capsule, py::arg("stream") = py::none());
-    py::class_<DeviceIndex>(module, "CudaIndex", "An index in a GPU's memory; see csrc/include/care/cuda.hpp.")
+    py::class_<DeviceIndex>(module, "CudaIndex", "An index in GPU memory; see csrc/include/care/cuda.hpp.")
         .def(py::init(&copy_index), py::arg("vectors").noconvert(), py::kw_only(), py::arg("bytes").noconvert(),
              py::arg("norms").noconvert(), py::arg("mean").noconvert(), py::arg("exponent"), py::arg("device"))
         .def_property_readonly("nbytes", &DeviceIndex::bytes)
         .def("search", &search, py::arg("queries").noconvert(), py::arg("k"),
-             py::arg("allowed").noconvert() = py::none(), py::arg("findable"),
+             py::arg("allowed").noconvert() = py::none(), py::arg("allowed_count"),
              "Return (scores, ids, rescored) as `_native.search` does.")
         .def("search_on_device", &search_on_device, py::arg("queries"), py::arg("k"),
-             py::arg("allowed").noconvert() = py::none(), py::arg("findable"), py::arg("stream"),
-             "Return (scores, ids) on the GPU, for queries that are there.");
+             py::arg("allowed").noconvert() = py::none(), py::arg("allowed_count"), py::arg("stream"),
+             "Return (scores, ids) in GPU memory, for queries in GPU memory.");
 }

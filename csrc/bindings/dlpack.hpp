@@ -1,4 +1,4 @@
-// As much of DLPack's C interface (dmlc/dlpack, version 0.8) as arrays on a GPU need to come and go.
+// The part of DLPack's C interface (dmlc/dlpack, version 0.8) that exchanges arrays in GPU memory.
 #pragma once
 
 #include <cstdint>
@@ -27,7 +27,7 @@ struct Tensor {
     std::int32_t dimensions;
     DataType type;
     std::int64_t* shape;
-    std::int64_t* strides;  // null for rows one after another
+    std::int64_t* strides;  // null if the array is row-major and contiguous
     std::uint64_t byte_offset;
 };
 

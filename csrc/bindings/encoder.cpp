@@ -1,4 +1,4 @@
-// care_accel._native.GteEncoder: the network comes as arrays, layer by layer.
+// care_accel._native.GteEncoder: receives the weights as arrays, layer by layer.
 #include "care/encoder.hpp"
 
 #include <pybind11/stl.h>
@@ -16,7 +16,8 @@ using Weights = std::pair<Array<float>, std::optional<Array<float>>>;
 std::size_t extent(const Array<float>& array, py::ssize_t axis) { return static_cast<std::size_t>(array.shape(axis)); }
 
 const float* values(const Array<float>& array, std::size_t count) {
-    require(array.ndim() == 1 && extent(array, 0) == count, "a bias or norm has another length than its outputs");
+    require(array.ndim() == 1 && extent(array, 0) == count,
+            "the length of a bias or norm is not the number of outputs");
     return array.data();
 }
 
@@ -33,19 +34,20 @@ care::Norm norm(const std::pair<Array<float>, Array<float>>& both, std::size_t w
 
 class Encoder {
 public:
-    Encoder(Array<float> words, const std::optional<Array<float>>& type,
+    Encoder(Array<float> word_embeddings, const std::optional<Array<float>>& token_type,
             const std::pair<Array<float>, Array<float>>& embedding_norm, const Array<float>& cosines,
             const Array<float>& sines, std::size_t heads, std::size_t intermediate, float epsilon, bool int8,
             const std::string& instruction_set)
-        : words_(std::move(words)) {
-        require(words_.ndim() == 2, "words must be [vocabulary, hidden]");
+        : word_embeddings_(std::move(word_embeddings)) {
+        require(word_embeddings_.ndim() == 2, "word_embeddings must be [vocabulary, hidden]");
         require(cosines.ndim() == 2 && sines.ndim() == 2 && extent(cosines, 0) == extent(sines, 0) &&
                     extent(cosines, 1) == extent(sines, 1),
                 "cosines and sines must be [positions, head size]");
-        const std::size_t hidden = extent(words_, 1);
-        const care::GteShape shape{extent(words_, 0), hidden,          heads, extent(cosines, 1), intermediate,
-                                   extent(cosines, 0), epsilon};
-        const care::GteEmbedding embedding{words_.data(), type ? values(*type, hidden) : nullptr,
+        const std::size_t hidden = extent(word_embeddings_, 1);
+        const care::GteShape shape{extent(word_embeddings_, 0), hidden, heads, extent(cosines, 1),
+                                   intermediate, extent(cosines, 0), epsilon};
+        const care::GteEmbedding embedding{word_embeddings_.data(),
+                                           token_type ? values(*token_type, hidden) : nullptr,
                                            norm(embedding_norm, hidden), cosines.data(), sines.data()};
         encoder_.emplace(shape, embedding, int8 ? care::Precision::kInt8 : care::Precision::kFloat32, instruction_set);
     }
@@ -89,7 +91,7 @@ public:
     std::size_t nbytes() const { return encoder_->packed_bytes(); }
 
 private:
-    Array<float> words_;  // read in place
+    Array<float> word_embeddings_;  // keeps the memory that the encoder reads
     std::optional<care::GteEncoder> encoder_;
 };
 
@@ -100,9 +102,9 @@ void bind_encoder(py::module_& module) {
         .def(py::init<Array<float>, const std::optional<Array<float>>&, const std::pair<Array<float>, Array<float>>&,
                       const Array<float>&, const Array<float>&, std::size_t, std::size_t, float, bool,
                       const std::string&>(),
-             py::arg("words").noconvert(), py::kw_only(), py::arg("type").noconvert(), py::arg("norm").noconvert(),
-             py::arg("cosines").noconvert(), py::arg("sines").noconvert(), py::arg("heads"), py::arg("intermediate"),
-             py::arg("epsilon"), py::arg("int8"), py::arg("instruction_set") = "")
+             py::arg("word_embeddings").noconvert(), py::kw_only(), py::arg("token_type").noconvert(),
+             py::arg("norm").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
+             py::arg("heads"), py::arg("intermediate"), py::arg("epsilon"), py::arg("int8"), py::arg("instruction_set") = "")
         .def("add_layer", &Encoder::add_layer, py::kw_only(), py::arg("query").noconvert(),
              py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("output").noconvert(),
              py::arg("attention_norm").noconvert(), py::arg("gate").noconvert(), py::arg("up").noconvert(),
@@ -110,6 +112,6 @@ void bind_encoder(py::module_& module) {
              "Pack copies of a layer's weights.")
         .def("encode", &Encoder::encode, py::arg("ids").noconvert(), py::arg("lengths").noconvert(), py::kw_only(),
              py::arg("pooling"), py::arg("normalize_first"), py::arg("width"), py::arg("threads"),
-             "Return the vectors [texts, width] of texts whose ids lie one after another.")
+             "Return vectors [texts, width] of texts whose ids are concatenated.")
         .def_property_readonly("nbytes", &Encoder::nbytes, "Bytes of the packed weights.");
 }

@@ -1,4 +1,4 @@
-// What every binding checks.
+// Checks of array arguments, shared by all bindings.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -13,7 +13,7 @@
 
 namespace py = pybind11;
 
-// c_style without forcecast: another dtype or layout is the caller's mistake, not a silent copy.
+// c_style without forcecast: another dtype or layout is an error, not a silent copy.
 template <typename Element>
 using Array = py::array_t<Element, py::array::c_style>;
 
@@ -26,21 +26,22 @@ inline care::Matrix matrix(const Array<float>& array, const char* name) {
     return {array.data(), static_cast<std::size_t>(array.shape(0)), static_cast<std::size_t>(array.shape(1))};
 }
 
-// Codes as Python keeps them: bytes [blocks, block_bytes(width)], norms [2 + norms(width), rows of all blocks].
+// Int8 codes as Python stores them: bytes [blocks, block_bytes(width)]; norms [2 + error_norm_count(width), rows of all
+// blocks]: scales, code norms, error norms.
 class CodeArrays {
 public:
     CodeArrays(const Array<std::uint8_t>& bytes, const Array<float>& norms, const Array<float>& mean, int exponent,
                std::size_t rows, std::size_t width) {
-        require(width >= 1 && width <= care::kMostWidth, "width must be 1 to 65536");
+        require(width >= 1 && width <= care::kMaxWidth, "width must be 1 to 65536");
         require(bytes.ndim() == 2 && static_cast<std::size_t>(bytes.shape(0)) >= care::blocks(rows) &&
                     static_cast<std::size_t>(bytes.shape(1)) == care::block_bytes(width),
-                "bytes must be [blocks, bytes of a block]");
-        require(norms.ndim() == 2 && static_cast<std::size_t>(norms.shape(0)) == 2 + care::norms(width) &&
+                "bytes must be [blocks, block_bytes(width)]");
+        require(norms.ndim() == 2 && static_cast<std::size_t>(norms.shape(0)) == 2 + care::error_norm_count(width) &&
                     static_cast<std::size_t>(norms.shape(1)) >= care::blocks(rows) * care::kBlock,
-                "norms must be [2 + norms, rows of all blocks]");
+                "norms must be [2 + error_norm_count(width), rows of all blocks]");
         require(mean.ndim() == 1 && static_cast<std::size_t>(mean.shape(0)) == width, "mean must be [width]");
         const std::size_t stride = static_cast<std::size_t>(norms.shape(1));
-        for (std::size_t i = 0; i < care::norms(width); ++i) errors_[i] = norms.data() + (2 + i) * stride;
+        for (std::size_t i = 0; i < care::error_norm_count(width); ++i) errors_[i] = norms.data() + (2 + i) * stride;
         codes_ = {bytes.data(), norms.data(), norms.data() + stride, errors_.data(), mean.data(), exponent};
     }
     CodeArrays(const CodeArrays&) = delete;
@@ -49,29 +50,29 @@ public:
     const care::Codes& codes() const { return codes_; }
 
 private:
-    std::array<const float*, care::kMostNorms> errors_{};
+    std::array<const float*, care::kMaxErrorNorms> errors_{};
     care::Codes codes_{};
 };
 
-// Halves: bytes [blocks, half_block_bytes(width)], quarters [rows of all blocks, quarter_bytes(width)], norms [3, rows of all
-// blocks].
-struct HalfArrays {
-    HalfArrays(const Array<std::uint8_t>& bytes, const Array<std::uint8_t>& quarters, const Array<float>& norms,
+// Int4 codes as Python stores them: bytes [blocks, int4_block_bytes(width)]; residuals [rows of all blocks,
+// residual_bytes(width)]; norms [3, rows of all blocks]: scales, error norms, error norms with residual codes.
+struct Int4Arrays {
+    Int4Arrays(const Array<std::uint8_t>& bytes, const Array<std::uint8_t>& residuals, const Array<float>& norms,
                std::size_t rows, std::size_t width) {
         const std::size_t padded = care::blocks(rows) * care::kBlock;
         require(bytes.ndim() == 2 && static_cast<std::size_t>(bytes.shape(0)) >= care::blocks(rows) &&
-                    static_cast<std::size_t>(bytes.shape(1)) == care::half_block_bytes(width),
-                "bytes of halves must be [blocks, bytes of a block of halves]");
-        require(quarters.ndim() == 2 && static_cast<std::size_t>(quarters.shape(0)) >= padded &&
-                    static_cast<std::size_t>(quarters.shape(1)) == care::quarter_bytes(width),
-                "quarters must be [rows of all blocks, bytes of a row of quarters]");
+                    static_cast<std::size_t>(bytes.shape(1)) == care::int4_block_bytes(width),
+                "int4 bytes must be [blocks, int4_block_bytes(width)]");
+        require(residuals.ndim() == 2 && static_cast<std::size_t>(residuals.shape(0)) >= padded &&
+                    static_cast<std::size_t>(residuals.shape(1)) == care::residual_bytes(width),
+                "residuals must be [rows of all blocks, residual_bytes(width)]");
         require(norms.ndim() == 2 && norms.shape(0) == 3 && static_cast<std::size_t>(norms.shape(1)) >= padded,
-                "norms of halves must be [3, rows of all blocks]");
-        halves = {bytes.data(), norms.data(), norms.data() + norms.shape(1), quarters.data(),
-                  norms.data() + 2 * norms.shape(1)};
+                "int4 norms must be [3, rows of all blocks]");
+        codes = {bytes.data(), norms.data(), norms.data() + norms.shape(1), residuals.data(),
+                 norms.data() + 2 * norms.shape(1)};
     }
 
-    care::Halves halves;
+    care::Int4Codes codes;
 };
 
 inline void require_allowed(const Array<std::uint16_t>& allowed, std::size_t rows) {

@@ -1,4 +1,4 @@
-// What the kernels of one search share. All pointers are to memory of the GPU.
+// The arguments that all kernels of one search share. All pointers are to GPU memory.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 
 namespace care::cuda {
 
-// Its bound is never NaN; `id` is negative where there is none.
+// `bound` is never NaN; `id` is negative where there is no candidate.
 struct alignas(8) Candidate {
     float bound;
     std::int32_t id;
@@ -20,41 +20,41 @@ struct alignas(8) Candidate {
 struct Arguments {
     // The index.
     const float* vectors;
-    const std::uint8_t* bytes;
+    const std::uint8_t* bytes;  // int8 codes
     const float* scales;
-    const float* lengths;
+    const float* code_norms;
     const float* errors;
     const float* mean;
     int exponent;
-    std::size_t rows, width, stride;  // stride: bytes from block to block
+    std::size_t rows, width, stride;  // stride: bytes per block
 
     // The queries of a pass.
     const float* queries;
-    std::size_t count, searched, k;
+    std::size_t count, query_width, k;
     const std::uint16_t* allowed;  // null for all
     Plan plan;
 
-    // What one kernel leaves for the next, by query.
-    QueryCode* codes;
-    std::uint8_t* words;   // [columns][steps][tiles][lanes][2] words of four codes, as the tensor cores take them
+    // Intermediate results of a kernel for the next one, by query.
+    QueryCode* query_codes;
+    std::uint8_t* packed_queries;  // [column groups][steps][tiles][lanes][2][4] codes in the layout of the tensor cores
     float* thresholds;
-    unsigned* counts;      // of candidates: more than there is room for where codes did not pay
-    Candidate* candidates; // [count][capacity]
+    unsigned* candidate_counts;  // larger than the capacity where pruning failed
+    Candidate* candidates;       // [count][capacity]
 
-    // Queries for which codes did not pay.
-    unsigned* hopeless_count;
-    unsigned* hopeless;        // [count], which ones
-    unsigned* parts_done;        // [count], by place in that list
-    unsigned exhaustive_blocks;  // count at least
-    Hit* parts;                  // [exhaustive_blocks][k], hits of each
+    // Queries for which pruning failed, or all if there is no filter. Their vectors are divided among blocks.
+    unsigned* failed_count;
+    unsigned* failed_queries;        // [count]
+    unsigned* finished_parts;        // [count], by position in failed_queries
+    unsigned exhaustive_blocks;      // not below count
+    Hit* partial_hits;               // [exhaustive_blocks][k]
 
-    // Results, or null where nobody asks.
+    // Results. Null if they are not wanted.
     double* scores;
-    float* rounded;  // the same scores in float32
+    float* float_scores;
     std::int64_t* ids;
     std::int64_t* rescored;
 
-    __device__ bool may_be_found(std::size_t row) const {
+    __device__ bool is_allowed(std::size_t row) const {
         return row < rows && (!allowed || (allowed[row / kBlock] >> (row % kBlock) & 1));
     }
 };

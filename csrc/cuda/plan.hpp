@@ -1,4 +1,4 @@
-// How a search is divided on a GPU: decided on the host before anything is known of the queries.
+// The plan of a search on a GPU. Made on the host, before anything is known of the queries.
 #pragma once
 
 #include <algorithm>
@@ -10,75 +10,74 @@
 
 namespace care::cuda {
 
-// One multiplication of the tensor cores: 16 vectors, 8 columns of queries, 32 values.
+// One tensor core operation (mma): 16 vectors by 8 columns of query terms, over 32 values.
 inline constexpr std::size_t kStepGroups = 8;
 inline constexpr std::size_t kTileColumns = 8;
-// What a warp takes at once.
+// A warp processes a pair of blocks at a time.
 inline constexpr std::size_t kPairBlocks = 2;
 inline constexpr std::size_t kPair = kPairBlocks * kBlock;
-// Up to so many queries the second term costs little, because reading codes is the limit.
+// Up to so many queries use both terms: reading the codes is the limit, and the second term costs little.
 inline constexpr std::size_t kTwoTermQueries = 16;
-// Queries that are searched together. More follow one another.
+// Queries of one pass.
 inline constexpr std::size_t kPassQueries = 256;
-// Bounds what threads of a block share.
-inline constexpr std::size_t kMostWidth = 8192;
-inline constexpr std::size_t kMostK = 1024;
+// Limits the shared memory of a block.
+inline constexpr std::size_t kMaxWidth = 8192;
+inline constexpr std::size_t kMaxK = 1024;
 
-// Of what a block can share, at most so much is taken by what kernels declare themselves.
-inline constexpr std::size_t kOwnSharedBytes = 22 * 1024;
+// Shared memory reserved for the static variables of kernels.
+inline constexpr std::size_t kStaticSharedBytes = 22 * 1024;
 
-// With fewer vectors than this, or not many more than are asked for, all are scored at once.
+// With fewer vectors than kFewVectors, or than kFewPerHit for each of k hits, all are scored without a filter.
 inline constexpr std::size_t kFewVectors = 8192;
 inline constexpr std::size_t kFewPerHit = 32;
 
 struct Plan {
-    // By codes, or every vector exactly.
-    bool by_codes;
+    bool by_codes;  // filter by codes; otherwise score every vector
     bool both_terms;
-    std::size_t tiles;    // of columns that a warp multiplies at once: 1, 2, 4 or 8
-    std::size_t columns;  // groups of that many tiles
-    std::size_t steps;    // multiplications along the width, zeros included
+    std::size_t tiles;          // tiles of columns that a warp multiplies at once: 1, 2, 4 or 8
+    std::size_t column_groups;  // groups of so many tiles
+    std::size_t steps;          // mma steps along the width, with padding
 
-    // The sample from which the first thresholds come: every `stride`-th pair of blocks.
+    // The first thresholds come from a sample: every `stride`-th pair of blocks.
     std::size_t pairs, stride, sample_pairs;
-    // Candidates that a query has room for; with more of them codes did not pay.
+    // Capacity of a query's candidate list. Pruning has failed for a query with more.
     std::size_t capacity;
 
     constexpr std::size_t columns_of_group() const { return tiles * kTileColumns; }
     constexpr std::size_t queries_of_group() const { return columns_of_group() / (both_terms ? 2 : 1); }
-    // Bytes of the coded queries of one group.
+    // Bytes of the query codes of one group.
     constexpr std::size_t group_bytes() const { return steps * kStepGroups * kGroup * columns_of_group(); }
 };
 
-// Steps whose codes are loaded together: more of them where there is less arithmetic. And whether those of the next are
-// loaded before the last are multiplied.
-inline constexpr std::size_t steps_at_once(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 4 ? 4 : 2; }
-inline constexpr bool loads_ahead(std::size_t tiles) { return tiles > 4; }
+// Steps whose codes are loaded together: the more, the less arithmetic there is per load.
+inline constexpr std::size_t steps_per_load(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 4 ? 4 : 2; }
+// Whether the next codes are loaded before the current ones are multiplied.
+inline constexpr bool double_buffered(std::size_t tiles) { return tiles > 4; }
 
-// `shared_bytes`: what a block of the GPU can share.
+// `shared_bytes`: shared memory of a block.
 //
-// A sample of S of the m vectors that may be found gives a threshold that some m k / S of them reach, so that with S =
-// 4 sqrt(m k) both are small. Codes did not pay when eight times as many do.
-inline Plan make_plan(std::size_t rows, std::size_t searched, std::size_t findable, std::size_t k, std::size_t queries,
-                      std::size_t shared_bytes) {
+// A sample of S of the m allowed vectors gives a threshold that some m k / S of them reach; with S = 4 sqrt(m k) both
+// numbers are small. Pruning has failed if eight times as many reach it.
+inline Plan make_plan(std::size_t rows, std::size_t query_width, std::size_t allowed_count, std::size_t k,
+                      std::size_t queries, std::size_t shared_bytes) {
     Plan plan{};
     plan.pairs = (blocks(rows) + kPairBlocks - 1) / kPairBlocks;
-    plan.by_codes = findable >= kFewVectors && findable / kFewPerHit >= k;
+    plan.by_codes = allowed_count >= kFewVectors && allowed_count / kFewPerHit >= k;
     plan.both_terms = queries <= kTwoTermQueries;
     const std::size_t columns = queries * (plan.both_terms ? 2 : 1);
-    const std::size_t steps = (groups(searched) + kStepGroups - 1) / kStepGroups;
+    const std::size_t steps = (groups(query_width) + kStepGroups - 1) / kStepGroups;
     for (plan.tiles = plan.both_terms ? 4 : 8;; plan.tiles /= 2) {
-        const std::size_t at_once = steps_at_once(plan.tiles);
-        plan.steps = (steps + at_once - 1) / at_once * at_once;
-        const bool fits = plan.group_bytes() + kOwnSharedBytes + 8 * 1024 <= shared_bytes;
+        const std::size_t per_load = steps_per_load(plan.tiles);
+        plan.steps = (steps + per_load - 1) / per_load * per_load;
+        const bool fits = plan.group_bytes() + kStaticSharedBytes + 8 * 1024 <= shared_bytes;
         const bool needed = plan.tiles / 2 * kTileColumns < columns;
         if (plan.tiles == 1 || (fits && needed)) break;
     }
-    plan.columns = (columns + plan.columns_of_group() - 1) / plan.columns_of_group();
+    plan.column_groups = (columns + plan.columns_of_group() - 1) / plan.columns_of_group();
 
-    const double found = static_cast<double>(std::max<std::size_t>(findable, 1));
-    const double wanted = 4 * std::sqrt(found * static_cast<double>(k));
-    const double share = std::min(1.0, wanted / found);
+    const double vectors = static_cast<double>(std::max<std::size_t>(allowed_count, 1));
+    const double sample = 4 * std::sqrt(vectors * static_cast<double>(k));
+    const double share = std::min(1.0, sample / vectors);
     plan.stride = std::max<std::size_t>(1, static_cast<std::size_t>(1 / share));
     plan.sample_pairs = (plan.pairs + plan.stride - 1) / plan.stride;
     const double expected = static_cast<double>(k) / share;

@@ -1,4 +1,4 @@
-// CUDA's runtime with errors thrown and memory owned.
+// RAII wrappers of the CUDA runtime; errors become exceptions.
 #pragma once
 
 #include <cstdint>
@@ -11,30 +11,30 @@ namespace care::cuda {
 
 inline void check(cudaError_t result, const char* doing) {
     if (result == cudaSuccess) return;
-    cudaGetLastError();  // or the next call would report it once more
+    cudaGetLastError();  // clears it, or the next call would report it again
     throw std::runtime_error(std::string(doing) + ": " + cudaGetErrorString(result));
 }
 
-// Makes a device the current one, for as long as it lives.
-class OnDevice {
+// Makes a device current for its scope.
+class DeviceGuard {
 public:
-    explicit OnDevice(int device) {
+    explicit DeviceGuard(int device) {
         check(cudaGetDevice(&before_), "finding the current GPU");
         if (before_ != device) check(cudaSetDevice(device), "choosing the GPU");
         changed_ = before_ != device;
     }
-    ~OnDevice() {
+    ~DeviceGuard() {
         if (changed_) cudaSetDevice(before_);
     }
-    OnDevice(const OnDevice&) = delete;
-    OnDevice& operator=(const OnDevice&) = delete;
+    DeviceGuard(const DeviceGuard&) = delete;
+    DeviceGuard& operator=(const DeviceGuard&) = delete;
 
 private:
     int before_ = 0;
     bool changed_ = false;
 };
 
-// Memory that a stream gets and gives back, without waiting for either: from a pool that keeps what it once had.
+// A memory pool for stream-ordered allocation. It keeps freed memory for the next search.
 class Pool {
 public:
     explicit Pool(int device) {
@@ -55,13 +55,13 @@ private:
     cudaMemPool_t pool_ = nullptr;
 };
 
-// A stream that waits for no other.
-class OwnStream {
+// A stream that does not synchronise with the default stream.
+class NonBlockingStream {
 public:
-    OwnStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
-    ~OwnStream() { cudaStreamDestroy(stream_); }
-    OwnStream(const OwnStream&) = delete;
-    OwnStream& operator=(const OwnStream&) = delete;
+    NonBlockingStream() { check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "making a stream"); }
+    ~NonBlockingStream() { cudaStreamDestroy(stream_); }
+    NonBlockingStream(const NonBlockingStream&) = delete;
+    NonBlockingStream& operator=(const NonBlockingStream&) = delete;
 
     cudaStream_t get() const { return stream_; }
 
@@ -82,7 +82,7 @@ private:
     cudaEvent_t event_ = nullptr;
 };
 
-// Arrays that lie one behind another in one piece of memory: first all are added, then the memory is taken.
+// The layout of several arrays in one allocation: add all, then allocate bytes().
 class Layout {
 public:
     template <typename Element>
@@ -98,17 +98,18 @@ private:
     std::size_t bytes_ = 0;
 };
 
-class Borrowed {
+// One stream-ordered allocation from a pool, with a Layout.
+class ScratchMemory {
 public:
-    Borrowed(const Pool& pool, const Layout& layout, cudaStream_t stream) : stream_(stream) {
+    ScratchMemory(const Pool& pool, const Layout& layout, cudaStream_t stream) : stream_(stream) {
         if (layout.bytes() == 0) return;
-        check(cudaMallocFromPoolAsync(&data_, layout.bytes(), pool.get(), stream), "taking GPU memory");
+        check(cudaMallocFromPoolAsync(&data_, layout.bytes(), pool.get(), stream), "allocating GPU memory");
     }
-    ~Borrowed() {
+    ~ScratchMemory() {
         if (data_) cudaFreeAsync(data_, stream_);
     }
-    Borrowed(const Borrowed&) = delete;
-    Borrowed& operator=(const Borrowed&) = delete;
+    ScratchMemory(const ScratchMemory&) = delete;
+    ScratchMemory& operator=(const ScratchMemory&) = delete;
 
     template <typename Element>
     Element* at(std::size_t start) const {
@@ -120,24 +121,24 @@ private:
     void* data_ = nullptr;
 };
 
-// What an index keeps.
+// A copy of host memory on the GPU.
 template <typename Element>
-class Kept {
+class DeviceBuffer {
 public:
-    Kept(const Element* from, std::size_t count) : bytes_(count * sizeof(Element)) {
+    DeviceBuffer(const Element* from, std::size_t count) : bytes_(count * sizeof(Element)) {
         if (count == 0) return;
         void* found = nullptr;
-        check(cudaMalloc(&found, bytes_), "taking GPU memory for the index");
+        check(cudaMalloc(&found, bytes_), "allocating GPU memory for the index");
         data_ = static_cast<Element*>(found);
         const cudaError_t copied = cudaMemcpy(data_, from, bytes_, cudaMemcpyHostToDevice);
         if (copied != cudaSuccess) cudaFree(data_);
         check(copied, "copying the index to the GPU");
     }
-    ~Kept() {
+    ~DeviceBuffer() {
         if (data_) cudaFree(data_);
     }
-    Kept(const Kept&) = delete;
-    Kept& operator=(const Kept&) = delete;
+    DeviceBuffer(const DeviceBuffer&) = delete;
+    DeviceBuffer& operator=(const DeviceBuffer&) = delete;
 
     const Element* get() const { return data_; }
     std::size_t bytes() const { return bytes_; }

@@ -1,4 +1,4 @@
-// Attention of one head within one text, exact, in float32. Included by kernel_source.cpp alone.
+// Attention of one head over one text, in float32. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "product.hpp"
@@ -6,7 +6,7 @@
 namespace care {
 namespace {
 
-// The rotation of positions: value i turns with value i + head_size / 2.
+// Rotary position embedding: rotates the pairs of values i and i + head_size / 2.
 CARE_INLINE void rotate(const float* from, const float* cosines, const float* sines, std::size_t size, float scaling,
                         float* to) {
     const std::size_t half = size / 2;
@@ -24,26 +24,26 @@ CARE_INLINE void rotate(const float* from, const float* cosines, const float* si
     }
 }
 
-// exp(score - largest) in place; returns 1 / their sum.
+// Writes exp(score - largest) in place, and returns 1 / their sum.
 CARE_INLINE float softmax(float* scores, std::size_t tokens) {
     const std::size_t all = rounded_to(tokens, kFloats);
     for (std::size_t j = tokens; j < all; ++j) scores[j] = -__builtin_inff();
     Floats largest = load<Floats>(scores);
     for (std::size_t j = kFloats; j < all; j += kFloats) largest = larger(load<Floats>(scores + j), largest);
-    const float most = largest_of(largest);
+    const float largest_score = largest_of(largest);
     Floats sum{};
     for (std::size_t j = 0; j < all; j += kFloats) {
-        const Floats weight = exponential(load<Floats>(scores + j) - most);
+        const Floats weight = exponential(load<Floats>(scores + j) - largest_score);
         store(scores + j, weight);
         sum += weight;
     }
     return 1.0f / sum_of(sum);
 }
 
-// Products of rows with all blocks of weights; take(block, row, sums of one block).
+// Multiplies rows by all blocks of weights: take(block, row, sums) receives the sums of one block.
 template <typename Take>
 CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const Rows& rows, const Take& take) {
-    Fetcher none({nullptr, 0}, 0, 0);
+    Prefetcher none({nullptr, 0}, 0, 0);
     std::size_t block = 0;
     for (; block + kTileBlocks <= blocks; block += kTileBlocks, weights.from += kTileBlocks * weights.block_stride) {
         multiply_rows<Float32Words, kTileBlocks>(
@@ -59,10 +59,10 @@ CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const 
     }
 }
 
-// Rows that other threads have written, some kilobytes apart, which no processor foresees.
-CARE_INLINE void fetch_rows(const float* from, std::size_t stride, std::size_t count, std::size_t size) {
-    constexpr std::size_t kMostRows = 64, kStep = kLineBytes / sizeof(float);
-    for (std::size_t row = 0; row < count && row < kMostRows; ++row) {
+// Prefetches rows that other threads have written. They are kilobytes apart, which defeats hardware prefetchers.
+CARE_INLINE void prefetch_rows(const float* from, std::size_t stride, std::size_t count, std::size_t size) {
+    constexpr std::size_t kMaxPrefetchRows = 64, kStep = kLineBytes / sizeof(float);
+    for (std::size_t row = 0; row < count && row < kMaxPrefetchRows; ++row) {
         for (std::size_t i = 0; i < size; i += kStep) __builtin_prefetch(from + row * stride + i, 0, 2);
     }
 }
@@ -73,18 +73,18 @@ void attend(const Attention& a) {
     float* const keys = a.scratch;
     float* const queries = keys + all * wide;
     float* const scores = queries + kAttentionRows * query_stride;
-    float* const turned = scores + kAttentionRows * score_stride;
+    float* const rotated = scores + kAttentionRows * score_stride;
 
-    fetch_rows(a.keys, a.stride, a.tokens, size);
-    fetch_rows(a.queries, a.query_stride, a.query_count, size);
-    fetch_rows(a.values, a.stride, a.tokens, size);
+    prefetch_rows(a.keys, a.stride, a.tokens, size);
+    prefetch_rows(a.queries, a.query_stride, a.query_count, size);
+    prefetch_rows(a.values, a.stride, a.tokens, size);
 
-    // Keys packed like weights: blocks of sixteen tokens side by side. Those that are no tokens are never looked at.
+    // Packs the keys like weights, in blocks of sixteen tokens. The scores of padding tokens are never used.
     for (std::size_t t = 0; t < all; ++t) {
         float* const to = keys + t / kBlock * kBlock * size + t % kBlock;
         if (t < a.tokens) {
-            rotate(a.keys + t * a.stride, a.cosines + t * size, a.sines + t * size, size, 1, turned);
-            for (std::size_t i = 0; i < size; ++i) to[i * kBlock] = turned[i];
+            rotate(a.keys + t * a.stride, a.cosines + t * size, a.sines + t * size, size, 1, rotated);
+            for (std::size_t i = 0; i < size; ++i) to[i * kBlock] = rotated[i];
         } else {
             for (std::size_t i = 0; i < size; ++i) to[i * kBlock] = 0;
         }
@@ -106,7 +106,7 @@ void attend(const Attention& a) {
                         [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
                             float* const to = scores + row * score_stride + block * kBlock;
 #pragma GCC unroll 8
-                            for (std::size_t p = 0; p < kParts; ++p) store(to + p * kFloats, sums[p]);
+                            for (std::size_t p = 0; p < kBlockRegisters; ++p) store(to + p * kFloats, sums[p]);
                         });
         float inverses[kAttentionRows];
         for (std::size_t r = 0; r < count; ++r) inverses[r] = softmax(scores + r * score_stride, a.tokens);
@@ -116,7 +116,7 @@ void attend(const Attention& a) {
                         [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
                             float* const to = a.to + (first + row) * a.to_stride + block * kBlock;
 #pragma GCC unroll 8
-                            for (std::size_t p = 0; p < kParts; ++p) {
+                            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                                 const std::size_t at = block * kBlock + p * kFloats;
                                 store_first(to + p * kFloats, size - (at < size ? at : size), sums[p] * inverses[row]);
                             }

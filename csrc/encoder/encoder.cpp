@@ -12,15 +12,15 @@
 #include "care/codes.hpp"
 #include "forward.hpp"
 #include "packing.hpp"
-#include "team.hpp"
+#include "thread_pool.hpp"
 
 namespace care {
 namespace {
 
-// Tokens that go through the layers together: what belongs to them stays in the caches while weights are read.
+// Tokens of one forward pass: few enough for their activations to stay in the caches while the weights are read.
 constexpr std::size_t kBatchTokens = 512;
-// A thread takes about as long to wake up as to do its share of less work than this, and far longer where it has lost
-// its core to another program: bytes of weights that are read, and as much again for so many rows.
+// With less work than kWorkPerThread, waking a thread takes as long as its share of the work, and far longer if another
+// program has its core. Work is counted in bytes of weights read, and as much again for every kRowsPerReading rows.
 constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
 constexpr std::size_t kRowsPerReading = 16;
 
@@ -29,17 +29,18 @@ void require(bool holds, const char* otherwise) {
 }
 
 void require_shape(const Linear& map, std::size_t outputs, std::size_t inputs) {
-    require(map.weights && map.outputs == outputs && map.inputs == inputs, "a linear map has another shape");
+    require(map.weights && map.outputs == outputs && map.inputs == inputs,
+            "the shape of a linear map does not fit the network");
 }
 
 }  // namespace
 
-// What calls need and one process has: threads do not survive fork().
+// State of one process: threads do not survive fork().
 struct Session {
-    explicit Session(pid_t process) : process(process), team(std::make_unique<Team>(1)) {}
+    explicit Session(pid_t process) : process(process), pool(std::make_unique<ThreadPool>(1)) {}
     const pid_t process;
     std::mutex turn;
-    std::unique_ptr<Team> team;
+    std::unique_ptr<ThreadPool> pool;
     Workspace workspace;
 };
 
@@ -47,7 +48,8 @@ struct GteEncoder::State {
     Network network;
     std::atomic<Session*> session{nullptr};
 
-    // That of this process. A parent's is left alone: its lock may be held for ever, its threads are not there.
+    // The session of this process. A parent's session is never touched: its lock may be held for ever, and its threads
+    // do not exist here.
     Session& current() {
         const pid_t process = getpid();
         Session* found = session.load(std::memory_order_acquire);
@@ -69,16 +71,16 @@ struct GteEncoder::State {
 GteEncoder::GteEncoder(const GteShape& shape, const GteEmbedding& embedding, Precision precision,
                        std::string_view instruction_set)
     : state_(std::make_unique<State>()) {
-    require(shape.hidden >= 1 && shape.hidden <= kMostWidth && shape.heads >= 1 && shape.head_size >= 2 &&
-                shape.head_size % 2 == 0 && shape.heads * shape.head_size <= kMostWidth && shape.intermediate >= 1 &&
-                shape.intermediate <= kMostWidth && shape.vocabulary >= 1 && shape.positions >= 1,
-            "the shape of the network is none");
+    require(shape.hidden >= 1 && shape.hidden <= kMaxWidth && shape.heads >= 1 && shape.head_size >= 2 &&
+                shape.head_size % 2 == 0 && shape.heads * shape.head_size <= kMaxWidth && shape.intermediate >= 1 &&
+                shape.intermediate <= kMaxWidth && shape.vocabulary >= 1 && shape.positions >= 1,
+            "a size of the network is out of range");
     Network& network = state_->network;
     network.shape = shape;
     network.precision = precision;
     network.kernel = &encoder_kernel(instruction_set);
-    network.words = embedding.words;
-    network.type = padded(embedding.type, embedding.type ? shape.hidden : 0);
+    network.word_embeddings = embedding.word_embeddings;
+    network.token_type = padded(embedding.token_type, embedding.token_type ? shape.hidden : 0);
     network.norm = PaddedNorm(embedding.norm, shape.hidden);
     const std::size_t angles = shape.positions * shape.head_size;
     network.cosines.assign(embedding.cosines, embedding.cosines + angles);
@@ -111,7 +113,7 @@ void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, st
     std::size_t tokens = 0;
     for (std::size_t t = 0; t < texts; ++t) {
         require(lengths[t] >= 1 && static_cast<std::size_t>(lengths[t]) <= network.shape.positions,
-                "a text has no token, or more than there are positions");
+                "a text has no tokens, or more than the network has positions");
         tokens += static_cast<std::size_t>(lengths[t]);
     }
     const auto known = [&](std::int64_t id) {
@@ -133,8 +135,8 @@ void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, st
         }
         const std::size_t work = bytes * (kRowsPerReading + batch.tokens) / kRowsPerReading / kWorkPerThread;
         const std::size_t wanted = std::clamp<std::size_t>(work, 1, std::max<std::size_t>(1, threads));
-        if (wanted > session.team->size()) session.team = std::make_unique<Team>(wanted);
-        forward(network, reduction, batch, *session.team, wanted, session.workspace);
+        if (wanted > session.pool->size()) session.pool = std::make_unique<ThreadPool>(wanted);
+        forward(network, reduction, batch, *session.pool, wanted, session.workspace);
         ids += batch.tokens;
     }
 }

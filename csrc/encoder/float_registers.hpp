@@ -1,5 +1,5 @@
-// Float32 arithmetic on registers. Built without contraction: a product and a sum are rounded as one where
-// multiply_add says so, so that a value does not depend on what the compiler made of the code around it.
+// Float32 arithmetic on registers. Built with -ffp-contract=off: only multiply_add fuses a product and a sum, so that a
+// value does not depend on how the compiler treats the surrounding code.
 #pragma once
 
 #include "../scan/registers.hpp"
@@ -19,7 +19,7 @@ CARE_INLINE Floats broadcast(float value) {
 #endif
 }
 
-// a * b + c; rounded once where the processor can.
+// a * b + c; fused if the instruction set has it.
 CARE_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #if defined(__AVX512F__)
     return (Floats)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -32,7 +32,7 @@ CARE_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 
 CARE_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
-// The first `count` of them; all if there are fewer.
+// Stores the first `count` values, or all if there are fewer.
 CARE_INLINE void store_first(float* to, std::size_t count, Floats values) {
     if (count >= kFloats) return store(to, values);
     for (std::size_t lane = 0; lane < count; ++lane) to[lane] = values[lane];
@@ -42,16 +42,16 @@ CARE_INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 
 CARE_INLINE Floats absolute(Floats values) { return (Floats)((Ints)values & 0x7fffffff); }
 
-// The first `count` floats from there, and `otherwise` in the other lanes.
+// Loads `count` floats; the other lanes are `otherwise`.
 CARE_INLINE Floats load_first(const float* from, std::size_t count, float otherwise) {
     Floats values = broadcast(otherwise);
     std::memcpy(&values, from, count * sizeof(float));
     return values;
 }
 
-// The sum of all lanes, halved again and again.
+// The horizontal sum, as a tree.
 CARE_INLINE float sum_of(Floats values) {
-    const FourFloats four = folded(values);
+    const FourFloats four = reduce_to_four(values);
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
@@ -62,23 +62,23 @@ CARE_INLINE float largest_of(Floats values) {
     return largest;
 }
 
-// Added to a value below 2^22 it leaves the nearest integer, halves to even, in the last bits.
-constexpr float kToInteger = 0x1.8p23f;
-constexpr std::int32_t kToIntegerBits = 0x4b400000;
+// Added to a value below 2^22, it leaves the nearest integer, ties to even, in the last bits.
+constexpr float kRoundingConstant = 0x1.8p23f;
+constexpr std::int32_t kRoundingConstantBits = 0x4b400000;
 
 // 2^n (1 + r + r^2 s(r)) with |r| <= ln 2 / 2 and s fitted so that it errs by 2^-24 of it at most, roundings included
 // by 2^-23; 0 below -87, where float32 would lose its precision.
 CARE_INLINE Floats exponential(Floats x) {
     constexpr float kCoefficients[] = {0x1.6db4e6p-10f, 0x1.123bep-7f, 0x1.55545ep-5f, 0x1.55548ep-3f, 0.5f};
-    const Floats shifted = multiply_add(x, broadcast(0x1.715476p0f), broadcast(kToInteger));
-    const Floats n = shifted - kToInteger;
+    const Floats shifted = multiply_add(x, broadcast(0x1.715476p0f), broadcast(kRoundingConstant));
+    const Floats n = shifted - kRoundingConstant;
     Floats r = multiply_add(n, broadcast(-0x1.62e4p-1f), x);  // ln 2 in two parts: n times the first is exact
     r = multiply_add(n, broadcast(-0x1.7f7d1cp-20f), r);
     Floats s = broadcast(kCoefficients[0]);
 #pragma GCC unroll 8
     for (std::size_t i = 1; i < 5; ++i) s = multiply_add(s, r, broadcast(kCoefficients[i]));
     const Floats mantissa = multiply_add(s, r * r, r) + 1.0f;
-    const Floats power = (Floats)(((Ints)shifted - kToIntegerBits + 127) << 23);
+    const Floats power = (Floats)(((Ints)shifted - kRoundingConstantBits + 127) << 23);
     return x > -87.0f ? mantissa * power : Floats{};
 }
 

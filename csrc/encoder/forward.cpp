@@ -10,13 +10,14 @@
 namespace care {
 namespace {
 
-// What a row of a matrix is multiplied from: itself, or its codes.
+// A matrix as an operand of products: in float32, or quantised to int8.
 class Operand {
 public:
-    Operand(const Network& network, const Buffer<float>& floats, std::size_t width, std::size_t rows, CodedRows& codes)
-        : kernel_(*network.kernel), coded_(network.precision == Precision::kInt8), floats_(&floats), codes_(&codes),
-          width_(width), stride_(rounded_to(width, kPanel) + kPanel), rows_(rows) {
-        if (!coded_) return;
+    Operand(const Network& network, const Buffer<float>& floats, std::size_t width, std::size_t rows,
+            QuantizedRows& codes)
+        : kernel_(*network.kernel), quantized_(network.precision == Precision::kInt8), floats_(&floats),
+          codes_(&codes), width_(width), stride_(rounded_to(width, kPanel) + kPanel), rows_(rows) {
+        if (!quantized_) return;
         if (rows * stride_ > codes.codes.size()) codes.codes = Pages(rows * stride_);
         if (rows > codes.scales.size()) {
             codes.scales.resize(rows);
@@ -24,18 +25,18 @@ public:
         }
     }
 
-    bool coded() const { return coded_; }
+    bool quantized() const { return quantized_; }
     std::size_t count() const { return rows_; }
 
-    void code(std::size_t row) const {
-        if (!coded_) return;
+    void quantize(std::size_t row) const {
+        if (!quantized_) return;
         kernel_.quantize(floats_->row(row), width_,
                          reinterpret_cast<std::int8_t*>(codes_->codes.data()) + row * stride_, &codes_->scales[row],
                          &codes_->corrections[row]);
     }
 
     Rows rows() const {
-        if (!coded_) {
+        if (!quantized_) {
             return {reinterpret_cast<const std::byte*>(floats_->row(0)), floats_->stride() * sizeof(float), nullptr,
                     nullptr, rows_};
         }
@@ -44,13 +45,13 @@ public:
 
 private:
     const EncoderKernel& kernel_;
-    bool coded_;
+    bool quantized_;
     const Buffer<float>* floats_;
-    CodedRows* codes_;
+    QuantizedRows* codes_;
     std::size_t width_, stride_, rows_;
 };
 
-// A step in which threads claim panel after panel.
+// A matrix product, whose panels of weights are claimed by threads.
 struct Product {
     PackedMap map;
     Rows rows;
@@ -74,7 +75,7 @@ public:
     }
 
     void work(std::size_t worker) {
-        const DefaultArithmetic arithmetic;
+        const DefaultFloatEnvironment environment;
         Worker me{worker, 0, 0};
         me.panel = claim(0);
         const Operand embedded = operand(space_.hidden, shape_.hidden, batch_.tokens);
@@ -87,12 +88,14 @@ public:
 private:
     struct Worker {
         std::size_t number;
-        std::size_t product;  // the next one
-        std::size_t panel;    // claimed in it
+        std::size_t product;  // the next product
+        std::size_t panel;    // the claimed panel of it
     };
 
     bool pools_one_token() const { return reduction_.pooling != Pooling::kMean; }
-    bool keeps_few(std::size_t layer) const { return pools_one_token() && layer + 1 == network_.layers.size(); }
+    bool only_pooled_tokens(std::size_t layer) const {
+        return pools_one_token() && layer + 1 == network_.layers.size();
+    }
 
     void reserve() {
         const std::size_t inner = rounded_to(network_.inner(), kPanel), tokens = batch_.tokens;
@@ -101,8 +104,8 @@ private:
         space_.projections.reserve(tokens, 3 * inner);
         space_.context.reserve(tokens, inner);
         space_.gated.reserve(tokens, shape_.intermediate);
-        space_.kept.reserve(batch_.texts, shape_.hidden);
-        space_.kept_queries.reserve(batch_.texts, inner);
+        space_.pooled.reserve(batch_.texts, shape_.hidden);
+        space_.pooled_queries.reserve(batch_.texts, inner);
         space_.scratch.reserve(threads_, attention_scratch(longest_, shape_.head_size));
         const std::size_t claims = 8 * network_.layers.size();
         if (space_.claims.size() < claims) space_.claims = std::vector<std::atomic<std::uint32_t>>(claims);
@@ -121,19 +124,19 @@ private:
         const auto add = [&](const PackedMap& map, const Operand& from, float* to, std::size_t stride) {
             products_.push_back({map, from.rows(), to, stride, multiply});
         };
-        // Made first: making one may move the codes.
+        // Allocates the codes at their largest size first: growing moves them.
         for (const std::size_t width : {shape_.hidden, network_.inner(), shape_.intermediate}) {
             operand(space_.hidden, width, batch_.tokens);
         }
         for (std::size_t l = 0; l < network_.layers.size(); ++l) {
             const PackedLayer& layer = network_.layers[l];
-            const std::size_t rows = keeps_few(l) ? batch_.texts : batch_.tokens;
+            const std::size_t rows = only_pooled_tokens(l) ? batch_.texts : batch_.tokens;
             const Operand all = operand(space_.hidden, shape_.hidden, batch_.tokens);
             float* const projected = space_.projections.row(0);
-            if (keeps_few(l)) {
-                const Operand few(network_, space_.kept, shape_.hidden, rows, space_.kept_codes);
-                add(layer.query_key_value.map(0, panels), few, space_.kept_queries.row(0),
-                    space_.kept_queries.stride());
+            if (only_pooled_tokens(l)) {
+                const Operand pooled(network_, space_.pooled, shape_.hidden, rows, space_.pooled_codes);
+                add(layer.query_key_value.map(0, panels), pooled, space_.pooled_queries.row(0),
+                    space_.pooled_queries.stride());
                 add(layer.query_key_value.map(panels, 2 * panels), all, projected + inner,
                     space_.projections.stride());
             } else {
@@ -141,7 +144,7 @@ private:
             }
             add(layer.output.map(), operand(space_.context, network_.inner(), rows), space_.added.row(0),
                 space_.added.stride());
-            const Buffer<float>& hidden = keeps_few(l) ? space_.kept : space_.hidden;
+            const Buffer<float>& hidden = only_pooled_tokens(l) ? space_.pooled : space_.hidden;
             add(layer.gate_up.map(), operand(hidden, shape_.hidden, rows), space_.gated.row(0),
                 space_.gated.stride());
             products_.back().multiply = network_.kernel->multiply_gated[which];
@@ -159,8 +162,9 @@ private:
         return space_.claims[product].fetch_add(1, std::memory_order_relaxed);
     }
 
-    // Claims the thread's next panel, in the next product at the end of this, and says what will be read then.
-    Ahead claim_next(Worker& me) {
+    // Claims the thread's next panel, in the next product if this one has none left, and returns what to prefetch for
+    // it.
+    Prefetch claim_next(Worker& me) {
         if (me.panel < products_[me.product].map.panel_count) me.panel = claim(me.product);
         if (me.panel >= products_[me.product].map.panel_count) {
             if (++me.product == products_.size()) return {nullptr, 0};
@@ -176,30 +180,31 @@ private:
         const Product& product = products_[now];
         while (me.product == now) {
             const std::size_t panel = me.panel;
-            const Ahead ahead = claim_next(me);
+            const Prefetch prefetch = claim_next(me);
             if (panel >= product.map.panel_count) return;
-            product.multiply(product.map, panel, product.rows, ahead, product.to, product.stride);
+            product.multiply(product.map, panel, product.rows, prefetch, product.to, product.stride);
         }
     }
 
     void embed(std::size_t row, const Operand& embedded) {
         const std::size_t hidden = shape_.hidden;
         float* const to = space_.hidden.row(row);
-        std::memcpy(to, network_.words + static_cast<std::size_t>(batch_.ids[row]) * hidden, hidden * sizeof(float));
-        // What an earlier batch has left there, should it have been no number, would reach this one's sums.
+        const std::size_t id = static_cast<std::size_t>(batch_.ids[row]);
+        std::memcpy(to, network_.word_embeddings + id * hidden, hidden * sizeof(float));
+        // Clears the padding: NaN left there by an earlier batch would reach the sums of this one.
         std::fill(to + hidden, to + space_.hidden.stride(), 0.0f);
-        network_.kernel->add_norm(to, network_.type.empty() ? nullptr : network_.type.data(),
+        network_.kernel->add_norm(to, network_.token_type.empty() ? nullptr : network_.token_type.data(),
                                   network_.norm.weights.data(), network_.norm.biases.data(), hidden, shape_.epsilon,
                                   to);
-        embedded.code(row);
+        embedded.quantize(row);
     }
 
-    // hidden = norm(hidden + added), ready for the next product.
+    // hidden = norm(hidden + added), quantised for the next product.
     void add_and_norm(const Buffer<float>& hidden, const PaddedNorm& norm, const Operand& operand, std::size_t row) {
         float* const to = hidden.row(row);
         network_.kernel->add_norm(to, space_.added.row(row), norm.weights.data(), norm.biases.data(), shape_.hidden,
                                   shape_.epsilon, to);
-        operand.code(row);
+        operand.quantize(row);
     }
 
     std::size_t pooled_position(std::size_t text) const {
@@ -208,15 +213,15 @@ private:
 
     void run_layer(std::size_t l, Worker& me) {
         const PackedLayer& layer = network_.layers[l];
-        const bool few = keeps_few(l);
-        const std::size_t rows = few ? batch_.texts : batch_.tokens;
-        const Buffer<float>& hidden = few ? space_.kept : space_.hidden;
-        if (few) {
-            const Operand kept(network_, space_.kept, shape_.hidden, rows, space_.kept_codes);
+        const bool pooled_only = only_pooled_tokens(l);
+        const std::size_t rows = pooled_only ? batch_.texts : batch_.tokens;
+        const Buffer<float>& hidden = pooled_only ? space_.pooled : space_.hidden;
+        if (pooled_only) {
+            const Operand pooled(network_, space_.pooled, shape_.hidden, rows, space_.pooled_codes);
             for_share(me.number, rows, [&](std::size_t text) {
-                std::memcpy(space_.kept.row(text), space_.hidden.row(starts_[text] + pooled_position(text)),
-                            space_.kept.stride() * sizeof(float));
-                kept.code(text);
+                std::memcpy(space_.pooled.row(text), space_.hidden.row(starts_[text] + pooled_position(text)),
+                            space_.pooled.stride() * sizeof(float));
+                pooled.quantize(text);
             });
             barrier_.wait();
             multiply(me);
@@ -228,10 +233,10 @@ private:
         const std::size_t pairs = batch_.texts * shape_.heads;
         for (std::size_t pair = heads.fetch_add(1, std::memory_order_relaxed); pair < pairs;
              pair = heads.fetch_add(1, std::memory_order_relaxed)) {
-            attend(pair / shape_.heads, pair % shape_.heads, few, me.number);
+            attend(pair / shape_.heads, pair % shape_.heads, pooled_only, me.number);
         }
         barrier_.wait();
-        code_rows(space_.context, network_.inner(), rows, me);
+        quantize_rows(space_.context, network_.inner(), rows, me);
         multiply(me);
         barrier_.wait();
         const Operand between = operand(hidden, shape_.hidden, rows);
@@ -240,7 +245,7 @@ private:
         barrier_.wait();
         multiply(me);
         barrier_.wait();
-        code_rows(space_.gated, shape_.intermediate, rows, me);
+        quantize_rows(space_.gated, shape_.intermediate, rows, me);
         multiply(me);
         barrier_.wait();
         for_share(me.number, rows,
@@ -248,30 +253,30 @@ private:
         barrier_.wait();
     }
 
-    void code_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, const Worker& me) {
-        const Operand coded = operand(floats, width, rows);
-        if (!coded.coded()) return;
-        for_share(me.number, rows, [&](std::size_t row) { coded.code(row); });
+    void quantize_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, const Worker& me) {
+        const Operand matrix = operand(floats, width, rows);
+        if (!matrix.quantized()) return;
+        for_share(me.number, rows, [&](std::size_t row) { matrix.quantize(row); });
         barrier_.wait();
     }
 
-    void attend(std::size_t text, std::size_t head, bool few, std::size_t worker) {
+    void attend(std::size_t text, std::size_t head, bool pooled_only, std::size_t worker) {
         const std::size_t inner = rounded_to(network_.inner(), kPanel), at = head * shape_.head_size;
         const std::size_t row = starts_[text], tokens = static_cast<std::size_t>(batch_.lengths[text]);
         const float* const projected = space_.projections.row(row) + at;
-        const Buffer<float>& queries = few ? space_.kept_queries : space_.projections;
-        network_.kernel->attend({queries.row(few ? text : row) + at, queries.stride(), few ? 1 : tokens,
-                                 few ? pooled_position(text) : 0, projected + inner, projected + 2 * inner,
+        const Buffer<float>& queries = pooled_only ? space_.pooled_queries : space_.projections;
+        network_.kernel->attend({queries.row(pooled_only ? text : row) + at, queries.stride(), pooled_only ? 1 : tokens,
+                                 pooled_only ? pooled_position(text) : 0, projected + inner, projected + 2 * inner,
                                  space_.projections.stride(), tokens, network_.cosines.data(), network_.sines.data(),
                                  shape_.head_size, 1 / std::sqrt(static_cast<float>(shape_.head_size)),
-                                 space_.scratch.row(worker), space_.context.row(few ? text : row) + at,
+                                 space_.scratch.row(worker), space_.context.row(pooled_only ? text : row) + at,
                                  space_.context.stride()});
     }
 
-    // care_accel/kernels/reference.py, its sums in float64.
+    // As care_accel/kernels/reference.py, with sums in float64.
     void reduce(std::size_t text) {
         const std::size_t tokens = static_cast<std::size_t>(batch_.lengths[text]), hidden = shape_.hidden;
-        float* pooled = space_.kept.row(text);
+        float* pooled = space_.pooled.row(text);
         if (!pools_one_token()) {
             for (std::size_t j = 0; j < hidden; ++j) {
                 double sum = 0;
@@ -301,11 +306,11 @@ private:
 
 }  // namespace
 
-void forward(const Network& network, const Reduction& reduction, const Batch& batch, Team& team, std::size_t threads,
-             Workspace& workspace) {
-    threads = std::min(threads, team.size());
+void forward(const Network& network, const Reduction& reduction, const Batch& batch, ThreadPool& pool,
+             std::size_t threads, Workspace& workspace) {
+    threads = std::min(threads, pool.size());
     Forward pass(network, reduction, batch, threads, workspace);
-    team.run(threads, [&](std::size_t worker) { pass.work(worker); });
+    pool.run(threads, [&](std::size_t worker) { pass.work(worker); });
 }
 
 }  // namespace care

@@ -9,7 +9,7 @@
 #include "care/encoder.hpp"
 #include "kernel.hpp"
 #include "packing.hpp"
-#include "team.hpp"
+#include "thread_pool.hpp"
 
 namespace care {
 
@@ -30,8 +30,8 @@ struct Network {
     GteShape shape;
     Precision precision;
     const EncoderKernel* kernel;
-    const float* words;
-    std::vector<float> type;  // empty if there is none
+    const float* word_embeddings;
+    std::vector<float> token_type;  // empty if there is none
     PaddedNorm norm;
     std::vector<float> cosines, sines;
     std::vector<PackedLayer> layers;
@@ -44,12 +44,12 @@ struct Network {
     }
 };
 
-// A matrix with room for one row more than its width: rows begin at multiples of 64 bytes, yet not all at the same
-// place of the first-level cache. What is beyond the width stays zero.
+// A matrix with padded rows: they are 64-byte aligned, but do not all map to the same set of the first-level cache. The
+// padding stays zero.
 template <typename Value>
 class Buffer {
 public:
-    // Forgets the values if it has to grow.
+    // Loses the values if it has to grow.
     void reserve(std::size_t rows, std::size_t width) {
         stride_ = rounded_to(width, kPanel) + kPanel / sizeof(Value);
         const std::size_t bytes = rows * stride_ * sizeof(Value);
@@ -63,19 +63,19 @@ private:
     std::size_t stride_ = 0;
 };
 
-// Coded rows of one width at a time.
-struct CodedRows {
+// Rows quantised to int8, of one width at a time.
+struct QuantizedRows {
     Pages codes;
     std::vector<float> scales;
     std::vector<std::int32_t> corrections;
 };
 
-// Memory that calls share, one after another.
+// Memory that is reused from call to call.
 struct Workspace {
     Buffer<float> hidden, added, projections, context, gated;
-    Buffer<float> kept, kept_queries;  // of the tokens that are pooled
-    CodedRows codes, kept_codes;
-    Buffer<float> scratch;  // a row for each thread
+    Buffer<float> pooled, pooled_queries;  // of the tokens that are pooled
+    QuantizedRows codes, pooled_codes;
+    Buffer<float> scratch;  // one row per thread
     std::vector<std::atomic<std::uint32_t>> claims;
 };
 
@@ -86,8 +86,8 @@ struct Batch {
     float* vectors;
 };
 
-// Runs `batch` on `threads` of the team, at most.
-void forward(const Network& network, const Reduction& reduction, const Batch& batch, Team& team, std::size_t threads,
-             Workspace& workspace);
+// Runs a batch through the network on at most `threads` threads of the pool.
+void forward(const Network& network, const Reduction& reduction, const Batch& batch, ThreadPool& pool,
+             std::size_t threads, Workspace& workspace);
 
 }  // namespace care

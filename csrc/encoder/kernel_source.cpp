@@ -1,5 +1,5 @@
-// Built once for each instruction set, under the name CARE_KERNEL. What this file includes must leave no function
-// behind that the linker could share with a source built for an older processor.
+// Built once for each instruction set, under the name CARE_KERNEL. No function of the files included here may have
+// external linkage: the linker could share it with a source built for an older processor.
 #include "attention.hpp"
 #include "product.hpp"
 #include "row_functions.hpp"

@@ -12,7 +12,7 @@ extern const EncoderKernel encoder_kernel_avx2, encoder_kernel_avxvnni, encoder_
 #endif
 
 const EncoderKernel& encoder_kernel(std::string_view instruction_set) {
-    // The scan knows what this processor can run.
+    // instruction_sets() of the scan lists what this processor can run.
     for (const std::string_view there : instruction_sets()) {
         if (!instruction_set.empty() && there != instruction_set) continue;
         for (const EncoderKernel* kernel : {

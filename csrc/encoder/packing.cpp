@@ -15,15 +15,15 @@
 namespace care {
 
 Pages::Pages(std::size_t bytes) : size_(bytes) {
-    // A huge page begins at a multiple of 2 MiB: from there on, and the rest is given back.
+    // Huge pages are aligned to 2 MiB: reserves more, and unmaps what is outside the aligned range.
     constexpr std::size_t kHuge = 2 * 1024 * 1024;
-    const std::size_t lent = bytes + kHuge;
-    void* const begin = mmap(nullptr, lent, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    const std::size_t reserved = bytes + kHuge;
+    void* const begin = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (begin == MAP_FAILED) throw std::bad_alloc();
     const std::size_t place = reinterpret_cast<std::size_t>(begin), start = rounded_to(place, kHuge);
     const std::size_t end = rounded_to(start + bytes, 4096);
     if (start > place) munmap(begin, start - place);
-    if (place + lent > end) munmap(reinterpret_cast<void*>(end), place + lent - end);
+    if (place + reserved > end) munmap(reinterpret_cast<void*>(end), place + reserved - end);
     data_ = reinterpret_cast<std::byte*>(start);
 #ifdef MADV_HUGEPAGE
     madvise(data_, bytes, MADV_HUGEPAGE);
@@ -72,27 +72,27 @@ Packed Packed::of_gated(const Linear& gate, const Linear& up, Precision precisio
 
 Packed::Packed(const std::vector<Output>& outputs, std::size_t inputs, Precision precision)
     : groups_(precision == Precision::kInt8 ? groups(inputs) : inputs), biases_(outputs.size()) {
-    const DefaultArithmetic arithmetic;
-    const bool coded = precision == Precision::kInt8;
-    if (coded) scales_.resize(outputs.size());
+    const DefaultFloatEnvironment environment;
+    const bool quantized = precision == Precision::kInt8;
+    if (quantized) scales_.resize(outputs.size());
     pages_ = Pages(outputs.size() * groups_ * kWord);
-    if (coded) std::memset(pages_.data(), 128, pages_.size());
+    if (quantized) std::memset(pages_.data(), 128, pages_.size());
     for (std::size_t o = 0; o < outputs.size(); ++o) {
         const float* const weights = outputs[o].weights;
         biases_[o] = outputs[o].bias;
         if (!weights) continue;
         std::byte* const to = pages_.data() + o / kPanel * groups_ * kPanelGroupBytes + o % kPanel * kWord;
-        if (!coded) {
+        if (!quantized) {
             for (std::size_t i = 0; i < inputs; ++i) std::memcpy(to + i * kPanelGroupBytes, weights + i, kWord);
             continue;
         }
-        float most = 0;
+        float largest = 0;
         for (std::size_t i = 0; i < inputs; ++i) {
-            if (!std::isfinite(weights[i])) throw std::invalid_argument("weights must be finite to be coded");
-            most = std::max(most, std::abs(weights[i]));
+            if (!std::isfinite(weights[i])) throw std::invalid_argument("weights must be finite to be quantised");
+            largest = std::max(largest, std::abs(weights[i]));
         }
-        scales_[o] = most / 127.0f;
-        const float inverse = most >= 0x1p-100f ? 127.0f / most : 0.0f;
+        scales_[o] = largest / 127.0f;
+        const float inverse = largest >= 0x1p-100f ? 127.0f / largest : 0.0f;
         for (std::size_t i = 0; i < inputs; ++i) {
             const float code = (weights[i] * inverse + 0x1.8p23f) - 0x1.8p23f;  // the nearest integer
             to[i / kGroup * kPanelGroupBytes + i % kGroup] = static_cast<std::byte>(static_cast<int>(code) + 128);

@@ -1,4 +1,4 @@
-// Weights as the kernels read them.
+// Weights in the layout that the kernels read.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace care {
 
-// Zeroed memory of its own, in huge pages where the system gives them: weights are read from one end to the other.
+// Zeroed memory, in huge pages if the system has them: weights are read sequentially.
 class Pages {
 public:
     Pages() = default;
@@ -26,12 +26,12 @@ private:
     std::size_t size_ = 0;
 };
 
-// A packed linear map and what it points to.
+// The packed weights of one or more linear maps.
 class Packed {
 public:
-    // Maps of the same inputs one after another, each from a new panel.
+    // Concatenates the outputs of maps that have the same inputs. Each map begins with a new panel.
     static Packed of(const std::vector<Linear>& maps, Precision precision);
-    // Two maps block by block: sixteen outputs of the gate, the same of the other, and so on.
+    // Interleaves two maps in blocks: sixteen outputs of `gate`, the same sixteen of `up`, and so on.
     static Packed of_gated(const Linear& gate, const Linear& up, Precision precision);
 
     // `count` panels from `first`.
@@ -51,7 +51,7 @@ private:
     std::vector<float> scales_, biases_;
 };
 
-// Values with zeros up to a multiple of a panel.
+// A copy, padded with zeros to a multiple of kPanel.
 std::vector<float> padded(const float* values, std::size_t count);
 
 }  // namespace care

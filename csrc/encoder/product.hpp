@@ -1,7 +1,7 @@
 // Products of packed weights with rows. Included by kernel_source.cpp alone.
 //
-// A tile is a few blocks of sixteen outputs by a few rows, whose sums fill the registers: one pass over the inputs
-// reads each weight once for all of its rows.
+// A tile is a few blocks of sixteen outputs by a few rows; its sums fill the registers. One pass over the inputs loads
+// each weight once for all rows of the tile.
 #pragma once
 
 #include "float_registers.hpp"
@@ -20,7 +20,7 @@ constexpr std::size_t kTileBlocks = 2, kTileRows = 1;
 constexpr std::size_t kPanelBlocks = kPanel / kBlock;
 constexpr std::size_t kLineBytes = 64;
 
-// One float32 input a word.
+// Words of one float32 input.
 struct Float32Words {
     using Sum = Floats;
     using Weights = Floats;
@@ -36,12 +36,13 @@ struct Float32Words {
     }
 };
 
-// Four coded inputs a word.
+// Words of four int8 inputs.
 struct CodeWords {
     using Sum = Ints;
     using Word = std::int32_t;
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
-    // add_products would have to keep rows to 63. |w| by sign(w) c adds pairs in 16 bits too, yet 2 * 127 * 127 fits.
+    // add_products would limit the codes of rows to 63. |w| times sign(w) c adds pairs in 16 bits too, but 2 * 127 *
+    // 127 fits.
     struct Weights {
         __m256i sizes, signs;
     };
@@ -68,18 +69,18 @@ struct CodeWords {
     }
 };
 
-// Where the weights of a tile lie.
+// The weights of a tile.
 struct TileWeights {
     const std::byte* from;
     std::size_t block_stride, group_stride;  // bytes
     std::size_t groups;
 };
 
-// What is fetched ahead, spread evenly over the passes that are left.
-class Fetcher {
+// Spreads prefetches evenly over the remaining passes.
+class Prefetcher {
 public:
-    CARE_INLINE Fetcher(Ahead ahead, std::size_t groups, std::size_t passes)
-        : from_(ahead.from), left_(ahead.lines), groups_(groups), passes_(passes) {}
+    CARE_INLINE Prefetcher(Prefetch prefetch, std::size_t groups, std::size_t passes)
+        : from_(prefetch.from), left_(prefetch.lines), groups_(groups), passes_(passes) {}
     CARE_INLINE void start_pass() {
         const std::size_t steps = groups_ * passes_--;
         lines_ = left_ > 0 ? (left_ + steps - 1) / steps : 0;
@@ -97,14 +98,14 @@ private:
 };
 
 template <typename Words, std::size_t Blocks, std::size_t Count>
-using TileSums = typename Words::Sum[Count][Blocks][kParts];
+using TileSums = typename Words::Sum[Count][Blocks][kBlockRegisters];
 
-// Sums of `Count` rows from `first`. Not inlined: of this there is one for each size of a tile, whatever is done with
-// its sums, which pass through the first-level cache once in hundreds of steps.
+// Computes the sums of `Count` rows from `first`. Not inlined: one instance for each tile size, whatever is done with
+// the sums. These pass through the first-level cache once in hundreds of steps.
 template <typename Words, std::size_t Blocks, std::size_t Count>
-[[gnu::noinline]] void sum_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Fetcher& fetcher,
+[[gnu::noinline]] void sum_tile(const TileWeights& weights, const Rows& rows, std::size_t first, Prefetcher& prefetcher,
                                 TileSums<Words, Blocks, Count>& found) {
-    Fetcher fetch = fetcher;
+    Prefetcher local = prefetcher;
     TileSums<Words, Blocks, Count> sums;
     const std::byte* row[Count];
 #pragma GCC unroll 8
@@ -113,19 +114,19 @@ template <typename Words, std::size_t Blocks, std::size_t Count>
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) sums[r][b][p] = Words::start(rows, first + r);
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) sums[r][b][p] = Words::start(rows, first + r);
         }
     }
-    fetch.start_pass();
+    local.start_pass();
     const std::byte* from = weights.from;
     const std::size_t groups = weights.groups, block_stride = weights.block_stride, step = weights.group_stride;
     for (std::size_t g = 0; g < groups; ++g, from += step) {
-        fetch.step();
-        typename Words::Weights values[Blocks][kParts];
+        local.step();
+        typename Words::Weights values[Blocks][kBlockRegisters];
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) {
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 values[b][p] = Words::weights(load<Bytes>(from + b * block_stride + p * kRegisterBytes));
             }
         }
@@ -135,82 +136,85 @@ template <typename Words, std::size_t Blocks, std::size_t Count>
 #pragma GCC unroll 8
             for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < kParts; ++p) Words::add(sums[r][b][p], values[b][p], word);
+                for (std::size_t p = 0; p < kBlockRegisters; ++p) Words::add(sums[r][b][p], values[b][p], word);
             }
         }
     }
-    fetcher = fetch;
+    prefetcher = local;
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Count; ++r) {
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) found[r][b][p] = sums[r][b][p];
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) found[r][b][p] = sums[r][b][p];
         }
     }
 }
 
-// Sums of `count` rows from `first`, at most `Most`: what is left may not fill the registers.
-template <typename Words, std::size_t Blocks, std::size_t Most>
+// Computes the sums of `count` <= MaxCount rows from `first`: the last rows may be too few to fill the registers.
+template <typename Words, std::size_t Blocks, std::size_t MaxCount>
 CARE_INLINE void sum_rows(const TileWeights& weights, const Rows& rows, std::size_t first, std::size_t count,
-                          Fetcher& fetch, TileSums<Words, Blocks, kTileRows>& found) {
-    if constexpr (Most > 0) {
-        if (count < Most) return sum_rows<Words, Blocks, Most - 1>(weights, rows, first, count, fetch, found);
-        sum_tile<Words, Blocks, Most>(weights, rows, first, fetch,
-                                      reinterpret_cast<TileSums<Words, Blocks, Most>&>(found));
+                          Prefetcher& prefetcher, TileSums<Words, Blocks, kTileRows>& found) {
+    if constexpr (MaxCount > 0) {
+        if (count < MaxCount) {
+            return sum_rows<Words, Blocks, MaxCount - 1>(weights, rows, first, count, prefetcher, found);
+        }
+        sum_tile<Words, Blocks, MaxCount>(weights, rows, first, prefetcher,
+                                          reinterpret_cast<TileSums<Words, Blocks, MaxCount>&>(found));
     }
 }
 
-// All rows, each handed to take(row, its sums [Blocks][kParts]).
+// Multiplies all rows: take(row, sums [Blocks][kBlockRegisters]) receives the sums of each.
 template <typename Words, std::size_t Blocks, typename Take>
-CARE_INLINE void multiply_rows(const TileWeights& weights, const Rows& rows, Fetcher& fetch, const Take& take) {
+CARE_INLINE void multiply_rows(const TileWeights& weights, const Rows& rows, Prefetcher& prefetcher, const Take& take) {
     for (std::size_t first = 0; first < rows.count; first += kTileRows) {
         const std::size_t left = rows.count - first, count = left < kTileRows ? left : kTileRows;
         TileSums<Words, Blocks, kTileRows> sums;
-        sum_rows<Words, Blocks, kTileRows>(weights, rows, first, count, fetch, sums);
+        sum_rows<Words, Blocks, kTileRows>(weights, rows, first, count, prefetcher, sums);
         for (std::size_t r = 0; r < count; ++r) take(first + r, sums[r]);
     }
 }
 
-// Tiles of one panel; take(block of the panel, row, sums of it).
+// Multiplies the tiles of one panel: take(block of the panel, row, sums) receives the sums.
 template <typename Words, typename Take>
-CARE_INLINE void multiply_panel(const PackedMap& map, std::size_t panel, const Rows& rows, const Ahead& ahead,
+CARE_INLINE void multiply_panel(const PackedMap& map, std::size_t panel, const Rows& rows, const Prefetch& prefetch,
                                 const Take& take) {
     constexpr std::size_t kTiles = kPanelBlocks / kTileBlocks;
-    Fetcher fetch(ahead, map.groups, kTiles * ((rows.count + kTileRows - 1) / kTileRows));
+    Prefetcher prefetcher(prefetch, map.groups, kTiles * ((rows.count + kTileRows - 1) / kTileRows));
     for (std::size_t tile = 0; tile < kTiles; ++tile) {
         const std::size_t block = tile * kTileBlocks;
         const TileWeights weights{map.panel(panel) + block * kGroupBytes, kGroupBytes, kPanelGroupBytes, map.groups};
-        multiply_rows<Words, kTileBlocks>(weights, rows, fetch, [&](std::size_t row, const auto& sums) __attribute__((
+        multiply_rows<Words, kTileBlocks>(weights, rows, prefetcher, [&](std::size_t row, const auto& sums) __attribute__((
                                                                     always_inline)) { take(block, row, sums); });
     }
 }
 
 template <typename Words>
-void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Ahead ahead, float* to, std::size_t stride) {
+void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
+              std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
         const float scale = Words::row_scale(rows, row);
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < kTileBlocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) {
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
                 store(to + row * stride + at, Words::output(map, at, sums[b][p], scale));
             }
         }
     };
-    multiply_panel<Words>(map, panel, rows, ahead, take);
+    multiply_panel<Words>(map, panel, rows, prefetch, take);
 }
 
 template <typename Words>
-void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, Ahead ahead, float* to,
+void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
                     std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
         const float scale = Words::row_scale(rows, row);
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < kTileBlocks; b += 2) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) {
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
                 const Floats gate = Words::output(map, at, sums[b][p], scale);
                 const Floats up = Words::output(map, at + kBlock, sums[b + 1][p], scale);
@@ -219,7 +223,7 @@ void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, A
             }
         }
     };
-    multiply_panel<Words>(map, panel, rows, ahead, take);
+    multiply_panel<Words>(map, panel, rows, prefetch, take);
 }
 
 }  // namespace

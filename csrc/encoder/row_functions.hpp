@@ -1,4 +1,4 @@
-// What happens to one row at a time. Included by kernel_source.cpp alone.
+// Operations on single rows: LayerNorm and quantisation. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "float_registers.hpp"
@@ -15,29 +15,29 @@ void add_norm(const float* a, const float* b, const float* weights, const float*
         Floats values = load<Floats>(a + j);
         if (b) values += load<Floats>(b + j);
         store(to + j, values);
-        sum += values;  // of zeros too
+        sum += values;  // the padding is zero
     }
     const float mean = sum_of(sum) / static_cast<float>(width);
     Floats squares{};
     for (std::size_t j = 0; j < whole; j += kFloats) {
-        const Floats apart = load<Floats>(to + j) - mean;
-        squares = multiply_add(apart, apart, squares);
+        const Floats difference = load<Floats>(to + j) - mean;
+        squares = multiply_add(difference, difference, squares);
     }
     if (rest > 0) {
-        const Floats apart = load_first(to + whole, rest, mean) - mean;
-        squares = multiply_add(apart, apart, squares);
+        const Floats difference = load_first(to + whole, rest, mean) - mean;
+        squares = multiply_add(difference, difference, squares);
     }
     const float variance = sum_of(squares) / static_cast<float>(width);
     const float inverse = 1.0f / __builtin_sqrtf(variance + epsilon);
     for (std::size_t j = 0; j < all; j += kFloats) {
-        const Floats apart = (load<Floats>(to + j) - mean) * inverse;
-        store(to + j, multiply_add(apart, load<Floats>(weights + j), load<Floats>(biases + j)));
+        const Floats difference = (load<Floats>(to + j) - mean) * inverse;
+        store(to + j, multiply_add(difference, load<Floats>(weights + j), load<Floats>(biases + j)));
     }
 }
 
 void quantize(const float* row, std::size_t width, std::int8_t* codes, float* scale, std::int32_t* correction) {
     using Chars [[gnu::vector_size(kFloats)]] = std::int8_t;
-    // As integers, which puts what is no number above all numbers: it spreads to every output.
+    // Compared as integers, NaN is larger than all numbers, so that it reaches every output.
     Ints largest{};
     for (std::size_t j = 0; j < width; j += kFloats) {
         const Ints size = load<Ints>(row + j) & 0x7fffffff;
@@ -45,14 +45,14 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, float* sc
     }
     std::int32_t bits = 0;
     for (std::size_t lane = 0; lane < kFloats; ++lane) bits = largest[lane] > bits ? largest[lane] : bits;
-    float most;
-    std::memcpy(&most, &bits, sizeof most);
-    *scale = most / 127.0f;
-    const float inverse = most >= 0x1p-100f ? 127.0f / most : 0.0f;
+    float largest_value;
+    std::memcpy(&largest_value, &bits, sizeof largest_value);
+    *scale = largest_value / 127.0f;
+    const float inverse = largest_value >= 0x1p-100f ? 127.0f / largest_value : 0.0f;
     Ints sum{};
     for (std::size_t j = 0; j < width; j += kFloats) {
-        const Floats scaled = load<Floats>(row + j) * inverse + kToInteger;
-        const Ints integers = (Ints)scaled - kToIntegerBits;
+        const Floats scaled = load<Floats>(row + j) * inverse + kRoundingConstant;
+        const Ints integers = (Ints)scaled - kRoundingConstantBits;
         sum += integers;
         const Chars small = __builtin_convertvector(integers, Chars);
         std::memcpy(codes + j, &small, sizeof small);

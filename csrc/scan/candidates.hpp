@@ -1,4 +1,5 @@
-// What one worker has found for one query: exact hits, and vectors that may become hits.
+// The hits of one worker for one query, and its candidates: vectors whose bound reaches the threshold, not yet
+// rescored.
 #pragma once
 
 #include <algorithm>
@@ -12,79 +13,79 @@ namespace care {
 
 class Candidates {
 public:
-    explicit Candidates(std::size_t k) : k_(k), best_(k), room_(grown(0)) {}
+    explicit Candidates(std::size_t k) : k_(k), best_(k), capacity_(next_capacity(0)) {}
 
-    // `rough`: whether the bound can be lowered.
-    void push(float bound, std::int64_t id, bool rough) { pending_.push_back({bound, rough, id}); }
+    // `refinable`: whether residual codes can still lower the bound.
+    void push(float bound, std::int64_t id, bool refinable) { pending_.push_back({bound, refinable, id}); }
 
-    bool crowded() const { return pending_.size() >= room_; }
-    // How many were scored exactly.
-    std::size_t scored() const { return scored_; }
+    bool needs_compaction() const { return pending_.size() >= capacity_; }
+    // How many vectors were rescored.
+    std::size_t rescored() const { return rescored_; }
     const TopK& best() const { return best_; }
 
-    // Scores the k with the best bounds; `score` gives the exact one, `raise` takes the k-th best when there is one
-    // and returns the least bound that still matters. What lies below that is dropped.
-    template <typename Score, typename Raise>
-    void tighten(const Score& score, const Raise& raise) {
-        drop(raise(best_));
+    // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` returns an exact
+    // score; `update_threshold` takes the hits found so far and returns the threshold that they allow.
+    template <typename Score, typename UpdateThreshold>
+    void compact(const Score& score, const UpdateThreshold& update_threshold) {
+        drop_below(update_threshold(best_));
         const std::size_t count = std::min(k_, pending_.size());
         std::nth_element(pending_.begin(), pending_.end() - static_cast<std::ptrdiff_t>(count), pending_.end(),
                          [](const Candidate& a, const Candidate& b) { return a.bound < b.bound; });
-        score_last(count, score);
-        drop(raise(best_));
-        room_ = grown(pending_.size());
+        rescore_last(count, score);
+        drop_below(update_threshold(best_));
+        capacity_ = next_capacity(pending_.size());
     }
 
-    // Lowers the rough bounds that still matter, after tightening.
-    template <typename Score, typename Raise, typename Refine>
-    void refine(const Score& score, const Raise& raise, const Refine& refined) {
-        tighten(score, raise);
-        constexpr std::size_t kAhead = 16;
+    // Compacts, and then lowers the bounds that are refinable.
+    template <typename Score, typename UpdateThreshold, typename RefineBound>
+    void refine(const Score& score, const UpdateThreshold& update_threshold, const RefineBound& refine_bound) {
+        compact(score, update_threshold);
+        constexpr std::size_t kPrefetchDistance = 16;
         for (std::size_t i = 0; i < pending_.size(); ++i) {
-            if (i + kAhead < pending_.size()) refined.prefetch(pending_[i + kAhead].id);
+            if (i + kPrefetchDistance < pending_.size()) refine_bound.prefetch(pending_[i + kPrefetchDistance].id);
             Candidate& one = pending_[i];
-            if (one.rough) one.bound = refined(one.id, one.bound), one.rough = false;
+            if (one.refinable) one.bound = refine_bound(one.id, one.bound), one.refinable = false;
         }
     }
 
-    // Tightens, and then scores all that is left, in the order of their places in memory.
-    template <typename Score, typename Raise>
-    void finish(const Score& score, const Raise& raise) {
-        tighten(score, raise);
+    // Compacts, and then rescores all that is left, in memory order.
+    template <typename Score, typename UpdateThreshold>
+    void finish(const Score& score, const UpdateThreshold& update_threshold) {
+        compact(score, update_threshold);
         std::sort(pending_.begin(), pending_.end(),
                   [](const Candidate& a, const Candidate& b) { return a.id > b.id; });
-        score_last(pending_.size(), score);
+        rescore_last(pending_.size(), score);
     }
 
 private:
     struct Candidate {
         float bound;
-        bool rough;
+        bool refinable;
         std::int64_t id;
     };
 
-    // Often enough that the threshold follows what was found, seldom enough that it costs little.
-    std::size_t grown(std::size_t left) const { return left + std::max<std::size_t>({2 * k_, 64, left}); }
+    // Compaction is frequent enough for the threshold to rise early, and rare enough to cost little.
+    std::size_t next_capacity(std::size_t size) const { return size + std::max<std::size_t>({2 * k_, 64, size}); }
 
-    void drop(float least) {
-        std::erase_if(pending_, [least](const Candidate& c) { return c.bound < least; });
+    void drop_below(float threshold) {
+        std::erase_if(pending_, [threshold](const Candidate& c) { return c.bound < threshold; });
     }
 
     template <typename Score>
-    void score_last(std::size_t count, const Score& score) {
+    void rescore_last(std::size_t count, const Score& score) {
         for (; count > 0; --count) {
             const std::int64_t id = pending_.back().id;
             pending_.pop_back();
             best_.push({score(id), id});
-            ++scored_;
+            ++rescored_;
         }
     }
 
     std::size_t k_;
     TopK best_;
     std::vector<Candidate> pending_;
-    std::size_t room_;
-    std::size_t scored_ = 0;
+    std::size_t capacity_;
+    std::size_t rescored_ = 0;
 };
 
 }  // namespace care

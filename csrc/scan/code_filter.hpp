@@ -1,4 +1,4 @@
-// Bounds from codes. Included by kernel_source.cpp alone.
+// The filter by int8 codes. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "kernel.hpp"
@@ -7,7 +7,7 @@
 namespace care {
 namespace {
 
-// Blocks and query rows (a row is one term of one query) whose sums fill the registers.
+// Register tile: blocks by rows of the queries, where a row is one term of one query.
 #if defined(__AVX512F__)
 constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
 #elif defined(__AVXVNNI__)
@@ -18,34 +18,33 @@ constexpr std::size_t kTileBlocks = 1, kTileRows = 4;
 constexpr std::size_t kTileBlocks = 1, kTileRows = 2;
 #endif
 
-
 template <std::size_t Blocks, std::size_t Rows>
 struct Sums {
-    Ints of[Rows][Blocks][kParts];
+    Ints of[Rows][Blocks][kBlockRegisters];
 };
 
-// Adds up stored codes and query codes, less what the stored ones have too much.
+// Dot products of stored codes and query codes, less the corrections for the stored offset.
 template <std::size_t Blocks, std::size_t Rows>
-CARE_INLINE void add_up(const std::uint8_t* bytes, std::size_t stride, std::size_t group_count,
-                        const std::int8_t* const (&rows)[Rows], const std::int32_t (&corrections)[Rows],
-                        Sums<Blocks, Rows>& sums) {
+CARE_INLINE void accumulate(const std::uint8_t* bytes, std::size_t stride, std::size_t group_count,
+                            const std::int8_t* const (&rows)[Rows], const std::int32_t (&corrections)[Rows],
+                            Sums<Blocks, Rows>& sums) {
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) sums.of[r][b][p] = Ints{} - corrections[r];
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) sums.of[r][b][p] = Ints{} - corrections[r];
         }
     }
     for (std::size_t g = 0; g < group_count; ++g) {
-        Bytes codes[Blocks][kParts];
+        Bytes codes[Blocks][kBlockRegisters];
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) {
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::uint8_t* at = bytes + b * stride + g * kGroupBytes + p * kRegisterBytes;
                 codes[b][p] = load<Bytes>(at);
-                if constexpr (Blocks == 1) __builtin_prefetch(at + kBytesAhead);
+                if constexpr (Blocks == 1) __builtin_prefetch(at + kPrefetchBytes);
             }
         }
 #pragma GCC unroll 8
@@ -54,30 +53,30 @@ CARE_INLINE void add_up(const std::uint8_t* bytes, std::size_t stride, std::size
 #pragma GCC unroll 8
             for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < kParts; ++p) add_products(sums.of[r][b][p], codes[b][p], query);
+                for (std::size_t p = 0; p < kBlockRegisters; ++p) add_products(sums.of[r][b][p], codes[b][p], query);
             }
         }
     }
 }
 
-// The bound of Bound, for one register of vectors.
+// The upper bound of query_code.hpp, for one register of vectors.
 template <std::size_t Terms>
-CARE_INLINE Floats bound_of(const Ints (&sums)[Terms], const Bound& bound, const float* scales, const float* lengths,
-                            const float* errors) {
-    Floats product = bound.term[0] * __builtin_convertvector(sums[0], Floats);
-    if constexpr (Terms == 2) product += bound.term[1] * __builtin_convertvector(sums[1], Floats);
-    return load<Floats>(scales) * product + bound.query_length * load<Floats>(errors) +
-           bound.rest_length[Terms - 1] * load<Floats>(lengths);
+CARE_INLINE Floats upper_bound(const Ints (&sums)[Terms], const QueryBound& bound, const float* scales,
+                               const float* code_norms, const float* errors) {
+    Floats product = bound.term_scale[0] * __builtin_convertvector(sums[0], Floats);
+    if constexpr (Terms == 2) product += bound.term_scale[1] * __builtin_convertvector(sums[1], Floats);
+    return load<Floats>(scales) * product + bound.query_norm * load<Floats>(errors) +
+           bound.remainder_norm[Terms - 1] * load<Floats>(code_norms);
 }
 
 template <std::size_t Terms, std::size_t Count, std::size_t Rows>
-CARE_INLINE void take_rows(const Queries& queries, std::size_t query, const std::int8_t* (&rows)[Rows],
+CARE_INLINE void load_rows(const Queries& queries, std::size_t query, const std::int8_t* (&rows)[Rows],
                            std::int32_t (&corrections)[Rows]) {
     static_assert(Rows == Terms * Count);
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
         const std::size_t q = query + r / Terms;
-        rows[r] = (r % Terms == 0 ? queries.first : queries.second) + q * row_bytes(queries.searched);
+        rows[r] = (r % Terms == 0 ? queries.first : queries.second) + q * query_row_bytes(queries.query_width);
         corrections[r] = queries.bounds[q].correction[r % Terms];
     }
 }
@@ -87,9 +86,10 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
                                const float* thresholds, std::uint16_t* masks) {
     const std::int8_t* rows[Terms * Count];
     std::int32_t corrections[Terms * Count];
-    take_rows<Terms, Count>(queries, query, rows, corrections);
+    load_rows<Terms, Count>(queries, query, rows, corrections);
     Sums<Blocks, Terms * Count> sums;
-    add_up<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.searched), rows, corrections, sums);
+    accumulate<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections,
+                       sums);
 #pragma GCC unroll 8
     for (std::size_t c = 0; c < Count; ++c) {
         const std::size_t q = query + c;
@@ -97,14 +97,14 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
         for (std::size_t b = 0; b < Blocks; ++b) {
             std::uint32_t mask = 0;
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kParts; ++p) {
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = (block + b) * kBlock + p * kFloats;
                 Ints terms[Terms];
 #pragma GCC unroll 2
                 for (std::size_t t = 0; t < Terms; ++t) terms[t] = sums.of[c * Terms + t][b][p];
-                const Floats found = bound_of<Terms>(terms, queries.bounds[q], tile.scales + at, tile.lengths + at,
-                                                     tile.errors + at);
-                mask |= reaching(found, thresholds[q]) << (p * kFloats);
+                const Floats found = upper_bound<Terms>(terms, queries.bounds[q], tile.scales + at,
+                                                        tile.code_norms + at, tile.errors + at);
+                mask |= at_least(found, thresholds[q]) << (p * kFloats);
             }
             masks[q * tile.blocks + block + b] = static_cast<std::uint16_t>(mask);
         }
@@ -114,7 +114,7 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
 template <std::size_t Terms, std::size_t Count>
 CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
                                 std::uint16_t* masks) {
-    // With both terms memory is the limit, and one stream is read faster than several.
+    // With two terms memory bandwidth is the limit, and one stream is faster than several.
     constexpr std::size_t kBlocks = Terms == 2 ? 1 : kTileBlocks;
     std::size_t block = 0;
     for (; block + kBlocks <= tile.blocks; block += kBlocks) {
@@ -125,15 +125,15 @@ CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::s
     }
 }
 
-// What is left of a group of queries that would fill the registers.
+// The last queries, too few to fill the registers.
 template <std::size_t Terms, std::size_t Count>
-CARE_INLINE void filter_rest(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
-                             std::uint16_t* masks) {
+CARE_INLINE void filter_remaining(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
+                                  std::uint16_t* masks) {
     if constexpr (Count > 0) {
         if (queries.count - query == Count) {
             filter_queries<Terms, Count>(tile, queries, query, thresholds, masks);
         } else {
-            filter_rest<Terms, Count - 1>(tile, queries, query, thresholds, masks);
+            filter_remaining<Terms, Count - 1>(tile, queries, query, thresholds, masks);
         }
     }
 }
@@ -145,21 +145,21 @@ void filter_codes(const Tile& tile, const Queries& queries, const float* thresho
     for (; query + kCount <= queries.count; query += kCount) {
         filter_queries<Terms, kCount>(tile, queries, query, thresholds, masks);
     }
-    filter_rest<Terms, kCount - 1>(tile, queries, query, thresholds, masks);
+    filter_remaining<Terms, kCount - 1>(tile, queries, query, thresholds, masks);
 }
 
 void bounds_from_codes(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
                        float* bounds) {
     const std::int8_t* rows[2];
     std::int32_t corrections[2];
-    take_rows<2, 1>(queries, query, rows, corrections);
+    load_rows<2, 1>(queries, query, rows, corrections);
     Sums<1, 2> sums;
-    add_up<1>(tile.bytes + block * tile.stride, tile.stride, groups(queries.searched), rows, corrections, sums);
-    for (std::size_t p = 0; p < kParts; ++p) {
+    accumulate<1>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections, sums);
+    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
         const std::size_t at = block * kBlock + p * kFloats;
         const Ints terms[2] = {sums.of[0][0][p], sums.of[1][0][p]};
         const Floats found =
-            bound_of<2>(terms, queries.bounds[query], tile.scales + at, tile.lengths + at, tile.errors + at);
+            upper_bound<2>(terms, queries.bounds[query], tile.scales + at, tile.code_norms + at, tile.errors + at);
         std::memcpy(bounds + p * kFloats, &found, sizeof found);
     }
 }

@@ -1,4 +1,4 @@
-// Bounds from the stored vectors in float32, and their exact scores. Included by kernel_source.cpp alone.
+// The filter by float32 products with the stored vectors, and exact scores. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "kernel.hpp"
@@ -7,7 +7,7 @@
 namespace care {
 namespace {
 
-// Vectors and queries whose sums fill the registers; four vectors' sums are joined at once.
+// Register tile for a few queries: vectors by queries. Four sums are reduced at once.
 #if defined(__AVX512F__)
 constexpr std::size_t kFloatRows = 4, kFloatQueries = 6;
 #elif defined(__AVX__)
@@ -16,9 +16,9 @@ constexpr std::size_t kFloatRows = 4, kFloatQueries = 2;
 constexpr std::size_t kFloatRows = 4, kFloatQueries = 2;
 #endif
 
-// scores[q * kBlock + r] for vectors r and queries q, each sum in kFloats accumulators.
+// Writes scores[q * kBlock + r] of vectors r and queries q, each summed in kFloats accumulators.
 template <std::size_t Rows, std::size_t Count>
-CARE_INLINE void float_products(const float* vectors, std::size_t width, const float* queries, std::size_t searched,
+CARE_INLINE void float_products(const float* vectors, std::size_t width, const float* queries, std::size_t query_width,
                                 float* scores) {
     Floats sums[Count][Rows] = {};
     const auto add = [&](const float* vector, std::size_t vector_stride, const float* query,
@@ -33,23 +33,23 @@ CARE_INLINE void float_products(const float* vectors, std::size_t width, const f
             for (std::size_t r = 0; r < Rows; ++r) sums[q][r] += row[r] * value;
         }
     };
-    const std::size_t whole = searched / kFloats * kFloats;
-    for (std::size_t j = 0; j < whole; j += kFloats) add(vectors + j, width, queries + j, searched);
-    if (whole < searched) {
+    const std::size_t whole = query_width / kFloats * kFloats;
+    for (std::size_t j = 0; j < whole; j += kFloats) add(vectors + j, width, queries + j, query_width);
+    if (whole < query_width) {
         float row[Rows][kFloats] = {}, value[Count][kFloats] = {};
         for (std::size_t r = 0; r < Rows; ++r) {
-            for (std::size_t j = whole; j < searched; ++j) row[r][j - whole] = vectors[r * width + j];
+            for (std::size_t j = whole; j < query_width; ++j) row[r][j - whole] = vectors[r * width + j];
         }
         for (std::size_t q = 0; q < Count; ++q) {
-            for (std::size_t j = whole; j < searched; ++j) value[q][j - whole] = queries[q * searched + j];
+            for (std::size_t j = whole; j < query_width; ++j) value[q][j - whole] = queries[q * query_width + j];
         }
         add(row[0], kFloats, value[0], kFloats);
     }
 #pragma GCC unroll 8
     for (std::size_t q = 0; q < Count; ++q) {
         const Floats(&sum)[Rows] = sums[q];
-        const FourFloats found = Rows == 4 ? totals(sum[0], sum[1 % Rows], sum[2 % Rows], sum[3 % Rows])
-                                           : totals(sum[0], Floats{}, Floats{}, Floats{});
+        const FourFloats found = Rows == 4 ? horizontal_sums(sum[0], sum[1 % Rows], sum[2 % Rows], sum[3 % Rows])
+                                           : horizontal_sums(sum[0], Floats{}, Floats{}, Floats{});
         std::memcpy(scores + q * kBlock, &found, Rows * sizeof(float));
     }
 }
@@ -59,26 +59,26 @@ CARE_INLINE void float_products_of_block(const Tile& tile, std::size_t block, co
                                          std::size_t query, float* scores) {
     const std::size_t left = tile.rows - block * kBlock, count = left < kBlock ? left : kBlock;
     const float* vectors = tile.vectors + block * kBlock * tile.width;
-    const float* first = queries.floats + query * queries.searched;
+    const float* first = queries.floats + query * queries.query_width;
     std::size_t r = 0;
     for (; r + kFloatRows <= count; r += kFloatRows) {
-        float_products<kFloatRows, Count>(vectors + r * tile.width, tile.width, first, queries.searched, scores + r);
+        float_products<kFloatRows, Count>(vectors + r * tile.width, tile.width, first, queries.query_width, scores + r);
     }
     for (; r < count; ++r) {
-        float_products<1, Count>(vectors + r * tile.width, tile.width, first, queries.searched, scores + r);
+        float_products<1, Count>(vectors + r * tile.width, tile.width, first, queries.query_width, scores + r);
     }
 }
 
 CARE_INLINE Floats float_bound(const float* scores, const Tile& tile, std::size_t at, float rounding) {
-    return load<Floats>(scores) + rounding * (load<Floats>(tile.lengths + at) + load<Floats>(tile.errors + at));
+    return load<Floats>(scores) + rounding * (load<Floats>(tile.code_norms + at) + load<Floats>(tile.errors + at));
 }
 
 CARE_INLINE std::uint16_t float_mask(const float* scores, const Tile& tile, std::size_t block, float rounding,
                                      float threshold) {
     std::uint32_t mask = 0;
-    for (std::size_t p = 0; p < kParts; ++p) {
+    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
         const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats, rounding);
-        mask |= reaching(found, threshold) << (p * kFloats);
+        mask |= at_least(found, threshold) << (p * kFloats);
     }
     return static_cast<std::uint16_t>(mask);
 }
@@ -94,7 +94,7 @@ CARE_INLINE void float_filter_queries(const Tile& tile, std::size_t block, const
     }
 }
 
-// Queries and blocks whose sums fill the registers when vectors lie value by value.
+// Register tile for many queries: queries by blocks of transposed vectors.
 #if defined(__AVX512F__)
 constexpr std::size_t kManyQueries = 12, kManyBlocks = 2;
 #elif defined(__AVX__)
@@ -102,15 +102,15 @@ constexpr std::size_t kManyQueries = 6, kManyBlocks = 1;
 #else
 constexpr std::size_t kManyQueries = 3, kManyBlocks = 1;
 #endif
-static_assert(kManyBlocks <= kRoomBlocks);
+static_assert(kManyBlocks <= kScratchBlocks);
 
-// Writes a block's values to packed[value][vector], zeros where there is no vector.
-CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t searched, float* packed) {
+// Transposes a block to packed[value][vector]; zeros where there is no vector.
+CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t query_width, float* packed) {
     const std::size_t left = tile.rows - block * kBlock, count = left < kBlock ? left : kBlock;
     const float* vectors = tile.vectors + block * kBlock * tile.width;
-    const std::size_t whole = count == kBlock ? searched / kFloats * kFloats : 0;
+    const std::size_t whole = count == kBlock ? query_width / kFloats * kFloats : 0;
     for (std::size_t j = 0; j < whole; j += kFloats) {
-        for (std::size_t p = 0; p < kParts; ++p) {
+        for (std::size_t p = 0; p < kBlockRegisters; ++p) {
             Floats square[kFloats];
 #pragma GCC unroll 16
             for (std::size_t i = 0; i < kFloats; ++i) {
@@ -123,37 +123,38 @@ CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t sea
             }
         }
     }
-    for (std::size_t j = whole; j < searched; ++j) {
+    for (std::size_t j = whole; j < query_width; ++j) {
         for (std::size_t r = 0; r < kBlock; ++r) packed[j * kBlock + r] = r < count ? vectors[r * tile.width + j] : 0;
     }
 }
 
-// The filter for packed blocks. A sum is made in four pieces, so that it rounds no more often than four lanes do.
+// The filter for packed blocks. Each sum is computed in four pieces, so that it rounds no more often than in four
+// lanes.
 template <std::size_t Blocks, std::size_t Count>
 CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
                                const float* thresholds, std::uint16_t* masks) {
-    const std::size_t searched = queries.searched, piece = (searched + 3) / 4;
-    const float* floats = queries.floats + query * searched;
-    Floats totals[Count][Blocks][kParts] = {};
-    for (std::size_t start = 0; start < searched; start += piece) {
-        Floats sums[Count][Blocks][kParts] = {};
-        const std::size_t end = start + piece < searched ? start + piece : searched;
+    const std::size_t query_width = queries.query_width, piece = (query_width + 3) / 4;
+    const float* floats = queries.floats + query * query_width;
+    Floats sum_of_pieces[Count][Blocks][kBlockRegisters] = {};
+    for (std::size_t start = 0; start < query_width; start += piece) {
+        Floats sums[Count][Blocks][kBlockRegisters] = {};
+        const std::size_t end = start + piece < query_width ? start + piece : query_width;
         for (std::size_t j = start; j < end; ++j) {
-            Floats values[Blocks][kParts];
+            Floats values[Blocks][kBlockRegisters];
 #pragma GCC unroll 8
             for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < kParts; ++p) {
-                    values[b][p] = load<Floats>(tile.room + (b * searched + j) * kBlock + p * kFloats);
+                for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+                    values[b][p] = load<Floats>(tile.scratch + (b * query_width + j) * kBlock + p * kFloats);
                 }
             }
 #pragma GCC unroll 16
             for (std::size_t c = 0; c < Count; ++c) {
-                const float value = floats[c * searched + j];
+                const float value = floats[c * query_width + j];
 #pragma GCC unroll 8
                 for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-                    for (std::size_t p = 0; p < kParts; ++p) sums[c][b][p] += value * values[b][p];
+                    for (std::size_t p = 0; p < kBlockRegisters; ++p) sums[c][b][p] += value * values[b][p];
                 }
             }
         }
@@ -162,14 +163,14 @@ CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Querie
 #pragma GCC unroll 8
             for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-                for (std::size_t p = 0; p < kParts; ++p) totals[c][b][p] += sums[c][b][p];
+                for (std::size_t p = 0; p < kBlockRegisters; ++p) sum_of_pieces[c][b][p] += sums[c][b][p];
             }
         }
     }
     for (std::size_t c = 0; c < Count; ++c) {
         for (std::size_t b = 0; b < Blocks; ++b) {
             float scores[kBlock];
-            std::memcpy(scores, totals[c][b], sizeof scores);
+            std::memcpy(scores, sum_of_pieces[c][b], sizeof scores);
             masks[(query + c) * tile.blocks + block + b] =
                 float_mask(scores, tile, block + b, queries.float_rounding[query + c], thresholds[query + c]);
         }
@@ -180,7 +181,7 @@ template <std::size_t Blocks>
 CARE_INLINE void filter_many(const Tile& tile, std::size_t block, const Queries& queries, const float* thresholds,
                              std::uint16_t* masks) {
     for (std::size_t b = 0; b < Blocks; ++b) {
-        pack_block(tile, block + b, queries.searched, tile.room + b * queries.searched * kBlock);
+        pack_block(tile, block + b, queries.query_width, tile.scratch + b * queries.query_width * kBlock);
     }
     std::size_t query = 0;
     for (; query + kManyQueries <= queries.count; query += kManyQueries) {
@@ -196,7 +197,7 @@ CARE_INLINE void filter_many(const Tile& tile, std::size_t block, const Queries&
 
 void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
     if (queries.count >= kManyQueries) {
-        // Turning the vectors costs less than joining the lanes of every sum.
+        // Transposing the vectors costs less than a horizontal sum for every pair.
         std::size_t block = 0;
         for (; block + kManyBlocks <= tile.blocks; block += kManyBlocks) {
             filter_many<kManyBlocks>(tile, block, queries, thresholds, masks);
@@ -204,7 +205,7 @@ void filter_floats(const Tile& tile, const Queries& queries, const float* thresh
         for (; block < tile.blocks; ++block) filter_many<1>(tile, block, queries, thresholds, masks);
         return;
     }
-    // A few queries stay in the first-level cache while the tile goes by from the second.
+    // The queries stay in the first-level cache while the tile streams from the second.
     std::size_t query = 0;
     for (; query + kFloatQueries <= queries.count; query += kFloatQueries) {
         for (std::size_t block = 0; block < tile.blocks; ++block) {
@@ -222,7 +223,7 @@ void bounds_from_floats(const Tile& tile, std::size_t block, const Queries& quer
                         float* bounds) {
     float scores[kBlock] = {};
     float_products_of_block<1>(tile, block, queries, query, scores);
-    for (std::size_t p = 0; p < kParts; ++p) {
+    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
         const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats,
                                          queries.float_rounding[query]);
         std::memcpy(bounds + p * kFloats, &found, sizeof found);
@@ -235,7 +236,7 @@ double exact_score(const float* vector, const double* query, std::size_t width) 
     const auto add = [&](const float* values, const double* others) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < kRegisters; ++i) {
-            const HalfFloats stored = load<HalfFloats>(values + i * kDoubles);
+            const NarrowFloats stored = load<NarrowFloats>(values + i * kDoubles);
             sums[i] += __builtin_convertvector(stored, Doubles) * load<Doubles>(others + i * kDoubles);
         }
     };
@@ -248,7 +249,7 @@ double exact_score(const float* vector, const double* query, std::size_t width) 
     }
     double lanes[kLanes];
     for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = sums[i / kDoubles][i % kDoubles];
-    return combine(lanes);
+    return sum_lanes(lanes);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// What the scan does with all vectors: one set of functions for each instruction set, all with the same results but
-// for the bounds, whose last bits may differ.
+// The inner loops of the scan: one set of functions for each instruction set. All have the same results, except that
+// the last bits of bounds may differ.
 #pragma once
 
 #include <cstddef>
@@ -11,63 +11,63 @@
 
 namespace care {
 
-// A few blocks of vectors, and what belongs to them.
+// Consecutive blocks of an index.
 struct Tile {
     std::size_t blocks;
-    const std::uint8_t* bytes;  // of its first block
-    std::size_t stride;         // bytes from block to block
-    const float* scales;        // [blocks * kBlock], as the other two
-    const float* lengths;
+    const std::uint8_t* bytes;        // int8 codes, from the first block
+    std::size_t stride;               // bytes per block
+    const float* scales;              // [blocks * kBlock], like the next two
+    const float* code_norms;
     const float* errors;
-    const float* vectors;  // the stored ones, row after row
-    std::size_t rows;      // how many there are
+    const float* vectors;             // the stored vectors, row-major
+    std::size_t rows;                 // number of vectors; the last block may be incomplete
     std::size_t width;
-    const std::uint8_t* half_bytes;  // as bytes, scales and errors are, or null
-    const float* half_scales;
-    const float* half_errors;
-    float* room;           // [kRoomBlocks * kBlock * searched], for the float filter, from an address that 64 divides
+    const std::uint8_t* int4_bytes;   // int4 codes with scales and errors, or null
+    const float* int4_scales;
+    const float* int4_errors;
+    float* scratch;                   // [kScratchBlocks * kBlock * query_width] for the float filter, 64-byte aligned
 };
-inline constexpr std::size_t kRoomBlocks = 2;
+inline constexpr std::size_t kScratchBlocks = 2;
 
-// A term of a query: zeros fill it up to what halves and quarters have room for.
-inline constexpr std::size_t row_bytes(std::size_t searched) { return kQuarters * quarter_bytes(searched); }
+// Bytes of one term of a query. Padded with zeros to the length of int4 and residual codes.
+inline constexpr std::size_t query_row_bytes(std::size_t query_width) {
+    return kResidualsPerByte * residual_bytes(query_width);
+}
 
-// Queries of one pass.
+// A batch of queries.
 struct Queries {
     std::size_t count;
-    std::size_t searched;        // how many values of each are compared
-    const std::int8_t* first;    // [count][row_bytes(searched)], the first terms
-    const std::int8_t* second;   // the second terms
-    const Bound* bounds;         // [count]
-    const float* floats;         // [count][searched], in units of query and index
-    const float* float_rounding; // [count], by the float filter, of the score of a vector with |s c| + |e| = 1
+    std::size_t query_width;
+    const std::int8_t* first;     // [count][query_row_bytes(query_width)], first terms
+    const std::int8_t* second;    // second terms
+    const QueryBound* bounds;     // [count]
+    const float* floats;          // [count][query_width], in units of query and index
+    const float* float_rounding;  // [count], rounding error of the float filter for a vector with |s c| + |e| = 1
 };
 
-// For each query and block one bit a vector whose bound is not below the query's threshold:
-// masks[query * tile.blocks + block].
+// Writes one bit per vector, set if its bound is not below the query's threshold: masks[query * tile.blocks + block].
 using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks);
 
-// The bounds themselves, of one block and one query.
+// Writes the bounds of one block for one query: bounds[kBlock].
 using Bounds = void(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query, float* bounds);
 
-// The same from halves, for one query over all values of the vectors, and the bounds along: masks[tile.blocks], and
-// bounds[tile.blocks * kBlock].
-using HalfFilter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
+// Filters by int4 codes, for a single query of full width. Writes masks[tile.blocks] and bounds[tile.blocks * kBlock].
+using Int4Filter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
 
-// The bound of a vector from halves and quarters, for the one query that its bound from halves is of.
-using Refine = float(const Halves& halves, std::size_t row, const Queries& queries, float bound);
+// Refines a bound from the int4 filter by the residual codes of that vector.
+using RefineBound = float(const Int4Codes& codes, std::size_t row, const Queries& queries, float bound);
 
 // The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
 using Score = double(const float* vector, const double* query, std::size_t width);
 
 struct Kernel {
     std::string_view instruction_set;
-    int limit;            // of a query's codes
-    Filter* code_filter;  // one term a query
-    Filter* fine_code_filter;  // two terms
-    Bounds* code_bounds;       // two terms
-    HalfFilter* half_filter;   // two terms
-    Refine* refine;
+    int query_code_limit;
+    Filter* code_filter;           // one term per query
+    Filter* two_term_code_filter;
+    Bounds* code_bounds;           // two terms
+    Int4Filter* int4_filter;       // two terms
+    RefineBound* refine_bound;     // two terms
     Filter* float_filter;
     Bounds* float_bounds;
     Score* score;

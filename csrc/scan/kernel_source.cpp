@@ -1,13 +1,13 @@
-// Built once for each instruction set, under the name CARE_KERNEL. What this file includes must leave no function
-// behind that the linker could share with a source built for an older processor.
+// Built once for each instruction set, under the name CARE_KERNEL. No function of the files included here may have
+// external linkage: the linker could share it with a source built for an older processor.
 #include "code_filter.hpp"
 #include "float_filter.hpp"
-#include "half_filter.hpp"
+#include "int4_filter.hpp"
 
 namespace care {
 
 extern const Kernel CARE_KERNEL;
-const Kernel CARE_KERNEL{CARE_INSTRUCTION_SET, kLimit, filter_codes<1>, filter_codes<2>, bounds_from_codes,
-                         filter_halves, refined_by_quarters, filter_floats, bounds_from_floats, exact_score};
+const Kernel CARE_KERNEL{CARE_INSTRUCTION_SET, kQueryCodeLimit, filter_codes<1>, filter_codes<2>, bounds_from_codes,
+                         filter_int4, refine_bound_by_residuals, filter_floats, bounds_from_floats, exact_score};
 
 }  // namespace care

@@ -1,7 +1,7 @@
-// The registers of the instruction set that a source is built for, and the few operations that C++ has no word for.
+// Registers of the instruction set that a source is built for, and operations that C++ cannot express.
 //
-// Sources that include this are built once for each instruction set: everything here is always inlined or has
-// internal linkage, for of a shared function the linker would keep one copy for all processors.
+// Sources that include this are built once for each instruction set. Everything here is always inlined or has internal
+// linkage: of a shared function the linker would keep one copy for all processors.
 #pragma once
 
 #include <cstddef>
@@ -33,17 +33,18 @@ using Bytes [[gnu::vector_size(kRegisterBytes)]] = std::uint8_t;
 using Ints [[gnu::vector_size(kRegisterBytes)]] = std::int32_t;
 using Floats [[gnu::vector_size(kRegisterBytes)]] = float;
 using Doubles [[gnu::vector_size(kRegisterBytes)]] = double;
-using HalfFloats [[gnu::vector_size(kRegisterBytes / 2)]] = float;
+// As many floats as there are doubles in a register.
+using NarrowFloats [[gnu::vector_size(kRegisterBytes / 2)]] = float;
 
-// Registers that hold one value of each vector of a block.
-constexpr std::size_t kParts = kGroupBytes / kRegisterBytes;
+// Registers that hold a group of values, or one float32, of each vector of a block.
+constexpr std::size_t kBlockRegisters = kGroupBytes / kRegisterBytes;
 constexpr std::size_t kFloats = kRegisterBytes / sizeof(float);
 constexpr std::size_t kDoubles = kRegisterBytes / sizeof(double);
 
-// Memory is asked for this many bytes before it is read: processors that look ahead by themselves stop at the end of a page.
-constexpr std::size_t kBytesAhead = 16384;
+// Software prefetch distance. Hardware prefetchers stop at the end of a page.
+constexpr std::size_t kPrefetchBytes = 16384;
 
-// One instruction, at any address.
+// An unaligned load.
 template <typename Register, typename Element>
 CARE_INLINE Register load(const Element* from) {
     Register to;
@@ -51,14 +52,15 @@ CARE_INLINE Register load(const Element* from) {
     return to;
 }
 
-// Adds to each int32 the products of its four unsigned bytes with the four signed bytes of `query` in the same place.
+// Adds to each int32 lane the dot product of its four unsigned bytes with the four signed bytes of `query` in that
+// lane.
 CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
 #if defined(__AVX512VNNI__)
     sums = (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)codes, (__m512i)query);
 #elif defined(__AVXVNNI__)
     sums = (Ints)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)codes, (__m256i)query);
 #elif defined(__AVX2__)
-    // Pairs are added in 16 bits, which would saturate beyond 255 * 64 * 2: hence kLimit.
+    // Pairs are added in 16 bits and would saturate beyond 255 * 64 * 2: hence kQueryCodeLimit.
     const __m256i pairs = _mm256_maddubs_epi16((__m256i)codes, (__m256i)query);
     sums += (Ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__SSE2__)
@@ -67,7 +69,8 @@ CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
     const __m128 high = (__m128)_mm_madd_epi16(_mm_unpackhi_epi8((__m128i)codes, zero), _mm_unpackhi_epi8(values, signs));
     sums += (Ints)_mm_shuffle_ps(low, high, 0x88) + (Ints)_mm_shuffle_ps(low, high, 0xdd);
 #elif defined(__ARM_FEATURE_DOTPROD)
-    // Signed by signed: the codes without their 128, which `correction` counts on, so that it is added back.
+    // Signed by signed: 128 is subtracted from the codes, and its product is added back because `correction` includes
+    // it.
     const int8x16_t values = (int8x16_t)query;
     const int32x4_t centred = vdotq_s32((int32x4_t)sums, (int8x16_t)(codes ^ 0x80), values);
     sums = (Ints)vdotq_s32(vdotq_s32(centred, vdupq_n_s8(64), values), vdupq_n_s8(64), values);
@@ -76,26 +79,28 @@ CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {
 #endif
 }
 
-// The same four bytes of a query for all.
+// The same with the same four bytes of a query in all lanes.
 CARE_INLINE void add_products(Ints& sums, Bytes codes, std::int32_t query) {
     add_products(sums, codes, (Bytes)(Ints{} + query));
 }
 
-// Shifts bytes towards their lowest bit. Words are shifted, which every processor can: the upper bits are a neighbour's.
+// Shifts bytes to the right. Every processor can shift 16-bit words: upper bits of a byte come from its neighbour, and
+// the caller masks them.
 template <int Bits>
-CARE_INLINE Bytes shifted(Bytes bytes) {
+CARE_INLINE Bytes shift_right(Bytes bytes) {
     using Words [[gnu::vector_size(kRegisterBytes)]] = std::uint16_t;
     return (Bytes)((Words)bytes >> Bits);
 }
 
+// Query codes lie in [-kQueryCodeLimit, kQueryCodeLimit].
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
-constexpr int kLimit = 63;
+constexpr int kQueryCodeLimit = 63;
 #else
-constexpr int kLimit = 127;
+constexpr int kQueryCodeLimit = 127;
 #endif
 
-// One bit for each bound that is not below the threshold.
-CARE_INLINE std::uint32_t reaching(Floats bounds, float threshold) {
+// One bit per lane, set if its bound is not below the threshold; set for NaN too.
+CARE_INLINE std::uint32_t at_least(Floats bounds, float threshold) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)bounds, _mm512_set1_ps(threshold), _CMP_NLT_UQ);
 #elif defined(__AVX__)
@@ -109,8 +114,7 @@ CARE_INLINE std::uint32_t reaching(Floats bounds, float threshold) {
 #endif
 }
 
-// Turns the rows of a square into its columns: registers interleaved with those half a square below, as often as
-// halving the square ends.
+// Transposes a square of registers: log2(size) rounds of interleaving each register with the one half a square below.
 CARE_INLINE void transpose(Floats (&square)[kFloats]) {
     [&]<std::size_t... Lane>(std::index_sequence<Lane...>) __attribute__((always_inline)) {
 #pragma GCC unroll 8
@@ -130,8 +134,8 @@ CARE_INLINE void transpose(Floats (&square)[kFloats]) {
 
 using FourFloats [[gnu::vector_size(16)]] = float;
 
-// Four values whose sum is that of all.
-CARE_INLINE FourFloats folded(Floats values) {
+// Adds the parts of a register, down to four values.
+CARE_INLINE FourFloats reduce_to_four(Floats values) {
     FourFloats parts[kRegisterBytes / sizeof(FourFloats)];
     std::memcpy(parts, &values, sizeof values);
     FourFloats sum = parts[0];
@@ -140,9 +144,9 @@ CARE_INLINE FourFloats folded(Floats values) {
     return sum;
 }
 
-// The sums of four registers, by transposing what is left of them.
-CARE_INLINE FourFloats totals(Floats a, Floats b, Floats c, Floats d) {
-    const FourFloats w = folded(a), x = folded(b), y = folded(c), z = folded(d);
+// The horizontal sums of four registers.
+CARE_INLINE FourFloats horizontal_sums(Floats a, Floats b, Floats c, Floats d) {
+    const FourFloats w = reduce_to_four(a), x = reduce_to_four(b), y = reduce_to_four(c), z = reduce_to_four(d);
     const FourFloats low = __builtin_shufflevector(w, x, 0, 4, 1, 5) + __builtin_shufflevector(w, x, 2, 6, 3, 7);
     const FourFloats high = __builtin_shufflevector(y, z, 0, 4, 1, 5) + __builtin_shufflevector(y, z, 2, 6, 3, 7);
     return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);

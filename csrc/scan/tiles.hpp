@@ -1,4 +1,4 @@
-// An index in pieces, for workers to claim.
+// The tiles of an index, for workers to claim.
 #pragma once
 
 #include <algorithm>
@@ -9,8 +9,8 @@
 
 namespace care {
 
-// The tiles of an index in an order in which the first few are spread over all of it, so that thresholds rise at
-// once however the vectors are sorted.
+// Hands out tiles in an order whose first few are spread over the whole index, so that thresholds rise early even if
+// the vectors are sorted.
 class Tiles {
 public:
     Tiles(std::size_t blocks, std::size_t tile_blocks)
@@ -19,9 +19,11 @@ public:
         while (std::gcd(step_, count_) > 1) ++step_;
     }
 
+    // Blocks.
     struct Range {
         std::size_t begin, end;
     };
+    // The next tile, or nothing if none is left. Thread-safe.
     std::optional<Range> claim() {
         const std::size_t place = next_.fetch_add(1, std::memory_order_relaxed);
         if (place >= count_) return std::nullopt;

@@ -1,4 +1,4 @@
-// Running one piece of work on several threads.
+// Runs a function on several threads.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +9,9 @@
 
 namespace care {
 
-// Calls work(0), ..., work(count - 1) at once, the first on this thread, and throws what one of them threw.
+// Calls work(0), ..., work(count - 1) in parallel, the first on this thread, and rethrows an exception of any of them.
 //
-// The workers must share their work by claiming it: where the system refuses a thread, fewer of them run.
+// Workers must claim their share of the work: if the system refuses a thread, fewer of them run.
 template <typename Work>
 void run_workers(std::size_t count, const Work& work) {
     std::vector<std::exception_ptr> failures(count);

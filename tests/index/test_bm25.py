@@ -1,5 +1,7 @@
 import math
+import shutil
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +41,7 @@ def test_scores_are_the_formula_s(query):
     np.testing.assert_allclose(BM25Index(DOCUMENTS).scores(query), reference(query, DOCUMENTS), rtol=1e-5)
 
 
-def test_hits_are_sorted_and_end_where_no_word_is_shared():
+def test_hits_are_sorted_and_end_where_no_term_is_shared():
     scores, ids = BM25Index(DOCUMENTS).search(["高血压", "xyz"], k=5)
     assert list(ids[0]) == [4, 0, 1, -1, -1]
     assert list(np.diff(scores[0][:3]) < 0) == [True, True]
@@ -54,7 +56,7 @@ def test_equal_scores_come_by_smaller_id():
 
 
 @pytest.mark.parametrize("documents", [[], ["", " "]])
-def test_an_index_without_words_finds_nothing(documents):
+def test_an_index_without_terms_finds_nothing(documents):
     index = BM25Index(documents)
     assert len(index) == len(documents)
     assert list(index.search(["头痛"], k=2)[1][0]) == [-1, -1]
@@ -63,20 +65,34 @@ def test_an_index_without_words_finds_nothing(documents):
 @pytest.mark.parametrize("documents", [DOCUMENTS, [], ["", " "]])
 def test_a_saved_index_finds_the_same(documents, tmp_path):
     index = BM25Index(documents)
-    index.save(tmp_path / "words")
-    loaded = BM25Index.load(tmp_path / "words")
+    index.save(tmp_path / "bm25")
+    loaded = BM25Index.load(tmp_path / "bm25")
     assert len(loaded) == len(documents)
     for ours, theirs in zip(loaded.search(["高血压", "xyz"]), index.search(["高血压", "xyz"]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):
+    saved = Path(__file__).parents[1] / "data" / "retriever-0.1" / "words"
+    shutil.copytree(saved, tmp_path / "bm25")
+    index = BM25Index.load(tmp_path / "bm25")
+    index.save(tmp_path / "bm25")
+    assert sorted(file.name for file in (tmp_path / "bm25").iterdir()) == ["bm25.json", "bm25s"]
+    for ours, theirs in zip(
+        BM25Index.load(tmp_path / "bm25").search(["高血压"]),
+        BM25Index.load(saved).search(["高血压"]),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 def test_a_saved_index_that_is_not_whole_is_refused(tmp_path):
-    BM25Index(DOCUMENTS).save(tmp_path / "words")
-    file = next((tmp_path / "words" / "bm25s").glob("data*"))
+    BM25Index(DOCUMENTS).save(tmp_path / "bm25")
+    file = next((tmp_path / "bm25" / "bm25s").glob("data*"))
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(CareError, match=f"{file.name}: is missing or has not the"):
-        BM25Index.load(tmp_path / "words")
-    with pytest.raises(CareError, match="no such file; a saved index of words has one"):
+    with pytest.raises(CareError, match=f"{file.name}: is missing or does not have"):
+        BM25Index.load(tmp_path / "bm25")
+    with pytest.raises(CareError, match="no such file; a saved BM25 index has one"):
         BM25Index.load(tmp_path)
 
 

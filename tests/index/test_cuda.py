@@ -1,6 +1,6 @@
-"""The scan on a GPU finds what the one on the processor finds, to the last bit.
+"""Search on a GPU finds the hits and scores of a search on the CPU, to the last bit.
 
-The kernels themselves run on any machine, on an emulated GPU: tests/test_native.py.
+tests/test_native.py tests the kernels on an emulated GPU, on any machine.
 """
 
 import numpy as np
@@ -20,12 +20,12 @@ def count_gpus():
 
 GPUS = count_gpus()
 on_a_gpu = pytest.mark.skipif(GPUS == 0, reason="needs a GPU and a build with CARE_CUDA=ON")
-without_cuda = pytest.mark.skipif(_native.CUDA, reason="this build has CUDA parts")
+without_cuda = pytest.mark.skipif(_native.CUDA, reason="this build has CUDA support")
 
 
 @without_cuda
 def test_a_build_without_cuda_says_what_is_missing():
-    with pytest.raises(CareError, match=r"'cuda:1': this build has no CUDA parts; .*CARE_CUDA=ON"):
+    with pytest.raises(CareError, match=r"'cuda:1': this build has no CUDA support; .*CARE_CUDA=ON"):
         ExactIndex(3, device="cuda:1")
 
 
@@ -42,7 +42,7 @@ def test_a_machine_without_a_gpu_is_told_so():
 
 
 def test_queries_of_the_processor_are_not_searched_on_the_device():
-    with pytest.raises(CareError, match="use search for others"):
+    with pytest.raises(CareError, match="otherwise use search"):
         ExactIndex(3).search_on_device(np.zeros((1, 3), np.float32))
 
 
@@ -54,7 +54,7 @@ def torch_with_a_gpu():
 
 
 def pair(vectors):
-    """Return the same index on both."""
+    """Return the same index on the CPU and on the GPU."""
     both = ExactIndex(vectors.shape[1]), ExactIndex(vectors.shape[1], device="cuda")
     for index in both:
         index.add(vectors)
@@ -65,7 +65,7 @@ def assert_same(cpu, gpu, queries, k, **options):
     expected = cpu.search_in_float64(queries, k, **options)
     found = gpu.search_in_float64(queries, k, **options)
     np.testing.assert_array_equal(found[1], expected[1])
-    np.testing.assert_array_equal(found[0], expected[0])  # bit for bit: both add in one order
+    np.testing.assert_array_equal(found[0], expected[0])  # to the last bit: both sum in the same order
     return found
 
 
@@ -98,7 +98,7 @@ def test_scales_duplicates_and_zeros(scale):
 
 
 @on_a_gpu
-def test_codes_that_tell_nothing():
+def test_queries_whose_pruning_fails():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((20_000, 30), dtype=np.float32)
     vectors[:, 0] *= 1e7

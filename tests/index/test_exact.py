@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from care_accel import CareError, ExactIndex, _native
 
-# Below what makes scores leave float32.
+# Scores of such values stay within the range of float32.
 FINITE = st.floats(-(2.0**60), 2.0**60, allow_nan=False, width=32)
 INSTRUCTION_SETS = _native.instruction_sets()
 
@@ -196,9 +196,11 @@ def test_the_smallest_and_the_largest_numbers_are_scored():
     np.testing.assert_array_equal(scores, np.array([huge, tiny, 0, -huge], dtype=np.float32))
 
 
-def test_a_score_beyond_float32_is_refused_with_query_and_vector():
+def test_a_score_out_of_the_range_of_float32_is_refused_with_query_and_vector():
     vectors = np.full((3, 2), np.finfo(np.float32).max)
-    with pytest.raises(CareError, match=r"query 1: its score with vector 0 is 6.8.*e.38, beyond float32"):
+    with pytest.raises(
+        CareError, match=r"query 1: its score with vector 0 is 6.8.*e.38, out of the range of float32"
+    ):
         index_of(vectors).search(np.array([[0, 1], [1, 1]], dtype=np.float32), k=2)
 
 
@@ -220,7 +222,7 @@ def test_vectors_may_be_added_in_parts():
     np.testing.assert_array_equal(index.search(query, k=9)[1], index_of(vectors).search(query, k=9)[1])
 
 
-def test_half_precision_and_any_layout_are_taken_as_they_are():
+def test_half_precision_and_any_layout_are_accepted():
     vectors = random_vectors(12, 8)
     half = vectors.astype(np.float16)
     np.testing.assert_array_equal(index_of(half).vectors, half.astype(np.float32))

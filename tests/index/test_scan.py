@@ -1,4 +1,4 @@
-"""The scan by codes against the defined scores of all vectors: nothing may be missed, whatever the vectors are."""
+"""The scan against brute force with the defined scores: no hit may be missed, whatever the vectors are."""
 
 import numpy as np
 import pytest
@@ -38,16 +38,16 @@ def expected_hits(vectors, query, k, mask=None):
 
 def index_of(vectors):
     index = ExactIndex(vectors.shape[1])
-    index._codes.halves_from = 0
+    index._codes.int4_min_bytes = 0
     index.add(vectors)
     return index
 
 
-def search(index, queries, k, instruction_set="", allowed=None, threads=2, halves=True):
+def search(index, queries, k, instruction_set="", allowed=None, threads=2, int4=True):
     codes = index._codes
     return _native.search(
         index.vectors,
-        **(codes.search_arguments() if halves else codes.arguments()),
+        **(codes.search_arguments() if int4 else codes.arguments()),
         queries=np.ascontiguousarray(queries),
         k=k,
         threads=threads,
@@ -59,9 +59,9 @@ def search(index, queries, k, instruction_set="", allowed=None, threads=2, halve
 def assert_exact(index, queries, k, **options):
     width = queries.shape[1]
     expected = [expected_hits(index.vectors[:, :width], query, k) for query in queries]
-    # One query alone goes over halves first, where there are any.
-    for halves in (True, False) if len(queries) == 1 else (True,):
-        scores, ids, rescored = search(index, queries, k, halves=halves, **options)
+    # A single query uses the int4 codes, if there are any.
+    for int4 in (True, False) if len(queries) == 1 else (True,):
+        scores, ids, rescored = search(index, queries, k, int4=int4, **options)
         for row, (best, order) in enumerate(expected):
             np.testing.assert_array_equal(ids[row], order)
             np.testing.assert_array_equal(scores[row], best)
@@ -93,7 +93,7 @@ def duplicates(rng, rows, width):
 
 
 def nearly_equal(rng, rows, width):
-    """What codes cannot tell apart: the float32 pass has to."""
+    """Pruning by codes fails: the float32 pass has to find the hits."""
     return rng.standard_normal(width) * (1 + 1e-6 * rng.standard_normal((rows, width)))
 
 
@@ -111,15 +111,15 @@ def zeros(rng, rows, width):
     return vectors
 
 
-def half_steps(rng, rows, width):
-    """Every value half a step of its code off: bounds are as tight as they get."""
+def between_codes(rng, rows, width):
+    """Every value lies in the middle between two codes: the error bounds are attained."""
     vectors = rng.integers(-63, 63, (rows, width)) + 0.5
     vectors[:, 0] = 127
     return vectors
 
 
 def ascending(rng, rows, width):
-    """Each better than the one before, for a query of ones."""
+    """Each vector is better than the one before, for a query of ones."""
     return np.sort(rng.standard_normal((rows, 1)), axis=0) + 1e-3 * rng.standard_normal((rows, width))
 
 
@@ -133,7 +133,7 @@ KINDS = [
     power_law,
     mixed_lengths,
     zeros,
-    half_steps,
+    between_codes,
     ascending,
 ]
 
@@ -162,50 +162,50 @@ def test_odd_sizes_are_scanned_whole(rows, width, instruction_set):
 
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 @pytest.mark.parametrize("width", [30, 64, 65, 260, 768])
-def test_one_query_reads_halves_first(width, instruction_set):
+def test_one_query_uses_the_int4_codes(width, instruction_set):
     index, queries = index_of(made(power_law, 5000, width)), made(power_law, 12, width, seed=1)
-    true = [search(index, query[np.newaxis], 1, halves=False)[1][0, 0] for query in queries]
-    # What halves rule out is not looked at again: bounds of nothing at all rule out everything.
-    index._codes.halves.norms[:2] = 0
+    true = [search(index, query[np.newaxis], 1, int4=False)[1][0, 0] for query in queries]
+    # What int4 codes prune is not scanned again: with scales and errors of 0 they prune true hits.
+    index._codes.int4.norms[:2] = 0
     options = {"instruction_set": instruction_set, "threads": 1}
     found = [search(index, query[np.newaxis], 1, **options)[1][0, 0] for query in queries]
     assert sum(a != b for a, b in zip(found, true, strict=True)) > 6
-    # Several queries do not ask them.
+    # Several queries do not use them.
     assert list(search(index, queries, 1, **options)[1][:, 0]) == true
-    # And bounds without end rule out nothing.
-    index._codes.halves.norms[1] = np.inf
+    # With infinite errors they prune nothing.
+    index._codes.int4.norms[1] = np.inf
     assert_exact(index, queries[:1], 1, instruction_set=instruction_set)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_halves_miss_no_hit_in_many_vectors(kind, instruction_set):
+def test_int4_codes_miss_no_hit_in_many_vectors(kind, instruction_set):
     index = index_of(made(kind, 20_011, 30))
     for query in np.concatenate([made(kind, 2, 30, seed=1), index.vectors[-1:]]):
         for k in (1, 10, 700):
             assert_exact(index, query[np.newaxis], k, instruction_set=instruction_set)
 
 
-def test_halves_grow_with_the_index():
+def test_int4_codes_grow_with_the_index():
     index = index_of(made(one_direction, 3000, 40))
     asked = made(one_direction, 1, 40, seed=1)
     for seed, rows in enumerate([1, 1, 14, 900, 7000]):
         index.add(made(one_direction, rows, 40, seed=seed + 2))
-        assert index._codes.halves.count == len(index)
+        assert index._codes.int4.count == len(index)
         assert_exact(index, asked, 10)
 
 
-def test_halves_are_made_anew_when_the_mean_is():
+def test_int4_codes_are_computed_again_with_a_new_mean():
     index = index_of(made(gaussian, 900, 24))
     index.add(made(gaussian, 2000, 24, seed=1, scale=1e30))
-    assert index._codes.halves.count == 2900
+    assert index._codes.int4.count == 2900
     assert_exact(index, made(gaussian, 1, 24, seed=2), 10)
 
 
-def test_a_small_index_has_no_halves():
+def test_a_small_index_has_no_int4_codes():
     index = ExactIndex(40)
     index.add(made(gaussian, 2000, 40))
-    assert index._codes.halves is None
+    assert index._codes.int4 is None
 
 
 def test_one_query_of_a_prefix_or_a_subset_finds_the_same():
@@ -220,7 +220,7 @@ def test_one_query_of_a_prefix_or_a_subset_finds_the_same():
 
 
 def test_the_greatest_width_keeps_its_sums():
-    # All codes and all of a query's codes at their limits: the largest sums that there are.
+    # All codes of vectors and queries at their limits: the largest possible sums.
     vectors = np.ones((20, 65_536), np.float32)
     vectors[::2] = -1
     queries = np.ones((6, 65_536), np.float32)
@@ -253,7 +253,7 @@ def test_any_set_is_searched_exactly(
 
 @pytest.mark.parametrize("kind", [nearly_equal, duplicates, zeros], ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
-def test_where_codes_tell_nothing_the_vectors_themselves_are_scanned(kind, instruction_set):
+def test_where_pruning_fails_the_vectors_themselves_are_scanned(kind, instruction_set):
     index = index_of(made(kind, 9000, 40))
     asked = made(kind, 9, 40, seed=0)
     for count in (1, 9):
@@ -278,7 +278,7 @@ def test_one_by_one_is_as_good_as_all_at_once():
     assert rescored.max() < 200
 
 
-def test_codes_rule_out_most_vectors():
+def test_codes_prune_most_vectors():
     index = index_of(made(gaussian, 20_000, 128))
     _, _, stats = index.search(made(gaussian, 20, 128, seed=1), k=10, return_stats=True)
     assert stats.rescored.shape == (20,)
@@ -313,8 +313,8 @@ def test_width_takes_whole_queries_or_their_prefix():
         ({"subset": [True, False]}, r"mask of shape \[2\]; it must be \[5\]"),
         ({"subset": [0, 5]}, "id 5; the index has 5 vectors"),
         ({"subset": [-1]}, "id -1; the index has 5"),
-        ({"subset": [0.5]}, "must be a mask or whole numbers"),
-        ({"subset": [[1]]}, "must be a mask or whole numbers"),
+        ({"subset": [0.5]}, "must be a mask or integer ids"),
+        ({"subset": [[1]]}, "must be a mask or integer ids"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(options, words):
@@ -323,7 +323,7 @@ def test_what_cannot_be_searched_is_refused(options, words):
         index.search(made(gaussian, 2, 8), **options)
 
 
-def test_a_prefix_is_refused_where_it_would_have_to_be_normalised_anew():
+def test_a_prefix_is_refused_if_it_would_have_to_be_normalised_again():
     index = ExactIndex(8, order="slice-then-normalize")
     index.add(made(gaussian, 5, 8))
     with pytest.raises(CareError, match="normalises after it slices"):

@@ -1,12 +1,17 @@
 import json
 import os
+import shutil
 import stat
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from care_accel import CareError, ExactIndex
+from care_accel.index import store
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
@@ -60,24 +65,24 @@ def test_what_is_resident_changes_no_hit(index, saved, resident):
 
 
 @pytest.mark.parametrize("resident", [None, "codes", "all"])
-def test_halves_are_saved_along_where_there_are_any(tmp_path, resident):
+def test_int4_codes_are_saved_with_the_index(tmp_path, resident):
     rng = np.random.default_rng(0)
     index = ExactIndex(20)
-    index._codes.halves_from = 0
+    index._codes.int4_min_bytes = 0
     index.add(rng.standard_normal((6000, 20)).astype(np.float32))
     index.save(tmp_path / "index")
     loaded = ExactIndex.load(tmp_path / "index", resident=resident)
-    assert isinstance(loaded._codes.halves.bytes, np.memmap) == (resident is None)
+    assert isinstance(loaded._codes.int4.bytes, np.memmap) == (resident is None)
     for query in rng.standard_normal((3, 20)).astype(np.float32):
         for ours, theirs in zip(loaded.search(query), index.search(query), strict=True):
             np.testing.assert_array_equal(ours, theirs)
-    for part in ("bytes", "quarters"):
-        shown = [getattr(one._codes.halves, part)[:375] for one in (loaded, index)]
+    for part in ("bytes", "residuals"):
+        shown = [getattr(one._codes.int4, part)[:375] for one in (loaded, index)]
         np.testing.assert_array_equal(*shown)
-    # An index without them takes the place of one with them.
+    # An index without them replaces one with them.
     small = ExactIndex(20)
     small.save(tmp_path / "index")
-    assert ExactIndex.load(tmp_path / "index")._codes.halves is None
+    assert ExactIndex.load(tmp_path / "index")._codes.int4 is None
 
 
 def test_an_unknown_residence_is_refused(saved):
@@ -213,17 +218,17 @@ def turn_columns_first(saved):
         (lambda s: change(s, width=6), r"its manifest says float32 \[30, 6\]"),
         (lambda s: change(s, width="6"), "'width' is '6'"),
         (lambda s: change(s, count=-1), "'count' is -1"),
-        (lambda s: change(s, width=2**20), "width 1048576 cannot be"),
+        (lambda s: change(s, width=2**20), "width 1048576 is not supported"),
         (lambda s: change(s, exponent=1000), "'exponent' is 1000"),
         (lambda s: change(s, order="sliced"), "order 'sliced' is unknown"),
-        (lambda s: change(s, files=[]), "says nothing of vectors.npy"),
+        (lambda s: change(s, files=[]), "does not list vectors.npy"),
         (lambda s: turn_a_byte(s, "vectors.npy"), "vectors.npy: its checksum"),
         (lambda s: turn_a_byte(s, "codes.npy"), "codes.npy: its checksum"),
         (lambda s: change(s, count=29), r"its manifest says float32 \[29, 5\]"),
         (lambda s: (s / "vectors.npy").unlink(), "vectors.npy: is missing"),
-        (shorten, "vectors.npy: has 7.. bytes, its manifest says"),
+        (shorten, "vectors.npy: has 7.. bytes, but its manifest says"),
         (pickle_vectors, "vectors.npy: cannot be read"),
-        (turn_columns_first, "vectors.npy: is in column order"),
+        (turn_columns_first, "vectors.npy: is in column-major order"),
     ],
 )
 def test_a_folder_that_is_no_whole_index_is_refused_in_one_line(saved, damage, words):
@@ -231,3 +236,29 @@ def test_a_folder_that_is_no_whole_index_is_refused_in_one_line(saved, damage, w
     with pytest.raises(CareError, match=words) as error:
         ExactIndex.load(saved)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("resident", [None, "codes", "all"])
+def test_an_index_of_release_0_1_finds_what_it_found_then(resident):
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    queries = np.array(expected["queries"], np.float32)
+    index = ExactIndex.load(DATA / "index-0.1", resident=resident)
+    for rows in (slice(None), slice(0, 1), slice(1, 2)):
+        scores, ids, _ = index.search_in_float64(queries[rows], expected["k"])
+        assert ids.tolist() == expected["index"]["ids"][rows]
+        assert scores.tolist() == expected["index"]["scores"][rows]  # to the last bit
+    int4 = index._codes.int4
+    for array, name in zip((int4.bytes, int4.residuals, int4.norms), store.INT4_FILES, strict=True):
+        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / store.OLD_NAMES[name]))
+
+
+def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):
+    shutil.copytree(DATA / "index-0.1", tmp_path / "index")
+    expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
+    ExactIndex.load(tmp_path / "index").save(tmp_path / "index")
+    names = {file.name for file in (tmp_path / "index").iterdir()}
+    assert names == {"index.json", *store.FILES, *store.INT4_FILES}
+    found = ExactIndex.load(tmp_path / "index").search(
+        np.array(expected["queries"], np.float32), expected["k"]
+    )[1]
+    assert found.tolist() == expected["index"]["ids"]

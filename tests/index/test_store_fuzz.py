@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from care_accel import CareError, ExactIndex
 
 FILES = ["index.json", "vectors.npy", "codes.npy", "norms.npy", "mean.npy"]
-FILES += ["halves.npy", "quarters.npy", "half_norms.npy"]
+FILES += ["int4_codes.npy", "residual_codes.npy", "int4_norms.npy"]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     index = ExactIndex(70)
-    index._codes.halves_from = 0
+    index._codes.int4_min_bytes = 0
     index.add(np.random.default_rng(0).standard_normal((800, 70)).astype(np.float32))
     folder = tmp_path_factory.mktemp("fuzz") / "index"
     index.save(folder)
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 def damaged(content, changes, length):
     content = bytearray(content)
     for place, value in changes:
-        # Half of the changes meet the header, where most can be broken.
+        # Every other change is in the header, where damage has the most effects.
         at = int(place * min(len(content), 160)) if value % 2 else int(place * len(content))
         content[min(at, len(content) - 1)] = value
     return bytes(content[: int(length * len(content))])

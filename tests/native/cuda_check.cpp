@@ -1,4 +1,4 @@
-// The kernels of csrc/cuda against the score of every vector, on an emulated GPU: tests/test_native.py builds and runs it.
+// The kernels of csrc/cuda, on an emulated GPU, against brute force. Built and run by tests/test_native.py.
 #include <cstdio>
 #include <cstdlib>
 
@@ -14,7 +14,7 @@ std::size_t bits(const std::vector<std::uint16_t>& masks) {
     return count;
 }
 
-// Every plan keeps its promises: columns for all queries, room for the sample, and no more shared memory than there is.
+// Every plan has columns for all queries, capacity for the sample, and no more shared memory than a block has.
 bool plans_hold() {
     bool hold = true;
     for (const std::size_t rows : {1, 31, 33, 8192, 100'000, 100'000'000}) {
@@ -23,7 +23,7 @@ bool plans_hold() {
                 for (const std::size_t k : {1, 10, 1024}) {
                     for (const std::size_t shared : {99 * 1024, 227 * 1024}) {
                         const care::cuda::Plan plan = care::cuda::make_plan(rows, width, rows, k, queries, shared);
-                        const bool good = plan.columns * plan.queries_of_group() >= queries &&
+                        const bool good = plan.column_groups * plan.queries_of_group() >= queries &&
                                           plan.capacity >= plan.sample_pairs * care::cuda::kPair &&
                                           (plan.sample_pairs - 1) * plan.stride < plan.pairs &&
                                           plan.steps * 32 >= width && plan.group_bytes() + 4096 <= shared;
@@ -40,8 +40,8 @@ bool plans_hold() {
 }  // namespace
 
 int main() {
-    // Few vectors; both terms and one; a prefix, a subset; codes that tell nothing; more queries than one pass takes;
-    // so many hits that their candidates are scored a part at a time.
+    // Few vectors; both terms and one; a prefix, a subset; pruning that fails; more queries than one pass has; so many
+    // hits that their candidates are scored in several rounds.
     constexpr check::Case kCases[] = {
         {1, 1, 1, 1, 1, 1, 0, false},         {163, 65, 65, 13, 5, 1, 2, false},    {999, 130, 70, 5, 20, 1, 0, true},
         {8192, 9, 9, 1, 10, 1, 0, false},     {8300, 100, 100, 3, 10, 1, 1, false}, {8211, 80, 70, 9, 100, 1, 0, false},
@@ -50,9 +50,9 @@ int main() {
         {33000, 16, 16, 1, 1000, 1, 0, false},
     };
     std::size_t failures = !plans_hold(), checks = 1;
-    // Where codes tell much, few vectors are scored: those that are found, and their close rivals.
+    // Where pruning works, few vectors are rescored: the hits and close competitors.
     for (const check::Case& c : {check::Case{20000, 32, 32, 3, 10, 1, 0, false}, {20000, 32, 32, 2, 300, 1, 0, false}}) {
-        std::int64_t most = 0;
+        std::int64_t max_rescored = 0;
         checks += 2;
         failures += !check::holds(c, "selection", [&](const auto& vectors, const auto& codes, const auto& queries,
                                                       const auto*, double* scores, std::int64_t* ids,
@@ -60,10 +60,10 @@ int main() {
             const care::cuda::DeviceIndex index(vectors, codes, 0);
             index.search_from_host(
                 {queries.data, queries.rows, queries.width, c.k, nullptr, vectors.rows, scores, nullptr, ids, rescored});
-            most = *std::max_element(rescored, rescored + queries.rows);
+            max_rescored = *std::max_element(rescored, rescored + queries.rows);
         });
-        const bool few = most < static_cast<std::int64_t>(2 * c.k);
-        if (!few) std::printf("%lld scored for %zu hits\n", static_cast<long long>(most), c.k);
+        const bool few = max_rescored < static_cast<std::int64_t>(2 * c.k);
+        if (!few) std::printf("%lld rescored for %zu hits\n", static_cast<long long>(max_rescored), c.k);
         failures += !few;
     }
     for (const check::Case& c : kCases) {

@@ -1,8 +1,8 @@
-// A GPU on the processor, so that the kernels of csrc/cuda are tested where there is none.
+// A GPU emulated on the CPU, to test the kernels of csrc/cuda without a GPU.
 //
-// A launch runs its blocks one after another. Each thread of a block is a fibre that runs until it waits for others:
-// at a barrier, or where lanes of a warp exchange values. Fibres run in a random order, so that a missing barrier does
-// not stay unseen. It shows what kernels compute, not how memory is ordered on a GPU.
+// A launch runs its blocks one after another. Each thread of a block is a fibre that runs until it waits for others: at
+// a barrier, or where lanes of a warp exchange values. Fibres run in a random order, to detect missing barriers. The
+// emulation shows what kernels compute, but not the memory model of a GPU.
 #pragma once
 
 #include <ucontext.h>
@@ -56,7 +56,7 @@ public:
         kernel_ = &kernel;
         for (block.y = 0; block.y < blocks.y; ++block.y) {
             for (block.x = 0; block.x < blocks.x; ++block.x) {
-                // Garbage, as a GPU's is.
+                // Uninitialised on a GPU: filled with garbage.
                 shared.assign(2 * (shared_bytes / 16 + 1), 0xabababababababab);
                 run_block(threads);
             }
@@ -65,7 +65,8 @@ public:
 
     void wait_for_block() { wait(State::kAtBarrier); }
 
-    // Hands in a value and returns the warp's, by lane. Two sets: a lane is never more than one exchange ahead.
+    // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more
+    // than one exchange ahead.
     const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
         const unsigned me = thread.x, set = fibres_[me]->exchanges++ % 2;
         std::copy_n(mine, 6, values_[set][me]);
@@ -82,7 +83,7 @@ private:
         std::unique_ptr<char[]> stack;
     };
     static constexpr std::size_t kStack = 256 * 1024;
-    static constexpr unsigned kMostThreads = 1024;
+    static constexpr unsigned kMaxThreads = 1024;
 
     void run_block(unsigned threads) {
         while (fibres_.size() < threads) {
@@ -116,7 +117,7 @@ private:
             }
             if (all(0, threads, State::kDone, State::kDone)) return;
             if (!all(0, threads, State::kAtBarrier, State::kDone)) {
-                std::fputs("a block's threads wait for each other in vain\n", stderr);
+                std::fputs("deadlock: the threads of a block wait for each other\n", stderr);
                 std::abort();
             }
             release(0, threads);
@@ -151,7 +152,7 @@ private:
     std::vector<std::unique_ptr<Fibre>> fibres_;
     ucontext_t scheduler_{};
     const std::function<void()>* kernel_ = nullptr;
-    std::uint64_t values_[2][kMostThreads][6] = {};
+    std::uint64_t values_[2][kMaxThreads][6] = {};
     std::mt19937 random_{7};
 };
 
@@ -170,7 +171,7 @@ inline void Machine::enter() {
 
 inline void __syncthreads() { emulated::machine.wait_for_block(); }
 
-// Three counts in turn: a thread is never more than one barrier ahead, and the third is nobody's then.
+// Three counters in turn: a thread is never more than one barrier ahead, so that the third one is unused then.
 inline int __syncthreads_count(bool mine) {
     static int counts[3] = {}, calls[1024] = {};
     const unsigned me = threadIdx.x;
@@ -207,7 +208,7 @@ Value __ldg(const Value* at) {
     return *at;
 }
 
-// As much of CUDA's runtime as csrc/cuda uses.
+// The part of the CUDA runtime that csrc/cuda uses.
 enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum { cudaEventDisableTiming, cudaStreamNonBlocking };
@@ -266,7 +267,7 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cud
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
     return cudaMemcpy(to, from, bytes, kind);
 }
-// Everything is done at once here: there is nothing to wait for.
+// Launches are synchronous here: there is nothing to wait for.
 inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
 inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
 inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
@@ -282,7 +283,7 @@ namespace care::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
-// As csrc/cuda/primitives.cuh says, from the words of all lanes.
+// As documented in csrc/cuda/primitives.cuh.
 inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2, std::uint32_t d3,
                      std::uint32_t q0, std::uint32_t q1) {
     const unsigned lane = threadIdx.x % emulated::kLanesOfWarp;
@@ -301,7 +302,7 @@ inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1
 
 inline void* shared_memory() { return emulated::machine.shared.data(); }
 
-inline void take_turn() {}
+inline void synchronize_with_previous_kernel() {}
 inline void prefetch(const void* at) { static_cast<void>(*static_cast<const volatile char*>(at)); }
 
 template <typename... Parameters, typename... Arguments>

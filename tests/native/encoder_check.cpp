@@ -1,4 +1,4 @@
-// The encoder against plain sums in float64, for sanitizers to watch: tests/test_native.py builds and runs it.
+// The encoder against a plain implementation in float64, under sanitizers. Built and run by tests/test_native.py.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -27,7 +27,8 @@ struct Case {
     std::vector<std::int64_t> lengths;
 };
 
-// A network with random weights, every array exactly as long as it is promised: one read beyond it is seen.
+// A network with random weights. Every array is exactly as long as the interface requires, so that a sanitizer detects
+// a read beyond it.
 class Network {
 public:
     Network(const care::GteShape& shape, std::size_t layers, bool type) : shape_(shape) {
@@ -49,8 +50,8 @@ public:
         std::vector<Doubles> rows(tokens, Doubles(hidden));
         for (std::size_t t = 0; t < tokens; ++t) {
             for (std::size_t j = 0; j < hidden; ++j) {
-                rows[t][j] = double{embedding.words[static_cast<std::size_t>(ids[t]) * hidden + j]} +
-                             (embedding.type ? double{embedding.type[j]} : 0.0);
+                rows[t][j] = double{embedding.word_embeddings[static_cast<std::size_t>(ids[t]) * hidden + j]} +
+                             (embedding.token_type ? double{embedding.token_type[j]} : 0.0);
             }
             normalize(rows[t], embedding.norm);
         }
@@ -187,7 +188,7 @@ bool holds(const Case& c, const Expected& expected, care::Precision precision, s
     Floats together(expected.vectors.size()), alone(together.size());
     encoder.encode(expected.ids.data(), c.lengths.data(), c.lengths.size(), expected.reduction, 1, together.data());
 
-    // From two threads at once, one text at a time, on more threads than there may be processors.
+    // From two threads in parallel, one text at a time, on more threads than there may be cores.
     const auto encode_every_second = [&](std::size_t first) {
         const std::int64_t* from = expected.ids.data();
         for (std::size_t t = 0; t < c.lengths.size(); from += c.lengths[t++]) {
@@ -206,7 +207,7 @@ bool holds(const Case& c, const Expected& expected, care::Precision precision, s
         worst = std::max(worst, std::abs(double{together[i]} - expected.vectors[i]));
     }
     const bool int8 = precision == care::Precision::kInt8;
-    // Of vectors no longer than 1.
+    // Absolute errors of unit vectors or shorter ones.
     const bool good = worst < (int8 ? 0.05 : 2e-6) && alone == together;
     if (!good) {
         std::printf("%.*s, hidden %zu, %s: errs by %.1e, %s alone\n", static_cast<int>(instruction_set.size()),
@@ -224,7 +225,7 @@ int main() {
         {{50, 32, 4, 8, 64, 40, 1e-12f}, 2, true, Pooling::kFirst, true, 24, {5, 1, 40, 16, 17}},
         {{9, 36, 3, 12, 50, 7, 1e-5f}, 3, false, Pooling::kMean, false, 36, {1, 7, 2}},
         {{9, 34, 1, 34, 1, 9, 1e-12f}, 1, true, Pooling::kLast, false, 33, {9, 3}},
-        // Worth several threads, and more tokens than go through the layers together.
+        // Large enough for several threads, with more tokens than one forward pass has.
         {{30, 160, 5, 32, 700, 300, 1e-12f}, 2, true, Pooling::kLast, true, 160, {299, 250, 3}},
     };
     std::size_t failures = 0, checks = 0;

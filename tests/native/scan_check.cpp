@@ -1,4 +1,4 @@
-// The scan against the score of every vector, for sanitizers to watch: tests/test_native.py builds and runs it.
+// The scan against brute force, under sanitizers. Built and run by tests/test_native.py.
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>

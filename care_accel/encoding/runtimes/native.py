@@ -72,7 +72,7 @@ class NativeRuntime:
             cosines, sines = network.rotary_emb(torch.zeros(1), positions)
         self._encoder = _native.GteEncoder(
             _array(embeddings.word_embeddings.weight),
-            type=None if types is None else _array(types.weight[0]),
+            token_type=None if types is None else _array(types.weight[0]),
             norm=_norm(embeddings.LayerNorm),
             cosines=_array(cosines[0]),
             sines=_array(sines[0]),

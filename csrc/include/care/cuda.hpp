@@ -1,4 +1,4 @@
-// Exact search on a GPU: the same hits and the same scores, to the last bit, as care/scan.hpp.
+// Exact search on a GPU: the same hits and the same scores as care/scan.hpp, to the last bit.
 #pragma once
 
 #include <cstddef>
@@ -10,29 +10,29 @@
 
 namespace care::cuda {
 
-// Any CUDA stream; null is the default one.
+// A cudaStream_t; null is the default stream.
 using Stream = void*;
 
-// Queries and results in the GPU's memory. Arrays that are null are not written.
+// Queries and results, in GPU memory. Arrays that are null are not written.
 struct Request {
-    const float* queries;  // [count][searched]
-    std::size_t count, searched, k;
-    const std::uint16_t* allowed;  // as Search::allowed, or null for all
-    std::size_t findable;          // how many vectors that allows; it changes the time alone
-    double* scores;                // [count][k], as the other two
-    float* rounded;
+    const float* queries;  // [count][query_width]
+    std::size_t count, query_width, k;
+    const std::uint16_t* allowed;  // as SearchOptions::allowed, or null for all
+    std::size_t allowed_count;     // number of vectors that `allowed` allows; it never changes the result
+    double* scores;                // [count][k], like the next two
+    float* float_scores;           // the same scores in float32
     std::int64_t* ids;
     std::int64_t* rescored;  // [count]
 };
 
-// The widest vectors and the most hits that a search on a GPU takes.
-std::size_t most_width();
-std::size_t most_k();
+// The largest width and k that a search on a GPU supports.
+std::size_t max_width();
+std::size_t max_k();
 
-// Throws std::runtime_error if there is no GPU that CUDA can use.
+// Number of GPUs. Throws std::runtime_error if CUDA can use none.
 int devices();
 
-// Memory of a GPU, from a pool of CUDA's (a cudaMemPool_t), for what a stream writes there.
+// GPU memory for the results of a search, allocated in stream order from a cudaMemPool_t.
 class DeviceArray {
 public:
     DeviceArray(std::size_t bytes, int device, Stream stream, void* pool);
@@ -42,7 +42,7 @@ public:
 
     void* data() const { return data_; }
     int device() const { return device_; }
-    // Lets another stream wait for what the array's own has been given so far; nothing waits here.
+    // Makes another stream wait for the work that the array's own stream has so far. The caller does not wait.
     void use_on(Stream stream) const;
 
 private:
@@ -54,29 +54,29 @@ private:
 // An index in the memory of one GPU.
 class DeviceIndex {
 public:
-    // Copies vectors and codes. Throws std::runtime_error with what CUDA says, and std::invalid_argument.
+    // Copies vectors and int8 codes. Throws std::runtime_error with CUDA's message, and std::invalid_argument.
     DeviceIndex(const Matrix& vectors, const Codes& codes, int device);
     ~DeviceIndex();
     DeviceIndex(const DeviceIndex&) = delete;
     DeviceIndex& operator=(const DeviceIndex&) = delete;
 
-    // Puts a search on a stream and returns: nothing waits for the GPU. Several threads may call it. A query that is
-    // not finite finds whatever it finds.
+    // Enqueues a search on a stream and returns without waiting. Thread-safe. The hits of a query that is not finite
+    // are undefined.
     void search(const Request& request, Stream stream) const;
 
-    // The same with everything in the processor's memory; returns when it is there.
+    // The same for arrays in host memory; returns when the results are there.
     void search_from_host(const Request& request) const;
 
-    // Memory for what a search on that stream finds.
+    // GPU memory for the results of a search on that stream.
     std::unique_ptr<DeviceArray> results(std::size_t bytes, Stream stream) const;
 
-    // A copy of what a search on that stream may find.
-    std::unique_ptr<DeviceArray> allow(const std::uint16_t* allowed, Stream stream) const;
+    // A copy of a mask of allowed vectors in GPU memory, for a search on that stream.
+    std::unique_ptr<DeviceArray> copy_allowed(const std::uint16_t* allowed, Stream stream) const;
 
     int device() const;
     std::size_t rows() const;
     std::size_t width() const;
-    // Bytes of the GPU's memory that the index holds, without what a search borrows.
+    // Bytes of GPU memory that the index occupies, without the scratch memory of searches.
     std::size_t bytes() const;
 
 private:

@@ -1,8 +1,8 @@
-// What is compiled for the processor and for the GPU.
+// For functions that are compiled for the CPU and for the GPU.
 #pragma once
 
 #ifdef __CUDACC__
-#define CARE_BOTH __host__ __device__
+#define CARE_HOST_DEVICE __host__ __device__
 #else
-#define CARE_BOTH
+#define CARE_HOST_DEVICE
 #endif

@@ -1,4 +1,4 @@
-// The k best hits of a stream, under one total order: higher score first, among equals the smaller id.
+// Top-k selection under a total order: higher score first, among equal scores the smaller id.
 #pragma once
 
 #include <algorithm>
@@ -15,12 +15,12 @@ struct Hit {
     std::int64_t id;
 };
 
-CARE_BOTH inline bool better(const Hit& a, const Hit& b) {
+CARE_HOST_DEVICE inline bool better(const Hit& a, const Hit& b) {
     return a.score != b.score ? a.score > b.score : a.id < b.id;
 }
 
-// Keeps the k best of what is pushed. Which they are does not depend on the order of pushing, so parts of
-// an index may be scanned apart and merged.
+// Keeps the k best hits. The result does not depend on the order of pushes, so parts of an index may be scanned apart
+// and merged.
 class TopK {
 public:
     explicit TopK(std::size_t k) : k_(k) {}
@@ -40,21 +40,21 @@ public:
         for (const Hit& hit : other.heap_) push(hit);
     }
 
-    // Whether k hits are kept, and the last of them: what is worse than it need not be pushed.
+    // Whether there are k hits. If so, kth() is the worst of them, and nothing worse needs to be pushed.
     bool full() const { return heap_.size() == k_; }
-    const Hit& last() const { return heap_.front(); }
+    const Hit& kth() const { return heap_.front(); }
 
     // The hits, best first.
     std::vector<Hit> sorted() const {
         std::vector<Hit> hits = heap_;
-        // Not std::sort: that may leave the array if a damaged file brings NaN.
+        // Not std::sort, which may read beyond the array if a damaged file contains NaN.
         std::sort_heap(hits.begin(), hits.end(), better);
         return hits;
     }
 
 private:
     std::size_t k_;
-    std::vector<Hit> heap_;  // the worst of the kept in front
+    std::vector<Hit> heap_;  // the worst hit in front
 };
 
 }  // namespace care

@@ -1,4 +1,4 @@
-#include "team.hpp"
+#include "thread_pool.hpp"
 
 #include <system_error>
 
@@ -9,7 +9,7 @@
 namespace care {
 namespace {
 
-// A few tens of microseconds; going to sleep and waking up takes as long.
+// Spins take a few tens of microseconds, as long as going to sleep and waking up.
 constexpr int kSpins = 2000;
 
 void pause() {
@@ -39,29 +39,29 @@ void Barrier::wait() {
     phase_.notify_all();
 }
 
-Team::Team(std::size_t size) {
+ThreadPool::ThreadPool(std::size_t size) {
     try {
-        while (helpers_.size() + 1 < size) {
-            auto helper = std::make_unique<Helper>();
-            helper->thread = std::jthread([this, &one = *helper, worker = helpers_.size() + 1] { serve(one, worker); });
-            helpers_.push_back(std::move(helper));
+        while (threads_.size() + 1 < size) {
+            auto added = std::make_unique<PoolThread>();
+            added->thread = std::jthread([this, &one = *added, worker = threads_.size() + 1] { serve(one, worker); });
+            threads_.push_back(std::move(added));
         }
     } catch (const std::system_error&) {
     }
 }
 
-Team::~Team() {
-    for (const auto& helper : helpers_) {
-        helper->calls.store(-1, std::memory_order_release);
-        helper->calls.notify_one();
+ThreadPool::~ThreadPool() {
+    for (const auto& one : threads_) {
+        one->calls.store(-1, std::memory_order_release);
+        one->calls.notify_one();
     }
 }
 
-void Team::run(std::size_t count, const std::function<void(std::size_t)>& work) {
+void ThreadPool::run(std::size_t count, const std::function<void(std::size_t)>& work) {
     work_ = &work;
     busy_.store(static_cast<int>(count) - 1, std::memory_order_relaxed);
     for (std::size_t i = 0; i + 1 < count; ++i) {
-        std::atomic<int>& calls = helpers_[i]->calls;
+        std::atomic<int>& calls = threads_[i]->calls;
         calls.store((calls.load(std::memory_order_relaxed) + 1) & 0xffff, std::memory_order_release);
         calls.notify_one();
     }
@@ -71,10 +71,10 @@ void Team::run(std::size_t count, const std::function<void(std::size_t)>& work) 
     }
 }
 
-void Team::serve(Helper& helper, std::size_t worker) {
+void ThreadPool::serve(PoolThread& one, std::size_t worker) {
     for (int seen = 0;;) {
-        helper.calls.wait(seen, std::memory_order_acquire);
-        seen = helper.calls.load(std::memory_order_acquire);
+        one.calls.wait(seen, std::memory_order_acquire);
+        seen = one.calls.load(std::memory_order_acquire);
         if (seen < 0) return;
         (*work_)(worker);
         if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();

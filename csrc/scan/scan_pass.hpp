@@ -1,0 +1,261 @@
+// One pass over the index for a batch of queries: filter tile by tile, collect candidates, rescore them.
+//
+// Workers claim tiles. For each query they share a threshold, which rises with the exact scores that any of them has
+// found, and each of them keeps candidates of its own.
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "candidates.hpp"
+#include "index_view.hpp"
+#include "kernel.hpp"
+#include "query_batch.hpp"
+#include "tiles.hpp"
+#include "workers.hpp"
+
+namespace care {
+
+// Pruning has failed for a query if more than one in so many vectors became a candidate, beyond an allowance of
+// kExpectedCandidates and 8 k.
+inline constexpr std::size_t kMaxCandidateShare = 16;
+inline constexpr std::size_t kExpectedCandidates = 512;
+// The int4 filter has failed for a tile if more than one in so many vectors passed: residual codes are read in random
+// order. With more than one in kInt4FarShare, it is tried again later.
+inline constexpr std::size_t kMaxInt4Share = 16, kInt4FarShare = 3;
+// The first part of an index is scanned by int8 codes, one in so many vectors: while the threshold is low, the int4
+// filter would let nearly all of them pass.
+inline constexpr std::size_t kInt8WarmUpShare = 32;
+
+// Which kernels a pass uses.
+struct FilterPlan {
+    Filter* filter;
+    Bounds* bounds;
+    bool check_pruning;  // whether to stop for queries whose pruning fails
+    bool needs_scratch;
+    Int4Filter* int4_filter = nullptr;  // tried before `filter`, or null
+};
+
+class ScanPass {
+public:
+    ScanPass(const IndexView& index, const QueryBatch& queries, const FilterPlan& plan)
+        : index_(index), batch_(queries), plan_(plan), thresholds_(queries.count()), pruning_failed_(queries.count()) {
+        for (auto& value : thresholds_) value.store(-kInfinity, std::memory_order_relaxed);
+    }
+
+    // Scans the whole index on so many workers, in tiles of so many blocks.
+    void run(std::size_t workers, std::size_t tile_blocks);
+
+    bool pruning_failed(std::size_t query) const { return pruning_failed_[query].load(std::memory_order_relaxed); }
+
+    // The hits of all workers, merged. Adds the number of rescored vectors to `rescored`.
+    std::vector<Hit> hits(std::size_t query, std::int64_t& rescored) const {
+        TopK best(index_.options.k);
+        for (const std::vector<Candidates>& found : found_) {
+            if (found.empty()) continue;  // the system refused this worker's thread
+            best.merge(found[query].best());
+            rescored += static_cast<std::int64_t>(found[query].rescored());
+        }
+        return best.sorted();
+    }
+
+private:
+    static constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+    // Memory of one worker.
+    struct Workspace {
+        Workspace(std::size_t queries, std::size_t tile_blocks, bool int4, std::size_t scratch_floats)
+            : thresholds(queries),
+              masks(queries * tile_blocks),
+              bounds(kBlock * (int4 ? tile_blocks : 1)),
+              candidates(queries),
+              scratch_(scratch_floats ? scratch_floats + kAlignment : 0) {}
+
+        float* scratch() {
+            void* at = scratch_.data();
+            std::size_t space = scratch_.size() * sizeof(float);
+            return static_cast<float*>(std::align(kAlignment, 1, at, space));
+        }
+
+        std::vector<float> thresholds;
+        std::vector<std::uint16_t> masks;
+        std::vector<float> bounds;
+        std::vector<std::size_t> candidates;             // by query; those of the int4 filter are not counted
+        std::size_t scanned = 0, scanned_by_filter = 0;  // vectors
+        std::size_t int4_from = 0;                       // vectors to scan before the int4 filter is tried
+
+    private:
+        static constexpr std::size_t kAlignment = 64;
+        std::vector<float> scratch_;
+    };
+
+    // Computes exact scores of a query.
+    auto scorer(std::size_t query) const {
+        return [this, query](std::int64_t id) {
+            const std::size_t row = static_cast<std::size_t>(id);
+            return index_.kernel.score(index_.vectors.data + row * index_.vectors.width, batch_.doubles(query),
+                                       index_.query_width);
+        };
+    }
+
+    // Lowers bounds of the int4 filter by residual codes. These are read in random order, hence the prefetch.
+    struct BoundRefiner {
+        const IndexView& index;
+        const Queries queries;
+
+        float operator()(std::int64_t id, float bound) const {
+            const std::size_t row = static_cast<std::size_t>(id);
+            const float found = index.kernel.refine_bound(*index.codes.int4, row, queries, bound);
+            return std::isnan(found) ? kInfinity : found;
+        }
+        void prefetch(std::int64_t id) const {
+            const std::size_t bytes = residual_bytes(index.query_width);
+            const std::uint8_t* row = index.codes.int4->residuals + static_cast<std::size_t>(id) * bytes;
+            for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
+        }
+    };
+
+    // Raises the shared threshold of a query to that of a worker's hits, and returns the larger of the two.
+    auto threshold_updater(std::size_t query) {
+        return [this, query](const TopK& best) {
+            std::atomic<float>& shared = thresholds_[query];
+            float now = shared.load(std::memory_order_relaxed);
+            if (!best.full()) return now;
+            const float wanted = threshold(batch_.code(query), best.kth().score);
+            while (now < wanted && !shared.compare_exchange_weak(now, wanted, std::memory_order_relaxed)) {
+            }
+            return std::max(now, wanted);
+        };
+    }
+
+    // Returns false if pruning has failed for all queries.
+    bool load_thresholds(std::vector<float>& thresholds) const {
+        bool any = false;
+        for (std::size_t q = 0; q < thresholds.size(); ++q) {
+            const bool active = !pruning_failed(q);
+            thresholds[q] = active ? thresholds_[q].load(std::memory_order_relaxed) : kInfinity;
+            any |= active;
+        }
+        return any;
+    }
+
+    // Calls work(begin, end) for runs of blocks that contain allowed vectors.
+    template <typename Work>
+    void for_each_run(Tiles::Range range, const Work& work) const {
+        if (!index_.options.allowed) return work(range.begin, range.end);
+        for (std::size_t begin = range.begin; begin < range.end;) {
+            std::size_t end = begin;
+            while (end < range.end && index_.allowed(end)) ++end;
+            if (end > begin) work(begin, end);
+            begin = end + 1;
+        }
+    }
+
+    // Returns false, without any candidates, if too many vectors pass. The int4 filter is then tried again when twice
+    // as many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
+    bool filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin, nullptr);
+        plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
+        std::size_t passed = 0;
+        for (std::size_t b = 0; b < tile.blocks; ++b) passed += static_cast<std::size_t>(std::popcount(space.masks[b]));
+        if (passed > tile.blocks * kBlock / kMaxInt4Share) {
+            space.int4_from = (passed > tile.blocks * kBlock / kInt4FarShare ? 4 : 2) * space.scanned;
+            return false;
+        }
+        collect(begin, tile.blocks, space, found,
+                [&](std::size_t block, std::size_t) { return space.bounds.data() + block * kBlock; }, nullptr);
+        return true;
+    }
+
+    void filter(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin, space.scratch());
+        const Queries queries = batch_.queries();
+        plan_.filter(tile, queries, space.thresholds.data(), space.masks.data());
+        const auto bounds_of = [&](std::size_t block, std::size_t query) {
+            plan_.bounds(tile, block, queries, query, space.bounds.data());
+            return space.bounds.data();
+        };
+        collect(begin, tile.blocks, space, found, bounds_of, space.candidates.data());
+        space.scanned_by_filter += tile.blocks * kBlock;
+    }
+
+    // Pushes the vectors that passed a filter as candidates. bounds_of(block, query) returns the bounds of a block.
+    // `counts` counts candidates by query; null for the int4 filter, whose bounds are refinable.
+    template <typename BoundsOf>
+    void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
+                 const BoundsOf& bounds_of, std::size_t* counts) {
+        std::vector<float>& thresholds = space.thresholds;
+        for (std::size_t q = 0; q < batch_.count(); ++q) {
+            const std::uint16_t* row = space.masks.data() + q * count;
+            for (std::size_t b = 0; b < count; ++b) {
+                const std::uint32_t mask = row[b] ? row[b] & index_.allowed(begin + b) : 0;
+                if (mask == 0 || pruning_failed(q)) continue;
+                const float* bounds = bounds_of(b, q);
+                for (std::uint32_t left = mask; left; left &= left - 1) {
+                    const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
+                    if (bounds[lane] < thresholds[q]) continue;
+                    // NaN comes from a damaged file: such a vector is always rescored.
+                    const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
+                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane), !counts);
+                    if (counts) ++counts[q];
+                }
+                if (found[q].needs_compaction()) {
+                    found[q].compact(scorer(q), threshold_updater(q));
+                    thresholds[q] = thresholds_[q].load(std::memory_order_relaxed);
+                }
+            }
+        }
+    }
+
+    void check_pruning(const Workspace& space) {
+        const std::size_t max_candidates =
+            space.scanned_by_filter / kMaxCandidateShare + 8 * index_.options.k + kExpectedCandidates;
+        for (std::size_t q = 0; q < batch_.count(); ++q) {
+            if (space.candidates[q] > max_candidates) pruning_failed_[q].store(true, std::memory_order_relaxed);
+        }
+    }
+
+    const IndexView& index_;
+    const QueryBatch& batch_;
+    const FilterPlan& plan_;
+    std::vector<std::atomic<float>> thresholds_;
+    std::vector<std::atomic<bool>> pruning_failed_;
+    std::vector<std::vector<Candidates>> found_;  // by worker and query
+};
+
+inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
+    found_.resize(workers);
+    Tiles tiles(blocks(index_.vectors.rows), tile_blocks);
+    run_workers(workers, [&](std::size_t worker) {
+        std::vector<Candidates>& found = found_[worker];
+        found.assign(batch_.count(), Candidates(index_.options.k));
+        Workspace space(batch_.count(), tile_blocks, plan_.int4_filter,
+                        plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
+        space.int4_from = index_.vectors.rows / kInt8WarmUpShare / workers;
+        while (const auto range = tiles.claim()) {
+            if (!load_thresholds(space.thresholds)) return;
+            for_each_run(*range, [&](std::size_t begin, std::size_t end) {
+                const bool try_int4 = plan_.int4_filter && space.scanned >= space.int4_from;
+                if (!try_int4 || !filter_by_int4(begin, end, space, found)) filter(begin, end, space, found);
+                space.scanned += (end - begin) * kBlock;
+            });
+            if (plan_.check_pruning) check_pruning(space);
+        }
+        for (std::size_t q = 0; q < batch_.count(); ++q) {
+            if (pruning_failed(q)) continue;
+            if (plan_.int4_filter) {
+                found[q].refine(scorer(q), threshold_updater(q), BoundRefiner{index_, batch_.queries()});
+            }
+            found[q].finish(scorer(q), threshold_updater(q));
+        }
+    });
+}
+
+}  // namespace care
