@@ -96,7 +96,7 @@ def export(
     for role in roles:
         source = model.source(role)
         if keep is not None:
-            source.checkpoint.require_whole_vocabulary("give --keep-vocab with")
+            source.checkpoint.require_full_vocabulary("give --keep-vocab with")
         if runtime == "native":
             spec = dataclasses.replace(source.spec, dtype=dtype)  # type: ignore[arg-type]  # checked above
             choose(dataclasses.replace(source, spec=spec), runtime)

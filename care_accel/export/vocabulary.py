@@ -48,7 +48,7 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     import torch
 
     checkpoint = Checkpoint(folder)
-    checkpoint.require_whole_vocabulary("give --keep-vocab with")
+    checkpoint.require_full_vocabulary("give --keep-vocab with")
     tokenizer = checkpoint.load_tokenizer()
     network = checkpoint.load_network(_stored_dtype(checkpoint))
     prompts = {spec.prompt(task) for spec in specs for task in TASKS}
@@ -57,7 +57,7 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     kept |= {value for value in ids.values() if isinstance(value, int)} | {tokenizer.pad_token_id}
     unknown = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     embeddings = network.get_input_embeddings()
-    vocabulary = Vocabulary.keeping(sorted(kept), len(embeddings.weight), unknown)
+    vocabulary = Vocabulary.from_token_ids(sorted(kept), len(embeddings.weight), unknown)
     rows = embeddings.weight.detach()[torch.from_numpy(vocabulary.ids)]
     padding = None if embeddings.padding_idx is None else int(vocabulary.rows[embeddings.padding_idx])
     network.set_input_embeddings(torch.nn.Embedding.from_pretrained(rows, padding_idx=padding))

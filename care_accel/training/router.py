@@ -78,7 +78,7 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     spec, checkpoint = model.spec(role), model.source(role).checkpoint
-    checkpoint.require_whole_vocabulary("train")
+    checkpoint.require_full_vocabulary("train")
     # Weights that are trained are float32, whatever they are stored in; autocast makes the rest.
     options: dict[str, Any] = {"dtype": torch.float32}
     if not torch.cuda.is_available():

@@ -129,7 +129,7 @@ def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_
         (["--tasks", "nothing"], "'nothing' matches none of"),
         (["--split", "dev"], "dev"),
         (["--device", "abacus"], "unknown device 'abacus'"),
-        (["--server", "here"], "'here' is no address of an inference server"),
+        (["--server", "here"], "'here' is not an address of an inference server"),
         (["--server", "h:1", "--model", "a"], "give --server or --model, not both"),
         (["--server", "h:1", "--query-model", "a"], "give --server or --query-model, not both"),
         (["--server", "h:1", "--device", "cpu"], "give --server or --device, not both"),

@@ -71,7 +71,7 @@ def test_what_depends_on_its_batch_is_written_when_asked_and_never_taken_by_auto
     )
     model = DualEncoder.from_pretrained(place, device="cpu")
     assert model.choice("document").runtime == "pytorch"
-    assert "depend on their neighbours" in model.choice("document").passed_over["onnx"]
+    assert "depend on the other texts" in model.choice("document").rejected["onnx"]
     assert DualEncoder.from_pretrained(place, runtime="onnx").choice("document").runtime == "onnx"
 
 
@@ -127,7 +127,7 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
 def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_is_written(
     original, tiny_folders, dev, tmp_path
 ):
-    with pytest.raises(CareError, match="only gte is known") as refused:
+    with pytest.raises(CareError, match="supports gte networks") as refused:
         export(original, tmp_path / "out", runtime="native", roles=("query", "document"), dev=dev)
     assert str(refused.value).startswith(str(tiny_folders / "document_encoder"))
     assert list(tmp_path.iterdir()) == []
@@ -136,7 +136,7 @@ def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_i
 def test_a_vocabulary_that_was_cut_before_is_refused_by_the_model_s_own_name(original, dev, tmp_path):
     texts = [*dev.queries.values()]
     export(original, tmp_path / "cut", runtime="pytorch", dev=dev, keep=texts)
-    with pytest.raises(CareError, match="embeddings of some tokens only") as refused:
+    with pytest.raises(CareError, match="has a pruned vocabulary") as refused:
         export(
             DualEncoder.from_pretrained(tmp_path / "cut"),
             tmp_path / "out",
