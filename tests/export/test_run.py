@@ -43,7 +43,7 @@ def test_the_figures_and_their_limits_are_kept_beside_the_export(exported):
         ({"worst_cosine": 1.5}, r"worst cosine 1\.00000 is below 1\.5"),
         ({"top10_overlap": 1.5}, r"top-10 overlap 1\.0000 is below 1\.5"),
         ({"ndcg_change": -1.0}, r"nDCG@10 went from [\d.]+ to [\d.]+, more than -1 points"),
-        ({"batch_change": -1.0}, "with its neighbours in a batch, more than -1"),
+        ({"batch_change": -1.0}, "with the other texts in the batch, more than -1"),
     ],
 )
 def test_beyond_a_limit_nothing_is_written_and_what_was_there_stays(
@@ -96,8 +96,8 @@ def test_a_symmetric_model_is_exported_once_and_measured_in_both_roles(tiny_fold
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"runtime": "onnx", "dtype": "int8"}, "onnx is exported as float32, not as int8"),
-        ({"runtime": "magic"}, "unknown runtime 'magic' of an export"),
+        ({"runtime": "onnx", "dtype": "int8"}, "onnx supports dtype float32, not int8"),
+        ({"runtime": "magic"}, "cannot export for runtime 'magic'"),
         ({"runtime": "tensorrt"}, "tensorrt is not installed"),
     ],
 )
@@ -118,7 +118,7 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
     model = DualEncoder.from_pretrained(exported)
     before = (exported / "care.json").read_bytes()
     with pytest.raises(
-        CareError, match="its export for onnx is float32, which native in int8 would put aside"
+        CareError, match="its export for onnx has dtype float32; exporting native in int8 would disable it"
     ):
         export(model, exported, runtime="native", dev=dev)
     assert (exported / "care.json").read_bytes() == before

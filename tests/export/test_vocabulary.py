@@ -7,7 +7,7 @@ import pytest
 from care_accel import CareError, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.export import Limits, export
-from care_accel.export.vocabulary import keep_vocabulary
+from care_accel.export.vocabulary import prune_vocabulary
 
 OUTSIDE = "肚子痛咳嗽"
 ANYTHING = Limits(worst_cosine=-1, top10_overlap=0, ndcg_change=100)
@@ -112,7 +112,7 @@ def test_a_cut_model_is_not_cut_again_nor_written_as_a_router(trimmed, original,
 
     shutil.copytree(trimmed / "query_encoder", tmp_path / "copy")
     with pytest.raises(CareError, match="the model it was exported from"):
-        keep_vocabulary(tmp_path / "copy", [original.spec("query")], inside)
+        prune_vocabulary(tmp_path / "copy", [original.spec("query")], inside)
     with pytest.raises(CareError, match="has a pruned vocabulary"):
         write_router_format(DualEncoder.from_pretrained(trimmed, runtime="pytorch"), tmp_path / "router")
 
