@@ -1,4 +1,4 @@
-"""``care-accel <verb>``: every verb is a function of the package."""
+"""Command line ``care-accel <verb>``; each verb calls a function of the package."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from care_accel.version import __version__
 
 _VERBS = {
     "eval": (eval_command, "score a dual encoder on CMedTEB, a data folder or the embedded demo"),
-    "compare": (compare_command, "tell which differences of two evaluations are more than chance"),
-    "export": (export_command, "write an encoder for a faster runtime, if it stays as accurate"),
-    "serve": (serve_command, "serve both encoders and the search with NVIDIA Triton Inference Server"),
-    "gateway": (gateway_command, "serve embeddings, search and a page to try them over HTTP"),
-    "report": (report_command, "write one HTML page of everything that was measured"),
+    "compare": (compare_command, "test which differences between two evaluations are significant"),
+    "export": (export_command, "export an encoder for a faster runtime, behind an accuracy gate"),
+    "serve": (serve_command, "serve both encoders and search with NVIDIA Triton Inference Server"),
+    "gateway": (gateway_command, "serve embeddings, search and a demo page over HTTP"),
+    "report": (report_command, "write one HTML page with all evaluation and benchmark results"),
     "curate": (
         curate_command,
-        "make a benchmark and training data: candidates, judges, votes, de-duplication",
+        "build a benchmark and training data: candidate pooling, LLM judges, votes, de-duplication",
     ),
     "train": (train_command, "train a dual encoder from a recipe"),
 }

@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend, and what command lines make of it."""
+"""The exception for user errors, and its handling on the command line."""
 
 from __future__ import annotations
 
@@ -7,31 +7,31 @@ from collections.abc import Callable
 
 
 class CareError(ValueError):
-    """A mistake that the caller can mend: one line that says what, where, and how to mend it.
+    """An error that the user can fix; the message is one line with what, where, and how to fix it.
 
-    Command lines print the line and exit with code 2; they show no traceback for it.
+    Command lines print the message without a traceback and exit with code 2.
     """
 
 
 def require_count(name: str, value: object) -> None:
-    """Refuse what is no whole number above 0; numpy's integers are numbers as well.
+    """Require a positive integer, of Python or numpy.
 
     Raises
     ------
     CareError
-        With the name and the value.
+        It is not; the message has the name and the value.
     """
     if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
-        raise CareError(f"{name} is {value!r}; it must be a whole number above 0")
+        raise CareError(f"{name} is {value!r}; it must be a positive integer")
 
 
 def exit_code(command: Callable[[], None]) -> int:
-    """Run a command line's work and return its exit code.
+    """Run a command and return its exit code.
 
     Returns
     -------
     int
-        0, or 2 after a `CareError`, whose line is printed on standard error; 130 after Ctrl-C.
+        0; 2 after a `CareError`, whose message is printed on standard error; 130 after Ctrl-C.
     """
     try:
         command()
@@ -39,6 +39,6 @@ def exit_code(command: Callable[[], None]) -> int:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        print("interrupted; finished work is kept, run the same command again to resume", file=sys.stderr)
         return 130
     return 0

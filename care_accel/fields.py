@@ -1,4 +1,4 @@
-"""Plain values, such as a YAML file holds, to dataclasses: checked field by field before anything starts."""
+"""Builds dataclasses from YAML or JSON values, with validation of every field."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ T = TypeVar("T")
 
 
 def read_yaml(file: Path) -> Any:
-    """Return the plain values of a YAML file.
+    """Return the contents of a YAML file.
 
     Raises
     ------
     CareError
-        The file is missing, not UTF-8 or no YAML.
+        The file is missing, not UTF-8 or not YAML.
     """
     import yaml
 
@@ -32,7 +32,7 @@ def read_yaml(file: Path) -> Any:
     except UnicodeDecodeError:
         raise CareError(f"{file}: is not UTF-8; save it as UTF-8") from None
     except yaml.YAMLError as cause:
-        raise CareError(f"{file}: no YAML: {' '.join(str(cause).split())}") from None
+        raise CareError(f"{file}: not YAML: {' '.join(str(cause).split())}") from None
 
 
 def _is_number(value: Any) -> bool:
@@ -43,25 +43,25 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, str)
 
 
-_PLAIN_WORDS = {float: "number", int: "whole number", str: "text", bool: "true or false"}
+_TYPE_NAMES = {float: "a number", int: "an integer", str: "a string", bool: "true or false"}
 
 
 def build(kind: type[T], values: Any, where: str) -> T:
-    """Build a dataclass from nested plain values, following its annotations.
+    """Build a dataclass from nested YAML or JSON values, according to its annotations.
 
     Parameters
     ----------
     kind : type
-        A dataclass. A field whose metadata have a ``name`` is written with that one.
+        A dataclass. A field's metadata may set another ``name`` for the file.
     values : object
-        What a YAML or JSON file holds.
+        Contents of a YAML or JSON file.
     where : str
-        Begins the message of an error.
+        Prefix of error messages.
 
     Raises
     ------
     CareError
-        A field is unknown, missing or of another type; the message names the place, such as
+        A field is unknown, missing or has the wrong type; the message has its path, such as
         ``stages[0].data[2].kind``.
     """
     if not isinstance(values, Mapping):
@@ -71,8 +71,8 @@ def build(kind: type[T], values: Any, where: str) -> T:
     for name in values:
         if name not in fields:
             near = difflib.get_close_matches(str(name), fields, n=1)
-            meant = f", did you mean {near[0]!r}?" if near else ";"
-            raise CareError(f"{where}: unknown field {name!r}{meant} known are {', '.join(fields)}")
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise CareError(f"{where}: unknown field {name!r}{hint} known fields: {', '.join(fields)}")
     built = {
         fields[name].name: _convert(hints[fields[name].name], value, f"{where}: {name}")
         for name, value in values.items()
@@ -107,7 +107,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
-        # YAML reads 1e-4 as text: its numbers need a point.
+        # YAML reads 1e-4 as a string: its numbers need a decimal point.
         note = "; write 1.0e-4 for 1e-4" if hint is float and _is_number(value) else ""
-        raise CareError(f"{where}: {value!r} is no {_PLAIN_WORDS.get(hint, hint.__name__)}{note}")
+        raise CareError(f"{where}: {value!r} is not {_TYPE_NAMES.get(hint, hint.__name__)}{note}")
     return value

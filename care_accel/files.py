@@ -1,4 +1,4 @@
-"""JSON, JSON lines and whole folders: read with errors that name file and line, written whole or not at all."""
+"""Reads JSON and JSON lines with errors that give file and line; writes files and folders atomically."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def find_plain_or_gzip(file: Path) -> Path | None:
-    """Return ``file`` or ``file`` + ``.gz``, whichever is there; None if neither is.
+    """Return ``file`` or ``file`` + ``.gz``, whichever exists; None if neither does.
 
     Raises
     ------
     CareError
-        Both are there.
+        Both exist.
     """
-    packed = file.with_name(file.name + ".gz")
-    if file.is_file() and packed.is_file():
-        raise CareError(f"{file} is there with and without .gz; remove one of them")
-    return next((f for f in (file, packed) if f.is_file()), None)
+    gzipped = file.with_name(file.name + ".gz")
+    if file.is_file() and gzipped.is_file():
+        raise CareError(f"{file} exists with and without .gz; remove one of them")
+    return next((f for f in (file, gzipped) if f.is_file()), None)
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield each line that is not blank, with its number from 1.
+    """Yield the non-blank lines with their line numbers, from 1.
 
     Raises
     ------
     CareError
-        The file cannot be read, or holds something that is no UTF-8; the line is named.
+        The file cannot be read or is not UTF-8; the message gives the line.
     """
     number = 0
     try:
@@ -60,37 +60,37 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_jsonl(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each row of a JSON lines file, with its line number from 1.
+    """Yield the objects of a JSON lines file with their line numbers, from 1.
 
     Raises
     ------
     CareError
-        A line holds no JSON object; file and line are named.
+        A line is not a JSON object; the message gives file and line.
     """
     for number, row in read_json_values(file):
         if not isinstance(row, dict):
-            raise CareError(f"{file}, line {number}: no JSON object but a {type(row).__name__}")
+            raise CareError(f"{file}, line {number}: expected a JSON object, not a {type(row).__name__}")
         yield number, row
 
 
 def read_json_values(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the value of each line, with its number from 1.
+    """Yield the values of a JSON lines file with their line numbers, from 1.
 
     Raises
     ------
     CareError
-        A line holds no JSON; file and line are named.
+        A line is not JSON; the message gives file and line.
     """
     for number, line in read_lines(file):
         try:
             value = json.loads(line)
         except ValueError as cause:
-            why = (
+            reason = (
                 f"{cause.msg} at character {cause.pos + 1}"
                 if isinstance(cause, json.JSONDecodeError)
                 else cause
             )
-            raise CareError(f"{file}, line {number}: no JSON: {why}") from None
+            raise CareError(f"{file}, line {number}: not JSON: {reason}") from None
         yield number, value
 
 
@@ -98,25 +98,25 @@ def text_field(row: dict[str, Any], name: str, file: Path, line: int) -> str:
     """Return a field that must be a str."""
     value = row.get(name)
     if not isinstance(value, str):
-        found = "is missing" if name not in row else f"is a {type(value).__name__}"
-        raise CareError(f"{file}, line {line}: {name!r} {found}; it must be a text")
-    return _whole_characters(value, file, line)
+        problem = "is missing" if name not in row else f"is a {type(value).__name__}"
+        raise CareError(f"{file}, line {line}: {name!r} {problem}; it must be a string")
+    return _without_surrogates(value, file, line)
 
 
 def text_list_field(row: dict[str, Any], name: str, file: Path, line: int) -> list[str]:
     """Return a field that must be a list of str."""
     value = row.get(name)
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
-        raise CareError(f"{file}, line {line}: {name!r} must be a list of texts")
-    return [_whole_characters(v, file, line) for v in value]
+        raise CareError(f"{file}, line {line}: {name!r} must be a list of strings")
+    return [_without_surrogates(v, file, line) for v in value]
 
 
 def replace_lone_surrogates(text: str) -> tuple[str, int]:
-    """Put U+FFFD for each half of a surrogate pair, which broken JSON and old files contain; return how many."""
+    """Replace lone surrogates, which occur in broken JSON and old files, by U+FFFD; return the text and their number."""
     return _LONE_SURROGATE.subn("\ufffd", text)
 
 
-def _whole_characters(text: str, file: Path, line: int) -> str:
+def _without_surrogates(text: str, file: Path, line: int) -> str:
     clean, replaced = replace_lone_surrogates(text)
     if replaced:
         log.warning("%s, line %d: %d lone surrogates were replaced by U+FFFD", file, line, replaced)
@@ -124,7 +124,19 @@ def _whole_characters(text: str, file: Path, line: int) -> str:
 
 
 def read_json(file: Path, why: str) -> dict[str, Any]:
-    """Read a JSON object from a file, or say in one line what is wrong with it."""
+    """Read a JSON object from a file.
+
+    Parameters
+    ----------
+    file : Path
+    why : str
+        Ends the message if the file is missing: what should have written it, or what to do.
+
+    Raises
+    ------
+    CareError
+        The file is missing or is not a JSON object.
+    """
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,28 +144,28 @@ def read_json(file: Path, why: str) -> dict[str, Any]:
     except (OSError, ValueError) as cause:
         raise CareError(f"{file}: cannot be read as JSON: {' '.join(str(cause).split())}") from None
     if not isinstance(values, dict):
-        raise CareError(f"{file}: holds no JSON object")
+        raise CareError(f"{file}: not a JSON object")
     return values
 
 
 def write_json(file: Path, values: Any, *, private: bool = False) -> None:
-    """Write JSON as `write_text` does."""
+    """Write JSON; see `write_text`."""
     write_text(file, json.dumps(values, ensure_ascii=False, indent=2) + "\n", private=private)
 
 
 def write_text(file: Path, text: str, *, private: bool = False) -> None:
-    """Write UTF-8 under a temporary name and rename it, so that nobody ever reads half of it.
+    """Write UTF-8 text atomically: to a temporary file, which is then renamed.
 
-    Only its owner may read it if it is ``private``, whatever the file was before.
+    With ``private`` the file has mode 0600, whatever its mode was before.
 
     Raises
     ------
     CareError
-        It cannot be written.
+        The file cannot be written.
     """
     temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
     try:
-        if private:  # no moment at which others may read it
+        if private:  # set the mode before writing
             temporary.unlink(missing_ok=True)
             temporary.touch(mode=0o600, exist_ok=False)
         temporary.write_text(text, encoding="utf-8")
@@ -165,19 +177,19 @@ def write_text(file: Path, text: str, *, private: bool = False) -> None:
 
 
 def make_folder(folder: Path, name: str) -> None:
-    """Make a folder that results go to, if it is not there.
+    """Create an output folder if it is missing.
 
     Raises
     ------
     CareError
-        It cannot be made or written; ``name`` is the option that named it.
+        The folder cannot be created or is not writable; the message starts with ``name``, such as ``--output``.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as cause:
-        raise CareError(f"{name} {folder}: cannot be made: {cause.strerror}") from None
+        raise CareError(f"{name} {folder}: cannot be created: {cause.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise CareError(f"{name} {folder}: cannot be written to")
+        raise CareError(f"{name} {folder}: not writable")
 
 
 @contextmanager
@@ -189,45 +201,43 @@ def replaced_folder(
     old_manifests: Collection[str] = (),
     private: bool = True,
 ) -> Iterator[Path]:
-    """Give a new folder to write into; it takes the place of ``folder`` once all is written.
+    """Replace a folder atomically: yield a temporary folder, which replaces ``folder`` at the end of the context.
 
-    What was in that place stays whole if the writing is interrupted.
+    If writing fails, ``folder`` is unchanged.
 
     Parameters
     ----------
     folder : Path
     manifest : str
-        The file that tells that a folder is of this kind.
+        File that identifies a folder of this kind.
     parts : collection of str
-        What else such a folder may hold.
+        Other names that such a folder may contain.
     old_manifests : collection of str
         Names of the manifest in earlier releases.
     private : bool
-        Whether only its owner may read it.
+        Make the folder readable by its owner only.
 
     Raises
     ------
     CareError
-        Something else would be lost: ``folder`` is a file, or a folder without a manifest or with more in it.
+        Other data would be lost: ``folder`` is a file, or a folder without the manifest or with other names.
     """
-    folder = folder.resolve()  # a link stays one, and what it points to is replaced
+    folder = folder.resolve()  # replace the target of a link, not the link
     if folder.exists():
         names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
         manifests = {manifest, *old_manifests}
         if names and not names & manifests:
-            raise CareError(f"{folder} exists and holds no {manifest}; choose another folder")
+            raise CareError(f"{folder} exists and has no {manifest}; choose another folder")
         if others := sorted(names - {*manifests, *parts}):
             raise CareError(
-                f"{folder} holds {others[0]}, which does not belong to what is saved there; choose another folder"
+                f"{folder} contains {others[0]}, which saving would delete; choose another folder"
             )
     make_folder(folder.parent, "the folder")
     try:
-        beside = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
+        sibling = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
     except OSError as cause:
-        raise CareError(
-            f"{folder.parent}: nothing can be written here ({cause.strerror}); choose another folder"
-        ) from None
-    with beside as temporary:
+        raise CareError(f"{folder.parent}: not writable ({cause.strerror}); choose another folder") from None
+    with sibling as temporary:
         built, old = Path(temporary) / "new", Path(temporary) / "old"
         built.mkdir(mode=0o700 if private else 0o777)
         yield built

@@ -1,29 +1,29 @@
-"""The library's own progress bar: on standard error, on a terminal only."""
+"""Progress bars, on standard error and only on a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Called with how many more are done.
+# Called with the number of newly finished items.
 Advance = Callable[[int], None]
 
 
 @contextmanager
 def progress_bar(description: str, total: int, *, show: bool = True) -> Iterator[Advance]:
-    """Draw a bar while the context is open, and remove it at the end.
+    """Show a progress bar while the context is open.
 
     Parameters
     ----------
     description : str
     total : int
     show : bool
-        Without it nothing is imported or drawn: a query must not wait for a bar that nobody sees.
+        If false, nothing is shown and rich is not imported, to keep queries fast.
 
     Yields
     ------
     callable
-        To be called with how many more are done.
+        Call it with the number of newly finished items.
     """
     if show:
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Query text to hits: a dual encoder and an index of vectors, optionally fused with a lexical index."""
+"""Retrieves documents for query texts with a dual encoder and an index, optionally with a lexical index (BM25)."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _OLD_FORMAT, _OLD_LEXICAL = 1, "words"
 
 @dataclass(frozen=True)
 class Hit:
-    """A document that was found.
+    """One search result.
 
     Attributes
     ----------
     id : int
-        Its position in the index.
+        Position of the document in the index.
     score : float
-        Inner product of the query's vector and the document's; with a lexical index
-        1 / (5 + rank by vectors) + 2 / (5 + rank in the lexical index).
+        Inner product of query and document embedding. With a lexical index, the score of reciprocal rank fusion:
+        1 / (5 + dense rank) + 2 / (5 + lexical rank).
     document : object
-        The object that the retriever has for it; None if it has no documents.
+        The stored document, None if the retriever has no documents.
     """
 
     id: int
@@ -50,16 +50,16 @@ class Hit:
 
 
 class Timings(NamedTuple):
-    """Wall-clock times of the stages of a search, in microseconds.
+    """Latency of a search by phase, wall-clock time in microseconds.
 
     Attributes
     ----------
     tokenise : float
-        Texts to token ids, with prompts.
+        Texts to token ids, prompts included.
     encode : float
-        Token ids to vectors.
+        Token ids to embeddings.
     scan : float
-        Vectors to ids and scores; with a lexical index, its search and the fusion too.
+        Embeddings to positions and scores; with a lexical index, BM25 search and fusion too.
     """
 
     tokenise: float
@@ -68,7 +68,7 @@ class Timings(NamedTuple):
 
 
 class MadeBy(Protocol):
-    """The model that made an index: a `DualEncoder`, or a description of one that runs elsewhere."""
+    """Identifies the model of an index: a `DualEncoder`, or the description of one that runs elsewhere."""
 
     name: str
     width: int
@@ -79,7 +79,7 @@ class MadeBy(Protocol):
 
 
 class _Finder:
-    """Search, as `Retriever` and `ServedRetriever` have it."""
+    """Search interface of `Retriever` and `ServedRetriever`."""
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
     def search(  # type: ignore[overload-overlap]
@@ -102,20 +102,21 @@ class _Finder:
     ) -> tuple[list[list[Hit]], Timings]: ...
 
     def search(self, queries: str | Sequence[str], k: int = 10, *, return_timings: bool = False) -> Any:
-        """Return the k best documents, best first, ties by smaller id.
+        """Return the top k documents, by descending score, then by ascending id.
 
         Parameters
         ----------
         queries : str or sequence of str
         k : int
-            Fewer hits come back from an index with fewer vectors.
+            Maximum hits per query; an index with fewer documents gives fewer.
         return_timings : bool
 
         Returns
         -------
-        hits : list of Hit, or one such list a query
+        hits : list of Hit
+            For a str; else one such list per query.
         timings : Timings
-            If ``return_timings``: of all queries together.
+            If ``return_timings``: total over all queries.
         """
         single = isinstance(queries, str)
         require_count("k", k)
@@ -128,7 +129,7 @@ class _Finder:
 
 
 class Retriever(_Finder):
-    """Finds the documents of an index that answer a query.
+    """Dense retrieval with a dual encoder and an index; hybrid retrieval if there is a lexical index.
 
     Parameters
     ----------
@@ -136,18 +137,18 @@ class Retriever(_Finder):
         Only its query encoder is loaded. If queries are encoded elsewhere (`search_vectors`), any object with a name, a
         width and a revision.
     index : ExactIndex
-        Vectors of the same model's document encoder.
+        Embeddings from the same model's document encoder.
     documents : sequence, optional
         One object per vector, returned with the hits: texts, rows, anything.
     lexical : BM25Index, optional
-        A lexical index of the same documents. The first 100 of both rankings are then fused by
-        reciprocal rank (Cormack et al., SIGIR 2009).
+        Lexical index of the same documents. The top 100 of both rankings are then combined by reciprocal rank fusion
+        (Cormack et al., SIGIR 2009).
 
     Raises
     ------
     CareError
-        The index has another width or was made by another document encoder, or the numbers of its vectors, of the documents
-        and of the documents in the lexical index differ.
+        The index has another width or was made by another document encoder, or the number of documents, vectors or
+        entries of the lexical index differs.
     """
 
     def __init__(
@@ -160,21 +161,23 @@ class Retriever(_Finder):
     ) -> None:
         if index.width != model.width:
             raise CareError(
-                f"the index holds vectors of width {index.width}, {model.name} makes {model.width}"
+                f"the index has width {index.width}, but {model.name} has width {model.width}; load the model that made "
+                "the index"
             )
         revision = model.revision("document")
         if index.encoder_revision is not None and index.encoder_revision != revision:
             raise CareError(
-                f"the index was made by document encoder {index.encoder_revision}, {model.name} has {revision}; "
-                "encode the documents again with this model, or load the model that made the index"
+                f"the index was made by document encoder {index.encoder_revision}, but {model.name} has {revision}; "
+                "re-encode the documents with this model, or load the model that made the index"
             )
         if documents is not None and len(documents) != len(index):
             raise CareError(
-                f"{len(documents)} documents for an index of {len(index)} vectors; the numbers must be equal"
+                f"{len(documents)} documents for an index of {len(index)} vectors; give one document per vector"
             )
         if lexical is not None and len(lexical) != len(index):
             raise CareError(
-                f"a lexical index of {len(lexical)} documents beside {len(index)} vectors; the numbers must be equal"
+                f"the lexical index has {len(lexical)} documents, the index {len(index)} vectors; index the same "
+                "documents in both"
             )
         self.model = cast(DualEncoder, model)
         self.index = index
@@ -185,16 +188,16 @@ class Retriever(_Finder):
     def from_documents(
         cls, model: DualEncoder, documents: Sequence[str], *, lexical: bool = False, **options: Any
     ) -> Retriever:
-        """Encode and index some texts.
+        """Encode and index documents.
 
         Parameters
         ----------
         model : DualEncoder
         documents : sequence of str
         lexical : bool
-            Add a lexical index.
+            Build a lexical index (BM25) as well.
         **options
-            Of `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
+            Passed to `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
         index = ExactIndex(
             model.width,
@@ -210,7 +213,7 @@ class Retriever(_Finder):
         Raises
         ------
         CareError
-            The folder exists and contains something else, or a document is no JSON value.
+            The folder exists and holds something else, or a document is not a JSON value.
         """
         with replaced_folder(Path(folder), MANIFEST, [_VECTORS, _LEXICAL, _OLD_LEXICAL, _DOCUMENTS]) as built:
             self.index.save(built / _VECTORS)
@@ -223,14 +226,14 @@ class Retriever(_Finder):
 
     @classmethod
     def from_server(cls, address: str, **options: Any) -> ServedRetriever:
-        """Return a retriever whose encoder and index are in an inference server.
+        """Return a retriever that uses the encoder and the index of an inference server.
 
         Parameters
         ----------
         address : str
             Host and gRPC port, such as ``"localhost:8001"``.
         **options
-            Of `ServerClient`: ``timeout``, ``retries``, ``in_flight``.
+            Passed to `ServerClient`: ``timeout``, ``retries``, ``in_flight``.
 
         Raises
         ------
@@ -243,19 +246,19 @@ class Retriever(_Finder):
 
     @classmethod
     def load(cls, folder: str | Path, model: MadeBy, *, device: str = "cpu") -> Retriever:
-        """Open a saved retriever with the model that made it.
+        """Load a saved retriever with the model that made it.
 
         Parameters
         ----------
         folder : str or Path
         model : DualEncoder
         device : str
-            Where vectors are scanned, as in `ExactIndex`.
+            Device of the scan, as in `ExactIndex`.
 
         Raises
         ------
         CareError
-            The folder contains no retriever, a damaged one, or one of another document encoder.
+            The folder has no retriever or an incomplete one, or it was made by another document encoder.
         """
         folder = Path(folder)
         manifest = read_json(folder / MANIFEST, "a saved retriever has one")
@@ -284,7 +287,7 @@ class Retriever(_Finder):
     def search_vectors(
         self, vectors: NDArray[np.float32], k: int = 10, queries: Sequence[str] | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]:
-        """Search with encoded queries, as `search` does after encoding.
+        """Search with encoded queries.
 
         Parameters
         ----------
@@ -292,24 +295,24 @@ class Retriever(_Finder):
             float32 ``[n, width]``.
         k : int
         queries : sequence of str, optional
-            Their texts, which a lexical index needs.
+            Texts of the queries; required with a lexical index.
 
         Returns
         -------
         scores, ids : numpy.ndarray
-            float32 and int64 ``[n, k]``, best first; padded with ``-inf`` and -1.
+            float32 and int64 ``[n, k]``, best first; padded with ``-inf`` and -1 if there are fewer documents.
         stats : SearchStats
-            Of the vector search.
+            Statistics of the dense search.
 
         Raises
         ------
         CareError
-            k below 1, vectors that do not fit the index, or no texts for a lexical one.
+            k is below 1, the vectors do not fit the index, or the texts for a lexical index are missing.
         """
         if self.lexical is None:
             return self.index.search(vectors, k=k, return_stats=True)
         if queries is None or len(queries) != len(vectors):
-            raise CareError("this retriever has a lexical index; pass the text of every query")
+            raise CareError("this retriever has a lexical index; give the text of every query")
         require_count("k", k)
         depth = max(k, DEPTH)
         _, ids, stats = self.index.search(vectors, k=depth, return_stats=True)
@@ -317,15 +320,15 @@ class Retriever(_Finder):
         return *reciprocal_rank_fusion(rankings, k), stats
 
     def document(self, position: int) -> Any:
-        """Return the object that the retriever has for a document; None if it has no documents."""
+        """Return the stored document at a position, None if the retriever has no documents."""
         return None if self.documents is None else self.documents[position]
 
 
 class ServedRetriever(_Finder):
-    """Finds documents by the model ``search`` of an inference server; made by `Retriever.from_server`.
+    """Search with the model ``search`` of an inference server; created by `Retriever.from_server`.
 
-    `search` is that of `Retriever`; its timings are the server's own, what batches took together counted once. The
-    server refuses empty queries and a ``k`` above its limit.
+    `search` works as in `Retriever`, with timings measured by the server, each batch counted once. The server rejects
+    empty queries and a ``k`` above its limit.
 
     Attributes
     ----------

@@ -22,7 +22,7 @@ def test_a_user_s_mistake_is_one_line_and_code_2(capsys):
 
 def test_ctrl_c_says_how_to_go_on(capsys):
     assert exit_code(raising(KeyboardInterrupt())) == 130
-    assert "goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
 
 
 def test_a_mistake_of_ours_keeps_its_traceback():

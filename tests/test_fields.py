@@ -32,14 +32,14 @@ def test_nested_values_become_dataclasses():
     [
         ([], "f: must be a mapping of fields"),
         ({}, "f: field 'name' is missing"),
-        ({"name": 1}, "f: name: 1 is no text"),
+        ({"name": 1}, "f: name: 1 is not a string"),
         ({"name": "x", "kind": "c"}, "f: kind: 'c' is not one of a, b"),
         ({"name": "x", "inner": {}}, "f: inner: must be a list"),
-        ({"name": "x", "inner": [{"count": True}]}, "f: inner[0]: count: True is no whole number"),
-        ({"name": "x", "inner": [{"count": 1, "share": "1e-4"}]}, "f: inner[0]: share: '1e-4' is no number; write 1.0e-4 for 1e-4"),
-        ({"name": "x", "two_words": {}}, "f: unknown field 'two_words', did you mean 'two-words'? known are name, inner, kind, two-words"),
-        ({"name": "x", "zzz": 1}, "f: unknown field 'zzz'; known are name, inner, kind, two-words"),
-        ({"name": "x", 1: 1}, "f: unknown field 1; known are name, inner, kind, two-words"),
+        ({"name": "x", "inner": [{"count": True}]}, "f: inner[0]: count: True is not an integer"),
+        ({"name": "x", "inner": [{"count": 1, "share": "1e-4"}]}, "f: inner[0]: share: '1e-4' is not a number; write 1.0e-4 for 1e-4"),
+        ({"name": "x", "two_words": {}}, "f: unknown field 'two_words', did you mean 'two-words'? known fields: name, inner, kind, two-words"),
+        ({"name": "x", "zzz": 1}, "f: unknown field 'zzz'; known fields: name, inner, kind, two-words"),
+        ({"name": "x", 1: 1}, "f: unknown field 1; known fields: name, inner, kind, two-words"),
     ],
 )  # fmt: skip
 def test_a_mistake_names_its_place_and_the_nearest_known_name(values, message):
@@ -53,7 +53,7 @@ def test_yaml_is_read_without_making_objects(tmp_path):
     file.write_text("a: [1, 二]")
     assert read_yaml(file) == {"a": [1, "二"]}
     file.write_text("!!python/object/apply:os.getcwd []")
-    with pytest.raises(CareError, match="no YAML"):
+    with pytest.raises(CareError, match="not YAML"):
         read_yaml(file)
     file.write_bytes("a: 高血压".encode("gb18030"))
     with pytest.raises(CareError, match=r"f\.yaml: is not UTF-8; save it as UTF-8$"):

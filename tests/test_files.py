@@ -33,8 +33,8 @@ def test_gzip_is_read_as_plain(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a", b'{"a": 1}\n{', "line 2: no JSON"),
-        ("a", b"[1]\n", "line 1: no JSON object but a list"),
+        ("a", b'{"a": 1}\n{', "line 2: not JSON"),
+        ("a", b"[1]\n", "line 1: expected a JSON object, not a list"),
         ("a", '{"a": 1}\n{"a": "好"}'.encode("gb18030"), "line 2: is not UTF-8; convert"),
         ("a.gz", b"not gzip at all", "cannot be read after line 0"),
         ("a.gz", gzip.compress(b'{"a": 1}\n' * 5000)[:-30], "cannot be read after line"),
@@ -59,7 +59,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 def test_a_field_that_is_no_text_is_refused(tmp_path, row):
     with pytest.raises(CareError, match="line 7: 'a'"):
         text_field(row, "a", tmp_path, 7)
-    with pytest.raises(CareError, match="line 7: 'a' must be a list of texts"):
+    with pytest.raises(CareError, match="line 7: 'a' must be a list of strings"):
         text_list_field(row | {"a": ["x", 1]}, "a", tmp_path, 7)
 
 
@@ -91,7 +91,7 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CareError, match="cannot be written"):
         write_json(tmp_path / "file" / "a.json", {})
-    with pytest.raises(CareError, match=r"--output .* cannot be made"):
+    with pytest.raises(CareError, match=r"--output .* cannot be created"):
         make_folder(tmp_path / "file" / "a", "--output")
     (tmp_path / "folder").mkdir()
     with pytest.raises(CareError, match="cannot be written"):
@@ -104,7 +104,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
     with (
-        pytest.raises(CareError, match=r"nothing can be written here \(Permission denied\)"),
+        pytest.raises(CareError, match=r"not writable \(Permission denied\)"),
         replaced_folder(tmp_path / "new", "care.json", []),
     ):
         pass

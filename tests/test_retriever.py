@@ -118,7 +118,7 @@ def test_a_query_that_shares_no_term_is_answered_by_vectors_alone(hybrid, retrie
 
 
 def test_a_lexical_index_of_another_number_of_documents_is_refused(tiny_model, retriever):
-    with pytest.raises(CareError, match="lexical index of 2 documents beside 4 vectors"):
+    with pytest.raises(CareError, match="the lexical index has 2 documents, the index 4 vectors"):
         Retriever(tiny_model, retriever.index, lexical=BM25Index(DOCUMENTS[:2]))
 
 
@@ -190,7 +190,7 @@ def test_what_cannot_be_saved_or_loaded_is_said(tiny_model, retriever, tmp_path)
         ("retriever.json", '{"format": 1}', "'parts' must list 'words' and 'documents.jsonl'"),
         ("retriever.json", '{"format": 2}', "'parts' must list 'lexical' and 'documents.jsonl'"),
         ("retriever.json", '{"format": 3}', "format 3 is unknown; this release reads 1 and 2"),
-        ("documents.jsonl", '"a"\n{"b"\n', "line 2: no JSON"),
+        ("documents.jsonl", '"a"\n{"b"\n', "line 2: not JSON"),
         ("documents.jsonl", '"a"\n', "1 documents for an index of 4 vectors"),
     ],
 )

@@ -35,7 +35,7 @@ from care_accel.encoding.loading.sources import Sources
 from care_accel.errors import exit_code
 from care_accel.eval.folder import read_documents, read_judgements, read_queries
 from care_accel.eval.scores import QueryScores, read_scores, task_file
-from care_accel.eval.statistics.significance import adjusted, paired
+from care_accel.eval.statistics.significance import adjust_holm, paired_test
 from care_accel.eval.statistics.uncertainty import query_scores
 from care_accel.files import read_jsonl
 from care_accel.index import ExactIndex
@@ -228,9 +228,9 @@ def tables(scores: dict[str, list[dict[str, QueryScores]]]) -> str:
         ]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     for name in [name for name in scores if name not in (BEFORE, RANDOM)]:
-        differences = adjusted(
+        differences = adjust_holm(
             [
-                paired(mean_over_seeds(scores[RANDOM], task), mean_over_seeds(scores[name], task))
+                paired_test(mean_over_seeds(scores[RANDOM], task), mean_over_seeds(scores[name], task))
                 for task in TASKS
             ]
         )

@@ -1,4 +1,4 @@
-"""Text to vectors: what an encoder is, one encoder, and the two of a dual encoder, here or in a server."""
+"""Texts to embeddings: encoder specs, encoders and dual encoders, in this process or in an inference server."""
 
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.dual import DualEncoder

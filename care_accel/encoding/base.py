@@ -1,4 +1,4 @@
-"""What every encoder and every dual encoder can do, wherever its network runs."""
+"""Base classes of encoders and dual encoders, local or served."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from care_accel.progress import Advance, progress_bar
 
 @dataclass
 class EncodeCounts:
-    """What happened to the texts of an encoder so far.
+    """Counters of an encoder since its construction.
 
     Attributes
     ----------
     texts : int
         Texts encoded.
     tokens : int
-        Tokens encoded, padding not counted.
+        Tokens encoded, without padding.
     padded_tokens : int
-        Tokens computed, padding counted.
+        Tokens computed, with padding.
     truncated : int
-        Texts that were cut to ``max_tokens``.
+        Texts truncated to ``max_tokens``.
     replaced_surrogates : int
-        Lone surrogates that became U+FFFD.
+        Lone surrogates replaced by U+FFFD.
     without_tokens : int
-        Texts without a single token, encoded as the pad token.
+        Texts that have no tokens; they are encoded as the pad token.
     unknown_tokens : int
-        Tokens outside a kept vocabulary, encoded as the tokenizer's unknown token.
+        Tokens outside a pruned vocabulary, encoded as the tokenizer's unknown token.
     with_unknown_tokens : int
-        Texts with such a token: only their vectors differ from those of the whole vocabulary.
+        Texts with such a token. Only their embeddings differ from those of the full vocabulary.
     """
 
     texts: int = 0
@@ -52,7 +52,7 @@ class EncodeCounts:
 
 
 class BaseEncoder(ABC):
-    """Turns texts into vectors, as its spec says.
+    """Encodes texts into embeddings, as configured by its spec.
 
     Attributes
     ----------
@@ -73,21 +73,21 @@ class BaseEncoder(ABC):
         token_budget: int = 16_384,
         show_progress: bool = False,
     ) -> NDArray[np.float32]:
-        """Encode one text or many.
+        """Encode one text or several.
 
         Parameters
         ----------
         texts : str or sequence of str
-            Empty texts are allowed (an inference server refuses empty queries). Lone surrogates become U+FFFD and
-            are counted; texts beyond ``max_tokens`` are truncated, counted, and reported once.
+            Empty texts are allowed (an inference server rejects empty queries). Lone surrogates are replaced by
+            U+FFFD and counted. Texts longer than ``max_tokens`` are truncated and counted; one warning is logged.
         task : {"retrieval", "reranking", "sts"}
-            Chooses the prompt.
+            Selects the prompt.
         batch_size : int
-            Maximum texts in a batch; an inference server may take fewer.
+            Maximum texts per batch; an inference server may use smaller batches.
         token_budget : int
-            Maximum tokens in a batch, padding counted. An inference server has its own and ignores this one.
+            Maximum tokens per batch, padding included. Ignored by an inference server, which has its own limit.
         show_progress : bool
-            Draw a progress bar on standard error.
+            Show a progress bar on standard error.
 
         Returns
         -------
@@ -97,8 +97,8 @@ class BaseEncoder(ABC):
         Raises
         ------
         CareError
-            Something that is no str (its position is named), an unknown task, sizes below 1, or what the runtime
-            or the inference server refuses.
+            A text is not a str (the message gives its position), the task is unknown, a size is below 1, or the
+            runtime or the inference server rejects the request.
         """
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
@@ -112,30 +112,30 @@ class BaseEncoder(ABC):
     def _encode(
         self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
     ) -> NDArray[np.float32]:
-        """Return float32 ``[n, width]`` in the order of ``texts``, and report progress."""
+        """Return float32 ``[n, width]`` in the order of ``texts``; report progress to ``advance``."""
 
     @abstractmethod
     def encode_timed(
         self, texts: Sequence[str], task: Task = "retrieval"
     ) -> tuple[NDArray[np.float32], float, float]:
-        """Encode, and tell where the time went.
+        """Encode, and measure tokenisation and encoding separately.
 
         Returns
         -------
         vectors : numpy.ndarray
             float32 ``[n, width]``.
         tokenise, encode : float
-            Microseconds of the wall clock; of an inference server, its own. An answer from its cache has those of
-            when it was computed.
+            Wall-clock time in microseconds; for an inference server, as measured by the server. A cached response
+            reports the times of its original computation.
         """
 
 
 class MtebModel(Protocol):
-    """A model as mteb takes it: ``mteb.models.EncoderProtocol`` and ``SearchProtocol`` in one."""
+    """A model for mteb: ``mteb.models.EncoderProtocol`` and ``SearchProtocol`` combined."""
 
     @property
     def mteb_model_meta(self) -> Any:
-        """What mteb records of the model."""
+        """Model metadata for mteb."""
         ...
 
     def encode(self, inputs: Any, **context: Any) -> Any:
@@ -143,22 +143,22 @@ class MtebModel(Protocol):
         ...
 
     def index(self, corpus: Any, **context: Any) -> None:
-        """Encode and index the documents of a task."""
+        """Encode and index a task's corpus."""
         ...
 
     def search(self, queries: Any, **context: Any) -> dict[str, dict[str, float]]:
-        """Return the best documents of every query."""
+        """Return the top documents for each query."""
         ...
 
 
 class BaseDualEncoder(ABC):
-    """A query encoder and a document encoder of one vector space; the inner product is the score.
+    """A query encoder and a document encoder that share a vector space; the score is the inner product.
 
     Attributes
     ----------
     name : str
     width : int
-        Length of every vector.
+        Embedding dimension.
     symmetric : bool
         Whether one network serves both roles.
     """
@@ -187,8 +187,8 @@ class BaseDualEncoder(ABC):
         Returns
         -------
         numpy.ndarray
-            float32 ``[width]`` for a str, else ``[n, width]``. Shorter than 1 where the model normalises
-            before it slices.
+            float32 ``[width]`` for a str, else ``[n, width]``. The L2 norm is at most 1 if the model normalises before
+            slicing.
         """
         return self.encoder("document").encode(texts, task=task, **options)
 
@@ -202,43 +202,43 @@ class BaseDualEncoder(ABC):
 
     @abstractmethod
     def revision(self, role: Role) -> str:
-        """Return a hash of a role's encoder: its files and every field of its spec that matters.
+        """Return a hash of a role's encoder: its files and the fields of its spec that affect its vectors.
 
-        An index records the document encoder's, so that no other encoder's queries are ever compared
-        with its vectors.
+        An index records the revision of the document encoder that made it. Searching it with another revision is
+        refused.
         """
 
     @abstractmethod
     def choice(self, role: Role) -> Choice:
-        """Return what runs a role's encoder, and why."""
+        """Return the runtime of a role's encoder, and the reason for the choice."""
 
     @abstractmethod
     def provenance(self, role: Role) -> dict[str, Any]:
-        """Return what a reader needs to get the same encoder of a role again."""
+        """Return what identifies a role's encoder: where it was loaded from, hashes, runtime and spec."""
 
     @abstractmethod
     def _explanation(self) -> list[str]:
-        """Return what runs where and why: the lines that `explain` prints below the model's own."""
+        """Return the lines that `explain` prints below the model's name."""
 
     def explain(self) -> str:
-        """Print, and return, what runs where and why: a line a role, and one for every faster runtime passed over."""
+        """Print and return the runtime of each role with the reason, and why faster runtimes were rejected."""
         kind = "symmetric" if self.symmetric else "asymmetric"
         text = "\n".join([f"{self.name}: {kind}, width {self.width}", *self._explanation()])
         print(text)
         return text
 
     def as_mteb(self, **options: Any) -> MtebModel:
-        """Return this model as one that ``mteb.evaluate`` takes: `care_accel.eval.as_mteb` (needs the extra ``eval``)."""
+        """Wrap this model for ``mteb.evaluate``; see `care_accel.eval.as_mteb` (needs the extra ``eval``)."""
         return cast(MtebModel, import_module("care_accel.eval").as_mteb(self, **options))
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:
-    """Return the texts as a list.
+    """Return the texts as a list, after checking their types.
 
     Raises
     ------
     CareError
-        There is something that is no str; its position is named.
+        An item is not a str; the message gives its position.
     """
     if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
         raise CareError(f"texts are a {type(texts).__name__}; give a str or a list of str")

@@ -1,4 +1,4 @@
-"""Which texts share a batch: alike in length, and no more tokens than the budget."""
+"""Groups texts of similar length into batches, within a token budget."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterator, Sequence
 
 
 def plan_batches(lengths: Sequence[int], batch_size: int, token_budget: int) -> Iterator[list[int]]:
-    """Group texts into batches, longest first, so that little is padded.
+    """Group texts of similar length into batches, longest first, to minimise padding.
 
-    Longest first means that the batch needing most memory comes at once: what fits then, fits to the end.
+    The first batch needs the most memory, so an out-of-memory error occurs at the start or not at all.
 
     Parameters
     ----------
     lengths : sequence of int
         Tokens of each text.
     batch_size : int
-        Texts in a batch at most.
+        Maximum texts per batch.
     token_budget : int
-        Texts times the longest length of a batch at most; a single longer text makes its own batch.
+        Maximum padded tokens per batch (texts times the longest length). A longer text gets a batch of its own.
 
     Yields
     ------
     list of int
-        Positions in ``lengths``; every position comes once.
+        Positions in ``lengths``; each position occurs exactly once.
     """
     by_length = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0

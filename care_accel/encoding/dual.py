@@ -14,15 +14,21 @@ from care_accel.encoding.choice import (
     Choice,
     RuntimeName,
     choose,
-    load_exported,
-    require_compiling,
+    load_runtime,
+    require_compilable,
     require_runtime,
     with_int8,
 )
 from care_accel.encoding.encoder import Encoder
-from care_accel.encoding.loading import sources
 from care_accel.encoding.loading.quiet import save_network
-from care_accel.encoding.loading.sources import MANIFEST, MANIFEST_FORMAT, Source, Sources
+from care_accel.encoding.loading.sources import (
+    MANIFEST,
+    MANIFEST_FORMAT,
+    Source,
+    Sources,
+    find_sources,
+    open_checkpoint,
+)
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.runtimes.server import ServerClient
@@ -33,29 +39,29 @@ from care_accel.files import replaced_folder, write_json
 
 
 class DualEncoder(BaseDualEncoder):
-    """Queries and documents to vectors of one space; their inner product is the score.
+    """Encodes queries and documents into one vector space; the score is the inner product.
 
-    Make one with `from_pretrained`. Each encoder is loaded when it is first used: a service that only
-    encodes queries never loads the document encoder.
+    Create one with `from_pretrained`. Each encoder is loaded on first use: a service that only encodes queries never
+    loads the document encoder.
 
     Attributes
     ----------
     name : str
     width : int
-        Length of every vector.
+        Embedding dimension.
     symmetric : bool
         Whether one network serves both roles.
     """
 
-    def __init__(self, found: Sources, runtime: RuntimeName = "auto", compiled: bool = False) -> None:
-        self._sources = found
+    def __init__(self, sources: Sources, runtime: RuntimeName = "auto", compiled: bool = False) -> None:
+        self._sources = sources
         self._runtime = runtime
         self._compiled = compiled
         self._encoders: dict[Role, Encoder] = {}
         self._loading = threading.Lock()
-        self.name = found.name
-        self.width = found.query.spec.width
-        self.symmetric = found.query.checkpoint == found.document.checkpoint
+        self.name = sources.name
+        self.width = sources.query.spec.width
+        self.symmetric = sources.query.checkpoint == sources.document.checkpoint
 
     @classmethod
     def from_pretrained(
@@ -73,38 +79,38 @@ class DualEncoder(BaseDualEncoder):
         runtime: RuntimeName = "auto",
         compiled: bool = False,
     ) -> DualEncoder:
-        """Find a dual encoder and check its files; networks are loaded when first used.
+        """Locate a dual encoder and check its files; networks are loaded on first use.
 
         Parameters
         ----------
         model : str or Path, optional
             ``"care-mini"`` (embedded, the default); a folder with ``care.json``; a folder with
             ``query_encoder/`` and ``document_encoder/`` or ``doc_encoder/`` (the authors' release); a
-            sentence-transformers folder, with a Router or without; or a hub name of any of these.
+            sentence-transformers folder, with or without a Router; or a hub name of any of these.
         query, document : str or Path, optional
-            Two folders or hub names instead of ``model``; a document folder may hold a LoRA adapter,
-            which is merged into the base that it names.
+            Two folders or hub names instead of ``model``. The document folder may hold a LoRA adapter, which is merged
+            into its base model.
         preset : {"care", "sentence-transformers"}, optional
-            What folders without ``care.json`` follow: ``care`` by default for the authors' layout,
+            Settings for folders without ``care.json``: ``care`` by default for the authors' layout,
             ``sentence-transformers`` for two separate folders.
         width : int, optional
-            A shorter width than the model's own.
+            Embedding dimension, if smaller than the model's own.
         max_tokens : int, optional
-            Another limit than the model's own.
+            Maximum tokens per text, instead of the model's own.
         dtype : {"float32", "float16", "bfloat16", "int8"}, optional
-            Precision of the networks. ``"int8"`` is of the native runtime, and changes those encoders alone that
-            it can run.
+            Precision of the networks. ``"int8"`` needs the native runtime and applies only to the encoders that it
+            supports.
         device : str, optional
             ``"auto"``, ``"cpu"``, ``"cuda"``, ...
         revision : str, optional
-            Of a hub name: a commit, tag or branch.
+            Commit, tag or branch of a hub name.
         runtime : {"auto", "pytorch", "onnx", "native", "tensorrt"}
-            What runs the networks. ``"auto"`` is the fastest that is here for each role; `explain` tells which, and
-            why. ``onnx`` and ``tensorrt`` run what ``care-accel export`` wrote.
+            Runtime of the networks. ``"auto"`` selects the fastest available one for each role; `explain` shows which
+            and why. ``onnx`` and ``tensorrt`` need the files that ``care-accel export`` wrote.
         compiled : bool
-            On a GPU with the PyTorch runtime: small batches run as CUDA graphs of layers that PyTorch's compiler has
-            fused. Loading takes longer, the first time most of all: for programs that run long. Refused where neither
-            encoder runs so.
+            PyTorch runtime on a GPU only: run small batches as CUDA graphs of layers fused by ``torch.compile``.
+            Loading takes longer, most of all the first time, so this is for long-running programs. Refused if neither
+            encoder runs in PyTorch on a GPU.
 
         Returns
         -------
@@ -118,12 +124,12 @@ class DualEncoder(BaseDualEncoder):
         require_runtime(runtime)
         changes = {"width": width, "max_tokens": max_tokens, "device": device}
         if dtype != "int8":
-            found = sources.find(model, query, document, preset, revision, changes | {"dtype": dtype})
+            sources = find_sources(model, query, document, preset, revision, changes | {"dtype": dtype})
         else:
-            found = with_int8(sources.find(model, query, document, preset, revision, changes))
+            sources = with_int8(find_sources(model, query, document, preset, revision, changes))
         if compiled:
-            require_compiling(found, runtime)
-        return cls(found, runtime, compiled)
+            require_compilable(sources, runtime)
+        return cls(sources, runtime, compiled)
 
     @classmethod
     def from_server(cls, address: str, **options: Any) -> ServedDualEncoder:
@@ -134,7 +140,7 @@ class DualEncoder(BaseDualEncoder):
         address : str
             Host and gRPC port, such as ``"localhost:8001"``.
         **options
-            Of `ServerClient`: ``timeout`` (seconds a request), ``retries``, ``in_flight``.
+            Passed to `ServerClient`: ``timeout`` (seconds per request), ``retries``, ``in_flight``.
 
         Raises
         ------
@@ -144,14 +150,14 @@ class DualEncoder(BaseDualEncoder):
         return ServedDualEncoder(ServerClient(address, **options))
 
     def encoder(self, role: Role) -> Encoder:
-        """Return the encoder of a role, loaded now if it was not.
+        """Return the encoder of a role; load it if needed.
 
         Raises
         ------
         CareError
-            The weights are not those that the manifest recorded, or cannot be loaded.
+            The weights do not match the manifest, or cannot be loaded.
         """
-        with self._loading:  # threads that ask first together load once
+        with self._loading:  # concurrent first calls load once
             if role not in self._encoders:
                 self._encoders[role] = self._load(role)
             return self._encoders[role]
@@ -161,8 +167,8 @@ class DualEncoder(BaseDualEncoder):
         checkpoint, recorded = source.checkpoint, source.recorded
         if recorded is not None and recorded != checkpoint.fingerprint:
             raise CareError(
-                f"{checkpoint.folder}: not the files that {MANIFEST} recorded ({str(recorded)[:19]}..., found "
-                f"{checkpoint.fingerprint[:19]}...); restore them, or save the model anew"
+                f"{checkpoint.folder}: the files do not match {MANIFEST} (recorded {str(recorded)[:19]}..., found "
+                f"{checkpoint.fingerprint[:19]}...); restore them, or save the model again"
             )
         tokenizer = checkpoint.load_tokenizer()
         return Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
@@ -176,18 +182,18 @@ class DualEncoder(BaseDualEncoder):
             else:
                 network = source.checkpoint.load_network(source.spec.dtype)
             return PyTorchRuntime(network, source.spec, compiled=self._compiled)
-        # Prompts alone may differ: they are put in before a runtime sees anything.
+        # Prompts may differ: they are applied before tokenisation, outside the runtime.
         if other is not None and replace(other.spec, prompts={}) == replace(source.spec, prompts={}):
             return other.runtime
-        return load_exported(choice, source)
+        return load_runtime(choice, source)
 
     def choice(self, role: Role) -> Choice:
-        """Return which runtime a role's encoder gets, and why; nothing is loaded for it.
+        """Return the runtime of a role's encoder and the reason for the choice, without loading the network.
 
         Raises
         ------
         CareError
-            No runtime can run it here, or not the one that was asked for.
+            No runtime, or not the requested one, can run it here.
         """
         return choose(self.source(role), self._runtime)
 
@@ -197,16 +203,16 @@ class DualEncoder(BaseDualEncoder):
             network = f"{self.source(role).checkpoint.config.model_type} network"
             try:
                 choice = self.choice(role)
-            except CareError as hindrance:
-                lines.append(f"{role}: {network}, cannot run: {hindrance}")
+            except CareError as problem:
+                lines.append(f"{role}: {network}, cannot run: {problem}")
                 continue
             where = choice.device if choice.threads is None else f"{choice.device}, {choice.threads} threads"
             lines.append(f"{role}: {network}, {choice.dtype}, {choice.runtime} on {where}: {choice.reason}")
-            lines += [f"  not {name}: {why}" for name, why in choice.passed_over.items()]
+            lines += [f"  not {name}: {reason}" for name, reason in choice.rejected.items()]
         return lines
 
     def source(self, role: Role) -> Source:
-        """Return where the encoder of a role comes from: its checkpoint and its spec."""
+        """Return the checkpoint and the spec of a role's encoder."""
         return self._sources.query if role == "query" else self._sources.document
 
     def spec(self, role: Role) -> EncoderSpec:
@@ -214,19 +220,19 @@ class DualEncoder(BaseDualEncoder):
         return self.source(role).spec
 
     def revision(self, role: Role) -> str:
-        """Return a hash of a role's encoder: its files and every field of its spec that matters.
+        """Return a hash of a role's encoder: its files and the fields of its spec that affect its vectors.
 
-        An index records the document encoder's, so that no other encoder's queries are ever compared
-        with its vectors.
+        An index records the revision of the document encoder that made it. Searching it with another revision is
+        refused.
         """
         source = self.source(role)
-        # What a manifest recorded is checked when the encoder is loaded: a service that never loads the
-        # document encoder does not read gigabytes to name it.
+        # The recorded fingerprint is verified on loading. A service that never loads the document encoder need not
+        # read gigabytes to hash it.
         both = f"{source.recorded or source.checkpoint.fingerprint} {source.spec.identity}"
         return f"sha256:{hashlib.sha256(both.encode()).hexdigest()}"
 
     def provenance(self, role: Role) -> dict[str, Any]:
-        """Return what a reader needs to get the same encoder of a role again."""
+        """Return what identifies a role's encoder: folder, hashes, runtime and spec."""
         source = self.source(role)
         return {
             "folder": str(source.checkpoint.folder),
@@ -237,16 +243,18 @@ class DualEncoder(BaseDualEncoder):
         }
 
     def twin(self, role: Role = "document") -> DualEncoder:
-        """Return the symmetric twin: the network of one role on both sides, each with its own prompts.
+        """Return the symmetric twin: one role's network for both roles, each role with its own prompts.
 
-        What a small query encoder gives up, and wins, is measured against the document encoder's twin.
+        The document encoder's twin is the baseline for what a small query encoder costs in accuracy and saves in
+        latency.
         """
-        kept = self.source(role)
-        sides = {
-            side: replace(kept, spec=replace(kept.spec, prompts=self.spec(side).prompts)) for side in ROLES
+        shared = self.source(role)
+        sources = {
+            side: replace(shared, spec=replace(shared.spec, prompts=self.spec(side).prompts))
+            for side in ROLES
         }
         return DualEncoder(
-            Sources(f"{self.name}-{role}-twin", sides["query"], sides["document"]),
+            Sources(f"{self.name}-{role}-twin", sources["query"], sources["document"]),
             self._runtime,
             self._compiled,
         )
@@ -257,7 +265,7 @@ class DualEncoder(BaseDualEncoder):
         Parameters
         ----------
         folder : str or Path
-            Replaced whole if it holds a dual encoder and nothing else; anything else there is refused.
+            Replaced if it holds a dual encoder and nothing else; otherwise it must be empty or missing.
         name : str, optional
             Recorded in the manifest; the folder's name by default.
 
@@ -267,30 +275,30 @@ class DualEncoder(BaseDualEncoder):
             The folder exists and holds something else.
         """
         folder = Path(folder)
-        places: dict[Role, str] = {
+        subfolders: dict[Role, str] = {
             role: "query_encoder" if self.symmetric else f"{role}_encoder" for role in ROLES
         }
         with replaced_folder(folder, MANIFEST, [f"{role}_encoder" for role in ROLES], private=False) as built:
             manifest: dict[str, Any] = {"format": MANIFEST_FORMAT, "name": name or folder.resolve().name}
-            for role, place in places.items():
-                if not (built / place).exists():
-                    self._write_encoder(role, built / place)
+            for role, subfolder in subfolders.items():
+                if not (built / subfolder).exists():
+                    self._write_encoder(role, built / subfolder)
                 manifest[role] = {
-                    "folder": place,
+                    "folder": subfolder,
                     "spec": self.spec(role).to_dict() | {"device": "auto"},
-                    "revision": sources.open_checkpoint(built / place).fingerprint,
+                    "revision": open_checkpoint(built / subfolder).fingerprint,
                 }
             write_json(built / MANIFEST, manifest)
 
-    def _write_encoder(self, role: Role, place: Path) -> None:
+    def _write_encoder(self, role: Role, folder: Path) -> None:
         checkpoint = self.source(role).checkpoint
         if checkpoint.base is None:
-            # Copied, not saved anew: the bytes, and with them the fingerprint, stay what they were.
-            shutil.copytree(checkpoint.folder, place, ignore=shutil.ignore_patterns(".*", MANIFEST))
+            # A copy keeps the bytes, and so the fingerprint.
+            shutil.copytree(checkpoint.folder, folder, ignore=shutil.ignore_patterns(".*", MANIFEST))
             return
-        dtype = self.spec(role).dtype  # int8 is made while loading, and not stored
-        save_network(checkpoint.load_network("float32" if dtype == "int8" else dtype), place)
-        checkpoint.load_tokenizer().save_pretrained(place)
+        dtype = self.spec(role).dtype  # int8 weights are quantised on loading, never stored
+        save_network(checkpoint.load_network("float32" if dtype == "int8" else dtype), folder)
+        checkpoint.load_tokenizer().save_pretrained(folder)
 
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"

@@ -1,4 +1,4 @@
-"""One encoder in one role: texts in, vectors out, in the order they came."""
+"""The local encoder of one role: texts to embeddings, in input order."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Texts tokenised and sorted by length at a time: enough to fill batches with equals, and little memory.
+# Texts tokenised and sorted by length at a time: enough for batches of similar length, little memory.
 _WINDOW = 16_384
 
 
 class Encoder(BaseEncoder):
-    """Turns texts into vectors, as its spec says.
+    """Encodes texts into embeddings, as configured by its spec.
 
-    A text's vector does not depend on the texts beside it: alone or in any batch it is the same to 1e-5
-    in float32.
+    An embedding does not depend on the other texts in the batch: alone or in any batch it is the same to 1e-5 in
+    float32.
 
     Parameters
     ----------
     spec : EncoderSpec
     tokenizer : transformers.PreTrainedTokenizerFast
-        With a pad token.
+        Must have a pad token.
     runtime : Runtime
         Executes the network.
     vocabulary : Vocabulary, optional
-        Of a network that has embeddings of some tokens only.
+        The pruned vocabulary, if the network has one.
 
     Attributes
     ----------
     counts : EncodeCounts
-        Totals since construction, truncations among them.
+        Totals since construction.
 
     Raises
     ------
     CareError
-        ``max_tokens`` leaves no room for the tokens that the tokenizer adds to every text.
+        ``max_tokens`` is smaller than the number of special tokens that the tokenizer adds to a text.
     """
 
     def __init__(
@@ -66,7 +66,8 @@ class Encoder(BaseEncoder):
     ) -> None:
         if spec.max_tokens < (added := tokenizer.num_special_tokens_to_add()):
             raise CareError(
-                f"encoder spec: max_tokens is {spec.max_tokens}, but the tokenizer adds {added} tokens to a text"
+                f"encoder spec: max_tokens is {spec.max_tokens}, but the tokenizer adds {added} special tokens to "
+                "each text; use a larger max_tokens"
             )
         self.spec = spec
         self.tokenizer = tokenizer
@@ -76,7 +77,7 @@ class Encoder(BaseEncoder):
         self._pad = int(
             tokenizer.pad_token_id if vocabulary is None else vocabulary.rows[tokenizer.pad_token_id]
         )
-        self._said_truncation = self._said_unknown = False
+        self._warned_truncation = self._warned_unknown = False
 
     def _encode(
         self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
@@ -91,7 +92,7 @@ class Encoder(BaseEncoder):
     def encode_tokens(
         self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
     ) -> NDArray[np.float32]:
-        """Encode what `tokenize` returned: the second half of `encode`, for who times or queues the two apart.
+        """Encode token ids from `tokenize`, to time or schedule tokenisation and encoding separately.
 
         Returns
         -------
@@ -101,7 +102,7 @@ class Encoder(BaseEncoder):
         Raises
         ------
         CareError
-            Sizes below 1, or a vector that is not finite.
+            A size is below 1, or an embedding is not finite.
         """
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
@@ -113,7 +114,7 @@ class Encoder(BaseEncoder):
     def encode_tokens_on_device(
         self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
     ) -> torch.Tensor:
-        """Encode as `encode_tokens` does, to vectors that stay on the runtime's device: for a scan there, say.
+        """Encode as `encode_tokens` does, and leave the embeddings on the runtime's device, for example for a GPU scan.
 
         Returns
         -------
@@ -123,14 +124,14 @@ class Encoder(BaseEncoder):
         Raises
         ------
         CareError
-            The runtime is not PyTorch's, or as in `encode_tokens`.
+            The runtime is not PyTorch, or as in `encode_tokens`.
         """
         import torch
 
         from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 
         if not isinstance(self.runtime, PyTorchRuntime):
-            raise CareError("vectors stay on the device with runtime='pytorch' alone; use encode_tokens")
+            raise CareError("encode_tokens_on_device needs runtime='pytorch'; use encode_tokens")
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
         vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
@@ -142,31 +143,32 @@ class Encoder(BaseEncoder):
     def encode_timed(
         self, texts: Sequence[str], task: Task = "retrieval"
     ) -> tuple[NDArray[np.float32], float, float]:
-        begun = perf_counter()
+        start = perf_counter()
         rows = self.tokenize(checked_texts(texts), task)
         tokenised = perf_counter()
         vectors = self.encode_tokens(rows)
-        return vectors, 1e6 * (tokenised - begun), 1e6 * (perf_counter() - tokenised)
+        return vectors, 1e6 * (tokenised - start), 1e6 * (perf_counter() - tokenised)
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         self._require_finite(np.all(np.isfinite(vectors), axis=1))
         return vectors
 
     def _require_finite(self, finite: NDArray[np.bool_]) -> None:
-        """Count the texts, say once what is odd, and refuse vectors that are not finite."""
+        """Refuse embeddings that are not finite; count the texts; log pending warnings."""
         if not finite.all():
             raise CareError(
-                f"text {int(np.argmin(finite))} has a vector that is not finite; the weights are damaged, or "
-                f"{self.spec.dtype} is too narrow for this network (try dtype='float32')"
+                f"the vector of text {int(np.argmin(finite))} is not finite; the weights are corrupt, or "
+                f"{self.spec.dtype} overflows in this network (try dtype='float32')"
             )
         self.counts.texts += len(finite)
-        self._say_truncation()
-        self._say_unknown()
+        self._warn_truncation()
+        self._warn_unknown()
 
     def tokenize(self, texts: Sequence[str], task: Task = "retrieval") -> list[list[int]]:
-        """Return the token ids of each text, prompt and special tokens included, cut to ``max_tokens``.
+        """Return the token ids of each text with prompt and special tokens, truncated to ``max_tokens``.
 
-        With a kept vocabulary they are rows of its embeddings. A text without a single token gets the pad token, so that every text has a vector.
+        With a pruned vocabulary the ids are rows of the embedding matrix. A text without tokens gets the pad token, so
+        that every text has an embedding.
         """
         if not texts:
             return []
@@ -177,7 +179,7 @@ class Encoder(BaseEncoder):
         )
         ids: list[list[int]] = encoded["input_ids"]
         self.counts.truncated += sum(
-            self._was_cut(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit
+            self._was_truncated(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit
         )
         for i, row in enumerate(ids):
             if not row:
@@ -190,25 +192,25 @@ class Encoder(BaseEncoder):
         return ids
 
     def _tokenized_windows(self, texts: list[str], task: Task) -> Iterator[tuple[int, list[list[int]]]]:
-        """Yield where each window starts and its token ids; the next one is made while this one is encoded."""
-        if len(texts) <= _WINDOW:  # a query waits for no thread
+        """Yield the start and the token ids of each window; the next window is tokenised while this one is encoded."""
+        if len(texts) <= _WINDOW:  # no thread for a few queries
             if texts:
                 yield 0, self.tokenize(texts, task)
             return
-        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as ahead:
-            coming = ahead.submit(self.tokenize, texts[:_WINDOW], task)
+        with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+            pending = pool.submit(self.tokenize, texts[:_WINDOW], task)
             for start in range(0, len(texts), _WINDOW):
-                window = coming.result()
+                window = pending.result()
                 if (following := start + _WINDOW) < len(texts):
-                    coming = ahead.submit(self.tokenize, texts[following : following + _WINDOW], task)
+                    pending = pool.submit(self.tokenize, texts[following : following + _WINDOW], task)
                 yield start, window
 
     @staticmethod
-    def _was_cut(encoded: object, row: int) -> bool:
+    def _was_truncated(encoded: object, row: int) -> bool:
         return bool(encoded.encodings[row].overflowing)  # type: ignore[attr-defined]
 
     def _sanitize(self, text: str) -> str:
-        # Tokenizers refuse half of a surrogate pair.
+        # Tokenizers reject lone surrogates.
         clean, replaced = replace_lone_surrogates(text)
         self.counts.replaced_surrogates += replaced
         return clean
@@ -216,27 +218,27 @@ class Encoder(BaseEncoder):
     def pad(
         self, rows: Sequence[list[int]], tokens: int | None = None
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return what `tokenize` returned as a network takes it: filled up to one length.
+        """Pad token ids from `tokenize` to one length.
 
         Parameters
         ----------
         rows : sequence of list of int
-            One at least.
+            At least one.
         tokens : int, optional
-            The length, at least that of the longest row, which is the default.
+            Padded length; by default, and at least, that of the longest row.
 
         Returns
         -------
         ids, mask : numpy.ndarray
-            int64 ``[n, tokens]``; the mask is 0 where ``ids`` was filled up.
+            int64 ``[n, tokens]``; the attention mask is 0 at padding.
         """
         longest = max(len(row) for row in rows) if tokens is None else tokens
         ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
-            place = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
-            ids[i, place] = row
-            mask[i, place] = 1
+            span = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
+            ids[i, span] = row
+            mask[i, span] = 1
         return ids, mask
 
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
@@ -248,21 +250,21 @@ class Encoder(BaseEncoder):
         self.counts.padded_tokens += ids.size
         return ids, mask
 
-    def _say_unknown(self) -> None:
-        if self.counts.unknown_tokens and not self._said_unknown:
-            self._said_unknown = True
+    def _warn_unknown(self) -> None:
+        if self.counts.unknown_tokens and not self._warned_unknown:
+            self._warned_unknown = True
             log.warning(
-                "%d of %d texts have tokens outside the kept vocabulary, which are encoded as unknown (said once; "
+                "%d of %d texts have tokens outside the pruned vocabulary, encoded as the unknown token (logged once; "
                 "see Encoder.counts)",
                 self.counts.with_unknown_tokens,
                 self.counts.texts,
             )
 
-    def _say_truncation(self) -> None:
-        if self.counts.truncated and not self._said_truncation:
-            self._said_truncation = True
+    def _warn_truncation(self) -> None:
+        if self.counts.truncated and not self._warned_truncation:
+            self._warned_truncation = True
             log.warning(
-                "%d of %d texts were longer than %d tokens and were cut (said once; see Encoder.counts)",
+                "%d of %d texts were longer than %d tokens and were truncated (logged once; see Encoder.counts)",
                 self.counts.truncated,
                 self.counts.texts,
                 self.spec.max_tokens,

@@ -1,7 +1,7 @@
-"""A network that computes of its last layer only what pooling keeps.
+"""Skips the part of the last layer that pooling discards.
 
-With first-token or last-token pooling one token's state leaves the network. Its last layer then needs keys and values
-of all tokens, but query, attention, output projection, feed-forward and norms of that token alone.
+With first-token or last-token pooling only one token's state is used. The last layer then needs the keys and values of
+all tokens, but query, attention, output projection, feed-forward and norms of that token only.
 """
 
 from __future__ import annotations
@@ -23,36 +23,36 @@ if TYPE_CHECKING:
 
 
 class PooledNetwork(nn.Module):
-    """Token ids to finished vectors: a network, pooling, slicing and normalising, in one module.
+    """Token ids to embeddings: network, pooling, slicing and normalising in one module.
 
-    The vectors equal those of the plain network to rounding. What is saved: of transformers' gte and qwen3 networks
-    (LoRA merged or none), with ``first`` or ``last`` pooling, the last layer's work on all tokens but one. Other
-    networks, and ``mean`` pooling, run as they are.
+    Embeddings equal those of the plain network up to rounding. For transformers' gte and qwen3 networks (with or without
+    a merged LoRA) and ``first`` or ``last`` pooling, the last layer is computed for the pooled token only. Other
+    networks, and ``mean`` pooling, run unchanged.
 
-    It has no branch on values and makes the host wait for nothing that the network itself does not, so that
-    ``torch.export``, ``torch.onnx.export``, ``torch.compile`` and CUDA graphs capture it whole.
+    The module has no value-dependent branches and adds no host synchronisation, so that ``torch.export``,
+    ``torch.onnx.export``, ``torch.compile`` and CUDA graphs can capture it as one graph.
 
     Parameters
     ----------
     network : transformers.PreTrainedModel
-        In evaluation mode. Its weights are shared, not copied, and it stays as it is.
+        In evaluation mode. Its weights are shared, not copied; it is not modified.
     spec : EncoderSpec
-        Pooling, order and width are read.
+        Provides pooling, order and width.
 
     Attributes
     ----------
     trimmed : bool
-        Whether the last layer is cut down to the pooled token.
+        Whether the last layer computes only the pooled token.
     """
 
     def __init__(self, network: PreTrainedModel, spec: EncoderSpec) -> None:
         super().__init__()
         self._pooling, self._order, self._width = spec.pooling, spec.order, spec.width
         compute = _LAYERS.get(type(network).__name__) if spec.pooling != "mean" else None
-        # Layers of another kind, such as sliding windows, hide keys that the rule below would show.
+        # Other layer types, such as sliding windows, mask keys that `_attend` would not.
         kinds = getattr(network.config, "layer_types", None) or ["full_attention"]
         self.trimmed = compute is not None and kinds[-1] == "full_attention"
-        # A decoder would keep the keys and values of every layer, for tokens that never come.
+        # A decoder would fill a KV cache that is never used.
         parameters = inspect.signature(network.forward).parameters
         self._options: dict[str, Any] = {"use_cache": False} if "use_cache" in parameters else {}
         self.network = _replace_last_layer(network, compute) if compute and self.trimmed else network
@@ -75,7 +75,7 @@ def _gte_layer(
     position: torch.Tensor,
     tokens: torch.Tensor,
 ) -> torch.Tensor:
-    """Transformers' GteLayer (norms behind each half) for one token."""
+    """Transformers' GteLayer (post-norm) for one token."""
     attended = _attend(layer.self_attn, states, rotation, position, tokens)
     token = layer.post_attention_layernorm(_at(states, position) + attended)
     return layer.post_mlp_layernorm(token + layer.mlp(token))
@@ -88,7 +88,7 @@ def _qwen3_layer(
     position: torch.Tensor,
     tokens: torch.Tensor,
 ) -> torch.Tensor:
-    """Transformers' Qwen3DecoderLayer (norms before each half) for one token."""
+    """Transformers' Qwen3DecoderLayer (pre-norm) for one token."""
     attended = _attend(layer.self_attn, layer.input_layernorm(states), rotation, position, tokens)
     token = _at(states, position) + attended
     return token + layer.mlp(layer.post_attention_layernorm(token))
@@ -101,7 +101,7 @@ _LAYERS: dict[str, _Compute] = {"GteModel": _gte_layer, "Qwen3Model": _qwen3_lay
 
 
 class _LastLayer(nn.Module):
-    """Stands where the last layer stood, and computes one token of it."""
+    """Replaces the last layer; computes the pooled token only."""
 
     def __init__(self, layer: nn.Module, compute: _Compute) -> None:
         super().__init__()
@@ -119,8 +119,8 @@ class _LastLayer(nn.Module):
 
 
 def _replace_last_layer(network: PreTrainedModel, compute: _Compute) -> PreTrainedModel:
-    # A shallow copy: the modules are the same ones, only the list of layers is another. The layers hand on whatever
-    # keyword they do not know, which is how the last one gets to know the pooled position.
+    # A shallow copy: modules are shared, only the list of layers differs. The network passes unknown keyword arguments on
+    # to its layers; that is how the last layer receives the pooled position.
     trimmed = copy.copy(network)
     *others, last = network.layers
     trimmed._modules = network._modules | {"layers": nn.ModuleList([*others, _LastLayer(last, compute)])}
@@ -147,7 +147,7 @@ def _attend(
     visible = tokens
     if attention.is_causal:
         visible = visible & (torch.arange(length, device=states.device) <= position.unsqueeze(1))
-    # With one token, the heads that share a head of keys are just as well several queries of that head.
+    # Grouped-query attention: with one token, the query heads of a group are several queries to one key head.
     attended = scaled_dot_product_attention(
         query.view(batch, keys.shape[1], -1, attention.head_dim),
         keys,
@@ -159,11 +159,11 @@ def _attend(
 
 
 def _at(states: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """``[batch, tokens, size]`` at one position a row: ``[batch, 1, size]``."""
+    """Select one position per row: ``[batch, tokens, size]`` to ``[batch, 1, size]``."""
     return states[torch.arange(states.shape[0], device=states.device), position].unsqueeze(1)
 
 
 def _rotate(states: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions, the two halves of a head as the pairs."""
+    """Apply rotary position embeddings; each pair is one value from either half of a head."""
     first, second = states.chunk(2, dim=-1)
     return states * cos + torch.cat((-second, first), dim=-1) * sin

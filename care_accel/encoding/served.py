@@ -1,4 +1,4 @@
-"""A dual encoder whose networks run in an inference server: texts are sent there, vectors come back."""
+"""A dual encoder whose networks run in an inference server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from care_accel.encoding.base import BaseDualEncoder, BaseEncoder, EncodeCounts,
 from care_accel.encoding.choice import Choice
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
-from care_accel.encoding.runtimes.server_messages import Encoded, ServedEncoder
+from care_accel.encoding.runtimes.server_messages import EncodeResult, ServedEncoder
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
 from care_accel.files import replace_lone_surrogates
@@ -20,13 +20,13 @@ from care_accel.progress import Advance
 
 
 class ServedTextEncoder(BaseEncoder):
-    """One encoder of a server, with the calls of `Encoder`.
+    """One encoder of an inference server, with the interface of `Encoder`.
 
     Attributes
     ----------
     spec : EncoderSpec
     counts : EncodeCounts
-        Texts, tokens and replaced surrogates; what is counted while tokenising is in the server's metrics.
+        Texts, tokens and replaced surrogates. Truncations and the like are in the server's metrics.
     """
 
     def __init__(self, client: ServerClient, served: ServedEncoder) -> None:
@@ -39,44 +39,44 @@ class ServedTextEncoder(BaseEncoder):
         self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
     ) -> NDArray[np.float32]:
         clean = [replace_lone_surrogates(text) for text in texts]
-        answer = self._ask([text for text, _ in clean], task, batch_size=batch_size, progress=advance)
+        result = self._request([text for text, _ in clean], task, batch_size=batch_size, progress=advance)
         self.counts.texts += len(clean)
-        self.counts.tokens += int(answer.tokens.sum())
+        self.counts.tokens += int(result.tokens.sum())
         self.counts.replaced_surrogates += sum(replaced for _, replaced in clean)
-        return answer.vectors
+        return result.vectors
 
     def encode_timed(
         self, texts: Sequence[str], task: Task = "retrieval"
     ) -> tuple[NDArray[np.float32], float, float]:
-        answer = self._ask(checked_texts(texts), task)
-        self.counts.texts += len(answer.tokens)
-        self.counts.tokens += int(answer.tokens.sum())
-        tokenise, encode = batch_times(answer.times)
-        return answer.vectors, tokenise, encode
+        result = self._request(checked_texts(texts), task)
+        self.counts.texts += len(result.tokens)
+        self.counts.tokens += int(result.tokens.sum())
+        tokenise, encode = batch_times(result.times)
+        return result.vectors, tokenise, encode
 
-    def _ask(self, texts: list[str], task: Task, **options: Any) -> Encoded:
-        answer = self._client.encode(self._served.role, texts, task, **options)
-        # The client accepts whatever is served; here vectors lie beside those that were made before.
+    def _request(self, texts: list[str], task: Task, **options: Any) -> EncodeResult:
+        result = self._client.encode(self._served.role, texts, task, **options)
+        # The client accepts a changed model; here its vectors must not be mixed with those of the earlier model.
         if (now := self._client.describe(self._served.role)) != self._served:
             raise CareError(
                 f"{self._client.address}: no longer serves {self._served.role} encoder {self._served.revision}, but "
-                f"{now.revision}; call from_server again, and encode anew what came from the first"
+                f"{now.revision}; call from_server again and re-encode earlier texts"
             )
-        return answer
+        return result
 
 
 class ServedDualEncoder(BaseDualEncoder):
-    """A `DualEncoder` whose encoders run in an inference server; made by `DualEncoder.from_server`.
+    """A `DualEncoder` whose encoders run in an inference server; created by `DualEncoder.from_server`.
 
-    It encodes, searches and is evaluated as a `DualEncoder` is, and has no weights: no `save_pretrained`, no `twin`.
-    Threads may share one.
+    It encodes, searches and is evaluated like a `DualEncoder`, but has no weights: no `save_pretrained`, no `twin`.
+    Thread-safe.
 
     Attributes
     ----------
     name : str
-        Of the model that is served.
+        Name of the served model.
     width : int
-        Length of every vector.
+        Embedding dimension.
     symmetric : bool
         Whether one network serves both roles.
     client : ServerClient
@@ -85,24 +85,24 @@ class ServedDualEncoder(BaseDualEncoder):
     def __init__(self, client: ServerClient) -> None:
         self.client = client
         self._encoders: dict[Role, ServedTextEncoder] = {}
-        self._absent: dict[Role, CareError] = {}
+        self._missing: dict[Role, CareError] = {}
         served = []
         for role in ROLES:
             try:
                 served.append(client.describe(role))
-            except ServerError as absent:
-                if absent.status != "NOT_FOUND":  # a server may have one of them only
+            except ServerError as error:
+                if error.status != "NOT_FOUND":  # a server may serve one role only
                     raise
-                self._absent[role] = absent
+                self._missing[role] = error
         if not served:
-            raise self._absent["query"]
+            raise self._missing["query"]
         self.name = served[0].name
         self.width = served[0].width
         self.symmetric = served[0].symmetric
         if (other := served[-1]).name != self.name or other.width != self.width:
             raise CareError(
-                f"{client.address}: the query encoder is of {self.name} (width {self.width}), the document encoder of "
-                f"{other.name} (width {other.width}); serve the two of one model"
+                f"{client.address}: the query encoder belongs to {self.name} (width {self.width}), the document encoder "
+                f"to {other.name} (width {other.width}); serve both encoders of one model"
             )
 
     def encoder(self, role: Role) -> ServedTextEncoder:
@@ -118,19 +118,19 @@ class ServedDualEncoder(BaseDualEncoder):
         return self._encoders[role]
 
     def served(self, role: Role) -> ServedEncoder:
-        """Return what the server said of an encoder.
+        """Return the server's description of an encoder.
 
         Raises
         ------
         CareError
             The server does not serve it.
         """
-        if role in self._absent:
-            raise self._absent[role]
+        if role in self._missing:
+            raise self._missing[role]
         return self.client.describe(role)
 
     def spec(self, role: Role) -> EncoderSpec:
-        """Return what an encoder is."""
+        """Return the spec of a role."""
         return self.served(role).spec
 
     def revision(self, role: Role) -> str:
@@ -138,12 +138,12 @@ class ServedDualEncoder(BaseDualEncoder):
         return self.served(role).revision
 
     def choice(self, role: Role) -> Choice:
-        """Return what runs a role's encoder: the server, whose address is the device."""
+        """Return the runtime of a role's encoder: the server, with its address as the device."""
         dtype = self.spec(role).dtype
-        return Choice("server", dtype, self.client.address, None, "named by from_server")
+        return Choice("server", dtype, self.client.address, None, "requested by from_server")
 
     def provenance(self, role: Role) -> dict[str, Any]:
-        """Return what a reader needs to get the same encoder again."""
+        """Return what identifies a role's encoder: server address, hashes and spec."""
         served = self.served(role)
         return {
             "server": self.client.address,
@@ -156,13 +156,13 @@ class ServedDualEncoder(BaseDualEncoder):
     def _explanation(self) -> list[str]:
         lines = []
         for role in ROLES:
-            if role in self._absent:
-                lines.append(f"{role}: cannot run: {self._absent[role]}")
+            if role in self._missing:
+                lines.append(f"{role}: cannot run: {self._missing[role]}")
                 continue
             served = self.served(role)
             lines.append(
-                f"{role}: {served.spec.dtype}, server on {self.client.address}, at most {served.max_batch_size} texts a "
-                f"request, revision {served.revision}"
+                f"{role}: {served.spec.dtype}, server on {self.client.address}, at most {served.max_batch_size} texts "
+                f"per request, revision {served.revision}"
             )
         return lines
 
@@ -181,5 +181,5 @@ class ServedDualEncoder(BaseDualEncoder):
 
 
 def batch_times(times: NDArray[np.float32]) -> list[float]:
-    """Add up times that every text has of the batch it was in, each batch once."""
+    """Sum per-text times, counting each batch once: all texts of a batch carry the batch's time."""
     return [float(total) for total in np.unique(times, axis=0).sum(axis=0)]

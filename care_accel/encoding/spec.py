@@ -1,4 +1,4 @@
-"""What an encoder is, apart from its weights: the facts that decide what vector a text gets."""
+"""Configuration of an encoder, apart from its weights: everything that determines a text's embedding."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ PLAIN = "{text}"
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """How one encoder turns a text into a vector.
+    """Configuration of one encoder.
 
     Parameters
     ----------
     pooling : {"first", "last", "mean"}
-        Which hidden states make the vector.
+        First-token (CLS), last-token or mean pooling.
     order : {"normalize-then-slice", "slice-then-normalize"}
-        CARE normalises at full width and then slices; most others do the reverse.
+        CARE normalises at full width, then slices; most other models slice, then normalise.
     width : int
-        Values kept of each vector, at most the network's hidden size.
+        Embedding dimension, at most the network's hidden size.
     prompts : mapping of str to str
-        A template a task (``retrieval``, ``reranking``, ``sts``), in which ``{text}`` stands for the
-        text; ``default`` serves the tasks that are not named, and without it they get the plain text.
+        One template per task (``retrieval``, ``reranking``, ``sts``), with ``{text}`` as the placeholder. ``default``
+        applies to tasks without a template of their own; without it they get the plain text.
     max_tokens : int
-        Longer inputs are cut at their end, prompt and special tokens included.
+        Longer inputs are truncated at the end. Prompt and special tokens count.
     padding_side : {"left", "right"}
-        Where shorter texts of a batch are filled up. Vectors do not depend on it.
-    dtype : {"float32", "float16", "bfloat16"}
-        Precision of the network; vectors are float32 whatever it is.
+        Side on which shorter texts of a batch are padded. Embeddings do not depend on it.
+    dtype : {"float32", "float16", "bfloat16", "int8"}
+        Precision of the network; embeddings are always float32. ``int8`` needs the native runtime.
     device : str
-        ``"auto"`` (a GPU where there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+        ``"auto"`` (a GPU if there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
 
     Raises
     ------
     CareError
-        A value that is not one of those allowed; the message names the field.
+        A value is not allowed; the message names the field.
     """
 
     pooling: Pooling
@@ -75,9 +75,9 @@ class EncoderSpec:
         for name in ("width", "max_tokens"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise CareError(f"encoder spec: {name} is {value!r}; it must be a whole number above 0")
+                raise CareError(f"encoder spec: {name} is {value!r}; it must be a positive integer")
         if not isinstance(self.device, str):
-            raise CareError(f"encoder spec: device is {self.device!r}; it must be a text such as 'cpu'")
+            raise CareError(f"encoder spec: device is {self.device!r}; it must be a str such as 'cpu'")
         if not isinstance(self.prompts, Mapping):
             raise CareError("encoder spec: prompts must map tasks to templates")
         for task, template in self.prompts.items():
@@ -87,27 +87,27 @@ class EncoderSpec:
                     f"choose among {', '.join(TASKS)} and default"
                 )
             if not isinstance(template, str) or template.count(PLAIN) != 1:
-                raise CareError(f"encoder spec: the prompt of {task!r} must hold {PLAIN} exactly once")
+                raise CareError(f"encoder spec: the prompt of {task!r} must contain {PLAIN} exactly once")
         object.__setattr__(self, "prompts", dict(self.prompts))
 
     def prompt(self, task: Task) -> str:
-        """Return the template of a task, with ``{text}`` where the text goes.
+        """Return the template of a task, with ``{text}`` as the placeholder.
 
         Raises
         ------
         CareError
-            ``task`` is none of ``retrieval``, ``reranking`` and ``sts``.
+            ``task`` is not ``retrieval``, ``reranking`` or ``sts``.
         """
         if task not in TASKS:
             raise CareError(f"unknown prompt task {task!r}; choose one of {', '.join(TASKS)}")
         return self.prompts.get(task, self.prompts.get("default", PLAIN))
 
     def format(self, text: str, task: Task) -> str:
-        """Put a text into the prompt of a task: the one function that training and inference share."""
+        """Apply a task's prompt to a text; training and inference both use this function."""
         return self.prompt(task).replace(PLAIN, text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, as ``care.json`` holds them."""
+        """Return the fields as JSON values, as stored in ``care.json``."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return values | {"prompts": dict(self.prompts)}
 
@@ -134,7 +134,7 @@ class EncoderSpec:
 
     @property
     def identity(self) -> str:
-        """A hash of the fields that decide what a vector means; dtype, device and padding only round it."""
+        """A hash of the fields that determine an embedding; dtype, device and padding side affect only its rounding."""
         rounding_only = ("dtype", "device", "padding_side")
         values = {k: v for k, v in self.to_dict().items() if k not in rounding_only}
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
@@ -152,8 +152,8 @@ def _instruct(instruction: str) -> str:
     return f"<instruct>{instruction}\n<query>{PLAIN}"
 
 
-# Paper, section on the model: instructions on the query side for every task, on the document side
-# for STS alone, where both sentences carry the same one.
+# Paper, section on the model: queries have an instruction for every task; documents have one for STS only, where both
+# sentences use the same.
 _CARE_PROMPTS: dict[Role, dict[str, str]] = {
     "query": {
         "retrieval": _instruct(_RETRIEVAL),
@@ -165,22 +165,22 @@ _CARE_PROMPTS: dict[Role, dict[str, str]] = {
 
 
 def preset(name: str, role: Role, *, hidden_size: int, causal: bool, width: int | None = None) -> EncoderSpec:
-    """Return the spec of a named family of encoders, for networks that come without ``care.json``.
+    """Return the preset spec for a network without ``care.json``.
 
     Parameters
     ----------
     name : {"care", "sentence-transformers"}
-        ``care``: first-token pooling for a query and last-token pooling with padding on the left for
-        a document, normalise then slice to 768, CARE's instructions, 512 tokens.
-        ``sentence-transformers``: mean pooling (last token for a causal network), full width, slice
-        before normalising, no prompt.
+        ``care``: first-token pooling for queries, last-token pooling with left padding for documents, normalise then
+        slice to 768, CARE's instructions, 512 tokens.
+        ``sentence-transformers``: mean pooling (last-token for a causal network), full width, slice then normalise, no
+        prompt.
     role : {"query", "document"}
     hidden_size : int
-        The network's hidden size; the width is never above it.
+        The network's hidden size; the width never exceeds it.
     causal : bool
-        Whether a token sees only those before it.
+        Whether the network uses causal attention.
     width : int, optional
-        Another width than the preset's.
+        Embedding dimension instead of the preset's.
 
     Raises
     ------
@@ -188,8 +188,8 @@ def preset(name: str, role: Role, *, hidden_size: int, causal: bool, width: int 
         There is no such preset.
     """
     if name == "care":
-        # Pooling follows the network rather than the role: a symmetric document encoder that also
-        # encodes queries keeps its own pooling (paper, symmetric rows of the ablation).
+        # Pooling depends on the network, not the role: a document encoder that also encodes queries keeps its pooling
+        # (paper, symmetric rows of the ablation).
         return EncoderSpec(
             pooling="last" if causal else "first",
             order="normalize-then-slice",

@@ -1,4 +1,4 @@
-"""Evaluation on CMedTEB and on folders of one's own; all metrics are mteb's (needs the extra ``eval``)."""
+"""Evaluation with mteb's metrics, on CMedTEB and on local data folders (needs the extra ``eval``)."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from care_accel.eval.run import evaluate
     from care_accel.eval.tasks import cmedteb, folder_tasks
 
-# mteb takes seconds to import: a mistake on the command line is said before that.
+# mteb takes seconds to import; command-line errors are reported before that.
 _HOME_OF = {
     "MtebModel": "care_accel.eval.mteb_model",
     "as_mteb": "care_accel.eval.mteb_model",

@@ -1,4 +1,4 @@
-"""What every model has to beat: words alone, and the same networks before any training."""
+"""Baselines: BM25, and the same networks with random weights."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 
 def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
-    """Return a dual encoder of the same architectures, tokenizers and specs, with random weights.
+    """Return a dual encoder with the same architectures, tokenizers and specs, and random weights.
 
-    An evaluation that such a model passes measures nothing.
+    A sanity check: an evaluation in which this model scores well is broken.
 
     Parameters
     ----------
     model : DualEncoder
     folder : Path
-        Where the random networks are written; they are the same on every run.
+        Where the random networks are written. The seed is fixed.
     """
     import torch
     from transformers import AutoModel
@@ -39,7 +39,7 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
     torch.manual_seed(SEED)
     sources: dict[str, Source] = {}
     for role in ROLES:
-        if model.symmetric and sources:  # one network for both roles, as the model has
+        if model.symmetric and sources:  # one network for both roles
             sources[role] = Source(sources["query"].checkpoint, model.spec(role))
             break
         checkpoint = model.source(role).checkpoint
@@ -53,7 +53,7 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
 
 
 class BM25Model:
-    """The lexical baseline as mteb takes it: search only, it has no vectors."""
+    """The BM25 baseline for mteb: search only, no embeddings."""
 
     name = "bm25"
 
@@ -65,20 +65,20 @@ class BM25Model:
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the scores."""
+        """A hash of everything that affects the scores."""
         return hashlib.sha256(repr(sorted(self.manifest().items())).encode()).hexdigest()
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb records of the model."""
+        """Model metadata for mteb."""
         return ModelMeta.create_empty(overwrites={"name": "care_accel/bm25", "revision": self.key[:16]})
 
     def supports(self, task: AbsTask) -> bool:
-        """Tell whether this model can run a task: it ranks, and has no similarity for pairs."""
+        """Whether this model can run a task: all but STS, which needs a similarity of pairs."""
         return task.metadata.type != "STS"
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a reader needs to repeat the scores."""
+        """Return the settings needed to reproduce the scores."""
         return {
             "tokens": "characters, 1- and 2-grams, NFKC, lower case",
             "k1": 1.2,
@@ -87,7 +87,7 @@ class BM25Model:
         }
 
     def index(self, corpus: Any, **_: Any) -> None:
-        """Index the documents of a task."""
+        """Index a task's corpus."""
         started = time.monotonic()
         self._ids = list(corpus["id"])
         self._index = BM25Index(document_texts(corpus))
@@ -96,9 +96,9 @@ class BM25Model:
     def search(
         self, queries: Any, *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **_: Any
     ) -> Results:
-        """Return the best documents of every query, among its candidates where a task names them."""
+        """Return the top documents for each query, or the scores of its candidates in a reranking task."""
         if self._index is None:
-            raise CareError("search before index: mteb indexes a task's documents first")
+            raise CareError("search before index: call index with the task's corpus first")
         started = time.monotonic()
         position = {key: i for i, key in enumerate(self._ids)}
         results: Results = {}
@@ -107,10 +107,10 @@ class BM25Model:
                 scores = self._index.scores(text)
                 results[query] = {key: float(scores[position[key]]) for key in top_ranked[query]}
             else:
-                best, ids = self._index.search([text], k=top_k)
-                found = ids[0] >= 0
+                scores, ids = self._index.search([text], k=top_k)
+                hits = ids[0] >= 0
                 results[query] = {
-                    self._ids[i]: float(s) for i, s in zip(ids[0][found], best[0][found], strict=True)
+                    self._ids[i]: float(s) for i, s in zip(ids[0][hits], scores[0][hits], strict=True)
                 }
         self.seconds["search"] = self.seconds.get("search", 0.0) + time.monotonic() - started
         return results

@@ -1,4 +1,4 @@
-"""Vectors that were computed before: an evaluation that is stopped or repeated encodes nothing twice."""
+"""Embedding cache: an interrupted or repeated evaluation encodes no text twice."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from care_accel.encoding import BaseDualEncoder, Role, Task
 from care_accel.errors import CareError
 from care_accel.version import __version__
 
-_KEYS_AT_A_TIME = 500  # below SQLite's limit of variables in one statement
+_KEYS_PER_STATEMENT = 500  # below SQLite's limit of variables
 
 
 class EmbeddingCache:
-    """Vectors by what made them, in one SQLite file that only its owner can read.
+    """Embeddings by key (see `vector_keys`), in one SQLite file that only its owner can read.
 
     Parameters
     ----------
     file : str or Path
-        Made if it is missing, with mode 0600.
-    anew : bool
-        Hand out only what was put in by this object, and replace the rest as it comes.
+        Created with mode 0600 if missing.
+    refresh : bool
+        Ignore, and overwrite, entries that were not written by this object.
 
     Raises
     ------
     CareError
-        The file cannot be opened or is no such cache.
+        The file cannot be opened or is not such a cache.
     """
 
-    def __init__(self, file: str | Path, *, anew: bool = False) -> None:
+    def __init__(self, file: str | Path, *, refresh: bool = False) -> None:
         self.file = Path(file)
-        self._own: set[bytes] | None = set() if anew else None
+        self._own: set[bytes] | None = set() if refresh else None
         self.file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            # Made by hand: SQLite would make it readable to everybody whom the umask lets.
+            # SQLite would create it with the umask's permissions.
             os.close(os.open(self.file, os.O_CREAT | os.O_RDWR, 0o600))
             self._connection = sqlite3.connect(self.file, timeout=60)
             self._connection.execute(
@@ -50,25 +50,25 @@ class EmbeddingCache:
             raise CareError(f"{self.file}: cannot be written: {cause.strerror}") from None
         except sqlite3.DatabaseError as cause:
             raise CareError(
-                f"{self.file}: cannot be used as a cache of vectors ({cause}); remove it"
+                f"{self.file}: cannot be used as an embedding cache ({cause}); remove the file"
             ) from None
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, NDArray[np.float32]]:
-        """Return the vectors that are there, float32 ``[width]`` each."""
+        """Return the cached embeddings by key, float32 ``[width]`` each; missing keys are omitted."""
         if self._own is not None:
             keys = [key for key in keys if key in self._own]
-        found = {}
-        for start in range(0, len(keys), _KEYS_AT_A_TIME):
-            some = keys[start : start + _KEYS_AT_A_TIME]
-            marks = ",".join("?" * len(some))
+        vectors = {}
+        for start in range(0, len(keys), _KEYS_PER_STATEMENT):
+            batch = keys[start : start + _KEYS_PER_STATEMENT]
+            placeholders = ",".join("?" * len(batch))
             rows = self._connection.execute(
-                f"SELECT key, vector FROM vectors WHERE key IN ({marks})", list(some)
+                f"SELECT key, vector FROM vectors WHERE key IN ({placeholders})", list(batch)
             )
-            found.update({key: np.frombuffer(vector, dtype="<f4") for key, vector in rows})
-        return found
+            vectors.update({key: np.frombuffer(vector, dtype="<f4") for key, vector in rows})
+        return vectors
 
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
-        """Store vectors, ``[len(keys), width]``, all of them or none."""
+        """Store embeddings, ``[len(keys), width]``, in one transaction."""
         rows = [(key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
@@ -81,19 +81,19 @@ class EmbeddingCache:
 
 
 def vector_keys(model: BaseDualEncoder, role: Role, task: Task, texts: Sequence[str]) -> list[bytes]:
-    """Return the cache's key of each text: everything that decides its vector.
+    """Return the cache key of each text: a hash of everything that affects its embedding.
 
-    That is the encoder's revision (weights, tokenizer, pooling, order, width, length), role, prompt,
-    runtime (a server's address with it) and dtype, the releases of what computes it, and the text.
+    These are the encoder's revision (weights, tokenizer, pooling, order, width, max_tokens), role, prompt, runtime (for
+    a server with its address) and dtype, package versions, and the text.
     """
     spec = model.spec(role)
-    releases = [__version__, *map(version, ("transformers", "tokenizers"))]
-    runs = model.choice(role).identity
-    context = "\0".join((model.revision(role), role, spec.prompt(task), *runs, *releases))
-    start = hashlib.sha256(context.encode("utf-8", "surrogatepass"))
+    versions = [__version__, *map(version, ("transformers", "tokenizers"))]
+    runtime = model.choice(role).identity
+    context = "\0".join((model.revision(role), role, spec.prompt(task), *runtime, *versions))
+    prefix = hashlib.sha256(context.encode("utf-8", "surrogatepass"))
     keys = []
     for text in texts:
-        one = start.copy()
-        one.update(b"\0" + text.encode("utf-8", "surrogatepass"))
-        keys.append(one.digest())
+        digest = prefix.copy()
+        digest.update(b"\0" + text.encode("utf-8", "surrogatepass"))
+        keys.append(digest.digest())
     return keys

@@ -1,4 +1,4 @@
-"""The command line of the evaluation: ``python -m care_accel.eval`` and ``care-accel eval``."""
+"""Command line of the evaluation: ``python -m care_accel.eval`` and ``care-accel eval``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEMO = EMBEDDED / "care-demo"
 CACHE = ".embeddings.sqlite3"
-# Nobody waits for a single request of an evaluation, and one that was refused must not end it.
+# An evaluation is a batch job: latency does not matter, but a rejected request must not abort it.
 _SERVER_TIMEOUT, _SERVER_RETRIES = 600.0, 10
 
 
@@ -31,8 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m care_accel.eval",
         description=(
-            "Evaluate a dual encoder. Without arguments: the embedded model, its untrained twin, and the "
-            "embedded benchmark."
+            "Evaluate a dual encoder. Without arguments: the embedded model and its untrained baseline on the "
+            "embedded demo benchmark."
         ),
     )
     add_arguments(parser)
@@ -41,33 +41,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the evaluation to a parser."""
+    """Add the options to a parser."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", help=f"{DEFAULT} (embedded, the default), a folder, or a hub name")
     model.add_argument(
-        "--query-model", metavar="DIR", help="two encoders instead of --model: the query encoder"
+        "--query-model", metavar="DIR", help="query encoder, with --document-model instead of --model"
     )
-    model.add_argument("--document-model", metavar="DIR", help="... and the document encoder")
+    model.add_argument("--document-model", metavar="DIR", help="document encoder, with --query-model")
     model.add_argument(
-        "--preset", help="what folders without care.json follow: care or sentence-transformers"
+        "--preset", help="settings for folders without care.json: care or sentence-transformers"
     )
     model.add_argument(
         "--server",
         metavar="ADDRESS",
-        help="instead of --model: what an inference server serves at this gRPC address, such as localhost:8001",
+        help="evaluate the model of an inference server at this gRPC address, such as localhost:8001, instead of --model",
     )
     model.add_argument(
         "--baseline",
         nargs="+",
         default=[],
         choices=("bm25", "untrained", "twin"),
-        help="evaluated beside the model: words alone; the same networks with random weights (always shown "
-        "when no model is named); the document encoder on both sides",
+        help="also evaluate: BM25 only; the same networks with random weights (default without --model); the document "
+        "encoder for both roles (symmetric twin)",
     )
     model.add_argument(
         "--hybrid",
         action="store_true",
-        help="evaluated beside the model: its ranking fused with BM25's by reciprocal rank",
+        help="also evaluate hybrid search: the model's ranking and BM25's, fused by reciprocal rank fusion",
     )
     data = parser.add_argument_group("data")
     source = data.add_mutually_exclusive_group()
@@ -75,19 +75,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         type=Path,
         metavar="DIR",
-        help="a folder with retrieval/*, reranking/*, sts/* instead of the demo",
+        help="data folder with retrieval/*, reranking/*, sts/*; default: the embedded demo",
     )
     source.add_argument(
         "--cmedteb",
         metavar="SOURCE",
-        help="CMedTEB: a folder or hub name with the three sets that are not in mteb",
+        help="CMedTEB: a folder or hub name with the three data sets that are not in mteb",
     )
     data.add_argument("--split", default="test", help="default: %(default)s")
     data.add_argument(
-        "--tasks", nargs="+", default=[], metavar="NAME", help="names or patterns such as 'sts/*'"
+        "--tasks", nargs="+", default=[], metavar="NAME", help="task names or patterns such as 'sts/*'"
     )
     data.add_argument(
-        "--limit", type=_positive, metavar="N", help="the first N queries or pairs; all documents"
+        "--limit", type=_positive, metavar="N", help="use the first N queries or pairs, and all documents"
     )
     running = parser.add_argument_group("running")
     running.add_argument("--device", default="auto", help="auto, cpu, cuda, ...; default: %(default)s")
@@ -95,17 +95,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--output", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s"
     )
-    running.add_argument("--overwrite", action="store_true", help="run finished tasks and encode texts again")
+    running.add_argument(
+        "--overwrite", action="store_true", help="ignore finished tasks and cached embeddings"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate as the options say, and print the table."""
+    """Run the evaluation and print the table."""
     if (options.query_model or options.document_model) and options.model:
         raise CareError("give --model, or --query-model and --document-model, not both")
     model = _local_model(options) if options.server is None else _served_model(options)
-    _quieten()
+    _configure_logging()
     tasks, skipped = _tasks(options)
-    # Everything is read before anything is encoded: a broken row is said at once.
+    # Load all data before encoding, so that an invalid row is reported at once.
     from care_accel.eval.tasks import load
 
     tasks = [load(task, options.limit) for task in tasks]
@@ -134,15 +136,12 @@ def _served_model(options: argparse.Namespace) -> ServedDualEncoder:
     for name in ("model", "query_model", "document_model", "preset"):
         if getattr(options, name) is not None:
             raise CareError(
-                f"give --server or --{name.replace('_', '-')}, not both: the server has its own model"
+                f"give --server or --{name.replace('_', '-')}, not both; the server has its own model"
             )
     if options.device != "auto":
-        raise CareError("give --server or --device, not both: the server has its own device")
-    if weights := sorted({"untrained", "twin"} & set(options.baseline)):
-        raise CareError(
-            f"--baseline {weights[0]} needs the networks, which are in the server; run it with --model instead of "
-            "--server"
-        )
+        raise CareError("give --server or --device, not both; the server has its own device")
+    if local_only := sorted({"untrained", "twin"} & set(options.baseline)):
+        raise CareError(f"--baseline {local_only[0]} needs a local model; use --model instead of --server")
     options.device = f"server {options.server}"
     return DualEncoder.from_server(options.server, timeout=_SERVER_TIMEOUT, retries=_SERVER_RETRIES)
 
@@ -164,12 +163,12 @@ def _evaluate(
 
     dual_encoders: list[BaseDualEncoder] = [model]
     if isinstance(model, DualEncoder):
-        unnamed = options.model is None and options.query_model is None
-        if unnamed or "untrained" in options.baseline:
+        is_default = options.model is None and options.query_model is None
+        if is_default or "untrained" in options.baseline:
             dual_encoders.append(untrained(model, folder))
         if "twin" in options.baseline:
             dual_encoders.append(model.twin())
-    cache = EmbeddingCache(options.output / CACHE, anew=options.overwrite)
+    cache = EmbeddingCache(options.output / CACHE, refresh=options.overwrite)
     models: list[Any] = [
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())
         for m in dual_encoders
@@ -188,7 +187,7 @@ def _evaluate(
             limit=options.limit,
             overwrite=options.overwrite,
             device=options.device,
-            progress=_say,
+            progress=_print_progress,
         )
         summaries.append(summary)
     cache.close()
@@ -206,12 +205,12 @@ def _tasks(options: argparse.Namespace) -> tuple[list[AbsTask], list[Skipped]]:
     return folder_tasks(options.data_dir or DEMO, options.split, options.tasks)
 
 
-def _say(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _quieten() -> None:
-    """Keep the libraries' own bars and notes off the screen; warnings of ours stay."""
+def _configure_logging() -> None:
+    """Log this package's warnings, and only errors of mteb, datasets and sentence-transformers."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -219,5 +218,5 @@ def _quieten() -> None:
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return int(text)

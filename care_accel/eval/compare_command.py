@@ -1,4 +1,4 @@
-"""The command line ``care-accel compare``."""
+"""Command line ``care-accel compare``."""
 
 from __future__ import annotations
 
@@ -13,94 +13,94 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from care_accel.eval.statistics.compare import Compared, Comparison
+    from care_accel.eval.statistics.compare import Comparison, TaskComparison
 
-_LONGEST = 60  # characters of a query that are shown
-_WIDTH = 200  # of what is written to a file; rich would fold it to 80 characters
+_MAX_TEXT = 60  # characters shown of a query
+_FILE_WIDTH = 200  # columns if the output is not a terminal; rich's default is 80
 
 Texts = dict[str, dict[str, str]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the comparison to a parser."""
+    """Add the options to a parser."""
     for name, text in (
-        ("a", "a folder that care-accel eval wrote, such as results/care-mini"),
-        ("b", "another"),
+        ("a", "results folder of care-accel eval, such as results/care-mini"),
+        ("b", "results folder to compare it with"),
     ):
         parser.add_argument(f"run_{name}", type=Path, metavar=f"RUN_{name.upper()}", help=text)
     parser.add_argument(
         "--level",
         type=_level,
         default=LEVEL,
-        help="of significance, over all tasks together; intervals cover 1 - level; default: %(default)s",
+        help="significance level over all tasks (Holm); confidence intervals cover 1 - level; default: %(default)s",
     )
     parser.add_argument(
         "--top",
         type=_count,
         default=10,
         metavar="N",
-        help="queries a task that gained and that lost most; default: %(default)s",
+        help="queries listed per task with the largest gains and losses; default: %(default)s",
     )
     parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="the data that was measured, to show the queries' texts"
+        "--data-dir", type=Path, metavar="DIR", help="data folder of the runs, to show the texts of queries"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the comparison there too; ids only, never texts"
+        "--json", type=Path, metavar="FILE", help="also write the comparison as JSON, with ids but no texts"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Compare as the options say, and print the tables."""
+    """Compare two runs and print the tables."""
     from care_accel.eval.statistics.compare import compare, query_texts, read_run
     from care_accel.files import write_json
 
     if options.json is not None:
         if options.json.is_dir():
-            raise CareError(f"--json {options.json}: is a folder; name a file")
+            raise CareError(f"--json {options.json}: is a folder; give a file")
         if not options.json.absolute().parent.is_dir():
-            raise CareError(f"--json {options.json}: {options.json.parent} is no folder; make it first")
+            raise CareError(f"--json {options.json}: {options.json.parent} is not a folder; create it first")
     a, b = read_run(options.run_a), read_run(options.run_b)
     texts = {} if options.data_dir is None else query_texts(options.data_dir, a)
     comparison = compare(a, b, level=options.level, top=options.top)
     if options.json is not None:
-        write_json(options.json, comparison.as_dict(), private=True)  # ids may be of patients
+        write_json(options.json, comparison.as_dict(), private=True)  # ids may identify patients
     print_comparison(comparison, texts)
 
 
 def print_comparison(
     comparison: Comparison, texts: Texts | None = None, console: Console | None = None
 ) -> None:
-    """Print a row a task, then a table a task of the queries that changed most.
+    """Print one row per task, then a table per task of the queries that changed most.
 
     Parameters
     ----------
     comparison : Comparison
     texts : dict, optional
-        The queries' texts by task and id; without one only ids are printed.
+        Texts of queries by task and id; without it only ids are printed.
     console : rich.console.Console, optional
         Standard output by default.
     """
     from rich.console import Console
 
-    console = console or Console(width=None if Console().is_terminal else _WIDTH)
+    console = console or Console(width=None if Console().is_terminal else _FILE_WIDTH)
     for name, one in (("A", comparison.a), ("B", comparison.b)):
         console.print(f"{name}: {one.model} ({one.folder})", highlight=False, markup=False)
     console.print(_overview(comparison, console))
     console.print(
-        f"better: which run is, at level {comparison.level:g} for all tasks together; - where it may be chance",
+        f"better: the significantly better run at level {comparison.level:g} over all tasks; - if not significant",
         highlight=False,
     )
-    for left in comparison.left_out:
-        console.print(f"not compared: {left.task}: {left.reason}", highlight=False, markup=False)
+    for excluded in comparison.left_out:
+        console.print(f"not compared: {excluded.task}: {excluded.reason}", highlight=False, markup=False)
     for task in comparison.tasks:
         if task.gained or task.lost:
-            # No title of the table's own: it would be folded to the width of a narrow one.
-            console.print(f"{task.difference.task}: gained and lost most", highlight=False, markup=False)
+            # Not as the table's title, which rich would wrap to the width of the table.
+            console.print(f"{task.difference.task}: largest gains and losses", highlight=False, markup=False)
             console.print(_changes(task, (texts or {}).get(task.difference.task, {})))
 
 
 def _overview(comparison: Comparison, console: Console) -> Table:
-    """Return a row a task; where all columns do not fit they lie two upon each other, so that no number is cut."""
+    """Return one row per task; if the columns do not fit, two share a column so that no number is truncated."""
     from rich.measure import Measurement
     from rich.table import Table
 
@@ -122,7 +122,7 @@ def _overview(comparison: Comparison, console: Console) -> Table:
     return wide if needed <= console.width else narrow
 
 
-def _cells(task: Compared) -> list[str]:
+def _cells(task: TaskComparison) -> list[str]:
     from rich.markup import escape
 
     from care_accel.eval.report import metric_name
@@ -143,7 +143,7 @@ def _cells(task: Compared) -> list[str]:
     ]
 
 
-def _changes(task: Compared, texts: dict[str, str]) -> Table:
+def _changes(task: TaskComparison, texts: dict[str, str]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -154,17 +154,17 @@ def _changes(task: Compared, texts: dict[str, str]) -> Table:
     for queries in (task.gained, task.lost):
         for one in queries:
             numbers = f"{100 * one.a:.1f}", f"{100 * one.b:.1f}", f"{100 * (one.b - one.a):+.1f}"
-            # As Text: neither an id nor a text is markup.
-            words = [Text(_shown(texts.get(one.query, "")))] if texts else []
-            table.add_row(Text(_shown(one.query)), *numbers, *words)
+            # As Text: ids and texts are not markup.
+            text = [Text(_printable(texts.get(one.query, "")))] if texts else []
+            table.add_row(Text(_printable(one.query)), *numbers, *text)
         table.add_section()
     return table
 
 
-def _shown(text: str) -> str:
-    """Return one line of a text without what would steer a terminal."""
+def _printable(text: str) -> str:
+    """Return a text on one line, truncated and without control characters."""
     line = "".join(c if c.isprintable() else " " for c in text)
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    return line if len(line) <= _MAX_TEXT else f"{line[:_MAX_TEXT]}…"
 
 
 def _level(text: str) -> float:
@@ -173,11 +173,11 @@ def _level(text: str) -> float:
     except ValueError:
         level = 0.0
     if not 0 < level < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1")
     return level
 
 
 def _count(text: str) -> int:
     if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a non-negative integer")
     return int(text)

@@ -1,10 +1,10 @@
-"""A data folder: which sets it holds, and their rows, every mistake named by file and line.
+"""Reads data folders; errors give file and line.
 
-Layout, each file gzip or plain::
+Layout, each file plain or gzip::
 
     retrieval/<name>/corpus.jsonl      {"_id", "title", "text"}
     retrieval/<name>/queries.jsonl     {"_id", "text"}
-    retrieval/<name>/qrels/<split>.tsv query-id, corpus-id, score (a whole number)
+    retrieval/<name>/qrels/<split>.tsv query-id, corpus-id, score (an integer)
     reranking/<name>/<split>.jsonl     {"query", "positive": [...], "negative": [...]}
     sts/<name>/<split>.jsonl           {"sentence1", "sentence2", "score"}
 """
@@ -28,7 +28,7 @@ _FILE_OF = {"query": "queries.jsonl", "document": "corpus.jsonl"}
 
 @dataclass
 class Ranking:
-    """Queries, documents, and which of these answer which of those.
+    """Queries, documents and relevance judgements.
 
     Attributes
     ----------
@@ -36,7 +36,7 @@ class Ranking:
     documents : dict of str to (title, text)
     relevant : dict of query to dict of document to grade
     candidates : dict of query to list of documents, or None
-        What a reranking set lets a query choose from; None means every document.
+        Candidates per query of a reranking set; None for a retrieval set.
     """
 
     queries: dict[str, str] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Ranking:
 
 @dataclass
 class Pairs:
-    """Sentence pairs and how alike people found them."""
+    """Sentence pairs with gold similarity scores."""
 
     first: list[str] = field(default_factory=list)
     second: list[str] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One set of a data folder, not read yet.
+    """One data set of a data folder; read lazily.
 
     Attributes
     ----------
@@ -87,23 +87,22 @@ class DataSet:
         Raises
         ------
         CareError
-            One is missing; it is named.
+            A file is missing; the message names it.
         """
-        wanted = [self.folder / f"{split}.jsonl"]
+        names = [f"{split}.jsonl"]
         if self.kind == "retrieval":
-            names = ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
-            wanted = [self.folder / name for name in names]
-        found = []
-        for file in wanted:
+            names = ["corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"]
+        paths = []
+        for file in (self.folder / name for name in names):
             path = find_plain_or_gzip(file)
             if path is None:
-                known = f"; splits here: {', '.join(self.splits)}" if self.splits else ""
-                raise CareError(f"{file}: no such file, nor with .gz{known}")
-            found.append(path)
-        return found
+                known = f"; available splits: {', '.join(self.splits)}" if self.splits else ""
+                raise CareError(f"{file}: no such file, plain or .gz{known}")
+            paths.append(path)
+        return paths
 
     def digest(self, split: str) -> str:
-        """Return a hash of a split's files: results of other data are never taken for its own."""
+        """Return a hash of a split's files, which identifies the data of a result."""
         total = hashlib.sha256()
         for file in self.files(split):
             total.update(hashlib.sha256(file.read_bytes()).digest())
@@ -115,7 +114,7 @@ class DataSet:
         Raises
         ------
         CareError
-            A file is missing or a row is broken; file and line are named.
+            A file is missing or a row is invalid; the message gives file and line.
         """
         if self.kind == "retrieval":
             return _read_retrieval(*self.files(split))
@@ -124,26 +123,24 @@ class DataSet:
 
 
 def find_sets(data_dir: Path) -> list[DataSet]:
-    """Return the sets of a data folder, by kind and name.
+    """Return the data sets of a data folder, by kind and name.
 
     Raises
     ------
     CareError
-        The folder is missing, or holds no set.
+        The folder is missing or has no data set.
     """
     if not data_dir.is_dir():
-        raise CareError(
-            f"{data_dir}: no such folder; --data-dir names one with retrieval/, reranking/ or sts/"
-        )
-    found = [
+        raise CareError(f"{data_dir}: no such folder; --data-dir must have retrieval/, reranking/ or sts/")
+    sets = [
         DataSet(kind, folder)
         for kind in KINDS
         for folder in sorted((data_dir / kind).glob("*"))
         if folder.is_dir()
     ]
-    if not found:
-        raise CareError(f"{data_dir}: holds no set; put them below retrieval/, reranking/ or sts/")
-    return found
+    if not sets:
+        raise CareError(f"{data_dir}: no data set; put data sets in retrieval/, reranking/ or sts/")
+    return sets
 
 
 def read_documents(file: Path) -> dict[str, tuple[str, str]]:
@@ -152,7 +149,7 @@ def read_documents(file: Path) -> dict[str, tuple[str, str]]:
     Raises
     ------
     CareError
-        A row is broken; file and line are named.
+        A row is invalid; the message gives file and line.
     """
     documents: dict[str, tuple[str, str]] = {}
     for line, row in read_jsonl(file):
@@ -163,7 +160,7 @@ def read_documents(file: Path) -> dict[str, tuple[str, str]]:
 
 
 def read_queries(file: Path) -> dict[str, str]:
-    """Read the text of every query by id; errors as in `read_documents`."""
+    """Read queries: text by id; errors as in `read_documents`."""
     queries: dict[str, str] = {}
     for line, row in read_jsonl(file):
         queries[_new_id(row, queries, file, line)] = text_field(row, "text", file, line)
@@ -173,12 +170,12 @@ def read_queries(file: Path) -> dict[str, str]:
 def read_judgements(
     file: Path, queries: Container[str], documents: Container[str]
 ) -> dict[str, dict[str, int]]:
-    """Read grades by query and document.
+    """Read relevance judgements (qrels): grade by query and document.
 
     Raises
     ------
     CareError
-        A row is broken or contradicts another, or names a query or a document that is not there.
+        A row is invalid, contradicts another, or has an unknown query or document id.
     """
     grades: dict[str, dict[str, int]] = {}
     for line, text in read_lines(file):
@@ -191,35 +188,36 @@ def read_judgements(
                 raise CareError(f"{file}, line {line}: {name} {key!r} is not in {_FILE_OF[name]}")
         if grades.setdefault(query, {}).setdefault(document, grade) != grade:
             raise CareError(
-                f"{file}, line {line}: query {query!r} and document {document!r} had another score before"
+                f"{file}, line {line}: query {query!r} and document {document!r} have a different score in an earlier "
+                "line"
             )
     return grades
 
 
 def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
-    documents, asked = read_documents(corpus), read_queries(queries)
-    relevant = read_judgements(qrels, asked, documents)
+    documents, texts = read_documents(corpus), read_queries(queries)
+    relevant = read_judgements(qrels, texts, documents)
     if not any(grade > 0 for grades in relevant.values() for grade in grades.values()):
-        raise CareError(f"{qrels}: holds no judgement above 0; such a set measures nothing")
-    asked = {query: text for query, text in asked.items() if query in relevant}
-    return Ranking(asked, documents, relevant)
+        raise CareError(f"{qrels}: no score above 0; add relevant documents")
+    judged = {query: text for query, text in texts.items() if query in relevant}
+    return Ranking(judged, documents, relevant)
 
 
 def _judgement(values: list[str], file: Path, line: int) -> tuple[str, str, int]:
     if len(values) != 3:
         raise CareError(
-            f"{file}, line {line}: {len(values)} columns; it must be query-id, corpus-id and score between tabs"
+            f"{file}, line {line}: {len(values)} columns; expected query-id, corpus-id and score, separated by tabs"
         )
     try:
         return values[0], values[1], int(values[2])
     except ValueError:
-        raise CareError(f"{file}, line {line}: score {values[2]!r} is no whole number") from None
+        raise CareError(f"{file}, line {line}: score {values[2]!r} is not an integer") from None
 
 
 def _new_id(row: dict[str, Any], known: Container[str], file: Path, line: int) -> str:
     key = text_field(row, "_id", file, line)
     if key in known:
-        raise CareError(f"{file}, line {line}: _id {key!r} was there before")
+        raise CareError(f"{file}, line {line}: duplicate _id {key!r}")
     return key
 
 
@@ -233,16 +231,16 @@ def _read_reranking(file: Path) -> Ranking:
         grades: dict[str, int] = {}
         for name, grade in (("positive", 1), ("negative", 0)):
             for text in text_list_field(row, name, file, line):
-                # One text is one document, however often it is a candidate; a positive stays one.
+                # Equal texts are one document; a text in both lists is a positive.
                 document = ids.setdefault(text, f"d{len(ids)}")
                 data.documents[document] = "", text
                 grades.setdefault(document, grade)
         if 1 not in grades.values():
-            raise CareError(f"{file}, line {line}: 'positive' is empty; such a query measures nothing")
+            raise CareError(f"{file}, line {line}: 'positive' is empty; add one or remove the row")
         data.relevant[query] = grades
         data.candidates[query] = list(grades)
     if not data.queries:
-        raise CareError(f"{file}: holds no row")
+        raise CareError(f"{file}: has no rows")
     return data
 
 
@@ -257,6 +255,6 @@ def _read_sts(file: Path) -> Pairs:
         data.scores.append(float(score))
     if len(set(data.scores)) < 2:
         raise CareError(
-            f"{file}: a correlation needs at least two different scores, found {len(set(data.scores))}"
+            f"{file}: correlation needs at least two different scores, found {len(set(data.scores))}"
         )
     return data

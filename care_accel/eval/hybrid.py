@@ -1,4 +1,4 @@
-"""Vectors and words together, as `Retriever` fuses them."""
+"""Hybrid search: dense retrieval and BM25, fused as in `Retriever`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class HybridModel:
-    """A dual encoder and BM25 fused by reciprocal rank, as mteb takes it: search only.
+    """A dual encoder and BM25 combined by reciprocal rank fusion, for mteb: search only.
 
     Parameters
     ----------
@@ -33,45 +33,45 @@ class HybridModel:
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Time spent in each phase so far, by both."""
+        """Seconds spent in each phase so far, summed over both models."""
         dense, lexical = (part.seconds for part in self._parts)
         return {phase: dense.get(phase, 0.0) + lexical.get(phase, 0.0) for phase in {**dense, **lexical}}
 
     @property
     def encoded(self) -> int:
-        """Different texts that were encoded."""
+        """Number of distinct texts encoded."""
         return self._parts[0].encoded
 
     @property
     def cached(self) -> int:
-        """Different texts whose vectors were found in the cache."""
+        """Number of distinct texts found in the cache."""
         return self._parts[0].cached
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the scores."""
+        """A hash of everything that affects the scores."""
         parts = [part.key for part in self._parts]
         return hashlib.sha256(f"{parts} {CONSTANT} {LEXICAL_WEIGHT} {DEPTH}".encode()).hexdigest()
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb records of the model."""
+        """Model metadata for mteb."""
         return ModelMeta.create_empty(
             overwrites={"name": f"care_accel/{self.name.rpartition('/')[2]}", "revision": self.key[:16]}
         )
 
     def supports(self, task: AbsTask) -> bool:
-        """Tell whether this model can run a task: it ranks, and has no similarity for pairs."""
+        """Whether this model can run a task: all but STS, which needs a similarity of pairs."""
         return self._parts[1].supports(task)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a reader needs to repeat the scores."""
+        """Return the settings needed to reproduce the scores."""
         dense, lexical = self._parts
         fusion = {"constant": CONSTANT, "lexical weight": LEXICAL_WEIGHT, "depth": DEPTH}
         return {**dense.manifest(), "lexical": lexical.manifest(), "reciprocal rank fusion": fusion}
 
     def index(self, corpus: Any, **context: Any) -> None:
-        """Index the documents of a task, their vectors and their words."""
+        """Index a task's corpus in both models."""
         self._ids = list(corpus["id"])
         self._position = {key: i for i, key in enumerate(self._ids)}
         for part in self._parts:
@@ -80,7 +80,7 @@ class HybridModel:
     def search(
         self, queries: Any, *, top_k: int, top_ranked: dict[str, list[str]] | None = None, **context: Any
     ) -> Results:
-        """Return the best documents of every query; where a task names candidates, all of these are ranked."""
+        """Return the top documents for each query; in a reranking task, the scores of all its candidates."""
         depth = min(top_k, DEPTH) if top_ranked is None else top_k
         dense, lexical = (
             part.search(queries, top_k=depth, top_ranked=top_ranked, **context) for part in self._parts
@@ -88,13 +88,13 @@ class HybridModel:
         return {query: self._fuse(dense[query], lexical[query]) for query in queries["id"]}
 
     def _fuse(self, dense: dict[str, float], lexical: dict[str, float]) -> dict[str, float]:
-        # A document that shares no word is in no place of the lexical ranking, as in `BM25Index.search`.
+        # A document with BM25 score 0 is not in the lexical ranking, as in `BM25Index.search`.
         lexical = {key: score for key, score in lexical.items() if score > 0}
         rankings = [
             np.array(
-                [sorted(map(self._position.__getitem__, found), key=lambda i: (-found[self._ids[i]], i))]
+                [sorted(map(self._position.__getitem__, scores), key=lambda i: (-scores[self._ids[i]], i))]
             )
-            for found in (dense, lexical)
+            for scores in (dense, lexical)
         ]
-        scores, ids = reciprocal_rank_fusion(rankings, k=max(1, len(dense | lexical)))
-        return {self._ids[i]: float(s) for i, s in zip(ids[0], scores[0], strict=True) if i >= 0}
+        fused, ids = reciprocal_rank_fusion(rankings, k=max(1, len(dense | lexical)))
+        return {self._ids[i]: float(s) for i, s in zip(ids[0], fused[0], strict=True) if i >= 0}

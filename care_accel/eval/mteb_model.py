@@ -1,4 +1,4 @@
-"""A dual encoder behind mteb's protocols: encoding, search, similarity, metadata."""
+"""Adapter of a dual encoder to mteb's protocols: encoding, search, similarity, metadata."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mteb.abstasks import AbsTask
     from mteb.abstasks.task_metadata import TaskMetadata
 
-# Texts encoded between two writes to the cache: what a run that is killed loses at most.
+# Texts encoded between two writes to the cache: the most that a killed run loses.
 _CHUNK = 1024
 
 Vectors = NDArray[np.float32]
@@ -32,28 +32,27 @@ Results = dict[str, dict[str, float]]
 
 
 class MtebModel:
-    """A dual encoder as mteb takes it: ``mteb.evaluate(model.as_mteb(), tasks)``.
+    """Adapter of a dual encoder to mteb: ``mteb.evaluate(model.as_mteb(), tasks)``.
 
-    Roles come from mteb's ``prompt_type``, and without one a text is a query. Search goes through
-    `ExactIndex`. The score is the inner product, which is not a cosine for a model that normalises
-    before it slices.
+    The role comes from mteb's ``prompt_type``; without it a text is a query. Search uses `ExactIndex`. The score is the
+    inner product, which is not the cosine for a model that normalises before slicing.
 
     Parameters
     ----------
     model : DualEncoder or ServedDualEncoder
     cache : EmbeddingCache, optional
-        Where vectors are kept between runs.
+        Keeps embeddings between runs.
     batch_size : int
-        Texts in a batch at most; ``encode_kwargs`` of mteb may name another.
+        Maximum texts per batch; mteb's ``encode_kwargs`` take precedence.
     show_progress : bool
-        Draw a progress bar while encoding.
+        Show a progress bar while encoding.
 
     Attributes
     ----------
     seconds : dict of str to float
-        Time spent in each phase so far.
+        Seconds spent in each phase so far.
     encoded, cached : int
-        Different texts that were encoded, and that were found in the cache.
+        Number of distinct texts encoded, and found in the cache.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class MtebModel:
 
     @property
     def key(self) -> str:
-        """A hash of all that decides this model's scores."""
+        """A hash of everything that affects this model's scores."""
         parts = [
             f"{self.model.revision(role)} {' '.join(self.model.choice(role).identity)}" for role in ROLES
         ]
@@ -85,10 +84,10 @@ class MtebModel:
 
     @property
     def mteb_model_meta(self) -> ModelMeta:
-        """What mteb records of the model."""
+        """Model metadata for mteb."""
         return ModelMeta.create_empty(
             overwrites={
-                # mteb wants owner/name
+                # mteb requires owner/name
                 "name": self.name if "/" in self.name else f"care_accel/{self.name}",
                 "revision": self.key[:16],
                 "embed_dim": self.model.width,
@@ -99,11 +98,11 @@ class MtebModel:
         )
 
     def supports(self, task: AbsTask) -> bool:
-        """Tell whether this model can run a task; a dual encoder runs them all."""
+        """Whether this model can run a task; always true."""
         return True
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a reader needs to repeat the scores, for both roles."""
+        """Return the settings needed to reproduce the scores, for both roles."""
         return {
             "batch_size": self._batch_size,
             **{role: self.model.provenance(role) for role in ROLES},
@@ -118,7 +117,7 @@ class MtebModel:
         batch_size: int | None = None,
         **_: Any,
     ) -> Vectors:
-        """Encode mteb's batches, as queries unless ``prompt_type`` says document.
+        """Encode mteb's batches, as queries unless ``prompt_type`` is document.
 
         Returns
         -------
@@ -130,7 +129,7 @@ class MtebModel:
         return self._encode(texts, role, _prompt_task(task_metadata), batch_size)
 
     def index(self, corpus: Any, *, task_metadata: TaskMetadata, encode_kwargs: Any = None, **_: Any) -> None:
-        """Encode and index the documents of a task."""
+        """Encode and index a task's corpus."""
         self._ids = list(corpus["id"])
         self._vectors = self._encode(
             document_texts(corpus), "document", _prompt_task(task_metadata), _size(encode_kwargs)
@@ -147,9 +146,9 @@ class MtebModel:
         top_ranked: dict[str, list[str]] | None = None,
         **_: Any,
     ) -> Results:
-        """Return the best documents of every query, among its candidates where a task names them."""
+        """Return the top documents for each query, or the scores of its candidates in a reranking task."""
         if self._index is None:
-            raise CareError("search before index: mteb indexes a task's documents first")
+            raise CareError("search before index: call index with the task's corpus first")
         ids = list(queries["id"])
         vectors = self._encode(
             list(queries["text"]), "query", _prompt_task(task_metadata), _size(encode_kwargs)
@@ -157,10 +156,10 @@ class MtebModel:
         with self._timed("search"):
             if top_ranked is not None:
                 return self._rerank(ids, vectors, top_ranked)
-            scores, found = self._index.search(vectors, k=min(top_k, len(self._index)))
+            scores, positions = self._index.search(vectors, k=min(top_k, len(self._index)))
         return {
             query: {self._ids[i]: float(s) for i, s in zip(row, values, strict=True)}
-            for query, row, values in zip(ids, found, scores, strict=True)
+            for query, row, values in zip(ids, positions, scores, strict=True)
         }
 
     def _rerank(self, ids: list[str], vectors: Vectors, candidates: dict[str, list[str]]) -> Results:
@@ -168,10 +167,10 @@ class MtebModel:
         results: Results = {}
         for query, vector in zip(ids, vectors, strict=True):
             own = candidates[query]
-            scores, found = self._index_of(self._vectors[[position[key] for key in own]]).search(
+            scores, positions = self._index_of(self._vectors[[position[key] for key in own]]).search(
                 vector, k=len(own)
             )
-            results[query] = {own[i]: float(s) for i, s in zip(found, scores, strict=True)}
+            results[query] = {own[i]: float(s) for i, s in zip(positions, scores, strict=True)}
         return results
 
     def _index_of(self, vectors: Vectors) -> ExactIndex:
@@ -184,16 +183,16 @@ class MtebModel:
         return _tensor(embeddings1) @ _tensor(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
-        """Return inner products row by row, ``[n, width]`` twice to float32 ``[n]``."""
+        """Return row-wise inner products, ``[n, width]`` twice to float32 ``[n]``."""
         return (_tensor(embeddings1) * _tensor(embeddings2)).sum(dim=-1)
 
     def _encode(self, texts: Sequence[str], role: Role, task: Task, batch_size: int | None) -> Vectors:
-        """Encode every different text once, the cache asked first and filled chunk by chunk."""
+        """Encode each distinct text once; read from the cache, and write to it chunk by chunk."""
         keys = vector_keys(self.model, role, task, texts)
         known = self._cache.get(list(set(keys))) if self._cache else {}
         self.cached += len(known)
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        # Alike lengths share a chunk, so that the batches in it are padded little.
+        # Similar lengths share a chunk, to minimise padding.
         order = sorted(missing, key=lambda key: -len(missing[key]))
         with (
             self._timed(f"encode_{role}"),
@@ -223,19 +222,19 @@ class MtebModel:
 
 
 def as_mteb(model: BaseDualEncoder, **options: Any) -> MtebModel:
-    """Return a dual encoder as one that ``mteb.evaluate`` takes.
+    """Wrap a dual encoder for ``mteb.evaluate``.
 
     Parameters
     ----------
     model : DualEncoder or ServedDualEncoder
     **options
-        Of `MtebModel`: ``cache``, ``batch_size``, ``show_progress``.
+        Passed to `MtebModel`: ``cache``, ``batch_size``, ``show_progress``.
     """
     return MtebModel(model, **options)
 
 
 def document_texts(corpus: Any) -> list[str]:
-    """Return what is encoded of each document of mteb's corpus: title and text, joined as mteb joins them."""
+    """Return the text to encode for each document of mteb's corpus: title and text, joined as in mteb."""
     titles = corpus["title"] if "title" in corpus.column_names else [""] * len(corpus)
     return [
         f"{title} {text}".strip() if title else text
@@ -244,7 +243,7 @@ def document_texts(corpus: Any) -> list[str]:
 
 
 def _prompt_task(metadata: TaskMetadata) -> Task:
-    """Return the task whose prompt fits; tasks that rank nothing compare texts, as STS does."""
+    """Return the prompt task of an mteb task: STS for everything but retrieval and reranking."""
     kind = metadata.type
     return "reranking" if "Reranking" in kind else "retrieval" if "Retrieval" in kind else "sts"
 

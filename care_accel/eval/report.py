@@ -1,4 +1,4 @@
-"""Scores side by side on the terminal, and the paper's beside them where the task is the same."""
+"""Prints a table of scores, and the paper's scores on the same tasks."""
 
 from __future__ import annotations
 
@@ -36,20 +36,19 @@ _PUBLISHED = {
 
 
 def metric_name(metric: str) -> str:
-    """Return a metric as people write it, of mteb's name: ``nDCG@10`` for ``ndcg_at_10``."""
+    """Return the display name of an mteb metric: ``nDCG@10`` for ``ndcg_at_10``."""
     return _METRIC_NAMES.get(metric, metric)
 
 
 def published_scores(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the paper's scores, in percent by model and task, for the very tasks of a summary.
+    """Return the paper's scores, in percent by model and task, for the tasks of a summary that match the paper's.
 
-    A task is the same if its name, its test split and its number of queries or pairs are the paper's, all of
-    them without a limit.
+    A task matches if name, test split and number of queries or pairs are those of the paper, without a limit.
 
     Parameters
     ----------
     summary : dict
-        As `care_accel.eval.evaluate` returns it.
+        As returned by `care_accel.eval.evaluate`.
     """
     same: dict[str, int] = {}
     if summary["manifest"]["limit"] is not None:
@@ -64,20 +63,20 @@ def published_scores(summary: dict[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def print_report(summaries: Sequence[dict[str, Any]], console: Console | None = None) -> None:
-    """Print a row a task and a column a model, in percent.
+    """Print one row per task and one column per model, in percent.
 
-    The average is printed for models that ran every task of the table: over fewer it would not compare.
+    The average is printed for models that ran every task of the table; averages over fewer tasks are not comparable.
 
     Parameters
     ----------
     summaries : sequence of dict
-        As `care_accel.eval.evaluate` returns them.
+        As returned by `care_accel.eval.evaluate`.
     console : rich.console.Console, optional
         Standard output by default.
     """
     entries = {name: entry for summary in summaries for name, entry in summary["tasks"].items()}
     names = [s["model"] for s in summaries]
-    # Wide enough for every column: where output is a file, rich would fold it to 80 characters.
+    # Wide enough for every column: rich's default is 80 if the output is not a terminal.
     width = 60 + sum(max(len(name), 8) + 3 for name in names)
     console = console or Console(width=None if Console().is_terminal else width)
     table = Table(title="scores in percent", title_justify="left")
@@ -106,7 +105,7 @@ def _print_published(rows: dict[str, dict[str, float]], console: Console) -> Non
     if not rows:
         return
     tasks = list(next(iter(rows.values())))
-    table = Table(title="published, the same tasks (arXiv 2604.10937)", title_justify="left")
+    table = Table(title="published scores on the same tasks (arXiv 2604.10937)", title_justify="left")
     for heading in ("model", *tasks):
         table.add_column(heading, justify="left" if heading == "model" else "right", no_wrap=True)
     for model, scores in rows.items():

@@ -1,4 +1,4 @@
-"""One model over some tasks: scores from mteb, written after every task, none computed twice."""
+"""Evaluates one model on tasks with mteb; results are written after each task, and finished tasks are reused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mteb.abstasks import AbsTask
 from care_accel.errors import CareError
 from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
 from care_accel.eval.statistics.resampling import RESAMPLES, SEED
-from care_accel.eval.statistics.uncertainty import interval_of_correlation, interval_of_mean, query_scores
+from care_accel.eval.statistics.uncertainty import correlation_interval, mean_interval, query_scores
 from care_accel.eval.tasks import Skipped, load
 from care_accel.files import make_folder, read_json, write_json
 from care_accel.version import __version__
@@ -30,17 +30,17 @@ from care_accel.version import __version__
 log = logging.getLogger(__name__)
 
 SUMMARY = "summary.json"
-# Every task that was ever finished here, whatever was asked for: what makes a run resumable.
+# Every task ever finished in this folder, so that runs can resume.
 FINISHED = "finished.json"
-# The scores of each query of those tasks, a file a task: they are many, and seldom read.
+# Per-query scores of those tasks, one file per task.
 FINISHED_SCORES = ".scores"
-# Releases of these may change a score.
-_DECIDING = ("mteb", "transformers", "tokenizers", "bm25s")
+# Packages whose version may change a score.
+_SCORE_PACKAGES = ("mteb", "transformers", "tokenizers", "bm25s")
 _PACKAGES = ("mteb", "torch", "transformers", "tokenizers", "numpy", "bm25s", "datasets")
 
 
-class Evaluated(Protocol):
-    """What a model has beside mteb's own protocols."""
+class EvaluatedModel(Protocol):
+    """What `evaluate` needs from a model besides mteb's own protocols."""
 
     name: str
     seconds: dict[str, float]
@@ -49,15 +49,15 @@ class Evaluated(Protocol):
 
     @property
     def key(self) -> str:
-        """A hash of all that decides the scores."""
+        """A hash of everything that affects the scores."""
         ...
 
     def supports(self, task: AbsTask) -> bool:
-        """Tell whether the model can run a task."""
+        """Whether the model can run a task."""
         ...
 
     def manifest(self) -> dict[str, Any]:
-        """Return what a reader needs to repeat the scores."""
+        """Return the settings needed to reproduce the scores."""
         ...
 
 
@@ -72,21 +72,21 @@ def evaluate(
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Run tasks and write two files a task and ``summary.json`` below ``output/<model>/``.
+    """Run tasks; write two files per task and ``summary.json`` to ``output/<model>/``.
 
-    A task's files are mteb's result and, as ``.scores.json``, the score of each query. All are of the latest
-    run. ``finished.json`` and ``.scores`` beside them hold every task that was ever finished, so that none is
-    run again by the same model and releases on the same data.
+    A task's files are mteb's result and, as ``.scores.json``, the per-query scores, both of the latest run.
+    ``finished.json`` and ``.scores`` hold every task finished so far, so that a task is not run again with the same
+    model, package versions and data.
 
     Parameters
     ----------
-    model : MtebModel or BM25Model
+    model : MtebModel, BM25Model or HybridModel
     tasks : sequence of mteb.AbsTask
     output : str or Path
     skipped : sequence of Skipped
         Recorded in the summary.
     limit : int, optional
-        Only the first queries or pairs of each task; the tasks themselves keep all.
+        Maximum queries or pairs per task; the task objects are not changed.
     overwrite : bool
         Run finished tasks again.
     device : str
@@ -97,9 +97,9 @@ def evaluate(
     Returns
     -------
     dict
-        The summary: ``model``, ``tasks`` by name with ``main_metric`` and ``main_score`` (a fraction of
-        1) and its 95 % bootstrap ``interval``, ``average`` over them, ``skipped``, ``manifest``. The manifest's ``kept`` holds those of earlier
-        runs whose scores were taken over and that were made otherwise.
+        The summary: ``model``; ``tasks`` by name, each with ``main_metric``, ``main_score`` (0 to 1) and its 95 %
+        bootstrap confidence ``interval``; their ``average``; ``skipped``; ``manifest``. The manifest's ``kept`` holds
+        the manifests of earlier runs whose scores were reused, where they differ.
 
     Raises
     ------
@@ -107,8 +107,8 @@ def evaluate(
         A task's data cannot be read.
     """
     folder = Path(output) / file_name(model.name)
-    for place in (folder, folder / FINISHED_SCORES):
-        make_folder(place, "the output")
+    for needed in (folder, folder / FINISHED_SCORES):
+        make_folder(needed, "the output")
     finished = _read_finished(folder)
     manifest = _manifest(model, device, limit)
     _warn_of_another_model(folder, manifest)
@@ -119,30 +119,30 @@ def evaluate(
         "skipped": [vars(s) for s in skipped],
         "manifest": manifest | {"seconds": {}, "data": {}, "kept": {}},
     }
-    for whole in tasks:
-        name = whole.metadata.name
-        if not model.supports(whole):
-            summary["skipped"].append({"task": name, "reason": f"{model.name} gives pairs no score"})
+    for full_task in tasks:
+        name = full_task.metadata.name
+        if not model.supports(full_task):
+            summary["skipped"].append({"task": name, "reason": f"{model.name} does not support STS"})
             continue
-        task = load(whole, limit)
+        task = load(full_task, limit)
         key = _task_key(model, task)
-        of_queries = folder / FINISHED_SCORES / f"{key[:32]}.json"
-        scores = None if overwrite or key not in finished else _read_scores(of_queries)
-        kept = scores is not None
+        scores_file = folder / FINISHED_SCORES / f"{key[:32]}.json"
+        scores = None if overwrite or key not in finished else _read_scores(scores_file)
+        reused = scores is not None
         if scores is None:
             entry, scores = _run(model, task)
-            scores.write(of_queries)
+            scores.write(scores_file)
             finished[key] = {"task": name, **entry, "manifest": manifest}
             write_json(folder / FINISHED, finished)
         _add(summary, name, task, finished[key])
-        # Written from what is kept, so that a task's files and the summary beside them are of one run.
+        # Also for reused tasks, so that the task's files match the summary.
         write_json(task_file(folder, name), finished[key]["result"])
         scores.write(task_file(folder, name, ".scores.json"))
         write_json(folder / SUMMARY, summary)
         if progress:
             entry = summary["tasks"][name]
-            how = "finished before" if kept else f"{entry['seconds']['total']:.1f} s"
-            progress(f"{model.name}: {name} {entry['main_metric']} {entry['main_score']:.4f} ({how})")
+            note = "finished before" if reused else f"{entry['seconds']['total']:.1f} s"
+            progress(f"{model.name}: {name} {entry['main_metric']} {entry['main_score']:.4f} ({note})")
     write_json(folder / SUMMARY, summary)
     return summary
 
@@ -156,19 +156,19 @@ def _add(summary: dict[str, Any], name: str, task: AbsTask, entry: dict[str, Any
     manifest["data"][name] = task.metadata.dataset.get("revision")
     for phase, seconds in entry["seconds"].items():
         manifest["seconds"][phase] = round(manifest["seconds"].get(phase, 0.0) + seconds, 3)
-    # A score that was kept was made by the run that made it.
+    # Record the manifest of the run that computed a reused score, if it differs.
     if any(manifest[field] != value for field, value in entry["manifest"].items()):
         manifest["kept"][name] = entry["manifest"]
 
 
 def _run(model: Any, task: AbsTask) -> tuple[dict[str, Any], QueryScores]:
-    """Run a task; return what is kept of it, and each query's score."""
+    """Run a task; return its entry in ``finished.json``, and its per-query scores."""
     started, seconds = time.monotonic(), dict(model.seconds)
     encoded, cached = model.encoded, model.cached
     with tempfile.TemporaryDirectory() as folder:
         predictions = Path(folder) / task.prediction_file_name
         predictions.parent.mkdir(parents=True, exist_ok=True)  # a name such as retrieval/cmedir is a path
-        found = mteb.evaluate(
+        results = mteb.evaluate(
             model,
             task,
             cache=None,
@@ -177,15 +177,16 @@ def _run(model: Any, task: AbsTask) -> tuple[dict[str, Any], QueryScores]:
             show_progress_bar=False,
             prediction_folder=folder,
         )
-        result = found.task_results[0]
+        result = results.task_results[0]
         split, subsets = next(iter(result.scores.items()))
         metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
-        found_by_model = read_json(predictions, "")["default"][split]
+        model_output = read_json(predictions, "")["default"][split]
     if not math.isfinite(score):
         raise CareError(
-            f"{task.metadata.name}: {metric} is {score}; {model.name} gives every pair the same score"
+            f"{task.metadata.name}: {metric} is {score}, because {model.name} gives every pair the same score; use more "
+            "pairs or another model"
         )
-    scores = _query_scores(task, split, found_by_model)
+    scores = _query_scores(task, split, model_output)
     entry = {
         "main_metric": metric,
         "main_score": score,
@@ -203,30 +204,30 @@ def _run(model: Any, task: AbsTask) -> tuple[dict[str, Any], QueryScores]:
     return entry, scores
 
 
-def _query_scores(task: AbsTask, split: str, found: dict[str, Any]) -> QueryScores:
-    """Return the score of every query, or every pair's similarity."""
+def _query_scores(task: AbsTask, split: str, output: dict[str, Any]) -> QueryScores:
+    """Return the score of each query, or the similarity of each pair."""
     name, metric, data = task.metadata.name, task.metadata.main_score, _data(task, split)
     if isinstance(data, dict):
-        scores = query_scores(metric, data["relevant_docs"], found)
+        scores = query_scores(metric, data["relevant_docs"], output)
         return QueryScores(name, metric, "mean", np.array(list(scores.values())), tuple(scores))
     return QueryScores(
         name,
         metric,
         "spearman" if metric == "spearman" else "pearson",
-        np.array(found["similarity_scores"], dtype=np.float64),
+        np.array(output["similarity_scores"], dtype=np.float64),
         gold=np.array(data["score"], dtype=np.float64),
     )
 
 
 def _interval(scores: QueryScores) -> tuple[float, float]:
-    """Return the bootstrap interval of the main score, over queries or pairs."""
+    """Return the bootstrap confidence interval of the main score, over queries or pairs."""
     if scores.gold is None:
-        return interval_of_mean(scores.values)
-    return interval_of_correlation(scores.gold, scores.values, ranks=scores.kind == "spearman")
+        return mean_interval(scores.values)
+    return correlation_interval(scores.gold, scores.values, ranks=scores.kind == "spearman")
 
 
 def _read_scores(file: Path) -> QueryScores | None:
-    """Return the scores of a finished task; None if they are not there, so that it is run again."""
+    """Return the per-query scores of a finished task; None if missing or corrupt, so that it is run again."""
     if not file.is_file():
         return None
     try:
@@ -237,32 +238,32 @@ def _read_scores(file: Path) -> QueryScores | None:
 
 
 def _data(task: AbsTask, split: str) -> Any:
-    assert task.dataset is not None  # read by now
+    assert task.dataset is not None  # loaded by now
     return task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]
 
 
 def _size(task: AbsTask, split: str) -> int:
-    """Queries or pairs that were measured."""
+    """Return the number of queries or pairs."""
     data = _data(task, split)
     return len(data["queries"]) if isinstance(data, dict) else len(data)
 
 
-def _task_key(model: Evaluated, task: AbsTask) -> str:
-    """Hash everything that decides a score and its interval."""
+def _task_key(model: EvaluatedModel, task: AbsTask) -> str:
+    """Hash everything that affects a score and its confidence interval."""
     parts = (
         model.key,
         task.metadata.name,
         task.metadata.main_score,
         str(task.metadata.dataset.get("revision")),
         *(f"{split} {_size(task, split)}" for split in task.eval_splits),
-        *(f"{name} {_version(name)}" for name in _DECIDING),
+        *(f"{name} {_version(name)}" for name in _SCORE_PACKAGES),
         f"{RESAMPLES} resamples",
         __version__,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def _manifest(model: Evaluated, device: str, limit: int | None) -> dict[str, Any]:
+def _manifest(model: EvaluatedModel, device: str, limit: int | None) -> dict[str, Any]:
     return {
         **model.manifest(),
         "device": device,
@@ -276,7 +277,7 @@ def _manifest(model: Evaluated, device: str, limit: int | None) -> dict[str, Any
 
 
 def _processor() -> str:
-    """Return the processor's name where the system says it, and the system."""
+    """Return the CPU model, if known, and the operating system."""
     system = f"{platform.system()} {platform.machine()}"
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -299,7 +300,7 @@ def _read_finished(folder: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except ValueError:
-        log.warning("%s is no JSON; its tasks are run again", folder / FINISHED)
+        log.warning("%s is not JSON; its tasks are run again", folder / FINISHED)
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -314,5 +315,6 @@ def _warn_of_another_model(folder: Path, manifest: dict[str, Any]) -> None:
         for role in ("query", "document")
     ):
         log.warning(
-            "%s: replaces the summary of another model of this name; use another output to keep both", file
+            "%s: overwrites the summary of another model of the same name; use another output folder to keep both",
+            file,
         )

@@ -1,7 +1,7 @@
-"""Each query's score of one task, kept beside its mteb file so that two runs can be compared query by query.
+"""Per-query scores of one task, stored next to mteb's result so that two runs can be compared query by query.
 
-A file holds ids and numbers, no text. For a task that is a correlation over pairs it holds, pair by pair, how
-alike people and the model found them: one pair alone has no score.
+A file has ids and numbers, no texts. For a correlation task (STS) it has the gold score and the model's similarity of
+each pair, because a single pair has no correlation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Average = Literal["mean", "pearson", "spearman"]
 
 @dataclass(frozen=True)
 class QueryScores:
-    """What one model reached on one task, query by query or pair by pair.
+    """Scores of one model on one task, per query or per pair.
 
     Attributes
     ----------
@@ -31,13 +31,13 @@ class QueryScores:
     metric : str
         mteb's name of the main metric.
     kind : {"mean", "pearson", "spearman"}
-        How the values become the score of the task.
+        How the task's score is computed from the values.
     values : numpy.ndarray
-        float64 ``[n]``: a score a query, or for a correlation the model's similarity of each pair.
+        float64 ``[n]``: score of each query, or for a correlation the model's similarity of each pair.
     queries : tuple of str
-        Ids, ``n`` of them; empty for a correlation, whose pairs are known by their order.
+        Query ids ``[n]``; empty for a correlation, whose pairs are identified by position.
     gold : numpy.ndarray, optional
-        float64 ``[n]``, what people said of each pair; for a correlation only.
+        float64 ``[n]``: gold score of each pair; for a correlation only.
     """
 
     task: str
@@ -51,7 +51,7 @@ class QueryScores:
         return len(self.values)
 
     def write(self, file: Path) -> None:
-        """Write the file; only its owner can read it, as ids and judgements may be about patients."""
+        """Write the file with mode 0600, because ids and judgements may be patient data."""
         values: dict[str, Any] = {
             "schema": SCHEMA,
             "task": self.task,
@@ -66,49 +66,49 @@ class QueryScores:
 
 
 def read_scores(file: Path) -> QueryScores:
-    """Read what `QueryScores.write` wrote.
+    """Read a file written by `QueryScores.write`.
 
     Raises
     ------
     CareError
-        The file is missing or damaged, or another release wrote it.
+        The file is missing or invalid, or has another schema version.
     """
-    mend = "run care-accel eval again, which writes it"
-    found = read_json(file, mend)
-    if found.get("schema") != SCHEMA:
-        raise CareError(f"{file}: schema {found.get('schema')!r} is unknown; this release reads {SCHEMA}")
-    damaged = CareError(f"{file}: holds no scores of single queries; {mend}")
-    if found.get("kind") not in get_args(Average):
-        raise damaged
-    correlation = found["kind"] != "mean"
+    hint = "run care-accel eval again to write it"
+    values = read_json(file, hint)
+    if values.get("schema") != SCHEMA:
+        raise CareError(f"{file}: schema {values.get('schema')!r} is unknown; this release reads {SCHEMA}")
+    invalid = CareError(f"{file}: not a file of per-query scores; {hint}")
+    if values.get("kind") not in get_args(Average):
+        raise invalid
+    correlation = values["kind"] != "mean"
     try:
         columns = [
-            np.array(found[name], dtype=np.float64)
+            np.array(values[name], dtype=np.float64)
             for name in (("similarity", "gold") if correlation else ("scores",))
         ]
-        queries = () if correlation else tuple(map(str, found["queries"]))
+        queries = () if correlation else tuple(map(str, values["queries"]))
         scores = QueryScores(
-            str(found["task"]),
-            str(found["metric"]),
-            found["kind"],
+            str(values["task"]),
+            str(values["metric"]),
+            values["kind"],
             columns[0],
             queries,
             columns[1] if correlation else None,
         )
     except (KeyError, TypeError, ValueError):
-        raise damaged from None
+        raise invalid from None
     lengths = {len(queries)} if not correlation else set()
     lengths |= {len(column) if column.ndim == 1 else -1 for column in columns}
     if len(lengths) != 1 or min(lengths) < 1 or not all(np.isfinite(column).all() for column in columns):
-        raise damaged
+        raise invalid
     return scores
 
 
 def task_file(folder: Path, task: str, suffix: str = ".json") -> Path:
-    """Return a task's file in a model's folder: mteb's result, or with ``.scores.json`` its queries' scores."""
+    """Return a task's file in a model's folder: mteb's result, or with suffix ``.scores.json`` the per-query scores."""
     return folder / f"{file_name(task)}{suffix}"
 
 
 def file_name(name: str) -> str:
-    """Return a name that is one safe file name: ``retrieval/cmedir`` becomes ``retrieval__cmedir``."""
+    """Convert a name to a safe file name: ``retrieval/cmedir`` becomes ``retrieval__cmedir``."""
     return re.sub(r"[^\w.+-]", "_", name.replace("/", "__")).lstrip(".") or "_"

@@ -1,4 +1,4 @@
-"""Sets of texts as mteb tasks: those of a data folder, and the five of CMedTEB."""
+"""mteb tasks from data folders, and the five tasks of CMedTEB."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mteb.types import PromptType
 from care_accel.errors import CareError
 from care_accel.eval.folder import DataSet, Kind, Pairs, Ranking, find_sets
 
-# Paper, table of tasks: Reranking and the two public tasks are measured by mean average precision,
-# CMedTEB-STS by Pearson. Other STS sets are graded by rank, so by Spearman.
+# Paper, table of tasks: Reranking and the two public tasks use mean average precision, CMedTEB-STS Pearson. Other STS
+# sets use Spearman.
 _MAIN_SCORES: dict[Kind, str] = {"retrieval": "ndcg_at_10", "reranking": "map_at_1000", "sts": "spearman"}
 _TYPES: dict[Kind, str] = {"retrieval": "Retrieval", "reranking": "Reranking", "sts": "STS"}
 
@@ -34,13 +34,13 @@ _CMEDTEB_FOLDER = "cmedteb"
 
 
 class RankingTask(AbsTaskRetrieval):
-    """A retrieval or reranking set read from files."""
+    """A retrieval or reranking task read from files."""
 
     source: DataSet
     data_loaded: bool = False
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """Read the set; does nothing when it was read before."""
+        """Load the data unless it is loaded."""
         if self.data_loaded:
             return
         splits = {}
@@ -65,7 +65,7 @@ class RankingTask(AbsTaskRetrieval):
 
 
 class PairTask(AbsTaskSTS):
-    """An STS set read from files: sentence1 is the query, sentence2 the document."""
+    """An STS task read from files: sentence1 is the query, sentence2 the document."""
 
     source: DataSet
     data_loaded: bool = False
@@ -73,7 +73,7 @@ class PairTask(AbsTaskSTS):
     input2_prompt_type = PromptType.document
 
     def load_data(self, num_proc: int | None = None, **_: Any) -> None:
-        """Read the set; does nothing when it was read before."""
+        """Load the data unless it is loaded."""
         if self.data_loaded:
             return
         splits, scores = {}, [0.0]
@@ -83,7 +83,7 @@ class PairTask(AbsTaskSTS):
             columns = {"sentence1": data.first, "sentence2": data.second, "score": data.scores}
             splits[split] = Dataset.from_dict(columns)
             scores += data.scores
-        # A correlation is the same on any scale; the bounds only have to hold the scores.
+        # Correlations do not depend on the scale; mteb only needs bounds that include all scores.
         self.min_score, self.max_score = min(scores), max(scores)
         self.dataset = {"default": splits}
         self.data_loaded = True
@@ -91,7 +91,7 @@ class PairTask(AbsTaskSTS):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A set that is not run, and why."""
+    """A task that is not run, and why."""
 
     task: str
     reason: str
@@ -100,7 +100,7 @@ class Skipped:
 def folder_tasks(
     data_dir: str | Path, split: str = "test", patterns: Sequence[str] = ()
 ) -> tuple[list[AbsTask], list[Skipped]]:
-    """Return the sets of a data folder as mteb tasks, named by their paths (``retrieval/cmedir``).
+    """Return the data sets of a data folder as mteb tasks, named by their paths (``retrieval/cmedir``).
 
     Parameters
     ----------
@@ -108,26 +108,26 @@ def folder_tasks(
         See `care_accel.eval.folder` for the layout.
     split : str
     patterns : sequence of str
-        Names, or shell patterns such as ``sts/*``; none means every set.
+        Names, or shell patterns such as ``sts/*``; all data sets if empty.
 
     Returns
     -------
     tasks : list of mteb.AbsTask
     skipped : list of Skipped
-        Reranking and STS sets that do not have the split.
+        Reranking and STS sets without the split.
 
     Raises
     ------
     CareError
-        The folder holds no set, a pattern matches none, a retrieval set lacks a file of the split, or
-        nothing is left to run.
+        The folder has no data set, a pattern matches none, a retrieval set lacks a file of the split, or all data sets
+        were skipped.
     """
-    found = find_sets(Path(data_dir))
-    chosen = set(select([s.name for s in found], patterns))
+    sets = find_sets(Path(data_dir))
+    selected = set(select([s.name for s in sets], patterns))
     tasks: list[AbsTask] = []
     skipped = []
-    for source in found:
-        if source.name not in chosen:
+    for source in sets:
+        if source.name not in selected:
             continue
         if source.kind != "retrieval" and split not in source.splits:
             known = ", ".join(source.splits) or "none"
@@ -140,39 +140,39 @@ def folder_tasks(
 
 
 def cmedteb(source: str | Path, split: str = "test") -> Benchmark:
-    """Return CMedTEB, the five tasks of the paper, as one mteb benchmark.
+    """Return CMedTEB, the five tasks of the paper, as an mteb benchmark.
 
     Parameters
     ----------
     source : str or Path
-        A folder, or the hub name of a data set, that holds ``retrieval/cmedteb``, ``reranking/cmedteb``
-        and ``sts/cmedteb`` in the layout of `care_accel.eval.folder`. The two public tasks are mteb's own.
+        A folder, or the hub name of a data set, with ``retrieval/cmedteb``, ``reranking/cmedteb`` and ``sts/cmedteb``
+        in the layout of `care_accel.eval.folder`. The two public tasks are mteb's own.
     split : str
-        Of the three new tasks.
+        Split of the three new tasks.
 
     Raises
     ------
     CareError
-        The folder is missing and no data set of that name can be had, or a file of it is missing.
+        The folder is missing and the hub has no data set of that name, or a file is missing.
     """
     return Benchmark(name="CMedTEB", tasks=cmedteb_tasks(source, split), description=_CMEDTEB_DESCRIPTION)
 
 
 def cmedteb_tasks(source: str | Path, split: str = "test", patterns: Sequence[str] = ()) -> list[AbsTask]:
-    """Return the tasks of CMedTEB that match; see `cmedteb`."""
+    """Return the tasks of CMedTEB that match the patterns; see `cmedteb`."""
     names = select([*NEW_TASKS.values(), *PUBLIC_TASKS], patterns)
     tasks: list[AbsTask] = []
     for kind, name in NEW_TASKS.items():
         if name in names:
             score = "pearson" if kind == "sts" else _MAIN_SCORES[kind]
-            place = _data_folder(source) / kind / _CMEDTEB_FOLDER
-            tasks.append(_task(DataSet(kind, place), name, split, score))
+            folder = _data_folder(source) / kind / _CMEDTEB_FOLDER
+            tasks.append(_task(DataSet(kind, folder), name, split, score))
     tasks += [mteb.get_task(name) for name in PUBLIC_TASKS if name in names]
     return tasks
 
 
 def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
-    """Return the names that match any pattern; all of them when there is no pattern.
+    """Return the names that match any pattern, or all names without patterns.
 
     Raises
     ------
@@ -186,24 +186,24 @@ def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
 
 
 def load(task: AbsTask, limit: int | None = None) -> AbsTask:
-    """Load a task's data now.
+    """Load a task's data.
 
     Parameters
     ----------
     task : mteb.AbsTask
-        Keeps all its data.
+        Not modified by the limit.
     limit : int, optional
-        Queries of a ranking task, pairs of an STS task; documents are all kept.
+        Maximum queries of a ranking task, or pairs of an STS task; all documents are kept.
 
     Returns
     -------
     mteb.AbsTask
-        The task, or with a limit a copy that has its first queries or pairs only.
+        The task, or with a limit a copy with its first queries or pairs.
 
     Raises
     ------
     CareError
-        The data cannot be read or downloaded, or what is left of an STS set has no correlation.
+        The data cannot be read or downloaded, or the remaining STS pairs all have the same score.
     """
     try:
         task.load_data()
@@ -217,8 +217,8 @@ def load(task: AbsTask, limit: int | None = None) -> AbsTask:
         ) from cause
     if limit is not None and task.dataset is not None:
         task = copy.copy(task)
-        cut = _cut_ranking if isinstance(task, AbsTaskRetrieval) else _cut_pairs
-        task.dataset = _by_split(task, lambda data: cut(data, limit))
+        truncate = _truncate_ranking if isinstance(task, AbsTaskRetrieval) else _truncate_pairs
+        task.dataset = _by_split(task, lambda data: truncate(data, limit))
     if isinstance(task, PairTask):
         _by_split(task, lambda data: _check_pairs(data, task.metadata.name))
     return task
@@ -230,21 +230,22 @@ def _by_split(task: AbsTask, change: Callable[[Any], Any]) -> dict[str, Any]:
     return {name: {s: change(data) for s, data in subset.items()} for name, subset in dataset.items()}
 
 
-def _cut_ranking(data: Any, limit: int) -> dict[str, Any]:
+def _truncate_ranking(data: Any, limit: int) -> dict[str, Any]:
     queries = data["queries"].select(range(min(limit, len(data["queries"]))))
     kept = set(queries["id"])
     relevant = {q: d for q, d in data["relevant_docs"].items() if q in kept}
     return {**data, "queries": queries, "relevant_docs": relevant}
 
 
-def _cut_pairs(data: Any, limit: int) -> Any:
+def _truncate_pairs(data: Any, limit: int) -> Any:
     return data.select(range(min(limit, len(data))))
 
 
 def _check_pairs(data: Any, name: str) -> None:
     if len(set(data["score"])) < 2:
         raise CareError(
-            f"{name}: {len(data)} pairs with one score have no correlation; use more pairs or a larger limit"
+            f"{name}: correlation is undefined for {len(data)} pairs with the same score; use more pairs or a larger "
+            "limit"
         )
 
 
@@ -252,7 +253,7 @@ def _task(source: DataSet, name: str, split: str, main_score: str) -> AbsTask:
     metadata = TaskMetadata(
         name=name,
         description=f"{source.folder.name}, {source.kind}, read from files",
-        # mteb wants a path and a revision; the revision is what the files hold.
+        # mteb requires a path and a revision; the revision is a hash of the files.
         dataset={"path": str(source.folder), "revision": source.digest(split)},
         type=_TYPES[source.kind],
         category="t2t",
@@ -263,7 +264,7 @@ def _task(source: DataSet, name: str, split: str, main_score: str) -> AbsTask:
         domains=["Medical"],
     )
     base = PairTask if source.kind == "sts" else RankingTask
-    # mteb reads the metadata from the class, so every set is a class of its own.
+    # mteb reads the metadata from the class, so every data set gets its own class.
     return type(base.__name__, (base,), {"metadata": metadata, "source": source})()
 
 
@@ -277,7 +278,7 @@ def _data_folder(source: str | Path) -> Path:
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
         raise CareError(
-            f"{source}: no such folder, and the hub gave no data set of that name ({reason})"
+            f"{source}: no such folder, and the download from the hub failed ({reason})"
         ) from None
 
 

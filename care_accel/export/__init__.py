@@ -1,16 +1,16 @@
-"""Encoders in the forms that faster runtimes take, each behind an accuracy gate."""
+"""Exports encoders for faster runtimes, behind an accuracy gate."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from care_accel.export.gate import Figures, Gate, Limits
+    from care_accel.export.gate import Gate, Limits, Metrics
     from care_accel.export.run import export
     from care_accel.export.texts import DevSet
 
-_HOME_OF = {"Figures": "gate", "Gate": "gate", "Limits": "gate", "DevSet": "texts", "export": "run"}
+_HOME_OF = {"Gate": "gate", "Limits": "gate", "Metrics": "gate", "DevSet": "texts", "export": "run"}
 
-__all__ = ["DevSet", "Figures", "Gate", "Limits", "export"]
+__all__ = ["DevSet", "Gate", "Limits", "Metrics", "export"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The command line of exporting an encoder: ``care-accel export`` without ``--repository``."""
+"""Command line ``care-accel export`` without ``--repository``: exports an encoder."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _RUNTIMES = ("onnx", "native", "tensorrt", "pytorch")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the export to a parser."""
+    """Add the options to a parser."""
     parser.add_argument(
         "--model", default=DEFAULT, help="a folder, a hub name, or the embedded model; default: %(default)s"
     )
     parser.add_argument(
-        "--preset", help="what folders without care.json follow: care or sentence-transformers"
+        "--preset", help="settings for folders without care.json: care or sentence-transformers"
     )
     parser.add_argument(
         "--runtime",
         choices=_RUNTIMES,
-        help="onnx: ONNX Runtime on the CPU; native: the own engine on the CPU; tensorrt: this machine's NVIDIA GPU; "
-        "pytorch: weights alone, for --keep-vocab",
+        help="onnx: ONNX Runtime on the CPU; native: this package's CPU engine; tensorrt: TensorRT on this machine's "
+        "NVIDIA GPU; pytorch: no export, only --keep-vocab",
     )
     parser.add_argument(
         "--dtype",
@@ -39,51 +39,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--role", default="query", choices=("query", "document", "both"), help="default: %(default)s"
     )
-    parser.add_argument("--output", type=Path, metavar="DIR", help="a dual encoder's folder")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="folder to write the dual encoder to")
     parser.add_argument(
         "--keep-vocab",
         type=Path,
         metavar="FILE",
-        help="keep the embeddings of this corpus's tokens only: JSON lines with 'text', or a text a line, .gz or not",
+        help="prune the vocabulary to the tokens of this corpus: JSON lines with 'text', or one text per line; plain or "
+        ".gz",
     )
-    gate = parser.add_argument_group("accuracy gate", "what is beyond a limit is not written")
-    gate.add_argument("--texts", type=Path, metavar="FILE", help="for the cosines; default: the set's own")
-    gate.add_argument("--data-dir", type=Path, metavar="DIR", help="default: the embedded demo")
+    gate = parser.add_argument_group("accuracy gate", "nothing is written if a limit is exceeded")
     gate.add_argument(
-        "--task", metavar="NAME", help="such as retrieval/cmedir; default: the first retrieval set"
+        "--texts", type=Path, metavar="FILE", help="texts for the cosines; default: those of the data set"
     )
-    gate.add_argument("--split", metavar="NAME", help="default: dev where there is one, else test")
-    gate.add_argument("--worst-cosine", type=float, default=0.995, help="at least; default: %(default)s")
-    gate.add_argument("--top10-overlap", type=float, default=0.95, help="at least; default: %(default)s")
-    gate.add_argument("--ndcg-change", type=float, default=0.3, help="points at most; default: %(default)s")
+    gate.add_argument("--data-dir", type=Path, metavar="DIR", help="data folder; default: the embedded demo")
+    gate.add_argument(
+        "--task", metavar="NAME", help="retrieval set, such as retrieval/cmedir; default: the first"
+    )
+    gate.add_argument("--split", metavar="NAME", help="default: dev if there is one, else test")
+    gate.add_argument(
+        "--worst-cosine",
+        type=float,
+        default=0.995,
+        help="minimum cosine to the original embeddings; default: %(default)s",
+    )
+    gate.add_argument(
+        "--top10-overlap",
+        type=float,
+        default=0.95,
+        help="minimum mean overlap of the top 10; default: %(default)s",
+    )
+    gate.add_argument(
+        "--ndcg-change",
+        type=float,
+        default=0.3,
+        help="maximum change of nDCG@10 in points; default: %(default)s",
+    )
     gate.add_argument(
         "--batch-change",
         type=float,
-        help="how far neighbours in a batch may move a value of a vector; default: 1e-5, in half precision what "
-        "that rounds",
+        help="maximum change of an embedding's values by the other texts in the batch; default: 1e-5, float16 2e-3, "
+        "bfloat16 2e-2",
     )
     gate.add_argument(
         "--allow-batch-dependence",
         action="store_true",
-        help="write a runtime beyond that limit too, which runtime='auto' never takes",
+        help="write the export even if it exceeds --batch-change; runtime='auto' will not select it",
     )
 
 
 @contextmanager
-def ended_cleanly() -> Iterator[None]:
-    """Let SIGTERM end the process as an error does: what is half written, a copy of the model, is removed."""
-    if threading.current_thread() is not threading.main_thread():  # who alone may set handlers
+def clean_exit_on_sigterm() -> Iterator[None]:
+    """Make SIGTERM raise SystemExit, so that partly written files are removed."""
+    if threading.current_thread() is not threading.main_thread():  # only it may set signal handlers
         yield
         return
-    former = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    previous = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        signal.signal(signal.SIGTERM, previous)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Export as the options say, and print what the gate measured."""
+    """Export the model and print the gate's metrics."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if options.runtime is None or options.output is None:
         raise CareError("give --runtime and --output, or --repository")
@@ -94,12 +112,12 @@ def run(options: argparse.Namespace) -> None:
         from care_accel.export.texts import DevSet, read_texts
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[eval,onnx]'") from None
-    # Everything is read before anything is loaded or written.
+    # Read all input files before loading or writing anything.
     dev = DevSet.read(options.data_dir or EMBEDDED / "care-demo", options.task, options.split)
     texts = None if options.texts is None else read_texts(options.texts)
     keep = None if options.keep_vocab is None else read_texts(options.keep_vocab)
-    with ended_cleanly():
-        figures = export(
+    with clean_exit_on_sigterm():
+        metrics = export(
             DualEncoder.from_pretrained(options.model, preset=options.preset),
             options.output,
             runtime=options.runtime,
@@ -117,15 +135,15 @@ def run(options: argparse.Namespace) -> None:
             allow_batch_dependence=options.allow_batch_dependence,
             progress=print_progress,
         )
-    for role, one in figures.items():
+    for role, one in metrics.items():
         print(
-            f"{role}: cosine {one.mean_cosine:.6f} on average, {one.worst_cosine:.6f} at worst ({one.texts} texts); "
-            f"top-10 overlap {one.top10_overlap:.4f}; nDCG@10 {one.ndcg_before:.2f} to {one.ndcg_after:.2f}; "
-            f"a batch changes {one.batch_change:.1e}"
+            f"{role}: mean cosine {one.mean_cosine:.6f}, worst {one.worst_cosine:.6f} ({one.texts} texts); top-10 "
+            f"overlap {one.top10_overlap:.4f}; nDCG@10 {one.ndcg_before:.2f} to {one.ndcg_after:.2f}; batch change "
+            f"{one.batch_change:.1e}"
         )
     print(f"written to {options.output}/")
 
 
 def print_progress(line: str) -> None:
-    """Print a line on standard error, at once."""
+    """Print a line on standard error, unbuffered."""
     print(line, file=sys.stderr, flush=True)

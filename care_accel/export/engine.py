@@ -1,4 +1,4 @@
-"""A TensorRT engine from an ONNX graph: one optimisation profile a bucket."""
+"""Builds a TensorRT engine from an ONNX graph, with one optimisation profile per bucket."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ def build_engine(
     Parameters
     ----------
     graph : Path
-        What `write_graph` wrote.
+        ONNX graph written by `write_graph`.
     engine : Path
-        Written.
+        Output file.
     buckets : sequence of Bucket
-        A profile each, in this order: any shape up to the bucket's, tuned for the bucket's own.
+        One profile each, in this order: accepts any shape up to the bucket's, optimised for the bucket's own.
     half : bool
         Allow float16 where TensorRT finds it faster.
     timings : bytes
-        A timing cache of an earlier build, which saves measuring the same kernels again; one of another GPU is
-        left aside.
+        Timing cache of an earlier build, so that kernels need not be timed again; ignored if from another GPU.
 
     Returns
     -------
@@ -39,7 +38,7 @@ def build_engine(
     Raises
     ------
     CareError
-        tensorrt is not installed, cannot read the graph, or builds no engine; its own words are given.
+        tensorrt is not installed, cannot read the graph, or builds no engine; the message includes TensorRT's.
     """
     trt = import_tensorrt()
     logger = trt.Logger(trt.Logger.ERROR)
@@ -58,12 +57,12 @@ def build_engine(
             profile.set_shape(name, (1, 1), tuple(bucket), tuple(bucket))
         if config.add_optimization_profile(profile) < 0:
             raise CareError(
-                f"TensorRT {trt.__version__} refuses the profile of {bucket.batch} x {bucket.tokens}"
+                f"TensorRT {trt.__version__} rejects the profile of {bucket.batch} x {bucket.tokens}"
             )
     if not config.set_timing_cache(config.create_timing_cache(timings), False):
         config.set_timing_cache(config.create_timing_cache(b""), False)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise CareError(f"TensorRT {trt.__version__} built no engine; is GPU memory left?")
+        raise CareError(f"TensorRT {trt.__version__} built no engine; check for free GPU memory")
     engine.write_bytes(built)
     return bytes(config.get_timing_cache().serialize())

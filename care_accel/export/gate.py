@@ -1,4 +1,4 @@
-"""The accuracy gate of an export: how far its vectors, rankings and scores are from the float32 original's."""
+"""Accuracy gate of an export: compares embeddings, rankings and scores with the float32 original."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from care_accel.errors import CareError
 from care_accel.export.texts import DevSet
 from care_accel.index import ExactIndex
 
-# Texts whose cosines are taken, and texts that are encoded alone as well as together.
-_MOST_TEXTS, _NEIGHBOURS = 1000, 16
+# Maximum texts for the cosines, and texts encoded both alone and in one batch.
+_MAX_TEXTS, _BATCH_TEXTS = 1000, 16
 _DEPTH = 10
-# float16 and bfloat16 round by this much whatever the batch; float32 and int8 are held to the package's promise.
+# Rounding of float16 and bfloat16, independent of the batch; float32 and int8 must meet the package's limit of 1e-5.
 BATCH_CHANGE: Mapping[str, float] = {"float16": 2e-3, "bfloat16": 2e-2}
 
 Vectors = NDArray[np.float32]
@@ -27,19 +27,19 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an export may be from the original.
+    """Limits on the deviation of an export from the original.
 
     Attributes
     ----------
     worst_cosine : float
-        The smallest cosine between a text's two vectors, at least this.
+        Minimum over the texts of the cosine between exported and original embedding.
     top10_overlap : float
-        Share of the ten best documents that stay among them, on average over the queries, at least this.
+        Minimum overlap of the top 10 documents with the original's, averaged over the queries.
     ndcg_change : float
-        Change of nDCG@10 in points (hundredths), either way, at most this.
+        Maximum absolute change of nDCG@10, in points (hundredths).
     batch_change : float, optional
-        Largest change of a value of a vector by its neighbours in a batch, at most this; 1e-5, and for half
-        precision what that rounds, by default.
+        Maximum absolute change of an embedding's values by the other texts in the batch; by default 1e-5, 2e-3 for
+        float16 and 2e-2 for bfloat16.
     """
 
     worst_cosine: float = 0.995
@@ -48,25 +48,26 @@ class Limits:
     batch_change: float | None = None
 
     def batch(self, dtype: str) -> float:
-        """Return the limit of `batch_change` for a precision."""
+        """Return the limit on `batch_change` for a dtype."""
         return BATCH_CHANGE.get(dtype, 1e-5) if self.batch_change is None else self.batch_change
 
 
 @dataclass(frozen=True)
-class Figures:
-    """What was measured of one exported encoder.
+class Metrics:
+    """Metrics of one exported encoder.
 
     Attributes
     ----------
     texts : int
-        Texts whose cosines were taken.
+        Number of texts compared.
     mean_cosine, worst_cosine : float
+        Cosine between exported and original embeddings.
     top10_overlap : float
     ndcg_before, ndcg_after : float
-        nDCG@10 in points, of the original, and with the exported encoder on its side.
+        nDCG@10 in points: of the original, and with the exported encoder in its role.
     batch_change : float
     with_unknown_tokens : int
-        Texts of the sample with tokens outside a kept vocabulary.
+        Compared texts with tokens outside a pruned vocabulary.
     """
 
     texts: int
@@ -79,34 +80,34 @@ class Figures:
     with_unknown_tokens: int
 
     def failures(self, limits: Limits) -> list[str]:
-        """Say which limits on accuracy are not kept, with the figures; what depends on a batch is no part of it."""
-        found = []
+        """Return a message for each accuracy limit that is exceeded; `batch_change` is not checked here."""
+        failures = []
         if not self.worst_cosine >= limits.worst_cosine:
-            found.append(f"worst cosine {self.worst_cosine:.5f} is below {limits.worst_cosine:g}")
+            failures.append(f"worst cosine {self.worst_cosine:.5f} is below {limits.worst_cosine:g}")
         if not self.top10_overlap >= limits.top10_overlap:
-            found.append(f"top-10 overlap {self.top10_overlap:.4f} is below {limits.top10_overlap:g}")
+            failures.append(f"top-10 overlap {self.top10_overlap:.4f} is below {limits.top10_overlap:g}")
         if not abs(self.ndcg_after - self.ndcg_before) <= limits.ndcg_change:
-            found.append(
+            failures.append(
                 f"nDCG@10 went from {self.ndcg_before:.2f} to {self.ndcg_after:.2f}, "
                 f"more than {limits.ndcg_change:g} points"
             )
-        return found
+        return failures
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the figures as ``export.json`` holds them."""
+        """Return the metrics as stored in ``export.json``."""
         return dataclasses.asdict(self)
 
 
 class Gate:
-    """Measures exported encoders against one original; the original's vectors are computed once.
+    """Compares exported encoders with the original, whose embeddings are computed once.
 
     Parameters
     ----------
     original : DualEncoder
-        In float32, run by PyTorch.
+        In float32, with the PyTorch runtime.
     dev : DevSet
     texts : sequence of str, optional
-        For the cosines; by default the set's queries, or its documents for a document encoder.
+        Texts for the cosines; by default the queries of ``dev``, or its documents for a document encoder.
     """
 
     def __init__(self, original: DualEncoder, dev: DevSet, texts: Sequence[str] | None = None) -> None:
@@ -114,8 +115,8 @@ class Gate:
         self._dev = dev
         self._texts = texts
 
-    def measure(self, encoder: Encoder, role: Role) -> Figures:
-        """Measure an exported encoder of a role; the other role stays the original's."""
+    def measure(self, encoder: Encoder, role: Role) -> Metrics:
+        """Measure an exported encoder in its role, with the original encoder in the other role."""
         texts = self._sample(role)
         unknown = encoder.counts.with_unknown_tokens
         exported = encoder.encode(texts)
@@ -125,7 +126,7 @@ class Gate:
         before = self._ranking
         after = self._rank(side, self._documents) if role == "query" else self._rank(self._queries, side)
         overlap = [len(before[query].keys() & after[query].keys()) / len(before[query]) for query in before]
-        return Figures(
+        return Metrics(
             texts=len(texts),
             mean_cosine=float(cosines.mean()),
             worst_cosine=float(cosines.min()),
@@ -141,8 +142,8 @@ class Gate:
 
     def _sample(self, role: Role) -> list[str]:
         texts = list(self._side(role).values() if self._texts is None else self._texts)
-        step = max(1, len(texts) / _MOST_TEXTS)
-        return [texts[int(i * step)] for i in range(min(len(texts), _MOST_TEXTS))]
+        step = max(1, len(texts) / _MAX_TEXTS)
+        return [texts[int(i * step)] for i in range(min(len(texts), _MAX_TEXTS))]
 
     @cached_property
     def _queries(self) -> Vectors:
@@ -175,14 +176,14 @@ class Gate:
 
 
 def batch_change(encoder: Encoder, texts: Sequence[str]) -> float:
-    """Return how far a value of a text's vector moves between the text alone and a batch of other lengths.
+    """Return the maximum difference between embeddings of texts encoded alone and in one padded batch.
 
-    Taken are texts from the shortest to the longest, so that most of them are padded in the batch.
+    The sample spans the shortest to the longest text, so that most of them are padded in the batch.
     """
     ordered = sorted(set(texts), key=len)
-    step = max(1, len(ordered) / _NEIGHBOURS)
-    some = [ordered[int(i * step)] for i in range(min(len(ordered), _NEIGHBOURS))]
-    rows = encoder.tokenize([*some, ordered[-1]])
+    step = max(1, len(ordered) / _BATCH_TEXTS)
+    sample = [ordered[int(i * step)] for i in range(min(len(ordered), _BATCH_TEXTS))]
+    rows = encoder.tokenize([*sample, ordered[-1]])
     together = encoder.encode_tokens(rows, batch_size=len(rows), token_budget=len(rows) * max(map(len, rows)))
     alone = np.concatenate([encoder.encode_tokens([row]) for row in rows])
     return float(np.abs(together - alone).max())
@@ -191,6 +192,6 @@ def batch_change(encoder: Encoder, texts: Sequence[str]) -> float:
 def _cosines(first: Vectors, second: Vectors) -> NDArray[np.float64]:
     a, b = first.astype(np.float64), second.astype(np.float64)
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    # Both zero, as an empty text's vectors may be, are alike; one zero is as far off as can be.
+    # Two zero vectors, as an empty text may have, count as equal; one zero vector gives 0.
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
     return np.where(both_zero, 1.0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))

@@ -1,4 +1,4 @@
-"""An encoder as one ONNX graph: token ids go in, finished vectors come out, 4 bytes a value and no hidden states."""
+"""Writes an encoder as one ONNX graph from token ids to float32 embeddings."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-# A protobuf message holds 2 GB at most; weights beyond this lie in a file beside the graph.
-_MOST_BYTES_INSIDE = 1_500_000_000
+# Larger weights go to an external file, because a protobuf message is limited to 2 GB.
+_MAX_INLINE_BYTES = 1_500_000_000
 _OPSET = 20
 
 
 def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None:
-    """Write a network with its pooling, slicing and normalising as an ONNX graph of any batch and length.
+    """Write a network with pooling, slicing and normalising as an ONNX graph with dynamic batch size and length.
 
     Inputs ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; output ``vectors``, float32
-    ``[batch, width]``. Weights are float32; they lie in ``<file>.data`` where the graph would exceed what one
-    file may hold.
+    ``[batch, width]``. Weights are float32; large ones are stored in ``<file>.data``.
 
     Parameters
     ----------
@@ -40,7 +39,7 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
     Raises
     ------
     CareError
-        The packages for it are not installed, or the network has something that ONNX cannot say.
+        onnx or onnxscript is not installed, or the network cannot be exported to ONNX.
     """
     import torch
 
@@ -51,7 +50,7 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
         import onnxscript  # noqa: F401
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[onnx]'") from None
-    # Two of each: a dimension of 1 would be taken for a constant.
+    # Batch 2: torch.export specialises dimensions of size 1.
     ids = torch.ones(2, 8, dtype=torch.int64)
     batch, tokens = torch.export.Dim("batch"), torch.export.Dim("tokens", max=max(8, spec.max_tokens))
     try:
@@ -66,19 +65,19 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as cause:  # the exporter, torch.export and the network's own code each raise their kinds
+    except Exception as cause:  # the exporter, torch.export and the network each raise their own types
         raise CareError(
-            f"this {network.config.model_type} network cannot be written as an ONNX graph: "
+            f"this {network.config.model_type} network cannot be exported to ONNX: "
             f"{' '.join(str(cause).split())[:300]}"
         ) from cause
     assert program is not None
     size = sum(w.numel() * w.element_size() for w in network.parameters())
-    program.save(file, external_data=size > _MOST_BYTES_INSIDE)
+    program.save(file, external_data=size > _MAX_INLINE_BYTES)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes to its own developers off the screen."""
+    """Suppress the exporter's log messages and warnings."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

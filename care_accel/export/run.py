@@ -1,4 +1,4 @@
-"""Exports a dual encoder: a folder with an artefact a role, written only if it passes the accuracy gate."""
+"""Exports a dual encoder for a faster runtime; written only if it passes the accuracy gate."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from care_accel.encoding.runtimes.tensorrt_engine import ENGINE, buckets_for, im
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 from care_accel.export.engine import TIMING_CACHE, build_engine
-from care_accel.export.gate import Figures, Gate, Limits
+from care_accel.export.gate import Gate, Limits, Metrics
 from care_accel.export.graph import write_graph
 from care_accel.export.texts import DevSet
-from care_accel.export.vocabulary import keep_vocabulary
+from care_accel.export.vocabulary import prune_vocabulary
 from care_accel.files import read_json, replaced_folder, write_json
 from care_accel.version import __version__
 
-# What each runtime computes in, its default first. PyTorch needs no artefact: it is for --keep-vocab alone.
+# Supported dtypes of each runtime, the default first. PyTorch needs no artefact; it serves --keep-vocab only.
 DTYPES: dict[str, tuple[str, ...]] = {
     "onnx": ("float32",),
     "native": ("int8", "float32"),
@@ -50,104 +50,106 @@ def export(
     keep: Sequence[str] | None = None,
     allow_batch_dependence: bool = False,
     progress: Callable[[str], None] | None = None,
-) -> dict[Role, Figures]:
-    """Write a dual encoder with an artefact for a faster runtime, if it is as accurate as the original.
+) -> dict[Role, Metrics]:
+    """Write a dual encoder with an artefact for a faster runtime, if it passes the accuracy gate.
 
     Parameters
     ----------
     model : DualEncoder
-        Its folder may be ``output``: exports for other runtimes that are there are kept.
+        ``output`` may be its folder; exports for other runtimes are kept.
     output : str or Path
-        A dual encoder's folder, replaced whole once all is measured.
+        Folder of the exported dual encoder, replaced atomically after the gate has passed.
     runtime : {"onnx", "native", "tensorrt", "pytorch"}
     dev : DevSet
-        Rankings and nDCG@10 are measured on it.
+        Data set for rankings and nDCG@10.
     roles : sequence of {"query", "document"}
-        Exported; a symmetric model, whose network serves both, is always exported for both.
+        Roles to export; a symmetric model is always exported for both.
     dtype : str, optional
-        The runtime's own by default: float32 for ``onnx``, int8 for ``native``, float16 for ``tensorrt``.
+        By default float32 for ``onnx``, int8 for ``native``, float16 for ``tensorrt``.
     texts : sequence of str, optional
-        For the cosines, instead of the set's own.
+        Texts for the cosines, instead of those of ``dev``.
     limits : Limits, optional
     keep : sequence of str, optional
-        Texts whose tokens keep their embeddings; those of all others are left out.
+        Prune the vocabulary to the tokens of these texts.
     allow_batch_dependence : bool
-        Write a runtime whose vectors depend on their neighbours too; ``runtime="auto"`` never takes it.
+        Write the export even if embeddings depend on the other texts in the batch; ``runtime="auto"`` never selects
+        such an export.
     progress : callable, optional
-        Called with a line for each step that takes long.
+        Called with a line for each long step.
 
     Returns
     -------
-    dict of role to Figures
+    dict of role to Metrics
 
     Raises
     ------
     CareError
-        The gate refuses, with its figures, or something is missing. What was in ``output`` is untouched then.
+        A limit is exceeded (the message gives the values), or something is missing. ``output`` is unchanged then.
     """
-    say = progress or (lambda _: None)
+    report = progress or (lambda _: None)
     limits = limits or Limits()
     dtype = _checked_dtype(runtime, dtype)
     if runtime == "tensorrt":
-        import_tensorrt()  # said before anything is written
+        import_tensorrt()  # fail before writing anything
     roles = ROLES if model.symmetric else tuple(role for role in ROLES if role in roles)
     _require_one_dtype(model, roles, runtime, dtype)
-    # Said of the model itself, and before what takes minutes.
+    # Check the model before the steps that take minutes.
     for role in roles:
         source = model.source(role)
         if keep is not None:
-            source.checkpoint.require_whole_vocabulary("give --keep-vocab with")
+            source.checkpoint.require_full_vocabulary("use --keep-vocab with")
         if runtime == "native":
             spec = dataclasses.replace(source.spec, dtype=dtype)  # type: ignore[arg-type]  # checked above
             choose(dataclasses.replace(source, spec=spec), runtime)
     original = DualEncoder(_in_float32(model), "pytorch")
     output = Path(output)
-    figures: dict[Role, Figures] = {}
+    metrics: dict[Role, Metrics] = {}
     with replaced_folder(output, MANIFEST, [f"{role}_encoder" for role in ROLES], private=False) as built:
         model.save_pretrained(built, name=output.resolve().name)
         _set_dtype(built, roles, dtype)
         saved = DualEncoder.from_pretrained(built)
-        places = {role: saved.source(role).checkpoint.folder for role in roles}
+        folders = {role: saved.source(role).checkpoint.folder for role in roles}
         if keep is not None:
-            for place in sorted(set(places.values())):
-                say(f"{place.name}: keeping the tokens of {len(keep)} texts")
-                kept = keep_vocabulary(place, [saved.spec(r) for r in roles if places[r] == place], keep)
-                say(f"{place.name}: {kept.kept} of {len(kept.rows)} tokens kept")
+            for folder in sorted(set(folders.values())):
+                report(f"{folder.name}: pruning the vocabulary to the tokens of {len(keep)} texts")
+                pruned = prune_vocabulary(
+                    folder, [saved.spec(r) for r in roles if folders[r] == folder], keep
+                )
+                report(f"{folder.name}: {pruned.kept} of {len(pruned.rows)} tokens kept")
             _record_fingerprints(built)
-        writings = {role: _Writing(places[role], saved.spec(role), runtime) for role in roles}
-        for place in sorted(set(places.values())):
-            say(f"{place.name}: writing it for {runtime}, {dtype}")
-            next(w for w in writings.values() if w.place == place).write()
+        writers = {role: _ArtefactWriter(folders[role], saved.spec(role), runtime) for role in roles}
+        for folder in sorted(set(folders.values())):
+            report(f"{folder.name}: exporting for {runtime}, {dtype}")
+            next(w for w in writers.values() if w.encoder_folder == folder).write()
         exported = DualEncoder.from_pretrained(built, runtime=runtime)  # type: ignore[arg-type]
         gate = Gate(original, dev, texts)
         for role in roles:
-            say(f"{role}: measuring it against the original in float32 on {dev.name}")
-            figures[role] = gate.measure(exported.encoder(role), role)
-        _judge(figures, limits, runtime, dtype, allow_batch_dependence, dev.name, output)
-        for place in set(places.values()):
-            _record(
-                place, runtime, {r: figures[r] for r in roles if places[r] == place}, limits, dtype, dev.name
-            )
-    return figures
+            report(f"{role}: comparing with the float32 original on {dev.name}")
+            metrics[role] = gate.measure(exported.encoder(role), role)
+        _check_limits(metrics, limits, runtime, dtype, allow_batch_dependence, dev.name, output)
+        for folder in set(folders.values()):
+            own = {r: metrics[r] for r in roles if folders[r] == folder}
+            _record_gate(folder, runtime, own, limits, dtype, dev.name)
+    return metrics
 
 
 @dataclass(frozen=True)
-class _Writing:
-    """The artefact of one encoder's folder, being written."""
+class _ArtefactWriter:
+    """Writes the artefact of one encoder's folder."""
 
-    place: Path
+    encoder_folder: Path
     spec: EncoderSpec
     runtime: str
 
     def write(self) -> None:
-        folder = self.place / artefact.RUNTIMES / self.runtime
-        earlier = folder / TIMING_CACHE
-        timings = earlier.read_bytes() if earlier.is_file() else b""
+        folder = self.encoder_folder / artefact.RUNTIMES / self.runtime
+        timing_cache = folder / TIMING_CACHE
+        timings = timing_cache.read_bytes() if timing_cache.is_file() else b""
         if folder.exists():
             for file in folder.iterdir():
                 file.unlink()
         folder.mkdir(parents=True, exist_ok=True)
-        checkpoint = Checkpoint(self.place)
+        checkpoint = Checkpoint(self.encoder_folder)
         values: dict[str, Any] = {
             "format": artefact.FORMAT,
             "runtime": self.runtime,
@@ -163,7 +165,7 @@ class _Writing:
             half = self.spec.dtype == "float16"
             cache = build_engine(folder / GRAPH, folder / ENGINE, buckets, half=half, timings=timings)
             for file in folder.glob(f"{GRAPH}*"):
-                file.unlink()  # the engine has its weights
+                file.unlink()  # the engine contains the weights
             (folder / TIMING_CACHE).write_bytes(cache)
             values |= {"buckets": buckets, "versions": values["versions"] | stamp(import_tensorrt())}
         values["files"] = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
@@ -172,10 +174,10 @@ class _Writing:
 
 def _checked_dtype(runtime: str, dtype: str | None) -> str:
     if runtime not in DTYPES:
-        raise CareError(f"unknown runtime {runtime!r} of an export; choose one of {', '.join(DTYPES)}")
+        raise CareError(f"cannot export for runtime {runtime!r}; choose one of {', '.join(DTYPES)}")
     dtype = dtype or DTYPES[runtime][0]
     if dtype not in DTYPES[runtime]:
-        raise CareError(f"{runtime} is exported as {' or '.join(DTYPES[runtime])}, not as {dtype}")
+        raise CareError(f"{runtime} supports dtype {' or '.join(DTYPES[runtime])}, not {dtype}")
     return dtype
 
 
@@ -190,34 +192,34 @@ def _in_float32(model: DualEncoder) -> Sources:
 
 
 def _require_one_dtype(model: DualEncoder, roles: Sequence[Role], runtime: str, dtype: str) -> None:
-    """Refuse a precision that would put aside another export: an encoder's manifest has one."""
+    """Refuse a dtype that differs from other exports: the manifest has one dtype per encoder."""
     for role in roles:
         folder = model.source(role).checkpoint.folder
         for other in DTYPES:
-            found = Artefact.find(folder, other)
-            if other != runtime and found is not None and found.values.get("dtype") != dtype:
+            existing = Artefact.find(folder, other)
+            if other != runtime and existing is not None and existing.values.get("dtype") != dtype:
                 raise CareError(
-                    f"{folder}: its export for {other} is {found.values.get('dtype')}, which {runtime} in {dtype} "
-                    "would put aside; export from the original into another folder"
+                    f"{folder}: its export for {other} has dtype {existing.values.get('dtype')}; exporting {runtime} in "
+                    f"{dtype} would disable it; export the original to another folder"
                 )
 
 
 def _set_dtype(folder: Path, roles: Sequence[Role], dtype: str) -> None:
-    manifest = read_json(folder / MANIFEST, "it was written just now")
+    manifest = read_json(folder / MANIFEST, "it was written in this export")
     for role in roles:
         manifest[role]["spec"]["dtype"] = dtype
     write_json(folder / MANIFEST, manifest)
 
 
 def _record_fingerprints(folder: Path) -> None:
-    manifest = read_json(folder / MANIFEST, "it was written just now")
+    manifest = read_json(folder / MANIFEST, "it was written in this export")
     for role in ROLES:
         manifest[role]["revision"] = Checkpoint(folder / manifest[role]["folder"]).fingerprint
     write_json(folder / MANIFEST, manifest)
 
 
-def _judge(
-    figures: dict[Role, Figures],
+def _check_limits(
+    metrics: dict[Role, Metrics],
     limits: Limits,
     runtime: str,
     dtype: str,
@@ -225,37 +227,37 @@ def _judge(
     data: str,
     output: Path,
 ) -> None:
-    """Refuse what is beyond the limits, all of it in one line."""
+    """Raise one error with all exceeded limits."""
     failures = []
-    for role, found in figures.items():
-        wrong = found.failures(limits)
-        if not found.batch_change <= limits.batch(dtype) and not allow_batch_dependence:
-            wrong.append(
-                f"a vector changes by {found.batch_change:.1e} with its neighbours in a batch, "
-                f"more than {limits.batch(dtype):g}"
+    for role, one in metrics.items():
+        exceeded = one.failures(limits)
+        if not one.batch_change <= limits.batch(dtype) and not allow_batch_dependence:
+            exceeded.append(
+                f"vectors change by {one.batch_change:.1e} with the other texts in the batch, more than "
+                f"{limits.batch(dtype):g}"
             )
-        if wrong:
-            failures.append(f"{role} encoder: {', '.join(wrong)}")
+        if exceeded:
+            failures.append(f"{role} encoder: {', '.join(exceeded)}")
     if failures:
         raise CareError(
-            f"{runtime} {dtype} is too far from the original on {data}: {'; '.join(failures)}; "
-            f"{output} is as it was (limits can be set, see --help)"
+            f"{runtime} {dtype} fails the accuracy gate on {data}: {'; '.join(failures)}; {output} is unchanged (see "
+            "--help for the limits)"
         )
 
 
-def _record(
-    place: Path, runtime: str, figures: dict[Role, Figures], limits: Limits, dtype: str, data: str
+def _record_gate(
+    folder: Path, runtime: str, metrics: dict[Role, Metrics], limits: Limits, dtype: str, data: str
 ) -> None:
-    found = Artefact.find(place, runtime)
-    assert found is not None  # written above
+    written = Artefact.find(folder, runtime)
+    assert written is not None
     batch_limit = limits.batch(dtype)
     gate = {
         "data": data,
         "limits": dataclasses.asdict(limits) | {"batch_change": batch_limit},
-        "figures": {role: one.to_dict() for role, one in figures.items()},
+        "figures": {role: one.to_dict() for role, one in metrics.items()},
     }
-    invariant = all(one.batch_change <= batch_limit for one in figures.values())
-    write_json(found.folder / DESCRIPTION, found.values | {"batch_invariant": invariant, "gate": gate})
+    invariant = all(one.batch_change <= batch_limit for one in metrics.values())
+    write_json(written.folder / DESCRIPTION, written.values | {"batch_invariant": invariant, "gate": gate})
 
 
 def _versions() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The texts that an export is measured on, or keeps the tokens of."""
+"""Reads the data sets and texts of an export."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from care_accel.files import read_jsonl, read_lines, text_field
 
 
 def read_texts(file: Path) -> list[str]:
-    """Read a file of texts: JSON lines with ``text`` (and ``title``, put before it) or a text a line; gzip or plain.
+    """Read texts: JSON lines with ``text`` (and ``title``, prepended), or one text per line; plain or gzip.
 
     Raises
     ------
     CareError
-        A line has no such field, or the file has no text.
+        A line lacks the field, or the file has no texts.
     """
     if file.name.removesuffix(".gz").endswith(".jsonl"):
         texts = []
@@ -26,18 +26,18 @@ def read_texts(file: Path) -> list[str]:
     else:
         texts = [line.rstrip("\r\n") for _, line in read_lines(file)]
     if not texts:
-        raise CareError(f"{file}: holds no text; give a text a line, or JSON lines with 'text'")
+        raise CareError(f"{file}: has no texts; give one text per line, or JSON lines with 'text'")
     return texts
 
 
 def join(title: str, text: str) -> str:
-    """Return what is encoded of a document, as an evaluation joins it."""
+    """Join title and text of a document, as in the evaluation."""
     return f"{title} {text}".strip() if title else text
 
 
 @dataclass(frozen=True)
 class DevSet:
-    """A retrieval set that an encoder is measured on.
+    """A retrieval set for the accuracy gate.
 
     Attributes
     ----------
@@ -54,29 +54,30 @@ class DevSet:
 
     @classmethod
     def read(cls, data_dir: Path, task: str | None, split: str | None) -> DevSet:
-        """Read a set of a data folder.
+        """Read a retrieval set from a data folder.
 
         Parameters
         ----------
         data_dir : Path
         task : str, optional
-            ``retrieval/cmedir``; the first retrieval set by default.
+            Such as ``retrieval/cmedir``; the first retrieval set by default.
         split : str, optional
-            ``dev`` where there is one, else ``test``, by default.
+            By default ``dev`` if there is one, else ``test``.
 
         Raises
         ------
         CareError
-            There is no such set or split, or a row is broken.
+            There is no such data set or split, or a row is invalid.
         """
         sets = {s.name: s for s in find_sets(data_dir) if s.kind == "retrieval"}
         if task is not None and task not in sets:
-            raise CareError(f"{data_dir}: no set {task!r}; retrieval sets here: {', '.join(sets) or 'none'}")
+            known = ", ".join(sets) or "none"
+            raise CareError(f"{data_dir}: no data set {task!r}; available retrieval sets: {known}")
         if not sets:
-            raise CareError(f"{data_dir}: no retrieval set, which an export is measured on")
-        found: DataSet = sets[task] if task is not None else next(iter(sets.values()))
-        split = split or ("dev" if "dev" in found.splits else "test")
-        data = found.read(split)
+            raise CareError(f"{data_dir}: no retrieval set; the accuracy gate needs one")
+        source: DataSet = sets[task] if task is not None else next(iter(sets.values()))
+        split = split or ("dev" if "dev" in source.splits else "test")
+        data = source.read(split)
         assert isinstance(data, Ranking)
         documents = {key: join(*both) for key, both in data.documents.items()}
-        return cls(f"{found.name}, {split}", data.queries, documents, data.relevant)
+        return cls(f"{source.name}, {split}", data.queries, documents, data.relevant)

@@ -1,4 +1,4 @@
-"""A network cut down to the embeddings of the tokens that a corpus has (``--keep-vocab``)."""
+"""Prunes a network's vocabulary to the tokens of a corpus (``--keep-vocab``)."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _CHUNK = 4096
 _CONFIG_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
-def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[str]) -> Vocabulary:
-    """Cut an encoder's folder down to the tokens of some texts, in every prompt of its specs.
+def prune_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[str]) -> Vocabulary:
+    """Prune an encoder's vocabulary to the tokens of some texts, with every prompt of its specs.
 
-    The tokenizer's files stay as they are; the other tokens are encoded as its unknown token, or as its pad token
-    where it has none.
+    The tokenizer's files do not change. Pruned tokens are encoded as its unknown token, or as its pad token if it has
+    none.
 
     Parameters
     ----------
     folder : Path
-        Rewritten in place: weights and configuration.
+        Weights and configuration are rewritten in place.
     specs : iterable of EncoderSpec
-        Of the roles that the folder serves.
+        Specs of the roles that the folder serves.
     texts : sequence of str
 
     Returns
@@ -43,12 +43,12 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     Raises
     ------
     CareError
-        The vocabulary of the folder was cut before.
+        The vocabulary is already pruned.
     """
     import torch
 
     checkpoint = Checkpoint(folder)
-    checkpoint.require_whole_vocabulary("give --keep-vocab with")
+    checkpoint.require_full_vocabulary("use --keep-vocab with")
     tokenizer = checkpoint.load_tokenizer()
     network = checkpoint.load_network(_stored_dtype(checkpoint))
     prompts = {spec.prompt(task) for spec in specs for task in TASKS}
@@ -57,7 +57,7 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     kept |= {value for value in ids.values() if isinstance(value, int)} | {tokenizer.pad_token_id}
     unknown = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     embeddings = network.get_input_embeddings()
-    vocabulary = Vocabulary.keeping(sorted(kept), len(embeddings.weight), unknown)
+    vocabulary = Vocabulary.from_token_ids(sorted(kept), len(embeddings.weight), unknown)
     rows = embeddings.weight.detach()[torch.from_numpy(vocabulary.ids)]
     padding = None if embeddings.padding_idx is None else int(vocabulary.rows[embeddings.padding_idx])
     network.set_input_embeddings(torch.nn.Embedding.from_pretrained(rows, padding_idx=padding))
@@ -65,28 +65,28 @@ def keep_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence[
     for name, value in ids.items():
         if isinstance(value, int):
             setattr(network.config, name, int(vocabulary.rows[value]))
-    shutil.rmtree(folder / RUNTIMES, ignore_errors=True)  # exports of the whole vocabulary
+    shutil.rmtree(folder / RUNTIMES, ignore_errors=True)  # exports of the full vocabulary
     for file in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
         file.unlink()
     save_network(network, folder)
     vocabulary.save(folder)
-    for file in folder.glob("*.safetensors"):  # which that library makes readable to their owner alone
+    for file in folder.glob("*.safetensors"):  # safetensors creates them with mode 0600
         file.chmod((folder / "config.json").stat().st_mode)
     return vocabulary
 
 
 def _tokens(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], prompts: Iterable[str]) -> set[int]:
-    found: set[int] = set()
+    tokens: set[int] = set()
     for prompt in prompts:
         for start in range(0, len(texts), _CHUNK):
-            # In the prompt, not beside it: a token may span the seam.
+            # Tokenise text and prompt together: a token may span the boundary.
             formatted = [
                 prompt.replace(PLAIN, replace_lone_surrogates(text)[0])
                 for text in texts[start : start + _CHUNK]
             ]
             for ids in tokenizer(formatted, return_attention_mask=False, verbose=False)["input_ids"]:
-                found.update(ids)
-    return found
+                tokens.update(ids)
+    return tokens
 
 
 def _stored_dtype(checkpoint: Checkpoint) -> str:

@@ -1,4 +1,4 @@
-"""From hidden states to vectors: pooling, slicing and normalising, in plain PyTorch or as one GPU kernel."""
+"""Hidden states to embeddings: pooling, slicing and L2 normalisation, in PyTorch or in one Triton kernel."""
 
 from care_accel.kernels.choice import embed
 from care_accel.kernels.reference import ORDERS, POOLINGS, Order, Pooling, pool, pooled_position, project

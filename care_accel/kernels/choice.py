@@ -1,4 +1,4 @@
-"""Which of the two ways from hidden states to vectors is taken: the fused kernel, or plain PyTorch."""
+"""Chooses between the fused Triton kernel and PyTorch."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ def embed(
     width: int,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """Reduce the hidden states of each text to its finished vector.
+    """Pool, slice and L2-normalise hidden states into one embedding per text.
 
-    The fused kernel does it on a GPU; plain PyTorch elsewhere, where a gradient is asked for, and in exports, which
-    know no custom operator.
+    Runs the fused Triton kernel on a GPU. Runs PyTorch on the CPU, when a gradient is required, and during export,
+    because exported graphs cannot hold a custom operator.
 
     Parameters
     ----------
     hidden : torch.Tensor
         Hidden states of the last layer, ``[batch, tokens, hidden]``, any float dtype, any strides.
     mask : torch.Tensor
-        Not 0 at a token, 0 at padding, ``[batch, tokens]``, any dtype.
+        Attention mask ``[batch, tokens]``, any dtype: 0 at padding, anything else at a token.
     pooling : {"first", "last", "mean"}
     order : {"normalize-then-slice", "slice-then-normalize"}
     width : int
-        How many leading values are kept, at most ``hidden``.
+        Embedding dimension: the number of leading values kept, at most ``hidden``.
     dtype : torch.dtype, optional
-        Of the result: float32 (the default), float16 or bfloat16. Whatever it is, sums are float32.
+        Output dtype: float32 (the default), float16 or bfloat16. Sums are always float32.
 
     Returns
     -------
@@ -47,19 +47,19 @@ def embed(
     Raises
     ------
     ValueError
-        An unknown pooling or order, or a width that the hidden states do not have.
+        The pooling or the order is unknown, or the width exceeds the hidden size.
     """
     import torch
 
     if pooling not in POOLINGS or order not in ORDERS:
         raise ValueError(
-            f"pooling {pooling!r} and order {order!r}: choose one of {POOLINGS} and one of {ORDERS}"
+            f"pooling is {pooling!r} and order is {order!r}; choose pooling from {POOLINGS} and order from {ORDERS}"
         )
     if not 0 < width <= hidden.shape[2]:
-        raise ValueError(f"width is {width}; the hidden states have {hidden.shape[2]} values")
+        raise ValueError(f"width is {width}; it must be between 1 and the hidden size, {hidden.shape[2]}")
     dtype = dtype or torch.float32
-    differentiated = hidden.requires_grad and torch.is_grad_enabled()
-    if hidden.is_cuda and _TRITON and not differentiated and not torch.compiler.is_exporting():
+    needs_gradient = hidden.requires_grad and torch.is_grad_enabled()
+    if hidden.is_cuda and _TRITON and not needs_gradient and not torch.compiler.is_exporting():
         from care_accel.kernels import fused
 
         return fused.embed(hidden, mask, pooling, order, width, dtype)

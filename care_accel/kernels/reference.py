@@ -1,4 +1,4 @@
-"""Pooling, slicing and normalising in plain PyTorch: what every faster path is compared with."""
+"""Reference implementation of pooling, slicing and normalising in PyTorch; faster paths are tested against it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ ORDERS: tuple[str, ...] = get_args(Order)
 
 
 def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Reduce the hidden states of each text to one vector, whichever side its padding is on.
+    """Pool the hidden states of each text into one vector, with padding on either side.
 
     Parameters
     ----------
     hidden : torch.Tensor
         Hidden states of the last layer, ``[batch, tokens, hidden]``, any float dtype.
     mask : torch.Tensor
-        Not 0 at a token, 0 at padding, ``[batch, tokens]``, any dtype.
+        Attention mask ``[batch, tokens]``, any dtype: 0 at padding, anything else at a token.
     pooling : {"first", "last", "mean"}
-        The token kept, or the mean over all tokens.
+        First token (CLS), last token, or the mean over all tokens.
 
     Returns
     -------
     torch.Tensor
-        float32 ``[batch, hidden]``. What stands at padding, NaN included, does not matter. A row that is all
-        padding has the state at position 0 for ``first``, at the last position for ``last``, NaN for ``mean``.
+        float32 ``[batch, hidden]``. Values at padding, NaN included, are ignored. A row that is all padding gives the
+        state at position 0 for ``first``, at the last position for ``last``, and NaN for ``mean``.
     """
     import torch
 
@@ -43,13 +43,13 @@ def pool(hidden: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Te
 
 
 def pooled_position(mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Return where the pooled token of each row is: int64 ``[batch]``, for ``first`` and ``last`` pooling.
+    """Return the position of the pooled token of each row, int64 ``[batch]``, for ``first`` and ``last`` pooling.
 
-    In a row that is all padding: 0 for ``first``, the last position for ``last``.
+    For a row that is all padding: 0 for ``first``, the last position for ``last``.
     """
     import torch
 
-    # argmax takes the first of equals; bool has none on some devices.
+    # argmax returns the first maximum; some devices have no argmax for bool.
     if pooling == "first":
         return (mask != 0).to(torch.int32).argmax(dim=1)
     if pooling == "last":
@@ -58,18 +58,18 @@ def pooled_position(mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
 
 
 def project(pooled: torch.Tensor, width: int, order: Order) -> torch.Tensor:
-    """Slice vectors to their first ``width`` values and L2-normalise them, in a named order.
+    """Slice vectors to their first ``width`` values and L2-normalise them, in the given order.
 
-    ``"normalize-then-slice"`` is CARE's order (paper.md, "Order of operations"): the norm is that of
-    the FULL vector and there is no second normalisation, so a result is shorter than 1.
-    ``"slice-then-normalize"`` is that of most other systems: a result has length 1.
+    ``"normalize-then-slice"`` is CARE's order (paper.md, "Order of operations"): vectors are divided by the norm of
+    the FULL vector and not normalised again, so results have an L2 norm of at most 1.
+    ``"slice-then-normalize"`` is the order of most other systems: results have unit norm.
 
     Parameters
     ----------
     pooled : torch.Tensor
         ``[batch, hidden]``, float32.
     width : int
-        How many leading values are kept, at most ``hidden``.
+        Embedding dimension: the number of leading values kept, at most ``hidden``.
     order : {"normalize-then-slice", "slice-then-normalize"}
 
     Returns

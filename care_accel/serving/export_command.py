@@ -7,7 +7,7 @@ from pathlib import Path
 
 from care_accel.errors import CareError
 from care_accel.export import command as encoder_command
-from care_accel.export.command import ended_cleanly, print_progress
+from care_accel.export.command import clean_exit_on_sigterm, print_progress
 
 _ENGINES = ("python", "onnxruntime", "tensorrt")
 
@@ -59,7 +59,7 @@ def _write_repository(options: argparse.Namespace) -> None:
         "preset": options.preset,
         "dtype": options.dtype,
     }
-    with ended_cleanly():
+    with clean_exit_on_sigterm():
         if options.engine == "python":
             write_repository(
                 options.repository, options.model, several_tenants=options.several_tenants, **common

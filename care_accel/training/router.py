@@ -80,7 +80,7 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Pooling
 
     spec, checkpoint = model.spec(role), model.source(role).checkpoint
-    checkpoint.require_whole_vocabulary("train")
+    checkpoint.require_full_vocabulary("train")
     # Trained weights are float32, whatever the stored precision; autocast does the rest.
     options: dict[str, Any] = {"dtype": torch.float32}
     if not torch.cuda.is_available():

@@ -73,7 +73,7 @@ def test_a_key_in_place_of_its_name_is_refused_and_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("output: [", "no YAML"), ("- a", "must be a mapping"), ("", "must be a mapping")]
+    ("text", "words"), [("output: [", "not YAML"), ("- a", "must be a mapping"), ("", "must be a mapping")]
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, words):
     file = tmp_path / "config.yaml"

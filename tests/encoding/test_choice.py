@@ -20,9 +20,9 @@ class NativeStandIn:
         self.spec = spec
 
     @staticmethod
-    def refusal(config, spec):
+    def unsupported_reason(config, spec):
         if config.model_type != "gte":
-            return f"it is a {config.model_type} network, and only gte is known"
+            return f"it is a {config.model_type} network, and supports gte networks"
         return None if spec.dtype in ("float32", "int8") else f"dtype is {spec.dtype!r}"
 
 
@@ -51,15 +51,15 @@ def test_auto_takes_the_own_engine_for_gte_on_a_cpu_and_pytorch_for_what_it_has_
     assert model.choice("query").threads == len(os.sched_getaffinity(0))
     found = model.choice("document")
     assert found.runtime == "pytorch"
-    assert "only gte is known" in found.passed_over["native"]
-    assert "nothing was exported" in found.passed_over["onnx"]
+    assert "supports gte networks" in found.rejected["native"]
+    assert "no export found" in found.rejected["onnx"]
 
 
 @pytest.mark.usefixtures("native")
 def test_half_precision_is_pytorch_s(tiny_folders):
     found = tiny(tiny_folders, device="cpu", dtype="bfloat16").choice("query")
     assert (found.runtime, found.dtype) == ("pytorch", "bfloat16")
-    assert "bfloat16" in found.passed_over["native"]
+    assert "bfloat16" in found.rejected["native"]
 
 
 @pytest.mark.usefixtures("native")
@@ -69,19 +69,19 @@ def test_int8_changes_those_encoders_alone_that_the_own_engine_can_run(tiny_fold
     assert model.choice("query").runtime == "native"
     assert model.spec("document").dtype == "float32"
     assert model.revision("query") == tiny(tiny_folders).revision("query")
-    with pytest.raises(CareError, match="pytorch: int8 is of the native runtime only"):
+    with pytest.raises(CareError, match="pytorch: int8 needs the native runtime"):
         tiny(tiny_folders, device="cpu", dtype="int8", runtime="pytorch").encode_query("头痛")
 
 
 @pytest.mark.usefixtures("native")
 def test_int8_for_no_encoder_at_all_is_refused(tiny_folders):
     folder = tiny_folders / "document_encoder"
-    with pytest.raises(CareError, match=r"dtype is 'int8'.*only gte is known"):
+    with pytest.raises(CareError, match=r"dtype 'int8'.*supports gte networks"):
         DualEncoder.from_pretrained(query=folder, document=folder, dtype="int8")
 
 
 def test_int8_on_a_gpu_is_refused_for_what_hinders_each_encoder(tiny_folders):
-    with pytest.raises(CareError, match=r"runs on the CPU alone.* and .*only gte is known"):
+    with pytest.raises(CareError, match=r"runs on the CPU only.* and .*supports gte networks"):
         tiny(tiny_folders, dtype="int8", device="cuda")
 
 
@@ -89,16 +89,16 @@ def test_int8_on_a_gpu_is_refused_for_what_hinders_each_encoder(tiny_folders):
 def test_pytorch_runs_what_nothing_faster_can(tiny_folders):
     found = tiny(tiny_folders, device="cpu").choice("query")
     assert found.runtime == "pytorch"
-    assert set(found.passed_over) == {"native", "onnx"}
-    with pytest.raises(CareError, match="dtype is 'int8'"):
+    assert set(found.rejected) == {"native", "onnx"}
+    with pytest.raises(CareError, match="dtype 'int8'"):
         tiny(tiny_folders, dtype="int8")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"runtime": "onnx"}, "nothing was exported for it (care-accel export --runtime onnx)"),
-        ({"runtime": "native", "device": "cuda"}, "this machine shows PyTorch no GPU"),
+        ({"runtime": "onnx"}, "no export found (run care-accel export --runtime onnx)"),
+        ({"runtime": "native", "device": "cuda"}, "PyTorch finds no GPU on this machine"),
         ({"runtime": "tensorrt"}, "tensorrt is not installed: pip install 'care-accel[tensorrt]'"),
     ],
 )
@@ -144,8 +144,8 @@ def test_on_a_gpu_an_engine_is_taken_and_one_of_another_release_is_not(tiny_fold
     monkeypatch.setitem(sys.modules, "tensorrt", SimpleNamespace(__version__="10.1.0"))
     found = model.choice("query")
     assert found.runtime == "pytorch"
-    assert found.passed_over["tensorrt"] == (
-        "its engine was built with TensorRT 10.9.0, here is TensorRT 10.1.0"
+    assert found.rejected["tensorrt"] == (
+        "its engine was built with TensorRT 10.9.0, this machine has TensorRT 10.1.0"
     )
 
 
@@ -177,19 +177,19 @@ def test_a_symmetric_model_loads_what_serves_both_roles_once(tiny_folders):
 
 @pytest.mark.usefixtures("native")
 def test_compiling_is_refused_where_no_network_runs_in_pytorch_on_a_gpu(tiny_folders):
-    with pytest.raises(CareError, match="compiled=True is of PyTorch on a GPU") as refused:
+    with pytest.raises(CareError, match="compiled=True needs PyTorch on a GPU") as refused:
         tiny(tiny_folders, device="cpu", compiled=True)
     assert str(refused.value).endswith(
-        "and here query is run by native on cpu and document is run by pytorch on cpu; leave it out"
+        "but query uses native on cpu and document uses pytorch on cpu; remove compiled=True"
     )
 
 
 def test_compiling_is_allowed_where_one_network_runs_in_pytorch_on_a_gpu(tiny_folders, monkeypatch):
     monkeypatch.setattr(choice, "resolve_device", lambda device: "cuda")
-    chosen = choice._tensorrt
+    chosen = choice._tensorrt_problem
     monkeypatch.setattr(
         choice,
-        "_tensorrt",
+        "_tensorrt_problem",
         lambda source, *rest: None if "query" in str(source.checkpoint.folder) else chosen(source, *rest),
     )
     model = tiny(tiny_folders, compiled=True)
@@ -197,5 +197,5 @@ def test_compiling_is_allowed_where_one_network_runs_in_pytorch_on_a_gpu(tiny_fo
 
 
 def test_a_network_that_nothing_runs_is_no_reason_to_compile(tiny_folders):
-    with pytest.raises(CareError, match=r"query: .*nothing was exported for it.*; leave it out"):
+    with pytest.raises(CareError, match=r"query: .*no export found.*; remove compiled=True"):
         tiny(tiny_folders, device="cpu", runtime="onnx", compiled=True)

@@ -45,7 +45,7 @@ def test_a_saved_model_comes_back_with_the_same_vectors_and_revisions(tiny_model
 def test_a_folder_that_holds_something_else_is_not_replaced(tiny_model, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("keep me")
-    with pytest.raises(CareError, match=r"letters exists and holds no care\.json"):
+    with pytest.raises(CareError, match=r"letters exists and has no care\.json"):
         tiny_model.save_pretrained(tmp_path / "letters")
     assert (tmp_path / "letters" / "dear.txt").read_text() == "keep me"
 

@@ -82,7 +82,7 @@ def test_a_server_with_one_encoder_serves_that_one(address, service, capsys):
 def test_encoders_of_two_models_are_refused(address, service, change):
     service.changes = {"document_encoder": change}
     with pytest.raises(
-        CareError, match=r"query encoder is of care-test \(width 3\), .* serve the two of one"
+        CareError, match=r"query encoder belongs to care-test \(width 3\), .* serve both encoders of one"
     ):
         DualEncoder.from_server(address)
 

@@ -26,7 +26,7 @@ def test_only_the_owner_can_read_the_file(tmp_path):
 
 def test_a_file_that_is_no_cache_is_refused_in_one_line(tmp_path):
     (tmp_path / "cache").write_bytes(b"something else entirely " * 100)
-    with pytest.raises(CareError, match="cannot be used as a cache"):
+    with pytest.raises(CareError, match="cannot be used as an embedding cache"):
         EmbeddingCache(tmp_path / "cache")
 
 
@@ -60,10 +60,10 @@ def test_texts_with_lone_surrogates_have_keys(tiny_model):
 def test_anew_hands_out_its_own_vectors_only_and_keeps_those_of_others(tmp_path):
     vectors = np.arange(6, dtype=np.float32).reshape(2, 3)
     EmbeddingCache(tmp_path / "c").put([b"a", b"b"], vectors)
-    anew = EmbeddingCache(tmp_path / "c", anew=True)
-    assert anew.get([b"a", b"b"]) == {}
-    anew.put([b"a"], vectors[1:])
-    assert set(anew.get([b"a", b"b"])) == {b"a"}
+    fresh = EmbeddingCache(tmp_path / "c", refresh=True)
+    assert fresh.get([b"a", b"b"]) == {}
+    fresh.put([b"a"], vectors[1:])
+    assert set(fresh.get([b"a", b"b"])) == {b"a"}
     found = EmbeddingCache(tmp_path / "c").get([b"a", b"b"])
     np.testing.assert_array_equal(found[b"a"], vectors[1])
     np.testing.assert_array_equal(found[b"b"], vectors[1])

@@ -129,11 +129,11 @@ def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_
         (["--tasks", "nothing"], "'nothing' matches none of"),
         (["--split", "dev"], "dev"),
         (["--device", "abacus"], "unknown device 'abacus'"),
-        (["--server", "here"], "'here' is no address of an inference server"),
+        (["--server", "here"], "'here' is not an address of an inference server"),
         (["--server", "h:1", "--model", "a"], "give --server or --model, not both"),
         (["--server", "h:1", "--query-model", "a"], "give --server or --query-model, not both"),
         (["--server", "h:1", "--device", "cpu"], "give --server or --device, not both"),
-        (["--server", "h:1", "--baseline", "bm25", "twin"], "--baseline twin needs the networks"),
+        (["--server", "h:1", "--baseline", "bm25", "twin"], "--baseline twin needs a local model"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
@@ -143,7 +143,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_pat
 def test_an_output_that_cannot_be_made_is_one_line(folders, data_dir, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     arguments = [*folders, "--data-dir", str(data_dir), "--output", str(tmp_path / "file" / "out")]
-    assert "cannot be made" in fails_in_one_line(arguments, capsys)
+    assert "cannot be created" in fails_in_one_line(arguments, capsys)
 
 
 @pytest.mark.parametrize("arguments", [["--limit", "0"], ["--batch-size", "x"], ["--baseline", "tfidf"]])

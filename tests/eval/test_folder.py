@@ -53,16 +53,21 @@ GOOD = '{"_id": "a", "text": "好"}\n'
 @pytest.mark.parametrize(
     ("file", "content", "line", "words"),
     [
-        ("retrieval/tiny/queries.jsonl", GOOD + "{broken\n", 2, "no JSON"),
-        ("retrieval/tiny/queries.jsonl", GOOD + GOOD, 2, "'a' was there before"),
+        ("retrieval/tiny/queries.jsonl", GOOD + "{broken\n", 2, "not JSON"),
+        ("retrieval/tiny/queries.jsonl", GOOD + GOOD, 2, "duplicate _id 'a'"),
         ("retrieval/tiny/queries.jsonl", '{"_id": 7, "text": "好"}\n', 1, "'_id' is a int"),
         ("retrieval/tiny/queries.jsonl", '{"_id": "a"}\n', 1, "'text' is missing"),
-        ("retrieval/tiny/queries.jsonl", "[1]\n", 1, "no JSON object"),
+        ("retrieval/tiny/queries.jsonl", "[1]\n", 1, "expected a JSON object"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq9\td0\t1\n", 2, "query 'q9' is not in queries.jsonl"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td9\t1\n", 1, "document 'd9' is not in corpus.jsonl"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\n", 1, "2 columns"),
-        ("retrieval/tiny/qrels/test.tsv", "q0\td0\tyes\n", 1, "'yes' is no whole number"),
-        ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq0\td0\t0\n", 2, "another score before"),
+        ("retrieval/tiny/qrels/test.tsv", "q0\td0\tyes\n", 1, "'yes' is not an integer"),
+        (
+            "retrieval/tiny/qrels/test.tsv",
+            "q0\td0\t1\nq0\td0\t0\n",
+            2,
+            "a different score in an earlier line",
+        ),
         ("sts/tiny/test.jsonl", '{"sentence1": "a", "sentence2": "b"}\n', 1, "'score'"),
         ("sts/tiny/test.jsonl", '{"sentence1": "a", "sentence2": "b", "score": NaN}\n', 1, "finite"),
         ("sts/tiny/test.jsonl", '{"sentence1": "a", "score": 1}\n', 1, "'sentence2' is missing"),
@@ -76,7 +81,7 @@ GOOD = '{"_id": "a", "text": "好"}\n'
             "reranking/tiny/test.jsonl",
             '{"query": "a", "positive": "b", "negative": []}\n',
             1,
-            "list of texts",
+            "list of strings",
         ),
     ],
 )
@@ -99,7 +104,7 @@ def test_a_missing_file_is_named(data_dir, missing):
 
 
 def test_a_missing_split_names_those_that_are_there(data_dir):
-    with pytest.raises(CareError, match=r"qrels/dev.tsv: no such file.*splits here: test"):
+    with pytest.raises(CareError, match=r"qrels/dev.tsv: no such file.*available splits: test"):
         the_set(data_dir, "retrieval/tiny").files("dev")
 
 
@@ -107,7 +112,7 @@ def test_a_missing_split_names_those_that_are_there(data_dir):
 def test_a_file_without_rows_is_refused(data_dir, content):
     (data_dir / "reranking/tiny/test.jsonl.gz").unlink()
     (data_dir / "reranking/tiny/test.jsonl").write_text(content)
-    with pytest.raises(CareError, match="holds no row"):
+    with pytest.raises(CareError, match="has no rows"):
         the_set(data_dir, "reranking/tiny").read("test")
 
 
@@ -120,7 +125,7 @@ def test_scores_that_are_all_equal_are_refused(data_dir):
 def test_a_folder_that_is_missing_or_empty_is_refused(tmp_path):
     with pytest.raises(CareError, match="no such folder"):
         find_sets(tmp_path / "nowhere")
-    with pytest.raises(CareError, match="holds no set"):
+    with pytest.raises(CareError, match="no data set"):
         find_sets(tmp_path)
 
 
@@ -132,5 +137,5 @@ def test_a_set_is_read_gzip_or_plain(data_dir):
 def test_judgements_that_are_all_0_measure_nothing(data_dir):
     file = data_dir / "retrieval/tiny/qrels/test.tsv"
     file.write_text("query-id\tcorpus-id\tscore\nq0\td0\t0\n")
-    with pytest.raises(CareError, match="holds no judgement above 0"):
+    with pytest.raises(CareError, match="no score above 0"):
         DataSet("retrieval", file.parents[1]).read("test")

@@ -220,12 +220,14 @@ def test_another_model_of_the_same_name_is_said(tiny_folders, tiny_model, tasks,
         width=8,
     )
     evaluate(other.as_mteb(), tasks[:1], tmp_path)
-    assert "replaces the summary of another model of this name" in caplog.text
+    assert "overwrites the summary of another model of the same name" in caplog.text
 
 
 def test_a_model_that_tells_no_pair_from_another_is_said(tiny_model, tasks, tmp_path, monkeypatch):
     monkeypatch.setattr(
         type(tiny_model.as_mteb()), "similarity_pairwise", lambda _, a, b: torch.zeros(len(a))
     )
-    with pytest.raises(CareError, match=r"sts/tiny: spearman is nan; .* gives every pair the same score"):
+    with pytest.raises(
+        CareError, match=r"sts/tiny: spearman is nan, because .* gives every pair the same score"
+    ):
         evaluate(tiny_model.as_mteb(), tasks[2:], tmp_path)

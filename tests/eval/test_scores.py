@@ -36,14 +36,14 @@ def test_a_file_is_private_even_where_a_public_one_was(tmp_path):
     ("change", "words"),
     [
         ({"schema": 2}, "schema 2 is unknown"),
-        ({"kind": "median"}, "holds no scores of single queries"),
-        ({"scores": [0.1]}, "holds no scores of single queries"),
-        ({"scores": [0.1, "x"]}, "holds no scores of single queries"),
-        ({"scores": [0.1, None]}, "holds no scores of single queries"),
-        ({"scores": [[0.1], [0.2]]}, "holds no scores of single queries"),
-        ({"scores": [], "queries": []}, "holds no scores of single queries"),
-        ({"queries": None}, "holds no scores of single queries"),
-        ({"kind": "pearson"}, "holds no scores of single queries"),
+        ({"kind": "median"}, "not a file of per-query scores"),
+        ({"scores": [0.1]}, "not a file of per-query scores"),
+        ({"scores": [0.1, "x"]}, "not a file of per-query scores"),
+        ({"scores": [0.1, None]}, "not a file of per-query scores"),
+        ({"scores": [[0.1], [0.2]]}, "not a file of per-query scores"),
+        ({"scores": [], "queries": []}, "not a file of per-query scores"),
+        ({"queries": None}, "not a file of per-query scores"),
+        ({"kind": "pearson"}, "not a file of per-query scores"),
     ],
 )
 def test_a_damaged_file_is_named_in_one_line(change, words, tmp_path):

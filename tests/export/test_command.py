@@ -21,7 +21,7 @@ def test_a_command_exports_and_prints_what_was_measured(model, data_dir, tmp_pat
     files = f"--keep-vocab {tmp_path / 'corpus.txt'} --texts {tmp_path / 'texts.txt'}"
     assert main(["export", *options.split(), *files.split()]) == 0
     printed = capsys.readouterr()
-    assert "query: cosine 1.000000 on average, 1.000000 at worst (1 texts)" in printed.out
+    assert "query: mean cosine 1.000000, worst 1.000000 (1 texts)" in printed.out
     assert "tokens kept" in printed.err
     values = json.loads((tmp_path / "out/query_encoder/runtimes/pytorch/export.json").read_text())
     assert values["gate"]["data"] == "retrieval/own, test"
@@ -32,10 +32,10 @@ def test_a_command_exports_and_prints_what_was_measured(model, data_dir, tmp_pat
     ("options", "words"),
     [
         ("--runtime pytorch --worst-cosine 2", "worst cosine 1.00000 is below 2"),
-        ("--runtime onnx --dtype float16", "onnx is exported as float32"),
+        ("--runtime onnx --dtype float16", "onnx supports dtype float32"),
         ("--runtime onnx --keep-vocab nowhere.txt", "nowhere.txt: cannot be read: no such file"),
         ("--runtime onnx --task retrieval/none", "no set 'retrieval/none'"),
-        ("--runtime pytorch --batch-change nan", "with its neighbours in a batch, more than nan"),
+        ("--runtime pytorch --batch-change nan", "with the other texts in the batch, more than nan"),
     ],
 )
 def test_a_refusal_is_one_line_and_exit_code_2(model, data_dir, tmp_path, capsys, options, words):

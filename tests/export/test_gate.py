@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from care_accel.export import Figures, Gate, Limits
+from care_accel.export import Gate, Limits, Metrics
 from care_accel.export.gate import batch_change
 
 GOOD = {
@@ -27,7 +27,7 @@ GOOD = {
     ],
 )
 def test_a_figure_beyond_its_limit_is_told_with_both(changes, words):
-    found = Figures(**GOOD | changes).failures(Limits())
+    found = Metrics(**GOOD | changes).failures(Limits())
     assert found == ([] if words is None else found)
     assert words is None or (len(found) == 1 and words in found[0])
 
@@ -103,6 +103,6 @@ def test_a_runtime_that_scales_by_its_batch_is_found_out(original):
 
 
 def test_given_texts_are_those_whose_cosines_are_taken(original, dev, monkeypatch):
-    monkeypatch.setattr("care_accel.export.gate._MOST_TEXTS", 5)
+    monkeypatch.setattr("care_accel.export.gate._MAX_TEXTS", 5)
     found = Gate(original, dev, ["头痛", "感冒"] * 9).measure(original.encoder("query"), "query")
     assert found.texts == 5

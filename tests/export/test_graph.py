@@ -45,7 +45,7 @@ def test_a_graph_gives_the_network_s_vectors_for_any_shape_and_padding(
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(tiny_folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(graph, "_MOST_BYTES_INSIDE", 1000)
+    monkeypatch.setattr(graph, "_MAX_INLINE_BYTES", 1000)
     spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20, device="cpu")
     network = Checkpoint(tiny_folders / "query_encoder").load_network("float32")
     graph.write_graph(network, spec, tmp_path / "model.onnx")

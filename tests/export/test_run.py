@@ -43,7 +43,7 @@ def test_the_figures_and_their_limits_are_kept_beside_the_export(exported):
         ({"worst_cosine": 1.5}, r"worst cosine 1\.00000 is below 1\.5"),
         ({"top10_overlap": 1.5}, r"top-10 overlap 1\.0000 is below 1\.5"),
         ({"ndcg_change": -1.0}, r"nDCG@10 went from [\d.]+ to [\d.]+, more than -1 points"),
-        ({"batch_change": -1.0}, "with its neighbours in a batch, more than -1"),
+        ({"batch_change": -1.0}, "with the other texts in the batch, more than -1"),
     ],
 )
 def test_beyond_a_limit_nothing_is_written_and_what_was_there_stays(
@@ -71,7 +71,7 @@ def test_what_depends_on_its_batch_is_written_when_asked_and_never_taken_by_auto
     )
     model = DualEncoder.from_pretrained(place, device="cpu")
     assert model.choice("document").runtime == "pytorch"
-    assert "depend on their neighbours" in model.choice("document").passed_over["onnx"]
+    assert "depend on the other texts" in model.choice("document").rejected["onnx"]
     assert DualEncoder.from_pretrained(place, runtime="onnx").choice("document").runtime == "onnx"
 
 
@@ -96,8 +96,8 @@ def test_a_symmetric_model_is_exported_once_and_measured_in_both_roles(tiny_fold
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"runtime": "onnx", "dtype": "int8"}, "onnx is exported as float32, not as int8"),
-        ({"runtime": "magic"}, "unknown runtime 'magic' of an export"),
+        ({"runtime": "onnx", "dtype": "int8"}, "onnx supports dtype float32, not int8"),
+        ({"runtime": "magic"}, "cannot export for runtime 'magic'"),
         ({"runtime": "tensorrt"}, "tensorrt is not installed"),
     ],
 )
@@ -118,7 +118,7 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
     model = DualEncoder.from_pretrained(exported)
     before = (exported / "care.json").read_bytes()
     with pytest.raises(
-        CareError, match="its export for onnx is float32, which native in int8 would put aside"
+        CareError, match="its export for onnx has dtype float32; exporting native in int8 would disable it"
     ):
         export(model, exported, runtime="native", dev=dev)
     assert (exported / "care.json").read_bytes() == before
@@ -127,7 +127,7 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
 def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_is_written(
     original, tiny_folders, dev, tmp_path
 ):
-    with pytest.raises(CareError, match="only gte is known") as refused:
+    with pytest.raises(CareError, match="supports gte networks") as refused:
         export(original, tmp_path / "out", runtime="native", roles=("query", "document"), dev=dev)
     assert str(refused.value).startswith(str(tiny_folders / "document_encoder"))
     assert list(tmp_path.iterdir()) == []
@@ -136,7 +136,7 @@ def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_i
 def test_a_vocabulary_that_was_cut_before_is_refused_by_the_model_s_own_name(original, dev, tmp_path):
     texts = [*dev.queries.values()]
     export(original, tmp_path / "cut", runtime="pytorch", dev=dev, keep=texts)
-    with pytest.raises(CareError, match="embeddings of some tokens only") as refused:
+    with pytest.raises(CareError, match="has a pruned vocabulary") as refused:
         export(
             DualEncoder.from_pretrained(tmp_path / "cut"),
             tmp_path / "out",

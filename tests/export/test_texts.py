@@ -19,9 +19,9 @@ def test_a_corpus_is_json_lines_or_a_text_a_line_packed_or_not(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("a.txt", "\n", "holds no text"),
+        ("a.txt", "\n", "has no texts"),
         ("a.jsonl", '{"words": 1}', "line 1: 'text' is missing"),
-        ("b.jsonl", "[1]", "line 1: no JSON object"),
+        ("b.jsonl", "[1]", "line 1: expected a JSON object"),
     ],
 )
 def test_a_broken_corpus_is_one_line(tmp_path, name, content, words):
@@ -32,7 +32,9 @@ def test_a_broken_corpus_is_one_line(tmp_path, name, content, words):
 
 def test_a_set_is_found_by_its_name_and_split(data_dir):
     assert DevSet.read(data_dir, "retrieval/own", "test").name == "retrieval/own, test"
-    with pytest.raises(CareError, match="no set 'retrieval/other'; retrieval sets here: retrieval/own"):
+    with pytest.raises(
+        CareError, match="no data set 'retrieval/other'; available retrieval sets: retrieval/own"
+    ):
         DevSet.read(data_dir, "retrieval/other", None)
-    with pytest.raises(CareError, match="splits here: test"):
+    with pytest.raises(CareError, match="available splits: test"):
         DevSet.read(data_dir, None, "train")

@@ -7,7 +7,7 @@ import pytest
 from care_accel import CareError, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.export import Limits, export
-from care_accel.export.vocabulary import keep_vocabulary
+from care_accel.export.vocabulary import prune_vocabulary
 
 OUTSIDE = "肚子痛咳嗽"
 ANYTHING = Limits(worst_cosine=-1, top10_overlap=0, ndcg_change=100)
@@ -56,7 +56,7 @@ def test_other_tokens_become_the_unknown_one_and_are_counted_and_said_once(trimm
     encoder.encode(OUTSIDE)
     assert encoder.counts.with_unknown_tokens == 3
     assert encoder.counts.unknown_tokens % 3 == 0
-    assert sum("outside the kept vocabulary" in record.message for record in caplog.records) == 1
+    assert sum("outside the pruned vocabulary" in record.message for record in caplog.records) == 1
     # The same as the original gives for those ids with the unknown token's in their place.
     whole = original.encoder("query")
     (ids,) = whole.tokenize([OUTSIDE])
@@ -112,8 +112,8 @@ def test_a_cut_model_is_not_cut_again_nor_written_as_a_router(trimmed, original,
 
     shutil.copytree(trimmed / "query_encoder", tmp_path / "copy")
     with pytest.raises(CareError, match="the model it was exported from"):
-        keep_vocabulary(tmp_path / "copy", [original.spec("query")], inside)
-    with pytest.raises(CareError, match="some tokens only"):
+        prune_vocabulary(tmp_path / "copy", [original.spec("query")], inside)
+    with pytest.raises(CareError, match="has a pruned vocabulary"):
         write_router_format(DualEncoder.from_pretrained(trimmed, runtime="pytorch"), tmp_path / "router")
 
 
@@ -121,5 +121,5 @@ def test_a_vocabulary_of_another_network_is_refused(trimmed, tmp_path):
     shutil.copytree(trimmed / "query_encoder", tmp_path / "copy")
     config = json.loads((tmp_path / "copy" / "config.json").read_text())
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
-    with pytest.raises(CareError, match="kept vocabulary has"):
+    with pytest.raises(CareError, match="pruned vocabulary has"):
         Checkpoint(tmp_path / "copy").load_vocabulary()

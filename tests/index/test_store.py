@@ -147,7 +147,7 @@ def test_a_save_that_cannot_take_its_place_brings_the_old_index_back(index, save
 
 def test_a_folder_with_more_than_an_index_in_it_is_refused(index, saved):
     (saved / "thesis.txt").write_text("do not lose me")
-    with pytest.raises(CareError, match=r"thesis\.txt, which does not belong"):
+    with pytest.raises(CareError, match=r"thesis\.txt, which saving would delete"):
         index.save(saved)
     assert (saved / "thesis.txt").read_text() == "do not lose me"
 
@@ -165,7 +165,7 @@ def test_anything_else_in_the_way_is_refused(index, tmp_path):
     (tmp_path / "letters" / "dear.txt").write_text("do not lose me")
     (tmp_path / "file").write_text("nor me")
     for name in ("letters", "file"):
-        with pytest.raises(CareError, match=f"{name} exists and holds no index.json"):
+        with pytest.raises(CareError, match=f"{name} exists and has no index.json"):
             index.save(tmp_path / name)
     assert (tmp_path / "letters" / "dear.txt").read_text() == "do not lose me"
 

@@ -172,11 +172,11 @@ def test_the_choice_is_plain_pytorch_without_a_gpu_for_gradients_and_for_exports
 
 def test_arguments_that_do_not_fit_are_refused():
     hidden, mask = states(1, 2, 4), masks([2], 2)
-    with pytest.raises(ValueError, match="pooling 'max'"):
+    with pytest.raises(ValueError, match="pooling is 'max'"):
         embed(hidden, mask, "max", ORDERS[0], 2)
-    with pytest.raises(ValueError, match="order 'none'"):
+    with pytest.raises(ValueError, match="order is 'none'"):
         embed(hidden, mask, "mean", "none", 2)
-    with pytest.raises(ValueError, match="width is 5; the hidden states have 4"):
+    with pytest.raises(ValueError, match=r"width is 5; .* the hidden size, 4"):
         embed(hidden, mask, "mean", ORDERS[0], 5)
 
 

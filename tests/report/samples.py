@@ -32,7 +32,7 @@ def summary(model, tasks=TASKS, *, split="dev", seed=0, **manifest):
             "type": kind,
             "size": size,
         }
-    skipped = [{"task": n, "reason": f"{model} gives pairs no score"} for n in tasks if n not in entries]
+    skipped = [{"task": n, "reason": f"{model} does not support STS"} for n in tasks if n not in entries]
     return {
         "model": model,
         "tasks": entries,

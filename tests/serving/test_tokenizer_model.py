@@ -38,7 +38,7 @@ def test_a_kept_vocabulary_is_kept(tiny_model, tmp_path):
     tokenizer = whole.tokenizer
     kept = sorted({*whole.tokenize(["高血压怎么治"])[0], *tokenizer.all_special_ids, tokenizer.pad_token_id})
     unknown = tokenizer.unk_token_id or tokenizer.pad_token_id
-    short = tokenizing(whole.spec, tokenizer, Vocabulary.keeping(kept, len(tokenizer), unknown))
+    short = tokenizing(whole.spec, tokenizer, Vocabulary.from_token_ids(kept, len(tokenizer), unknown))
     save_tokenizing(short, tmp_path / "t")
     back = load_tokenizing(tmp_path / "t", whole.spec)
     assert back.tokenize(TEXTS) == short.tokenize(TEXTS) != whole.tokenize(TEXTS)

@@ -45,10 +45,10 @@ def set_at(values, path, value):
             r"stages\[0\]: data\[2\]: kind: 'poems' is not one of triplets",
         ),
         (("stages", 0, "learning_rate"), "1e-4", "write 1.0e-4"),
-        (("stages", 0, "batch_size"), 2.5, "batch_size: 2.5 is no whole number"),
+        (("stages", 0, "batch_size"), 2.5, "batch_size: 2.5 is not an integer"),
         (("stages", 0, "epochs"), 0, "epochs must be a number above 0"),
         (("stages", 0, "epochs"), float("nan"), "epochs must be a number above 0"),
-        (("stages", 0, "epochs"), "one", "epochs: 'one' is no number$"),
+        (("stages", 0, "epochs"), "one", "epochs: 'one' is not a number$"),
         (("stages", 0, "max_document_tokens"), 0, "max_document_tokens must be a number above 0"),
         (("stages", 0, "save_steps"), 0, "save_steps must be a number above 0"),
         (("stages", 0, "warmup_ratio"), 2.0, "warmup_ratio must be from 0 to 1"),
@@ -67,7 +67,7 @@ def set_at(values, path, value):
         (("stages",), [], "stages is empty"),
         (("stages", 0, "data"), [], "has no data"),
         (("start", "query"), None, "start needs a model"),
-        (("seed",), True, "seed: True is no whole number"),
+        (("seed",), True, "seed: True is not an integer"),
         (("stages",), "joint", "must be a list"),
         (("start",), 3, "must be a mapping"),
     ],
@@ -92,7 +92,7 @@ def test_a_missing_field_and_two_stages_of_one_name_are_refused(values, write_re
 @pytest.mark.parametrize("content", ["a: [", "\tx"])
 def test_what_is_no_yaml_is_one_line(tmp_path, content):
     (tmp_path / "r.yaml").write_text(content)
-    with pytest.raises(CareError, match="no YAML") as error:
+    with pytest.raises(CareError, match="not YAML") as error:
         load_recipe(tmp_path / "r.yaml")
     assert "\n" not in str(error.value)
 

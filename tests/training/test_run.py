@@ -179,14 +179,14 @@ def test_a_broken_row_of_a_later_stage_is_said_before_the_first_is_trained(
 ):
     (data_dir / "bad.jsonl").write_text('{"query": "头痛", "pos": ["a"]}\n{"query": "头痛", "pos": "x"}\n')
     values["stages"].append(values["stages"][0] | {"name": "second", "data": [{"file": "bad.jsonl"}]})
-    with pytest.raises(CareError, match=r"bad\.jsonl, line 2: 'pos' must be a list of texts"):
+    with pytest.raises(CareError, match=r"bad\.jsonl, line 2: 'pos' must be a list of strings"):
         train(write_recipe(values), data_dir, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_output_that_cannot_be_made_is_one_line(values, write_recipe, data_dir, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CareError, match=r"--output .*file: cannot be made"):
+    with pytest.raises(CareError, match=r"--output .*file: cannot be created"):
         train(write_recipe(values), data_dir, tmp_path / "file")
 
 

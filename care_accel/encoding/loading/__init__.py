@@ -1,1 +1,1 @@
-"""Model folders and hub names to networks, tokenizers and specs."""
+"""Loads networks, tokenizers and specs from model folders and hub names."""

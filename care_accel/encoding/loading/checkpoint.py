@@ -1,8 +1,7 @@
-"""A network's folder: what is in it, whether it is whole, and how it is loaded safely.
+"""Validates and safely loads the folder of a network.
 
-Safetensors only, and never code from a checkpoint: a configuration that names remote code for an
-architecture which transformers has (``model_type: "new"``, the original gte) is mapped to the built-in
-class.
+Only safetensors are read, and code from a checkpoint never runs. A configuration that names remote code for an
+architecture which transformers has built in (``model_type: "new"``, the original gte) is mapped to the built-in class.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 _HASHED = ("*.safetensors", "*.json", "*.txt", "*.model")
-# Metadata beside the weights that does not change a vector.
+# Metadata that does not affect embeddings.
 _NOT_HASHED = ("README", "generation_config.json", "trainer_state.json", "care.json")
 _CHUNK = 1 << 22
 _LAYER = re.compile(r"layers?\.\d+\..*weight$")
@@ -36,15 +35,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One folder with a network (or a LoRA adapter that names its base) and its tokenizer.
+    """A folder with a network (or a LoRA adapter) and its tokenizer.
 
     Parameters
     ----------
     folder : Path
-        Holds ``config.json`` and ``*.safetensors``, or ``adapter_config.json`` and the adapter's
-        weights; and the tokenizer's files.
+        Contains ``config.json`` and ``*.safetensors``, or ``adapter_config.json`` and the adapter's weights; and the
+        tokenizer's files.
     base : Path, optional
-        Folder of the base network when ``folder`` holds an adapter.
+        Folder of the base network if ``folder`` contains an adapter.
 
     Raises
     ------
@@ -57,17 +56,17 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         if not self.network_folder.is_dir():
-            raise CareError(f"{self.network_folder}: no such folder; an encoder needs one")
-        self.config_values  # noqa: B018  a broken configuration is reported before anything is loaded
+            raise CareError(f"{self.network_folder}: no such folder; give the folder of an encoder")
+        self.config_values  # noqa: B018  report a broken config.json before loading anything
         if not list(self.network_folder.glob("*.safetensors")):
             raise CareError(
-                f"{self.network_folder}: no *.safetensors file; only this format is read, "
-                "convert others with transformers' save_pretrained"
+                f"{self.network_folder}: no *.safetensors file; convert other formats with transformers' "
+                "save_pretrained"
             )
         if self.base is not None and not (self.folder / "adapter_model.safetensors").is_file():
             raise CareError(f"{self.folder}: no adapter_model.safetensors; save the adapter in this format")
         if not (self._tokenizer_folder / "tokenizer_config.json").is_file():
-            raise CareError(f"{self.folder}: no tokenizer_config.json; save the tokenizer beside the network")
+            raise CareError(f"{self.folder}: no tokenizer_config.json; save the tokenizer in the same folder")
 
     @property
     def network_folder(self) -> Path:
@@ -75,13 +74,13 @@ class Checkpoint:
 
     @property
     def _tokenizer_folder(self) -> Path:
-        # An adapter usually brings its tokenizer along; otherwise the base has it.
+        # An adapter folder usually has the tokenizer; otherwise the base folder does.
         own = (self.folder / "tokenizer_config.json").is_file()
         return self.folder if own or self.base is None else self.base
 
     @cached_property
     def config_values(self) -> dict[str, Any]:
-        """``config.json`` as it stands."""
+        """Contents of ``config.json``."""
         return read_json(self.network_folder / "config.json", "an encoder folder needs it")
 
     @cached_property
@@ -99,10 +98,10 @@ class Checkpoint:
             model_type = str(values.get("model_type"))
             if model_type in CONFIG_MAPPING:
                 return CONFIG_MAPPING[model_type].from_dict(values)
-        except Exception as cause:  # configurations are validated by several libraries
-            raise CareError(f"{file}: no configuration of a network: {_one_line(cause)}") from cause
+        except Exception as cause:  # several libraries validate configurations
+            raise CareError(f"{file}: invalid network configuration: {_one_line(cause)}") from cause
         raise CareError(
-            f"{file}: transformers {release} has no network {model_type!r}; install a release that has it"
+            f"{file}: transformers {release} does not support model_type {model_type!r}; install a release that does"
         )
 
     @property
@@ -111,13 +110,13 @@ class Checkpoint:
         size = self.config_values.get("hidden_size")
         if not isinstance(size, int):
             raise CareError(
-                f"{self.network_folder / 'config.json'}: hidden_size is {size!r}; it must be a whole number"
+                f"{self.network_folder / 'config.json'}: hidden_size is {size!r}; it must be an integer"
             )
         return size
 
     @property
     def causal(self) -> bool:
-        """Whether a token sees only those before it (an LLM-based encoder)."""
+        """Whether the network uses causal attention (an LLM-based encoder)."""
         from transformers.models.auto import modeling_auto
 
         name = self.config.model_type
@@ -128,20 +127,20 @@ class Checkpoint:
 
     @property
     def rotary(self) -> bool:
-        """Whether positions are relative (rotary), so that padding on the left moves nothing."""
+        """Whether positions are relative (RoPE), so that left padding does not change results."""
         return getattr(self.config, "rope_parameters", None) is not None
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that the network has positions for; None if its configuration sets no limit."""
+        """Maximum sequence length of the network; None if its configuration sets no limit."""
         positions = getattr(self.config, "max_position_embeddings", None)
-        # RoBERTa and its kin count positions from behind the pad token's.
+        # RoBERTa-like networks number positions from pad_token_id + 1.
         offset = self.config.pad_token_id + 1 if "roberta" in self.config.model_type else 0
         return positions - offset if positions else None
 
     @cached_property
     def fingerprint(self) -> str:
-        """``sha256:`` over every file that decides a vector: weights, configuration, tokenizer, adapter."""
+        """``sha256:`` over every file that affects embeddings: weights, configuration, tokenizer, adapter."""
         total = hashlib.sha256()
         for folder in filter(None, (self.folder, self.base)):
             files = {f for pattern in _HASHED for f in folder.glob(pattern)}
@@ -156,12 +155,12 @@ class Checkpoint:
         return f"sha256:{total.hexdigest()}"
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
-        """Load the tokenizer and check that it fits the network.
+        """Load the tokenizer and check that it matches the network.
 
         Raises
         ------
         CareError
-            It cannot be read, has no token to pad with, or makes ids that the network does not have.
+            The tokenizer cannot be read, has no pad token, or has token ids beyond the embedding matrix.
         """
         from transformers import AutoTokenizer
 
@@ -170,60 +169,60 @@ class Checkpoint:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=self.config, trust_remote_code=False, truncation_side="right"
             )
-        except Exception as cause:  # the library raises many kinds, down to bare Exception
+        except Exception as cause:  # transformers raises many types, even bare Exception
             raise CareError(f"{folder}: the tokenizer cannot be read: {_one_line(cause)}") from cause
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token_id is None:
                 raise CareError(
-                    f"{folder}: the tokenizer has no pad token; name one in tokenizer_config.json"
+                    f"{folder}: the tokenizer has no pad token; set pad_token in tokenizer_config.json"
                 )
             tokenizer.pad_token = tokenizer.eos_token
         vocabulary = self.load_vocabulary()
         rows = int(self.config.vocab_size) if vocabulary is None else len(vocabulary.rows)
         if (highest := max(tokenizer.get_vocab().values())) >= rows:
             raise CareError(
-                f"{folder}: the tokenizer does not fit the network: its highest token id is {highest}, "
-                f"the network has {rows} embeddings"
+                f"{folder}: the tokenizer does not match the network: its highest token id is {highest}, "
+                f"the network has {rows} embeddings; use the tokenizer of this network"
             )
         return tokenizer
 
     def load_vocabulary(self) -> Vocabulary | None:
-        """Return which tokens the network has embeddings of; None if it has them of all.
+        """Return the pruned vocabulary; None if the network has an embedding for every token.
 
         Raises
         ------
         CareError
-            What is kept does not fit the network, or its file is damaged.
+            The pruned vocabulary does not match the network, or its file is corrupt.
         """
         vocabulary = Vocabulary.load(self.network_folder)
         if vocabulary is not None and vocabulary.kept != int(self.config.vocab_size):
             raise CareError(
-                f"{self.network_folder}: the kept vocabulary has {vocabulary.kept} tokens, the network "
-                f"{self.config.vocab_size} embeddings; export the model anew"
+                f"{self.network_folder}: the pruned vocabulary has {vocabulary.kept} tokens, the network "
+                f"{self.config.vocab_size} embeddings; export the model again"
             )
         return vocabulary
 
-    def require_whole_vocabulary(self, why: str) -> None:
-        """Refuse a network whose tokenizer's ids are not its rows.
+    def require_full_vocabulary(self, action: str) -> None:
+        """Refuse a network with a pruned vocabulary.
 
         Raises
         ------
         CareError
-            It was exported with a kept vocabulary.
+            The network was exported with a pruned vocabulary. The message suggests ``action`` on the original model.
         """
         if (self.network_folder / VOCABULARY).is_file():
             raise CareError(
-                f"{self.folder}: has the embeddings of some tokens only; {why} the model it was exported from"
+                f"{self.folder}: has a pruned vocabulary; {action} the model it was exported from"
             )
 
     @quiet_transformers()
     def load_network(self, dtype: str) -> PreTrainedModel:
-        """Load the network in evaluation mode on the CPU; an adapter is merged into its base.
+        """Load the network in evaluation mode on the CPU; merge an adapter into its base.
 
         Raises
         ------
         CareError
-            Weights are damaged or missing, or an adapter is there and peft is not.
+            Weights are corrupt or missing, or an adapter needs peft, which is not installed.
         """
         import torch
         from transformers import AutoModel
@@ -237,18 +236,18 @@ class Checkpoint:
                 use_safetensors=True,
                 output_loading_info=True,
             )
-        except Exception as cause:  # safetensors, transformers and torch each raise their own
+        except Exception as cause:  # safetensors, transformers and torch each raise their own types
             raise CareError(f"{self.network_folder}: weights cannot be loaded: {_one_line(cause)}") from cause
-        # A pooler is no part of an encoder here: vectors come from the last hidden states.
-        if absent := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
+        # Embeddings come from the last hidden states; a missing pooler does not matter.
+        if missing := sorted(name for name in report["missing_keys"] if not name.startswith("pooler.")):
             raise CareError(
-                f"{self.network_folder}: {len(absent)} weights of the network are not in its files, "
-                f"such as {absent[0]}"
+                f"{self.network_folder}: the files lack {len(missing)} weights of the network, such as "
+                f"{missing[0]}; save the complete network again"
             )
-        # Heads are no part of an encoder; a layer that the configuration does not know is a mistake in it.
+        # Extra heads do not matter; an extra layer means that config.json is wrong.
         if unknown := sorted(name for name in report["unexpected_keys"] if _LAYER.search(name)):
             log.warning(
-                "%s: %d weights such as %s belong to no layer of config.json and are not used",
+                "%s: %d weights such as %s belong to no layer of config.json and are ignored",
                 self.network_folder,
                 len(unknown),
                 unknown[0],
@@ -264,18 +263,18 @@ class Checkpoint:
             raise CareError(f"{self.folder} is a LoRA adapter: pip install 'care-accel[train]'") from None
         try:
             with warnings.catch_warnings():
-                # peft only warns of weights that are missing, and leaves random ones in their place.
+                # peft only warns of missing weights and leaves random ones in place.
                 warnings.filterwarnings("error", message="Found missing adapter keys")
                 return PeftModel.from_pretrained(network, self.folder).merge_and_unload()
         except Exception as cause:
-            raise CareError(f"{self.folder}: the adapter does not fit: {_one_line(cause)}") from cause
+            raise CareError(f"{self.folder}: the adapter does not match: {_one_line(cause)}") from cause
 
 
 def _gte_values(values: dict[str, Any]) -> dict[str, Any]:
     """Translate the configuration of an original gte checkpoint (``model_type: "new"``).
 
     Those networks scale RoPE statically by NTK: base times the factor, and every frequency divided by
-    factor^(2 / head dimension). In transformers' words that is a ``linear`` entry.
+    factor^(2 / head dimension). transformers calls this rope_type ``linear``.
     """
     values = {k: v for k, v in values.items() if k not in ("rope_theta", "rope_scaling", "architectures")} | {
         "model_type": "gte",
@@ -293,7 +292,7 @@ def _rope_parameters(values: dict[str, Any]) -> dict[str, Any]:
         return {"rope_type": "default", "rope_theta": theta}
     kind = scaling.get("type", scaling.get("rope_type"))
     if kind != "ntk":
-        raise CareError(f"rope_scaling of type {kind!r} is unknown for a gte network; ntk is")
+        raise CareError(f"rope_scaling type {kind!r} is not supported for a gte network; use ntk")
     factor = float(scaling["factor"])
     head = int(values["hidden_size"]) // int(values["num_attention_heads"])
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head)}

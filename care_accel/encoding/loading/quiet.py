@@ -1,4 +1,4 @@
-"""Networks loaded and saved without the progress bars and notes of transformers."""
+"""Loads and saves networks without transformers' progress bars and log messages."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers from drawing bars and printing reports: a library prints nothing that nobody asked for.
+    """Suppress transformers' progress bars and loading reports.
 
-    What it would report of weights that are missing or unexpected is checked, and said, by `Checkpoint`.
+    `Checkpoint` checks and reports missing and unexpected weights itself.
     """
     from transformers.utils import logging
 

@@ -1,7 +1,6 @@
-"""Sentence-transformers folders: a Router with a query and a document route, or one encoder for both.
+"""Reads sentence-transformers folders: a Router with a query and a document route, or one encoder for both.
 
-Read from their JSON files, so that loading needs no sentence-transformers; written through that
-library, so that the files are its own.
+Reads the JSON files directly, so that loading does not need sentence-transformers. Writing uses that library.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from care_accel.files import read_json
 
 _POOLINGS: dict[str, Pooling] = {"cls": "first", "lasttoken": "last", "mean": "mean"}
 LIBRARY_POOLINGS = {ours: theirs for theirs, ours in _POOLINGS.items()}
-# Releases before 6 wrote one flag a mode instead of pooling_mode.
+# Releases before 6 wrote one flag per mode instead of pooling_mode.
 _OLD_FLAGS: dict[str, Pooling] = {
     "pooling_mode_cls_token": "first",
     "pooling_mode_lasttoken": "last",
@@ -39,7 +38,7 @@ class Route:
     max_tokens: int | None
 
     def spec(self, checkpoint: Checkpoint) -> EncoderSpec:
-        """Return the spec of this route for the network that it holds."""
+        """Return the spec of this route and its network."""
         settings = read_json(checkpoint.folder / "tokenizer_config.json", "an encoder folder needs it")
         limits = (
             self.max_tokens,
@@ -57,19 +56,18 @@ class Route:
 
 
 def read_router_format(folder: Path) -> dict[Role, Route]:
-    """Read both routes of a sentence-transformers folder; without a Router both are the same.
+    """Read both routes of a sentence-transformers folder; without a Router they are the same.
 
     Raises
     ------
     CareError
-        A file is missing or broken, or a module is there that a vector would depend on and that is
-        not Transformer, Pooling or Normalize.
+        A file is missing or invalid, or a module is not Transformer, Pooling or Normalize.
     """
     try:
         return _read_routes(folder)
     except (KeyError, IndexError, TypeError, AttributeError) as cause:
         raise CareError(
-            f"{folder}: modules.json or router_config.json is not as sentence-transformers writes it "
+            f"{folder}: modules.json or router_config.json is not in the format of sentence-transformers "
             f"({type(cause).__name__}: {cause})"
         ) from cause
 
@@ -84,7 +82,7 @@ def _read_routes(folder: Path) -> dict[Role, Route]:
         router = read_json(modules[0][1] / "router_config.json", "a Router needs it")
         structure, types = router["structure"], router["types"]
         if missing := [role for role in ROLES if role not in structure]:
-            raise CareError(f"{folder / 'router_config.json'}: there is no route {missing[0]!r}")
+            raise CareError(f"{folder / 'router_config.json'}: route {missing[0]!r} is missing")
         routes = {
             role: [(_kind(types[name]), modules[0][1] / name) for name in structure[role]] + modules[1:]
             for role in ROLES
@@ -97,22 +95,22 @@ def _route(modules: list[tuple[str, Path]], settings: dict[str, Any], prompt: st
     where = modules[0][1]
     if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
         raise CareError(
-            f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are known"
+            f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are supported"
         )
     score = settings.get("similarity_fn_name") or "cosine"
     if score != "cosine" and not (score == "dot" and "Normalize" in kinds):
         raise CareError(
-            f"{where}: the score {score!r} of {'' if 'Normalize' in kinds else 'un'}normalised vectors is not known "
-            "here; a cosine, or a dot product of normalised vectors, is"
+            f"{where}: similarity {score!r} on {'' if 'Normalize' in kinds else 'un'}normalised vectors is not "
+            "supported; use cosine, or dot with a Normalize module"
         )
     truncate_dim = settings.get("truncate_dim")
-    # That library cuts last, after Normalize if there is one; but its cosine normalises once more.
-    cut_last = score == "dot" and truncate_dim is not None
+    # sentence-transformers slices last, after any Normalize; but its cosine then normalises again.
+    slices_last = score == "dot" and truncate_dim is not None
     transformer = _read_optional(where / "sentence_bert_config.json")
     return Route(
         folder=where,
         pooling=_pooling(modules[1][1] / "config.json"),
-        order="normalize-then-slice" if cut_last else "slice-then-normalize",
+        order="normalize-then-slice" if slices_last else "slice-then-normalize",
         truncate_dim=truncate_dim,
         prompt=prompt,
         max_tokens=transformer.get("max_seq_length"),
@@ -125,7 +123,7 @@ def _pooling(file: Path) -> Pooling:
     known = [_POOLINGS[mode]] if mode in _POOLINGS else []
     known += [ours for flag, ours in _OLD_FLAGS.items() if values.get(flag) is True]
     if len(known) != 1 or values.get("include_prompt") is False:
-        raise CareError(f"{file}: this pooling is not known; cls, lasttoken and mean over all tokens are")
+        raise CareError(f"{file}: unsupported pooling; use cls, lasttoken or mean with include_prompt")
     return known[0]
 
 
@@ -143,5 +141,5 @@ def _read_list(file: Path) -> list[dict[str, Any]]:
     except ValueError as cause:
         raise CareError(f"{file}: cannot be read as JSON: {cause}") from None
     if not isinstance(values, list) or not values:
-        raise CareError(f"{file}: holds no list of modules")
+        raise CareError(f"{file}: not a list of modules")
     return values

@@ -14,42 +14,46 @@ from care_accel.errors import CareError
 def write_router_format(model: DualEncoder, folder: str | Path) -> None:
     """Write a dual encoder as a sentence-transformers folder with a Router (needs the extra ``train``).
 
-    Its prompts are those of retrieval: that format has one prompt a role.
+    The prompts are those of retrieval, because the format has one prompt per role.
 
     Parameters
     ----------
     model : DualEncoder
-        Its document encoder is loaded.
+        Both encoders are loaded.
     folder : str or Path
-        Made if it is not there.
+        Created if missing.
 
     Raises
     ------
     CareError
-        A prompt has text after ``{text}`` (that format only puts prompts in front), or the two roles
-        follow different orders while they cut.
+        A prompt has text after ``{text}`` (the format supports prefixes only), or an encoder slices before normalising.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Router, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    prompts, routes, cuts = {}, {}, set()
+    prompts, routes, sliced = {}, {}, set()
     for role in ROLES:
         encoder = model.encoder(role)
         spec, checkpoint = encoder.spec, model.source(role).checkpoint
-        checkpoint.require_whole_vocabulary("that format cannot say so: write")
+        checkpoint.require_full_vocabulary("the sentence-transformers format cannot store it; write")
         template = spec.prompt("retrieval")
         if not template.endswith(PLAIN):
-            raise CareError(f"the {role} prompt has text after {PLAIN}, which that format cannot say")
+            raise CareError(
+                f"the {role} prompt has text after {PLAIN}; the sentence-transformers format supports prefixes only"
+            )
         prompts[role] = template.removesuffix(PLAIN)
         if spec.width < checkpoint.hidden_size:
-            cuts.add(spec.order)
+            sliced.add(spec.order)
         with quiet_transformers():
             transformer = Transformer(str(checkpoint.folder), max_seq_length=spec.max_tokens)
         pooling = Pooling(checkpoint.hidden_size, pooling_mode=LIBRARY_POOLINGS[spec.pooling])
         routes[role] = [transformer, pooling, Normalize()]
-    if cuts - {"normalize-then-slice"}:
-        raise CareError("that format cuts after normalising; these encoders cut before")
+    if sliced - {"normalize-then-slice"}:
+        raise CareError(
+            "the sentence-transformers format slices after normalising, but these encoders slice before; save them "
+            "with save_pretrained"
+        )
     library_model = SentenceTransformer(
         modules=[Router.for_query_document(routes["query"], routes["document"])],
         prompts=prompts,

@@ -1,4 +1,4 @@
-"""Where a dual encoder comes from: the embedded one, a folder, two folders, or a hub name."""
+"""Locates the encoders of a dual encoder: the embedded default, a folder, two folders, or a hub name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MANIFEST_FORMAT = 1
 EMBEDDED = Path(__file__).parents[2] / "assets"
 DEFAULT = "care-mini"
 
-# The first is ours; the authors' release calls the second folder doc_encoder.
+# Accepted names; the authors' release uses doc_encoder.
 _FOLDERS: dict[Role, tuple[str, ...]] = {
     "query": ("query_encoder",),
     "document": ("document_encoder", "doc_encoder"),
@@ -31,14 +31,14 @@ _HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model")
 
 @dataclass(frozen=True)
 class Source:
-    """One encoder that has been found but not loaded.
+    """One encoder, located but not loaded.
 
     Attributes
     ----------
     checkpoint : Checkpoint
     spec : EncoderSpec
     recorded : str or None
-        Fingerprint that the manifest holds for the checkpoint, checked when it is loaded.
+        Fingerprint of the checkpoint in the manifest, verified on loading.
     """
 
     checkpoint: Checkpoint
@@ -49,25 +49,25 @@ class Source:
         hidden = self.checkpoint.hidden_size
         if self.spec.width > hidden:
             raise CareError(
-                f"{self.checkpoint.network_folder}: width {self.spec.width} is more than the network's "
-                f"hidden size {hidden}"
+                f"{self.checkpoint.network_folder}: width {self.spec.width} exceeds the network's hidden size "
+                f"{hidden}; use a smaller width"
             )
         limit = self.checkpoint.max_tokens
         if limit is not None and self.spec.max_tokens > limit:
             raise CareError(
-                f"{self.checkpoint.network_folder}: max_tokens {self.spec.max_tokens} is more than the {limit} "
-                "positions of the network"
+                f"{self.checkpoint.network_folder}: max_tokens {self.spec.max_tokens} exceeds the network's maximum of "
+                f"{limit} positions; use a smaller max_tokens"
             )
         if self.spec.padding_side == "left" and not self.checkpoint.rotary:
             raise CareError(
-                f"{self.checkpoint.network_folder}: padding on the left would move the positions of this network, "
-                "which are absolute; use padding_side='right'"
+                f"{self.checkpoint.network_folder}: left padding would shift the absolute positions of this network; "
+                "use padding_side='right'"
             )
 
 
 @dataclass(frozen=True)
 class Sources:
-    """The two encoders of a dual encoder, found but not loaded."""
+    """The two encoders of a dual encoder, located but not loaded."""
 
     name: str
     query: Source
@@ -77,12 +77,12 @@ class Sources:
         widths = self.query.spec.width, self.document.spec.width
         if widths[0] != widths[1]:
             raise CareError(
-                f"{self.name}: the query encoder makes vectors of width {widths[0]}, the document encoder of "
-                f"{widths[1]}; they must be equal (give width=...)"
+                f"{self.name}: the query encoder has width {widths[0]}, the document encoder {widths[1]}; set width=... "
+                "to use the same for both"
             )
 
 
-def find(
+def find_sources(
     name: str | Path | None,
     query: str | Path | None,
     document: str | Path | None,
@@ -90,7 +90,7 @@ def find(
     revision: str | None,
     changes: Mapping[str, Any],
 ) -> Sources:
-    """Find both encoders; see `DualEncoder.from_pretrained` for what each argument may be."""
+    """Locate both encoders; see `DualEncoder.from_pretrained` for the arguments."""
     if query is not None or document is not None:
         if name is not None:
             raise CareError("give one model or query= and document=, not both")
@@ -105,10 +105,10 @@ def find(
     folder = _folder(name if name is not None else DEFAULT, revision)
     title = Path(str(name or DEFAULT)).name or folder.resolve().name
     if (folder / MANIFEST).is_file():
-        _no_preset(preset_name, folder / MANIFEST)
+        _refuse_preset(preset_name, folder / MANIFEST)
         return _from_manifest(folder, changes)
     if (folder / "modules.json").is_file():
-        _no_preset(preset_name, folder / "modules.json")
+        _refuse_preset(preset_name, folder / "modules.json")
         sources = _from_router(folder, changes)
         return Sources(title, sources["query"], sources["document"])
     found = {role: _first_folder(folder, names) for role, names in _FOLDERS.items()}
@@ -117,33 +117,33 @@ def find(
         sources = _from_preset(folders, preset_name or "care", changes)
         return Sources(title, sources["query"], sources["document"])
     raise CareError(
-        f"{folder}: neither {MANIFEST} nor modules.json nor the folders query_encoder and document_encoder; "
-        "for two separate folders give query= and document="
+        f"{folder}: no {MANIFEST}, no modules.json, and no folders query_encoder and document_encoder; "
+        "for two separate folders use query= and document="
     )
 
 
 def _from_two(
     title: str, folders: Mapping[Role, Path], preset_name: str | None, changes: Mapping[str, Any]
 ) -> Sources:
-    """Let each folder say what its encoder is; a preset speaks for those that do not, or instead of them."""
+    """Read each folder's own configuration; use the preset for folders without one, or instead of modules.json."""
     sources: dict[Role, Source] = {}
     for role, folder in folders.items():
         if (folder / MANIFEST).is_file():
-            _no_preset(preset_name, folder / MANIFEST)
+            _refuse_preset(preset_name, folder / MANIFEST)
             both = _from_manifest(folder, changes)
             sources[role] = both.query if role == "query" else both.document
         elif preset_name is None and (folder / "modules.json").is_file():
             sources[role] = _from_router(folder, changes)[role]
-    plain = {role: folder for role, folder in folders.items() if role not in sources}
-    if plain:
+    unconfigured = {role: folder for role, folder in folders.items() if role not in sources}
+    if unconfigured:
         widths = [source.spec.width for source in sources.values()]
-        sources |= _from_preset(plain, preset_name or "sentence-transformers", changes, widths)
+        sources |= _from_preset(unconfigured, preset_name or "sentence-transformers", changes, widths)
     return Sources(title, sources["query"], sources["document"])
 
 
 def _from_router(folder: Path, changes: Mapping[str, Any]) -> dict[Role, Source]:
     return {
-        role: Source(Checkpoint(part.folder), _changed(part.spec(Checkpoint(part.folder)), changes))
+        role: Source(Checkpoint(part.folder), _override(part.spec(Checkpoint(part.folder)), changes))
         for role, part in read_router_format(folder).items()
     }
 
@@ -152,13 +152,13 @@ def _from_preset(
     folders: Mapping[Role, Path], preset_name: str, changes: Mapping[str, Any], widths: Sequence[int] = ()
 ) -> dict[Role, Source]:
     checkpoints = {role: open_checkpoint(folder) for role, folder in folders.items()}
-    # Presets name a width that both networks must be able to give: the narrower one decides.
-    widest = min([c.hidden_size for c in checkpoints.values()] + [*widths])
+    # Both encoders need the same width, so the smaller hidden size decides.
+    max_width = min([c.hidden_size for c in checkpoints.values()] + [*widths])
     sources: dict[Role, Source] = {}
     for role, checkpoint in checkpoints.items():
-        spec = preset(preset_name, role, hidden_size=widest, causal=checkpoint.causal)
-        fitting = min(spec.max_tokens, checkpoint.max_tokens or spec.max_tokens)
-        sources[role] = Source(checkpoint, _changed(spec, {"max_tokens": fitting}, changes))
+        spec = preset(preset_name, role, hidden_size=max_width, causal=checkpoint.causal)
+        max_tokens = min(spec.max_tokens, checkpoint.max_tokens or spec.max_tokens)
+        sources[role] = Source(checkpoint, _override(spec, {"max_tokens": max_tokens}, changes))
     return sources
 
 
@@ -170,36 +170,36 @@ def _from_manifest(folder: Path, changes: Mapping[str, Any]) -> Sources:
     for role in _FOLDERS:
         entry = manifest.get(role)
         if not isinstance(entry, dict) or not isinstance(entry.get("folder"), str) or "spec" not in entry:
-            raise CareError(f"{file}: {role!r} must hold a folder and a spec")
-        place = (folder / entry["folder"]).resolve()
-        if not place.is_relative_to(folder.resolve()):
-            raise CareError(f"{file}: the folder of {role!r} lies outside the model's own")
+            raise CareError(f"{file}: {role!r} must have 'folder' and 'spec'; save the model again")
+        path = (folder / entry["folder"]).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            raise CareError(f"{file}: the folder of {role!r} is outside the model's folder; move it inside")
         spec = EncoderSpec.from_dict(entry["spec"], f"{file}, {role}")
-        sources[role] = Source(open_checkpoint(place), _changed(spec, changes), entry.get("revision"))
+        sources[role] = Source(open_checkpoint(path), _override(spec, changes), entry.get("revision"))
     return Sources(str(manifest.get("name") or folder.name), sources["query"], sources["document"])
 
 
 def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open an encoder's folder; a LoRA adapter is followed to the base that it names."""
+    """Open an encoder's folder; for a LoRA adapter, resolve its base model too."""
     adapter = folder / "adapter_config.json"
     if not adapter.is_file() or (folder / "config.json").is_file():
         return Checkpoint(folder)
     base = read_json(adapter, "").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
-        raise CareError(f"{adapter}: base_model_name_or_path is empty; it must name the base network")
+        raise CareError(f"{adapter}: base_model_name_or_path is empty; set it to the base model")
     beside = folder / base
     return Checkpoint(folder, base=beside if beside.is_dir() else _folder(base, None))
 
 
 def _folder(name: str | Path, revision: str | None) -> Path:
-    """Return a local folder for the embedded default, a path, or a hub name (downloaded, pinned)."""
+    """Return the local folder of the embedded default, a path, or a hub name (downloaded at its revision)."""
     if name == DEFAULT:  # a folder of that name is ./care-mini
         return EMBEDDED / DEFAULT
     if Path(name).is_dir():
         return Path(name)
     if isinstance(name, Path) or not _HUB_NAME.fullmatch(name) or name.startswith("."):
         raise CareError(
-            f"{name}: no such folder, and no hub name (owner/name); the embedded model is {DEFAULT}"
+            f"{name}: no such folder, and not a hub name (owner/name); the embedded model is {DEFAULT}"
         )
     from huggingface_hub import snapshot_download
 
@@ -207,21 +207,19 @@ def _folder(name: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
-        raise CareError(
-            f"{name}: no such folder, and the hub gave no model of that name ({reason})"
-        ) from None
+        raise CareError(f"{name}: no such folder, and the download from the hub failed ({reason})") from None
 
 
 def _first_folder(folder: Path, names: tuple[str, ...]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def _no_preset(preset_name: str | None, file: Path) -> None:
+def _refuse_preset(preset_name: str | None, file: Path) -> None:
     if preset_name is not None:
-        raise CareError(f"{file} already says what the encoders are; leave preset={preset_name!r} out")
+        raise CareError(f"{file} already configures the encoders; remove preset={preset_name!r}")
 
 
-def _changed(spec: EncoderSpec, *changes: Mapping[str, Any]) -> EncoderSpec:
-    for some in changes:
-        spec = dataclasses.replace(spec, **{k: v for k, v in some.items() if v is not None})
+def _override(spec: EncoderSpec, *changes: Mapping[str, Any]) -> EncoderSpec:
+    for values in changes:
+        spec = dataclasses.replace(spec, **{k: v for k, v in values.items() if v is not None})
     return spec

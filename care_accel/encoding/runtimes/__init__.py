@@ -1,4 +1,4 @@
-"""What executes a network: one class a runtime, one protocol."""
+"""Runtimes that execute a network: one protocol, one class per runtime."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 class Runtime(Protocol):
-    """Token ids to finished vectors: the network, pooling, slicing and normalising."""
+    """Token ids to embeddings: the network, pooling, slicing and normalising."""
 
     device: str
 

@@ -1,4 +1,4 @@
-"""What an export leaves beside an encoder's weights: ``runtimes/<runtime>/``, described by ``export.json``."""
+"""An export in an encoder's folder: ``runtimes/<runtime>/``, described by ``export.json``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from care_accel.files import check_format, read_json
 DESCRIPTION = "export.json"
 FORMAT = 1
 RUNTIMES = "runtimes"
-# What is compiled into a graph; prompts and lengths are not.
+# Fields of the spec that are compiled into a graph; prompts and lengths are not.
 _COMPILED = ("pooling", "order", "width")
 _CHUNK = 1 << 22
 
@@ -27,8 +27,8 @@ class Artefact:
     ----------
     folder : Path
     values : dict
-        ``export.json``: ``runtime``, ``dtype``, ``fingerprint`` of the weights it was made from, ``spec``,
-        ``files`` with their checksums, ``versions``, ``batch_invariant``, ``gate``.
+        ``export.json``: ``runtime``, ``dtype``, ``fingerprint`` of the original weights, ``spec``, ``files`` with
+        their checksums, ``versions``, ``batch_invariant``, ``gate``.
     """
 
     folder: Path
@@ -36,52 +36,52 @@ class Artefact:
 
     @classmethod
     def find(cls, encoder_folder: Path, runtime: str) -> Artefact | None:
-        """Open an encoder's export for a runtime; None if it has none.
+        """Open an encoder's export for a runtime; None if there is none.
 
         Raises
         ------
         CareError
-            ``export.json`` is broken or of another release.
+            ``export.json`` is corrupt or has an unknown format.
         """
         folder = encoder_folder / RUNTIMES / runtime
         file = folder / DESCRIPTION
         if not file.is_file():
             return None
-        values = read_json(file, "an export has one")
+        values = read_json(file, "every export has one")
         check_format(values, file, FORMAT)
         return cls(folder, values)
 
     def mismatch(self, fingerprint: str, spec: EncoderSpec) -> str | None:
-        """Say why this export is not of these weights and this spec; None if it is."""
+        """Return why this export does not match these weights and this spec; None if it does."""
         if self.values.get("fingerprint") != fingerprint:
             return "its export was made from other weights"
         exported = self.values.get("spec") or {}
         for name in _COMPILED:
-            if exported.get(name) != (wanted := getattr(spec, name)):
-                return f"its export has {name} {exported.get(name)!r}, not {wanted!r}"
+            if exported.get(name) != (expected := getattr(spec, name)):
+                return f"its export has {name} {exported.get(name)!r}, not {expected!r}"
         if self.values.get("dtype") != spec.dtype:
-            return f"its export is {self.values.get('dtype')}, not {spec.dtype}"
+            return f"its export has dtype {self.values.get('dtype')}, not {spec.dtype}"
         if int(exported.get("max_tokens", 0)) < spec.max_tokens:
-            return f"its export takes {exported.get('max_tokens')} tokens, not {spec.max_tokens}"
-        if absent := [name for name in self.values.get("files") or () if not (self.folder / name).is_file()]:
-            return f"of its export the file {absent[0]} is not there"
+            return f"its export has max_tokens {exported.get('max_tokens')}, not {spec.max_tokens}"
+        if missing := [name for name in self.values.get("files") or () if not (self.folder / name).is_file()]:
+            return f"its export lacks the file {missing[0]}"
         return None
 
     def checked(self, name: str) -> Path:
-        """Return one of the export's files once all of them have the checksums that were recorded.
+        """Verify the checksums of all files of the export, and return the path of one.
 
         Raises
         ------
         CareError
-            A file is missing or was changed; it is named.
+            A file is missing or was changed; the message names it.
         """
         files = self.values.get("files")
         if not isinstance(files, dict) or name not in files:
-            raise CareError(f"{self.folder / DESCRIPTION}: names no {name}; export the model anew")
+            raise CareError(f"{self.folder / DESCRIPTION}: does not list {name}; export the model again")
         for other, digest in files.items():
             if not (self.folder / other).is_file() or file_digest(self.folder / other) != digest:
                 raise CareError(
-                    f"{self.folder / other}: not the file that was exported; export the model anew"
+                    f"{self.folder / other}: missing or changed since the export; export the model again"
                 )
         return self.folder / name
 

@@ -1,4 +1,4 @@
-"""The tries of a request to a server: retried while it is unavailable, with pauses, within a deadline."""
+"""Retry policy of a request to a server: retry while it is unavailable, with exponential backoff, until a deadline."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from typing import Any
 
 from care_accel.errors import CareError
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0  # seconds
+_INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 2.0  # seconds
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
-# What a server says that is there but takes no more: our models (`care_accel.serving.backend.backlog`), its own queue limits.
-_BUSY = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
-# A model's process has died: the script tritonserver starts the server anew within a second.
-_DYING = re.compile(r"Stub process .* is not healthy")
+# Messages of an overloaded server: from our models (`care_accel.serving.backend.backlog`), and its own queue limits.
+_OVERLOADED = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
+# A model's process has died: the script tritonserver restarts the server within a second.
+_STUB_DIED = re.compile(r"Stub process .* is not healthy")
 _LOADING = re.compile(r"unknown model: .* has no available versions")
 
 
 class ServerError(CareError):
-    """What a server said, or that it said nothing.
+    """An error response of a server, or no response.
 
     Attributes
     ----------
     status : str
-        gRPC's name for it, such as ``"UNAVAILABLE"``.
+        gRPC status, such as ``"UNAVAILABLE"``.
     """
 
-    def __init__(self, status: str, line: str) -> None:
-        super().__init__(line)
+    def __init__(self, status: str, message: str) -> None:
+        super().__init__(message)
         self.status = status
 
 
 def checked_address(address: str) -> str:
-    """Return the address as it is.
+    """Return the address after validation.
 
     Raises
     ------
@@ -44,41 +44,42 @@ def checked_address(address: str) -> str:
     match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
     if match is None or not 0 < int(match[2]) < 65_536:
         raise CareError(
-            f"{address!r} is no address of an inference server; give host and gRPC port, as in 'localhost:8001'"
+            f"{address!r} is not an address of an inference server; give host and gRPC port, as in 'localhost:8001'"
         )
     return address
 
 
 def checked_limits(timeout: float, retries: int, in_flight: int) -> None:
-    """Refuse limits of a client that make no sense.
+    """Validate the limits of a client.
 
     Raises
     ------
     CareError
-        With the name and the value.
+        A limit is out of range; the message gives its name and value.
     """
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
         raise CareError(f"timeout is {timeout!r}; it must be a number of seconds above 0")
-    for name, value, least in (("retries", retries, 0), ("in_flight", in_flight, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise CareError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    for name, value, minimum in (("retries", retries, 0), ("in_flight", in_flight, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise CareError(f"{name} is {value!r}; it must be an integer of at least {minimum}")
 
 
 class Attempts:
-    """The tries of one request: how long the next may take, and how long to wait before it.
+    """Retry state of one request: time left, and backoff before the next attempt.
 
     Parameters
     ----------
     address, model : str
         Named in errors.
     timeout : float
-        Seconds for all tries and the pauses between them.
+        Seconds for all attempts and the pauses between them.
     retries : int
-        Tries after the first.
+        Attempts after the first.
     reached : bool
-        Whether the server has answered before: if it is away now, it starts anew, and is asked until the deadline.
-    clock, chance : callable
-        Seconds, and a number from 0 to 1.
+        Whether the server has answered before. If it is unavailable now, it is restarting, and requests are retried
+        until the deadline.
+    clock, jitter : callable
+        Return the time in seconds, and a random number from 0 to 1.
     """
 
     def __init__(
@@ -89,66 +90,66 @@ class Attempts:
         retries: int,
         reached: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random,
+        jitter: Callable[[], float] = random,
     ) -> None:
         self._address, self._model = address, model
-        self._timeout, self._clock, self._chance = timeout, clock, chance
+        self._timeout, self._clock, self._jitter = timeout, clock, jitter
         self._deadline = clock() + timeout
-        self._left = retries
+        self._retries_left = retries
         self._reached = reached
-        self._pause = _FIRST_PAUSE
+        self._backoff = _INITIAL_BACKOFF
 
     def seconds(self) -> float:
-        """Return what is left until the deadline."""
+        """Return the seconds left until the deadline."""
         return max(1e-3, self._deadline - self._clock())
 
     def pause(self, error: Any) -> float:
-        """Return how long to wait after an ``InferenceServerException`` before the next try.
+        """Return the backoff in seconds after an ``InferenceServerException``.
 
-        Half of it is chance, so that clients that were refused together do not come back together.
+        Half of it is random jitter, so that clients rejected together do not retry together.
 
         Raises
         ------
         ServerError
-            There is no next try: the error is of another kind, or tries or time are used up.
+            No retry: the error is not retryable, or no retries or no time are left.
         """
-        pause = self._pause * (0.5 + 0.5 * self._chance())
-        words = str(error.message())
-        # A server that unloads its models to end, or has not loaded them yet, did not look at the request either.
+        pause = self._backoff * (0.5 + 0.5 * self._jitter())
+        message = str(error.message())
+        # A server that is unloading its models to stop, or has not loaded them yet, has not processed the request.
         unavailable = (
             error.status() == "StatusCode.UNAVAILABLE"
-            or bool(_DYING.search(words))
-            or (self._reached and bool(_LOADING.search(words)))
-            # A server that ends cuts off what is on its way; a call that its caller gave up does not come here.
+            or bool(_STUB_DIED.search(message))
+            or (self._reached and bool(_LOADING.search(message)))
+            # A server that stops cancels requests in flight; cancellation by the caller does not get here.
             or (self._reached and error.status() == "StatusCode.CANCELLED")
         )
-        waits = self._left > 0 or (self._reached and not _BUSY.search(words))
-        if not unavailable or not waits or pause >= self.seconds():
-            raise self._explained(error)
-        self._left -= 1
-        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
+        may_retry = self._retries_left > 0 or (self._reached and not _OVERLOADED.search(message))
+        if not unavailable or not may_retry or pause >= self.seconds():
+            raise self._to_error(error)
+        self._retries_left -= 1
+        self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
         return pause
 
-    def _explained(self, error: Any) -> ServerError:
+    def _to_error(self, error: Any) -> ServerError:
         status = str(error.status()).removeprefix("StatusCode.")
-        words = " ".join(str(error.message()).split()).removeprefix("[request id: <id_unknown>] ")
-        return ServerError(status, self._line(status, words))
+        message = " ".join(str(error.message()).split()).removeprefix("[request id: <id_unknown>] ")
+        return ServerError(status, self._describe(status, message))
 
-    def _line(self, status: str, words: str) -> str:
+    def _describe(self, status: str, message: str) -> str:
         if status == "DEADLINE_EXCEEDED":
             return (
-                f"{self._address}: {self._model} did not answer within {self._timeout:g} s; give a longer timeout or "
-                "fewer texts at a time"
+                f"{self._address}: {self._model} did not answer within {self._timeout:g} s; use a longer timeout or "
+                "fewer texts per request"
             )
-        if status == "UNAVAILABLE" and _BUSY.search(words):
-            return f"{self._address}: {self._model} is overloaded ({words}); try again later, or give more retries"
+        if status == "UNAVAILABLE" and _OVERLOADED.search(message):
+            return f"{self._address}: {self._model} is overloaded ({message}); try again later, or use more retries"
         if status == "UNAVAILABLE":
             return (
-                f"{self._address}: no inference server answers there ({words}); start one with care-accel serve, and "
+                f"{self._address}: no inference server answers ({message}); start one with care-accel serve, and "
                 "give the address of its gRPC port"
             )
         if status == "NOT_FOUND":
-            return f"{self._address}: serves no model {self._model!r} ({words}); serve a repository of this package"
+            return f"{self._address}: serves no model {self._model!r} ({message}); serve a repository of this package"
         if status == "INVALID_ARGUMENT":
-            return f"{self._model}: {words}"
-        return f"{self._address}: {self._model} failed: {status}: {words}"
+            return f"{self._model}: {message}"
+        return f"{self._address}: {self._model} failed: {status}: {message}"

@@ -1,7 +1,7 @@
-"""A network whose layers PyTorch's compiler has fused: about half as many kernels for a GPU to run.
+"""A network whose layers are fused by ``torch.compile``: about half as many GPU kernels.
 
-A batch of queries is bound by the number of kernels even as a CUDA graph. Layers are compiled one by one, for sizes
-that are not known yet: all ordinary layers share one program, so that it takes seconds, not a minute for each bucket.
+Even as a CUDA graph, a batch of queries is bound by the number of kernels. Layers are compiled one by one with dynamic
+shapes: all ordinary layers share one program, so compilation takes seconds, not a minute per bucket.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ log = logging.getLogger(__name__)
 
 
 def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "inductor") -> PooledNetwork:
-    """Return a copy whose layers are compiled; the weights are shared, and the original stays as it is.
+    """Return a copy with compiled layers; it shares its weights with the original, which is not modified.
 
-    The vectors equal the original's to rounding. Where the compiler is not there or fails, the original is returned
-    and a warning logged.
+    Embeddings equal the original's up to rounding. If the compiler is missing or fails, a warning is logged and the
+    original returned.
 
     Parameters
     ----------
     encode : PooledNetwork
     device : str
-        Where the network lies.
+        Device of the network.
     backend : str
-        Of ``torch.compile``.
+        Backend of ``torch.compile``.
     """
     network = copy.copy(encode.network)
     layers = [copy.copy(layer) for layer in network.layers]
@@ -40,11 +40,11 @@ def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "ind
     compiled._modules = encode._modules | {"network": network}
     try:
         with torch.inference_mode():
-            # As aligned as a bucket and as general: the compiler makes another program for what is not, and takes sizes
-            # that are equal here, to each other or to the network's, for one and the same.
+            # Aligned like the buckets, with sizes that differ from each other and from the network's: the compiler
+            # specialises on alignment and treats equal sizes as the same symbol.
             ids = torch.ones((2, 48), dtype=torch.int64, device=device)
             compiled(ids, torch.ones_like(ids))
-    except (RuntimeError, OSError) as cause:  # no Triton, no C compiler, an operation that it does not know
+    except (RuntimeError, OSError) as cause:  # no Triton, no C compiler, or an unsupported operation
         log.warning("the network is not compiled: %s", " ".join(str(cause).split())[:300])
         return encode
     return compiled

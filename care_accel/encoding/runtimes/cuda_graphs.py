@@ -1,11 +1,11 @@
-"""A network as CUDA graphs, one a bucket of shapes: a few hundred launches become one.
+"""A network as CUDA graphs, one per bucket of shapes: one graph launch replaces a few hundred kernel launches.
 
-A small batch through a small network is bound by how fast the processor hands kernels to the GPU; a graph hands them
-over at once. A batch is padded to the next bucket, copied into buffers that the graphs read, and replayed.
+A small batch in a small network is bound by kernel launches on the CPU; a graph launches all kernels at once. A batch is
+padded to the next bucket, copied into the graphs' static input buffers, and replayed.
 
-Cost: at load, four runs of the network for each bucket. Memory: the activations of the largest bucket, which all
-graphs share as they never run at the same time, and what the driver keeps of each graph; `CudaGraphs.memory` is what
-was measured at load. Batches beyond the buckets have enough work to be bound by the GPU, and run eagerly.
+Cost: at load, four runs of the network per bucket. Memory: the activations of the largest bucket, shared by all graphs
+because they never run concurrently, plus the driver's memory per graph; `CudaGraphs.memory` is the amount measured at
+load. Batches larger than every bucket are bound by the GPU and run eagerly.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Capture = Callable[[Forward, torch.Tensor, torch.Tensor], Replay]
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 TOKENS = (16, 32, 64, 128, 256, 512)
-# Texts times tokens of the largest bucket. gte's 113M parameters in the layers make 1 TFLOP of 4,096 tokens, which
-# takes a GPU about as long as the launches take the processor.
-TOKENS_A_BATCH = 4096
+# Maximum texts times tokens of a bucket. With gte's 113M parameters in the layers, 4,096 tokens are 1 TFLOP, which takes
+# a GPU about as long as the kernel launches take the CPU.
+MAX_BUCKET_TOKENS = 4096
 _WARM_UP_RUNS = 3
 
 log = logging.getLogger(__name__)
@@ -36,14 +36,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class GraphCounts:
-    """What a runtime's batches became.
+    """Batch counters of a runtime.
 
     Attributes
     ----------
     replayed, eager : int
-        Batches that a graph ran, and that were beyond the buckets.
+        Batches run by a graph, and batches run eagerly.
     bucket_padding : int
-        Tokens computed only to fill buckets, beside the padding within the batches (see `EncodeCounts`).
+        Padding tokens added to fill buckets, not counting the padding within the batches (see `EncodeCounts`).
     """
 
     replayed: int = 0
@@ -52,32 +52,32 @@ class GraphCounts:
 
 
 def buckets_up_to(max_tokens: int) -> list[tuple[int, int]]:
-    """Return the (batch, tokens) buckets of texts of at most so many tokens, the largest first."""
+    """Return the (batch, tokens) buckets for texts of at most ``max_tokens``, largest first."""
     longest = TOKENS[min(bisect_left(TOKENS, max_tokens), len(TOKENS) - 1)]
-    buckets = [(b, t) for b in BATCHES for t in TOKENS if t <= longest and b * t <= TOKENS_A_BATCH]
+    buckets = [(b, t) for b in BATCHES for t in TOKENS if t <= longest and b * t <= MAX_BUCKET_TOKENS]
     return sorted(buckets, key=lambda bucket: (-bucket[0] * bucket[1], bucket))
 
 
 class CudaGraphs:
-    """Runs batches that fit a bucket by replaying its graph; safe to call from several threads.
+    """Runs batches by replaying the graph of the smallest bucket that fits; thread-safe.
 
     Parameters
     ----------
     forward : callable
-        (ids, mask), int64 ``[batch, tokens]`` on the device, to float32 ``[batch, width]`` there. It must not look at
-        values on the host while it is captured.
+        Maps (ids, mask), int64 ``[batch, tokens]`` on the device, to float32 ``[batch, width]`` on the device. It must
+        not synchronise with the host during capture.
     device : str
     buckets : list of (int, int)
-        Batch and tokens; the largest first, so that the others fit its memory.
+        Batch and tokens, largest first, so that the others reuse its memory.
     capture : callable, optional
-        What makes a graph of a forward; CUDA graphs with one pool of memory by default.
+        Captures a forward pass as a graph; by default as CUDA graphs that share one memory pool.
 
     Attributes
     ----------
     memory : int
-        Bytes of the device that capturing took.
+        Device memory in bytes that capturing took.
     failure : str or None
-        Why capturing was given up; then no bucket is there and every batch runs eagerly.
+        Why capturing failed; then there are no buckets and every batch runs eagerly.
     """
 
     def __init__(
@@ -89,26 +89,26 @@ class CudaGraphs:
     ) -> None:
         on_gpu = torch.device(device).type == "cuda"
         values = 2 * max(batch * tokens for batch, tokens in buckets)
-        # Ids and mask lie one behind the other: one copy a batch. All buckets are views of the same memory.
+        # Ids and mask are contiguous, so that a batch takes one copy. All buckets are views of the same memory.
         self._host = torch.zeros(values, dtype=torch.int64, pin_memory=on_gpu)
         self._input = torch.zeros(values, dtype=torch.int64, device=device)
         self._lock = threading.Lock()
         self._replays: dict[tuple[int, int], Replay] = {}
         self.failure: str | None = None
-        before = _used(device) if on_gpu else 0
+        before = _used_memory(device) if on_gpu else 0
         try:
             with torch.inference_mode():
                 capture = capture or cuda_capture(device)
                 for bucket in buckets:
                     ids, mask = self._view(self._input, bucket)
-                    # With padding, so that what is warmed up is the masked attention that is captured.
+                    # With padding, so that warm-up and capture use masked attention.
                     mask.fill_(1)[:, 1:][:, -1:] = 0
                     self._replays[bucket] = capture(forward, ids, mask)
         except RuntimeError as cause:  # out of memory, or an operation that cannot be captured
             self._replays = {}
             self.failure = " ".join(str(cause).split())[:300]
             log.warning("no CUDA graphs, every batch runs eagerly: %s", self.failure)
-        self.memory = max(0, _used(device) - before) if on_gpu else 0
+        self.memory = max(0, _used_memory(device) - before) if on_gpu else 0
 
     @property
     def buckets(self) -> list[tuple[int, int]]:
@@ -116,39 +116,39 @@ class CudaGraphs:
         return sorted(self._replays, key=lambda bucket: (bucket[0] * bucket[1], bucket))
 
     def bucket_for(self, batch: int, tokens: int) -> tuple[int, int] | None:
-        """Return the bucket with the least padding that a batch fits, or None."""
+        """Return the smallest bucket that fits a batch, or None."""
         return next((b for b in self.buckets if batch <= b[0] and tokens <= b[1]), None)
 
     def run(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
     ) -> NDArray[np.float32]:
-        """Encode one batch in a bucket that it fits, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
+        """Encode one batch, ``[batch, tokens]`` each, in a bucket that fits it, to float32 ``[batch, width]``."""
         with self._lock, torch.inference_mode():
-            # The copy to the host waits for the replay, so the buffers are free again when the lock is.
+            # The copy to the host waits for the replay, so the buffers are free when the lock is released.
             return self._replay(ids, mask, bucket).cpu().numpy()
 
     def run_on_device(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
     ) -> torch.Tensor:
-        """Encode one batch as `run` does, to a tensor that stays on the device."""
+        """Encode one batch as `run` does, and leave the result on the device."""
         with self._lock, torch.inference_mode():
-            vectors = self._replay(ids, mask, bucket).clone()  # the next replay writes over its own
+            vectors = self._replay(ids, mask, bucket).clone()  # the next replay overwrites the graph's output
             if vectors.is_cuda:
-                torch.cuda.current_stream(vectors.device).synchronize()  # until then the buffers are read
+                torch.cuda.current_stream(vectors.device).synchronize()  # the replay still reads the buffers
             return vectors
 
     def _replay(
         self, ids: NDArray[np.int64], mask: NDArray[np.int64], bucket: tuple[int, int]
     ) -> torch.Tensor:
         rows, tokens = ids.shape
-        filled_ids, filled_mask = self._view(self._host, bucket)
-        filled_ids.zero_()
-        filled_mask.zero_()
-        # On the right whichever side the batch is padded on: no token changes its position.
-        filled_ids[:rows, :tokens] = torch.from_numpy(ids)
-        filled_mask[:rows, :tokens] = torch.from_numpy(mask)
-        # A row without a single token would attend to nothing: NaN, and slower paths in some kernels.
-        filled_mask[rows:, 0] = 1
+        padded_ids, padded_mask = self._view(self._host, bucket)
+        padded_ids.zero_()
+        padded_mask.zero_()
+        # Bucket padding goes on the right, also for left-padded batches, so that no token changes its position.
+        padded_ids[:rows, :tokens] = torch.from_numpy(ids)
+        padded_mask[:rows, :tokens] = torch.from_numpy(mask)
+        # A fully masked row would give NaN, and slower code paths in some kernels.
+        padded_mask[rows:, 0] = 1
         count = 2 * bucket[0] * bucket[1]
         self._input[:count].copy_(self._host[:count], non_blocking=True)
         return self._replays[bucket]()[:rows]
@@ -160,13 +160,13 @@ class CudaGraphs:
 
 
 def cuda_capture(device: str) -> Capture:
-    """Return what captures forwards as CUDA graphs that share one pool of memory."""
+    """Return a function that captures forward passes as CUDA graphs with a shared memory pool."""
     pool = torch.cuda.graph_pool_handle()
 
     def capture(forward: Forward, ids: torch.Tensor, mask: torch.Tensor) -> Replay:
         with torch.cuda.device(device):
-            # Libraries set themselves up, and kernels are compiled and chosen, in runs that are not captured; on
-            # another stream, as PyTorch asks for.
+            # Warm-up runs initialise libraries and compile and autotune kernels before capture, on a side stream as
+            # PyTorch requires.
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -174,7 +174,7 @@ def cuda_capture(device: str) -> Capture:
                     forward(ids, mask)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # Other threads may go on using the GPU meanwhile.
+            # "thread_local": other threads may use the GPU during capture.
             with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 vectors = forward(ids, mask)
 
@@ -188,6 +188,6 @@ def cuda_capture(device: str) -> Capture:
     return capture
 
 
-def _used(device: str) -> int:
+def _used_memory(device: str) -> int:
     free, total = torch.cuda.mem_get_info(device)
     return total - free

@@ -1,4 +1,4 @@
-"""The gte network on the CPU by this package's own native code: ``csrc/include/care/encoder.hpp``."""
+"""The gte network on the CPU in this package's native code: ``csrc/include/care/encoder.hpp``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ DTYPES = ("float32", "int8")
 class NativeRuntime:
     """Runs a gte network without PyTorch, in float32 or with int8 weights and activations.
 
-    A text's vector does not depend on its batch to the last bit, nor on ``threads``. Padding costs nothing:
-    only tokens are computed. Threads may call one runtime together; they take turns.
+    An embedding is bit-identical whatever the batch and the number of threads. Padding is not computed. Thread-safe;
+    concurrent calls are serialised.
 
     Parameters
     ----------
     network : transformers.GteModel
-        In float32. Its layers are copied as the native code reads them and its word embeddings are used in
-        place; nothing else of it is needed any more.
+        In float32. Its layers are copied into the native layout and its word embeddings are used in place; the rest
+        is not needed afterwards.
     spec : EncoderSpec
-        Its dtype is ``float32`` or ``int8``; texts may have ``max_tokens`` tokens.
+        Its dtype is ``float32`` or ``int8``; ``max_tokens`` limits the length of a text.
     threads : int, optional
-        As many as the process may use by default; a small batch uses fewer.
+        By default as many as the process may use; a small batch uses fewer.
     instruction_set : str, optional
         One of ``_native.instruction_sets()``; the fastest by default.
 
@@ -46,7 +46,7 @@ class NativeRuntime:
     Raises
     ------
     CareError
-        The network is one that `refusal` names, or has weights that are not finite.
+        The network is not supported (see `unsupported_reason`), or has weights that are not finite.
     """
 
     device = "cpu"
@@ -61,7 +61,7 @@ class NativeRuntime:
     ) -> None:
         import torch
 
-        if reason := self.refusal(network.config, spec):
+        if reason := self.unsupported_reason(network.config, spec):
             raise CareError(f"runtime 'native' cannot run this network: {reason}; use runtime='pytorch'")
         self.threads = threads or len(os.sched_getaffinity(0))
         self._spec = spec
@@ -96,42 +96,42 @@ class NativeRuntime:
                     feed_forward_norm=_norm(layer.post_mlp_layernorm),
                 )
         except ValueError as wrong:
-            raise CareError(f"runtime 'native' cannot take this network's weights: {wrong}") from None
+            raise CareError(f"runtime 'native' cannot use this network's weights: {wrong}") from None
 
     @staticmethod
-    def refusal(config: PreTrainedConfig, spec: EncoderSpec) -> str | None:
-        """Return why a network cannot be run by this runtime, or None if it can.
+    def unsupported_reason(config: PreTrainedConfig, spec: EncoderSpec) -> str | None:
+        """Return why this runtime does not support a network, or None if it does.
 
         Parameters
         ----------
         config : transformers.PreTrainedConfig
-            The network's.
+            Configuration of the network.
         spec : EncoderSpec
         """
         if config.model_type != "gte":
-            return f"it is a {config.model_type} network, and only gte is known"
+            return f"supports gte networks, not {config.model_type}"
         if config.hidden_act != "gelu":
-            return f"its activation is {config.hidden_act!r}, and only gelu is known"
+            return f"supports the activation gelu, not {config.hidden_act!r}"
         kind = (config.rope_parameters or {}).get("rope_type", "default")
         if "dynamic" in kind or kind == "longrope":
-            return f"its rotary positions are {kind!r}, which change with the length of a batch"
+            return f"does not support rope_type {kind!r}, which depends on the length of a batch"
         if spec.dtype not in DTYPES:
-            return f"dtype is {spec.dtype!r}, and only {' and '.join(DTYPES)} are known"
+            return f"supports dtype {' and '.join(DTYPES)}, not {spec.dtype!r}"
         if spec.device not in ("auto", "cpu"):
-            return f"device is {spec.device!r}, and it runs on the CPU alone"
+            return f"runs on the CPU only, not on {spec.device!r}"
         return None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the packed layers, all of which a forward pass reads."""
+        """Size in bytes of the packed layers, all of which a forward pass reads."""
         return self._encoder.nbytes
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
-        there = mask.astype(bool)
+        is_token = mask.astype(bool)
         return self._encoder.encode(
-            np.ascontiguousarray(ids[there], dtype=np.int64),
-            there.sum(axis=1, dtype=np.int64),
+            np.ascontiguousarray(ids[is_token], dtype=np.int64),
+            is_token.sum(axis=1, dtype=np.int64),
             pooling=self._spec.pooling,
             normalize_first=self._spec.order == "normalize-then-slice",
             width=self._spec.width,
@@ -140,7 +140,7 @@ class NativeRuntime:
 
 
 def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    """Return a float32 view, or a copy if the tensor is of another kind."""
+    """Return a float32 view, or a copy if dtype or layout differ."""
     return tensor.detach().float().cpu().contiguous().numpy()
 
 

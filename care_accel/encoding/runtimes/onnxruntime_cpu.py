@@ -1,7 +1,7 @@
-"""An exported ONNX graph as ONNX Runtime runs it on the CPU, in float32.
+"""Runs an exported ONNX graph with ONNX Runtime on the CPU, in float32.
 
-The graph holds pooling, slicing and normalising, so that only finished vectors leave it. ONNX Runtime's dynamic int8
-is not offered: it takes one scale for a whole activation tensor, so that a text's vector depends on its neighbours.
+The graph includes pooling, slicing and normalising; its output is the embeddings. ONNX Runtime's dynamic int8 is not
+offered: it uses one scale per activation tensor, so an embedding would depend on the other texts in the batch.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class OnnxRuntime:
     Parameters
     ----------
     file : Path
-        ``model.onnx``; weights that do not fit it lie beside it.
+        ``model.onnx``; external weights are in the same folder.
     threads : int, optional
-        Of one call; as many as the process may use by default.
+        Threads per call; by default as many as the process may use.
 
     Raises
     ------
     CareError
-        The graph cannot be read, is none of these, or onnxruntime is not installed.
+        The graph cannot be read or was not written by `care_accel.export`, or onnxruntime is not installed.
     """
 
     device = "cpu"
@@ -52,13 +52,15 @@ class OnnxRuntime:
             self._session = onnxruntime.InferenceSession(
                 str(file), options, providers=["CPUExecutionProvider"]
             )
-        except Exception as cause:  # the library has a kind of exception a fault
+        except Exception as cause:  # the library has many exception types
             raise CareError(
                 f"{file}: ONNX Runtime {onnxruntime.__version__} cannot read it: {' '.join(str(cause).split())[:300]}"
             ) from None
         names = tuple(i.name for i in self._session.get_inputs()), self._session.get_outputs()[0].name
         if names != (INPUTS, OUTPUT):
-            raise CareError(f"{file}: no graph of care-accel export, whose output is {OUTPUT!r}; export anew")
+            raise CareError(
+                f"{file}: not written by care-accel export, whose output is {OUTPUT!r}; export the model again"
+            )
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
         """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""

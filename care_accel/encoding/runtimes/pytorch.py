@@ -1,4 +1,4 @@
-"""The network as PyTorch runs it: eagerly on the CPU; on a GPU as CUDA graphs, and eagerly beyond their buckets."""
+"""The PyTorch runtime: eager on the CPU; on a GPU CUDA graphs, and eager for batches larger than their buckets."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class PyTorchRuntime:
-    """Runs a transformers network and reduces its hidden states to vectors.
+    """Runs a transformers network and pools its hidden states into embeddings.
 
-    Of the last layer only the pooled token is computed where the network allows it (see `PooledNetwork`). Attention
-    is PyTorch's scaled_dot_product_attention, which picks its fused kernels. On a GPU, graphs of small batches are
-    captured now (see `runtimes.cuda_graphs` for what that costs); results equal the eager ones to rounding.
+    The last layer computes only the pooled token if the network allows it (see `PooledNetwork`). Attention is PyTorch's
+    scaled_dot_product_attention with its fused kernels. On a GPU the constructor captures CUDA graphs for small batches
+    (see `runtimes.cuda_graphs` for the cost); results equal the eager ones up to rounding.
 
     Parameters
     ----------
@@ -28,21 +28,21 @@ class PyTorchRuntime:
         In evaluation mode; moved to the spec's device.
     spec : EncoderSpec
     graphs : bool
-        Whether a GPU may use CUDA graphs.
+        Use CUDA graphs on a GPU.
     compiled : bool
-        Whether PyTorch's compiler fuses the layers that graphs run (see `runtimes.compiled`); without graphs nothing is fused.
+        Fuse the layers of the CUDA graphs with ``torch.compile`` (see `runtimes.compiled`); no effect without graphs.
 
     Attributes
     ----------
     graphs : CudaGraphs or None
-        None on the CPU, or where they are not wanted.
+        None on the CPU or if disabled.
     counts : GraphCounts
-        Batches by how they ran, and what filling buckets cost.
+        Graph and eager batches, and bucket padding.
 
     Raises
     ------
     CareError
-        The spec asks for a device that is not there.
+        The spec's device is not available.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class PyTorchRuntime:
         self.counts = GraphCounts()
         self.graphs: CudaGraphs | None = None
         if graphs and self.device.startswith("cuda"):
-            # Batches beyond the buckets run as they are: their sizes would have programs made while somebody waits.
+            # Batches larger than every bucket stay uncompiled: their shapes would trigger compilation during a request.
             forward = self._encode
             if compiled:
                 from care_accel.encoding.runtimes.compiled import with_compiled_layers
@@ -76,7 +76,7 @@ class PyTorchRuntime:
             return self._eagerly(ids, mask).cpu().numpy()
 
     def on_device(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> torch.Tensor:
-        """Encode one batch as a call does, to a float32 tensor ``[batch, width]`` that stays on the device."""
+        """Encode one batch as ``__call__`` does, to a float32 tensor ``[batch, width]`` on the device."""
         import torch
 
         if bucket := self._bucket(ids):
@@ -86,7 +86,7 @@ class PyTorchRuntime:
             return self._eagerly(ids, mask)
 
     def _bucket(self, ids: NDArray[np.int64]) -> tuple[int, int] | None:
-        """Return the bucket that a batch is run in, None for one that runs eagerly, and count it."""
+        """Return the bucket of a batch, None if it runs eagerly; update the counters."""
         bucket = None if self.graphs is None else self.graphs.bucket_for(*ids.shape)
         if bucket is None:
             self.counts.eager += 1
@@ -102,7 +102,13 @@ class PyTorchRuntime:
 
 
 def resolve_device(device: str) -> str:
-    """Return the torch device for a spec's ``device``: ``"auto"`` is a GPU where there is one."""
+    """Return the torch device for a spec's ``device``; ``"auto"`` is a GPU if there is one.
+
+    Raises
+    ------
+    CareError
+        The device is unknown or not available.
+    """
     import torch
 
     if device == "auto":
@@ -112,9 +118,9 @@ def resolve_device(device: str) -> str:
     except RuntimeError:
         raise CareError(f"unknown device {device!r}; choose auto, cpu or cuda") from None
     if kind == "cuda" and not torch.cuda.is_available():
-        raise CareError(f"device {device!r}: this machine shows PyTorch no GPU; use device='cpu'")
+        raise CareError(f"device {device!r}: PyTorch finds no GPU on this machine; use device='cpu'")
     try:
         torch.ones(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):  # each kind of device has its own
+    except (RuntimeError, AssertionError, NotImplementedError):  # depends on the device type
         raise CareError(f"device {device!r} does not work here; use device='cpu'") from None
     return device

@@ -1,4 +1,4 @@
-"""Texts to vectors and hits by an inference server, over gRPC: a client that waits and one for asyncio."""
+"""gRPC clients of an inference server, for embeddings and search: a blocking one and one for asyncio."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from care_accel.encoding.runtimes.server_messages import (
     ENCODERS,
     SCAN,
     SEARCH,
-    Encoded,
-    Found,
-    Plan,
+    EncodeResult,
+    RequestPlan,
+    SearchResult,
     ServedEncoder,
     ServedSearch,
     encode_plan,
@@ -29,9 +29,9 @@ from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
 
 _T = TypeVar("_T")
-_A = TypeVar("_A", Encoded, Found)
+_R = TypeVar("_R", EncodeResult, SearchResult)
 
-# A channel that was refused tries again within the pauses of `Attempts`; gRPC's own pause starts at a second.
+# Reconnect within the backoff of `Attempts`; gRPC's own backoff starts at a second.
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -39,11 +39,11 @@ _CHANNEL = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
-_READY = 5.0  # seconds for the question whether a server is ready
+_READY_TIMEOUT = 5.0  # seconds
 
 
 class _Client:
-    """What both clients have: limits, and what was learnt of the server."""
+    """Base of both clients: limits, and cached descriptions of the server's models."""
 
     def __init__(self, address: str, timeout: float, retries: int, in_flight: int) -> None:
         checked_limits(timeout, retries, in_flight)
@@ -61,14 +61,14 @@ class _Client:
 
     def _pause(self, attempts: Attempts, error: Any) -> float:
         if error.status() == "StatusCode.UNAVAILABLE":
-            self._encoders = {}  # the server that comes back may serve others
+            self._encoders = {}  # a restarted server may serve other models
         return attempts.pause(error)
 
     def _require_same(self, before: ServedEncoder, after: ServedEncoder) -> None:
         if before != after:
             raise CareError(
-                f"{self.address}: began to serve another {before.role} encoder while texts were encoded "
-                f"({before.revision}, now {after.revision}); encode them again"
+                f"{self.address}: switched to another {before.role} encoder during the request "
+                f"({before.revision}, now {after.revision}); encode the texts again"
             )
 
     def __repr__(self) -> str:
@@ -76,71 +76,68 @@ class _Client:
 
 
 class ServerClient(_Client):
-    """Asks an inference server that serves a repository of this package; threads may share one.
+    """Blocking client of an inference server that serves a model repository of this package; thread-safe.
 
     Parameters
     ----------
     address : str
         Host and gRPC port, such as ``"localhost:8001"``.
     timeout : float
-        Seconds that one request may take, its retries included. The server drops a request from its queue when
-        the time is over.
+        Seconds per request, retries included. The server drops the request from its queue at the deadline.
     retries : int
-        How often a request is sent again when the server is unavailable, after a pause that doubles. That is one whose
-        queue is full, or one that never answered; a server that answered before and is away starts anew, and is waited
-        for until ``timeout``. Nothing else is retried.
+        Maximum retries, with exponential backoff, of a server that is overloaded or has never answered. A server that
+        answered before and is unavailable is restarting: it is retried until ``timeout``. No other error is retried.
     in_flight : int
-        Requests on their way at most, for lists that need more than one.
+        Maximum concurrent requests of one call, for lists that need more than one request.
 
     Raises
     ------
     CareError
-        tritonclient is not installed, or an argument makes no sense. That no server answers is said by the first
-        request.
+        tritonclient is not installed, or an argument is invalid. A missing server is reported by the first request.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
         module = _tritonclient("tritonclient.grpc")
         self._opened = [module.InferenceServerClient(self.address, channel_args=_CHANNEL)]
-        # Whoever does not close it: gRPC cannot do so any more once the interpreter takes its modules apart.
-        self._end = weakref.finalize(self, _close, self._opened)
+        # For clients that are never closed: gRPC cannot close during interpreter shutdown.
+        self._finalizer = weakref.finalize(self, _close, self._opened)
 
     @property
     def _client(self) -> Any:
         if not self._opened:
-            raise CareError(f"{self!r} is closed; make another one")
+            raise CareError(f"{self!r} is closed; create a new client")
         return self._opened[0]
 
     def ready(self) -> bool:
-        """Tell whether a server answers and has all its models loaded."""
+        """Whether a server answers and has loaded all its models."""
         try:
-            return self._client.is_server_ready(client_timeout=min(self.timeout, _READY))
+            return self._client.is_server_ready(client_timeout=min(self.timeout, _READY_TIMEOUT))
         except self._error:
             return False
 
-    def describe(self, role: Role, *, anew: bool = False) -> ServedEncoder:
-        """Return what the server says of an encoder; asked for once, or ``anew``.
+    def describe(self, role: Role, *, refresh: bool = False) -> ServedEncoder:
+        """Return the server's description of an encoder; cached unless ``refresh``.
 
         Raises
         ------
         CareError
             The server does not answer, or serves no such encoder.
         """
-        known = None if anew else self._encoders.get(role)
+        known = None if refresh else self._encoders.get(role)
         if known is None:
             self._encoders[role] = known = read_encoder(self._config(ENCODERS[role]), role, self.address)
         return known
 
-    def describe_search(self, *, anew: bool = False) -> ServedSearch:
-        """Return what the server says of its search; asked for once, or ``anew``.
+    def describe_search(self, *, refresh: bool = False) -> ServedSearch:
+        """Return the server's description of its search; cached unless ``refresh``.
 
         Raises
         ------
         CareError
             The server does not answer, or serves no search.
         """
-        if anew or self._search is None:
+        if refresh or self._search is None:
             self._search = read_search(self._config(SEARCH), self._config(SCAN), self.address)
         return self._search
 
@@ -152,106 +149,108 @@ class ServerClient(_Client):
         *,
         batch_size: int | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> Encoded:
-        """Encode some texts.
+    ) -> EncodeResult:
+        """Encode texts.
 
         Parameters
         ----------
         role : {"query", "document"}
         texts : sequence of str
-            As many as there are: what the server does not take at a time is shared out.
+            Any number; split into requests of at most the server's max_batch_size.
         task : {"retrieval", "reranking", "sts"}
-            Chooses the prompt.
+            Selects the prompt.
         batch_size : int, optional
-            Texts in a request at most, where the server takes more.
+            Maximum texts per request, if below the server's limit.
         progress : callable, optional
             Called with the number of texts after every request.
 
         Returns
         -------
-        Encoded
+        EncodeResult
             In the order of ``texts``.
 
         Raises
         ------
         CareError
-            The server does not answer in time, refuses the texts, or its model changed in between.
+            The server does not answer in time or rejects the texts, or its model changed during the call.
         """
         served = self.describe(role)
         plan = encode_plan(served, texts, task, batch_size)
         encoded = self._run(plan, progress)
-        if len(plan.portions) > 1 or role not in self._encoders:
-            self._require_same(served, self.describe(role, anew=True))
+        if len(plan.batches) > 1 or role not in self._encoders:
+            self._require_same(served, self.describe(role, refresh=True))
         return encoded
 
-    def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> Found:
-        """Find the k best documents of each query.
+    def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> SearchResult:
+        """Return the top k documents for each query.
 
         Parameters
         ----------
         texts : sequence of str
         k : int
         task : {"retrieval", "reranking", "sts"}
-            Chooses the prompt.
+            Selects the prompt.
 
         Returns
         -------
-        Found
+        SearchResult
             In the order of ``texts``.
 
         Raises
         ------
         CareError
-            The server does not answer in time, or refuses the texts or k.
+            The server does not answer in time, or rejects the texts or k.
         """
         return self._run(search_plan(self.describe_search(), texts, k, task))
 
-    def _run(self, plan: Plan[_A], progress: Callable[[int], None] | None = None) -> _A:
-        def ask(portion: list[int]) -> _A:
-            inputs = plan.inputs(portion)
+    def _run(self, plan: RequestPlan[_R], progress: Callable[[int], None] | None = None) -> _R:
+        def request(batch: list[int]) -> _R:
+            inputs = plan.inputs(batch)
 
-            def send(left: float) -> Any:
-                return self._client.infer(plan.model, inputs, timeout=int(1e6 * left), client_timeout=left)
+            def send(timeout: float) -> Any:
+                return self._client.infer(
+                    plan.model, inputs, timeout=int(1e6 * timeout), client_timeout=timeout
+                )
 
             try:
-                result = self._tried(plan.model, send)
+                response = self._with_retries(plan.model, send)
             except ServerError as error:
-                raise plan.placed(error, portion) from None
-            return plan.read(result, portion)
+                raise plan.with_text_position(error, batch) from None
+            return plan.read(response, batch)
 
-        answers = []
-        for portion, answer in zip(plan.portions, self._answers(ask, plan.portions), strict=True):
-            answers.append(answer)
+        results = []
+        for batch, result in zip(plan.batches, self._send_all(request, plan.batches), strict=True):
+            results.append(result)
             if progress is not None:
-                progress(len(portion))
-        return plan.merged(answers)
+                progress(len(batch))
+        return plan.merge(results)
 
-    def _answers(self, ask: Callable[[list[int]], _A], portions: list[list[int]]) -> Iterator[_A]:
-        if len(portions) < 2 or self.in_flight == 1:
-            yield from map(ask, portions)
+    def _send_all(self, request: Callable[[list[int]], _R], batches: list[list[int]]) -> Iterator[_R]:
+        if len(batches) < 2 or self.in_flight == 1:
+            yield from map(request, batches)
             return
-        with ThreadPoolExecutor(min(self.in_flight, len(portions)), "ask") as pool:
-            yield from pool.map(ask, portions)
+        with ThreadPoolExecutor(min(self.in_flight, len(batches)), "request") as pool:
+            yield from pool.map(request, batches)
 
     def _config(self, model: str) -> Any:
-        return self._tried(
-            model, lambda left: self._client.get_model_config(model, client_timeout=left)
+        return self._with_retries(
+            model, lambda timeout: self._client.get_model_config(model, client_timeout=timeout)
         ).config
 
-    def _tried(self, model: str, send: Callable[[float], _T]) -> _T:
+    def _with_retries(self, model: str, send: Callable[[float], _T]) -> _T:
         attempts = self._attempts(model)
         while True:
             try:
-                answer = send(attempts.seconds())
+                response = send(attempts.seconds())
             except self._error as error:
                 time.sleep(self._pause(attempts, error))
             else:
                 self._reached = True
-                return answer
+                return response
 
     def close(self) -> None:
         """Close the connection."""
-        self._end()
+        self._finalizer()
 
     def __enter__(self) -> Self:
         return self
@@ -261,13 +260,13 @@ class ServerClient(_Client):
 
 
 class AsyncServerClient(_Client):
-    """`ServerClient` for asyncio; one belongs to the event loop that first uses it.
+    """`ServerClient` for asyncio, bound to the event loop that first uses it.
 
     Parameters
     ----------
     address, timeout, retries, in_flight
-        As for `ServerClient`, errors too; ``in_flight`` holds for each call. A call that is cancelled is cancelled at
-        the server too.
+        As for `ServerClient`, errors too; ``in_flight`` applies per call. Cancelling a call cancels its requests at the
+        server.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
@@ -279,30 +278,30 @@ class AsyncServerClient(_Client):
     @property
     def _client(self) -> Any:
         if self._closed:
-            raise CareError(f"{self!r} is closed; make another one")
-        if self._opened is None:  # a channel takes the running loop when it is made
+            raise CareError(f"{self!r} is closed; create a new client")
+        if self._opened is None:  # a channel binds to the running loop on creation
             self._opened = self._module.InferenceServerClient(self.address, channel_args=_CHANNEL)
         return self._opened
 
     async def ready(self) -> bool:
-        """Tell whether a server answers and has all its models loaded."""
+        """Whether a server answers and has loaded all its models."""
         try:
-            return await self._client.is_server_ready(client_timeout=min(self.timeout, _READY))
+            return await self._client.is_server_ready(client_timeout=min(self.timeout, _READY_TIMEOUT))
         except self._error:
             return False
 
-    async def describe(self, role: Role, *, anew: bool = False) -> ServedEncoder:
-        """Return what the server says of an encoder; see `ServerClient.describe`."""
-        known = None if anew else self._encoders.get(role)
+    async def describe(self, role: Role, *, refresh: bool = False) -> ServedEncoder:
+        """Return the server's description of an encoder; see `ServerClient.describe`."""
+        known = None if refresh else self._encoders.get(role)
         if known is None:
             self._encoders[role] = known = read_encoder(
                 await self._config(ENCODERS[role]), role, self.address
             )
         return known
 
-    async def describe_search(self, *, anew: bool = False) -> ServedSearch:
-        """Return what the server says of its search; see `ServerClient.describe_search`."""
-        if anew or self._search is None:
+    async def describe_search(self, *, refresh: bool = False) -> ServedSearch:
+        """Return the server's description of its search; see `ServerClient.describe_search`."""
+        if refresh or self._search is None:
             self._search = read_search(await self._config(SEARCH), await self._config(SCAN), self.address)
         return self._search
 
@@ -313,62 +312,62 @@ class AsyncServerClient(_Client):
         task: str = "retrieval",
         *,
         batch_size: int | None = None,
-    ) -> Encoded:
-        """Encode some texts; see `ServerClient.encode`."""
+    ) -> EncodeResult:
+        """Encode texts; see `ServerClient.encode`."""
         served = await self.describe(role)
         plan = encode_plan(served, texts, task, batch_size)
         encoded = await self._run(plan)
-        if len(plan.portions) > 1 or role not in self._encoders:
-            self._require_same(served, await self.describe(role, anew=True))
+        if len(plan.batches) > 1 or role not in self._encoders:
+            self._require_same(served, await self.describe(role, refresh=True))
         return encoded
 
-    async def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> Found:
-        """Find the k best documents of each query; see `ServerClient.search`."""
+    async def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> SearchResult:
+        """Return the top k documents for each query; see `ServerClient.search`."""
         return await self._run(search_plan(await self.describe_search(), texts, k, task))
 
-    async def _run(self, plan: Plan[_A]) -> _A:
-        places = asyncio.Semaphore(self.in_flight)
+    async def _run(self, plan: RequestPlan[_R]) -> _R:
+        limit = asyncio.Semaphore(self.in_flight)
 
-        async def ask(portion: list[int]) -> _A:
-            async with places:
-                inputs = plan.inputs(portion)
+        async def request(batch: list[int]) -> _R:
+            async with limit:
+                inputs = plan.inputs(batch)
 
-                def send(left: float) -> Awaitable[Any]:
+                def send(timeout: float) -> Awaitable[Any]:
                     return self._client.infer(
-                        plan.model, inputs, timeout=int(1e6 * left), client_timeout=left
+                        plan.model, inputs, timeout=int(1e6 * timeout), client_timeout=timeout
                     )
 
                 try:
-                    result = await self._tried(plan.model, send)
+                    response = await self._with_retries(plan.model, send)
                 except ServerError as error:
-                    raise plan.placed(error, portion) from None
-                return plan.read(result, portion)
+                    raise plan.with_text_position(error, batch) from None
+                return plan.read(response, batch)
 
-        if len(plan.portions) == 1:
-            return plan.merged([await ask(plan.portions[0])])
-        asked = [asyncio.ensure_future(ask(portion)) for portion in plan.portions]
+        if len(plan.batches) == 1:
+            return plan.merge([await request(plan.batches[0])])
+        tasks = [asyncio.ensure_future(request(batch)) for batch in plan.batches]
         try:
-            return plan.merged(await asyncio.gather(*asked))
-        finally:  # after a failure, nobody waits for the others
-            for one in asked:
-                one.cancel()
+            return plan.merge(await asyncio.gather(*tasks))
+        finally:  # after a failure, cancel the remaining requests
+            for task in tasks:
+                task.cancel()
 
     async def _config(self, model: str) -> Any:
-        answer = await self._tried(
-            model, lambda left: self._client.get_model_config(model, client_timeout=left)
+        response = await self._with_retries(
+            model, lambda timeout: self._client.get_model_config(model, client_timeout=timeout)
         )
-        return answer.config
+        return response.config
 
-    async def _tried(self, model: str, send: Callable[[float], Awaitable[_T]]) -> _T:
+    async def _with_retries(self, model: str, send: Callable[[float], Awaitable[_T]]) -> _T:
         attempts = self._attempts(model)
         while True:
             try:
-                answer = await send(attempts.seconds())
+                response = await send(attempts.seconds())
             except self._error as error:
                 await asyncio.sleep(self._pause(attempts, error))
             else:
                 self._reached = True
-                return answer
+                return response
 
     async def close(self) -> None:
         """Close the connection."""

@@ -1,4 +1,4 @@
-"""What is said to an inference server and what it answers: pure functions that both clients share."""
+"""Requests to an inference server and its responses: pure functions shared by both clients."""
 
 from __future__ import annotations
 
@@ -21,29 +21,30 @@ from care_accel.files import replace_lone_surrogates
 # Names of the served models; `care_accel.serving` writes their repository.
 ENCODERS: dict[Role, str] = {"query": "query_encoder", "document": "document_encoder"}
 SEARCH, SCAN = "search", "scan"
-DESCRIPTION = "care"  # the parameter of a model's configuration that describes it, as JSON
+DESCRIPTION = "care"  # parameter of a model's configuration with its description as JSON
 
-_PLACE = re.compile(r"\b(TEXT|TASK|K) (\d+) ")
+_TEXT_POSITION = re.compile(r"\b(TEXT|TASK|K) (\d+) ")
 
 
 @dataclass(frozen=True)
 class ServedEncoder:
-    """What a server says of one of its encoders.
+    """A server's description of one of its encoders.
 
     Attributes
     ----------
     name : str
-        Of the dual encoder that it belongs to.
+        Name of its dual encoder.
     role : {"query", "document"}
     width : int
+        Embedding dimension.
     revision : str
         `DualEncoder.revision` of the role.
     fingerprint : str
-        Of the checkpoint.
+        Hash of the checkpoint.
     spec : EncoderSpec
     symmetric : bool
     max_batch_size : int
-        Texts in a request at most.
+        Maximum texts per request.
     """
 
     name: str
@@ -58,40 +59,41 @@ class ServedEncoder:
 
 @dataclass(frozen=True)
 class ServedSearch:
-    """What a server says of its search.
+    """A server's description of its search.
 
     Attributes
     ----------
     width : int
+        Embedding dimension.
     revision : str
-        Of the document encoder that made the vectors.
-    most_k : int
-        Hits of a query at most.
+        Revision of the document encoder that made the index.
+    max_k : int
+        Maximum hits per query.
     max_batch_size : int
-        Queries in a request at most.
+        Maximum queries per request.
     """
 
     width: int
     revision: str
-    most_k: int
+    max_k: int
     max_batch_size: int
 
 
-_Answer = TypeVar("_Answer", "Encoded", "Found")
+_Result = TypeVar("_Result", "EncodeResult", "SearchResult")
 
 
-class Encoded(NamedTuple):
-    """Vectors from a server, a row a text.
+class EncodeResult(NamedTuple):
+    """Embeddings from a server, one row per text.
 
     Attributes
     ----------
     vectors : numpy.ndarray
         float32 ``[n, width]``.
     tokens : numpy.ndarray
-        int32 ``[n]``: tokens of each text.
+        int32 ``[n]``: token count of each text.
     times : numpy.ndarray
-        float32 ``[n, 2]``: microseconds that the server took to tokenise and to encode the batch of each text; of a
-        text that it remembered, those of the look-up.
+        float32 ``[n, 2]``: server time in microseconds to tokenise and to encode the batch of each text; for a cached
+        text, the look-up time.
     """
 
     vectors: NDArray[np.float32]
@@ -99,8 +101,8 @@ class Encoded(NamedTuple):
     times: NDArray[np.float32]
 
 
-class Found(NamedTuple):
-    """Hits from a server, a row a query; where there are fewer than k, id -1, score -inf and None follow.
+class SearchResult(NamedTuple):
+    """Hits from a server, one row per query; fewer than k hits are padded with id -1, score -inf and None.
 
     Attributes
     ----------
@@ -109,11 +111,11 @@ class Found(NamedTuple):
     scores : numpy.ndarray
         float32 ``[n, k]``.
     documents : list of list
-        What the index holds for each hit, None if it holds nothing.
+        The stored document of each hit, None if none is stored.
     tokens : numpy.ndarray
-        int32 ``[n]``: tokens of each text.
+        int32 ``[n]``: token count of each query.
     times : numpy.ndarray
-        float32 ``[n, 3]``: microseconds that the server took to tokenise, encode and scan the batch of each query.
+        float32 ``[n, 3]``: server time in microseconds to tokenise, encode and scan the batch of each query.
     """
 
     ids: NDArray[np.int64]
@@ -124,94 +126,94 @@ class Found(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan(Generic[_Answer]):
-    """Some texts as requests to one model.
+class RequestPlan(Generic[_Result]):
+    """Texts split into requests to one model.
 
     Attributes
     ----------
     model : str
-    portions : list of list of int
+    batches : list of list of int
         Positions of the texts of each request.
     """
 
     model: str
-    portions: list[list[int]]
+    batches: list[list[int]]
     _texts: Sequence[str]
     _task: str
     _k: int | None
-    _nothing: _Answer
-    _read: Callable[[Any, int], _Answer]
+    _empty: _Result
+    _read: Callable[[Any, int], _Result]
 
-    def inputs(self, portion: Sequence[int]) -> list[Any]:
-        """Return the inputs of a request, as tritonclient has them."""
-        return _text_inputs([self._texts[i] for i in portion], self._task, self._k)
+    def inputs(self, batch: Sequence[int]) -> list[Any]:
+        """Return the inputs of a request for tritonclient."""
+        return _text_inputs([self._texts[i] for i in batch], self._task, self._k)
 
-    def read(self, result: Any, portion: Sequence[int]) -> _Answer:
-        """Read the answer to a request.
+    def read(self, response: Any, batch: Sequence[int]) -> _Result:
+        """Read the response to a request.
 
         Raises
         ------
         CareError
-            An output is missing, or has another shape or type.
+            An output is missing, or has an unexpected shape or type.
         """
-        return self._read(result, len(portion))
+        return self._read(response, len(batch))
 
-    def placed(self, error: ServerError, portion: Sequence[int]) -> ServerError:
-        """Return an error with the place among all texts, where the server names one in the request."""
+    def with_text_position(self, error: ServerError, batch: Sequence[int]) -> ServerError:
+        """Return an error with the text's position in the whole list instead of its position in the request."""
 
-        def place(match: re.Match[str]) -> str:
+        def replace(match: re.Match[str]) -> str:
             row = int(match[2])
-            return f"{match[1]} {portion[row] if row < len(portion) else row} "
+            return f"{match[1]} {batch[row] if row < len(batch) else row} "
 
         if error.status != "INVALID_ARGUMENT":
             return error
-        return ServerError(error.status, _PLACE.sub(place, str(error)))
+        return ServerError(error.status, _TEXT_POSITION.sub(replace, str(error)))
 
-    def merged(self, answers: Sequence[_Answer]) -> _Answer:
-        """Put the answers to all requests into one, in the order of the texts."""
-        if not answers:
-            return self._nothing
-        order = np.argsort([i for portion in self.portions for i in portion])
-        return type(answers[0])(*(_in_order(some, order) for some in zip(*answers, strict=True)))
+    def merge(self, results: Sequence[_Result]) -> _Result:
+        """Merge the results of all requests, in the order of the texts."""
+        if not results:
+            return self._empty
+        order = np.argsort([i for batch in self.batches for i in batch])
+        return type(results[0])(*(_reorder(parts, order) for parts in zip(*results, strict=True)))
 
 
 def encode_plan(
     served: ServedEncoder, texts: Sequence[str], task: str, batch_size: int | None
-) -> Plan[Encoded]:
-    """Share texts out to requests to an encoder, ``batch_size`` in each at most if it is given.
+) -> RequestPlan[EncodeResult]:
+    """Split texts into requests to an encoder, of at most ``batch_size`` texts if given.
 
     Raises
     ------
     CareError
-        Something that is no str (its position is named), or a size below 1.
+        A text is not a str (the message gives its position), or the size is below 1.
     """
     if batch_size is not None:
         require_count("batch_size", batch_size)
     texts = _checked(texts)
-    portions = _portions(texts, min(batch_size or served.max_batch_size, served.max_batch_size))
-    nothing = Encoded(
+    batches = _split(texts, min(batch_size or served.max_batch_size, served.max_batch_size))
+    empty = EncodeResult(
         np.empty((0, served.width), np.float32), np.empty(0, np.int32), np.empty((0, 2), np.float32)
     )
-    read = partial(_read_encoded, width=served.width)
-    return Plan(ENCODERS[served.role], portions, texts, task, None, nothing, read)
+    read = partial(_read_vectors, width=served.width)
+    return RequestPlan(ENCODERS[served.role], batches, texts, task, None, empty, read)
 
 
-def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str) -> Plan[Found]:
-    """Share queries out to requests to the search.
+def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str) -> RequestPlan[SearchResult]:
+    """Split queries into requests to the search.
 
     Raises
     ------
     CareError
-        Something that is no str (its position is named), or ``k`` is no number above 0.
+        A text is not a str (the message gives its position), or ``k`` is not a positive integer.
     """
     require_count("k", k)
-    k = min(int(k), np.iinfo(np.int32).max)  # too many in any case, which the server says
+    k = min(int(k), np.iinfo(np.int32).max)  # the server rejects such a k anyway
     texts = _checked(texts)
-    portions = _portions(texts, served.max_batch_size)
-    vacant = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    nothing = Found(*vacant, [], np.empty(0, np.int32), np.empty((0, 3), np.float32))
-    read = partial(_read_found, k=k)
-    return Plan(SEARCH, portions, texts, task, k, nothing, read)
+    batches = _split(texts, served.max_batch_size)
+    no_hits = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
+    empty = SearchResult(*no_hits, [], np.empty(0, np.int32), np.empty((0, 3), np.float32))
+    read = partial(_read_hits, k=k)
+    return RequestPlan(SEARCH, batches, texts, task, k, empty, read)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
@@ -220,8 +222,8 @@ def _checked(texts: Sequence[str]) -> list[str]:
     return checked_texts(texts)
 
 
-def _portions(texts: Sequence[str], size: int) -> list[list[int]]:
-    """Share positions of texts out to requests of at most ``size``, alike lengths together.
+def _split(texts: Sequence[str], size: int) -> list[list[int]]:
+    """Split positions of texts into requests of at most ``size``, similar lengths together.
 
     A server pads the texts of a batch to the longest.
     """
@@ -236,7 +238,7 @@ def _text_inputs(texts: Sequence[str], task: str, k: int | None) -> list[Any]:
 
     rows = len(texts)
     columns = {"TEXT": ("BYTES", _bytes_column([replace_lone_surrogates(text)[0] for text in texts]))}
-    # Left out where they are the default: the server batches only requests that have the same inputs.
+    # Omit defaults: the server only batches requests that have the same inputs.
     if task != "retrieval":
         columns["TASK"] = "BYTES", _bytes_column([task] * rows)
     if k is not None:
@@ -254,66 +256,67 @@ def _bytes_column(texts: Sequence[str]) -> NDArray[np.object_]:
     return column
 
 
-def _read_encoded(result: Any, count: int, width: int) -> Encoded:
-    vectors = _output(result, "EMBEDDING", np.float32, (count, width))
-    return Encoded(vectors, *_read_costs(result, count, 2))
+def _read_vectors(response: Any, count: int, width: int) -> EncodeResult:
+    vectors = _output(response, "EMBEDDING", np.float32, (count, width))
+    return EncodeResult(vectors, *_read_costs(response, count, 2))
 
 
-def _read_found(result: Any, count: int, k: int) -> Found:
-    documents = _output(result, "DOCUMENTS", np.object_, (count, k))
+def _read_hits(response: Any, count: int, k: int) -> SearchResult:
+    documents = _output(response, "DOCUMENTS", np.object_, (count, k))
     try:
         values = [[json.loads(value) for value in row] for row in documents]
     except ValueError as cause:
-        raise _strange(f"a document that is no JSON value ({cause})") from None
+        raise _unexpected(f"a document that is not a JSON value ({cause})") from None
     ids, scores = (
-        _output(result, name, kind, (count, k)) for name, kind in (("IDS", np.int64), ("SCORES", np.float32))
+        _output(response, name, kind, (count, k))
+        for name, kind in (("IDS", np.int64), ("SCORES", np.float32))
     )
-    return Found(ids, scores, values, *_read_costs(result, count, 3))
+    return SearchResult(ids, scores, values, *_read_costs(response, count, 3))
 
 
-def _read_costs(result: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    tokens = _output(result, "TOKENS", np.int32, (count, 1))[:, 0]
-    return tokens, _output(result, "TIMES", np.float32, (count, steps))
+def _read_costs(response: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    tokens = _output(response, "TOKENS", np.int32, (count, 1))[:, 0]
+    return tokens, _output(response, "TIMES", np.float32, (count, steps))
 
 
-def _output(result: Any, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
+def _output(response: Any, name: str, dtype: type, shape: tuple[int, ...]) -> NDArray[Any]:
     try:
-        values = result.as_numpy(name)
+        values = response.as_numpy(name)
     except ValueError as cause:
-        raise _strange(f"an output {name} that cannot be read ({cause})") from None
+        raise _unexpected(f"an output {name} that cannot be read ({cause})") from None
     if values is None:
-        raise _strange(f"no output {name}")
+        raise _unexpected(f"no output {name}")
     if values.shape != shape or values.dtype != dtype:
-        raise _strange(
+        raise _unexpected(
             f"an output {name} of {values.dtype} {list(values.shape)}, not {np.dtype(dtype)} {list(shape)}"
         )
     return values
 
 
-def _strange(what: str) -> CareError:
+def _unexpected(what: str) -> CareError:
     return CareError(
-        f"the inference server answered with {what}; write its model repository anew with this release"
+        f"the inference server answered with {what}; write its model repository again with this release"
     )
 
 
-def _in_order(some: Sequence[Any], order: NDArray[np.intp]) -> Any:
-    if isinstance(some[0], list):
-        rows = [row for one in some for row in one]
+def _reorder(parts: Sequence[Any], order: NDArray[np.intp]) -> Any:
+    if isinstance(parts[0], list):
+        rows = [row for part in parts for row in part]
         return [rows[i] for i in order]
-    return np.concatenate(some)[order]
+    return np.concatenate(parts)[order]
 
 
 def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
-    """Read what a model's configuration says of the encoder that it serves.
+    """Read the description of an encoder from its model configuration.
 
     Raises
     ------
     CareError
-        It says nothing of it: the model was not written by this package.
+        The configuration has no description: the model was not written by this package.
     """
     values = _description(config, address)
     try:
-        found = ServedEncoder(
+        served = ServedEncoder(
             name=str(values["name"]),
             role=values["role"],
             width=int(values["width"]),
@@ -325,27 +328,27 @@ def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise _no_description(config, address, cause) from None
-    if found.role != role:
+    if served.role != role:
         raise CareError(
-            f"{address}: {config.name} serves the {found.role} encoder; its repository is mixed up"
+            f"{address}: {config.name} serves the {served.role} encoder; write its model repository again"
         )
-    return found
+    return served
 
 
 def read_search(search: Any, scan: Any, address: str) -> ServedSearch:
-    """Read what the configurations of ``search`` and ``scan`` say of the index that they serve.
+    """Read the description of the index from the model configurations of ``search`` and ``scan``.
 
     Raises
     ------
     CareError
-        They say nothing of it: the models were not written by this package.
+        There is no description: the models were not written by this package.
     """
     values = _description(scan, address)
     try:
         return ServedSearch(
             width=int(values["width"]),
             revision=str(values["revision"]),
-            most_k=int(values["most_k"]),
+            max_k=int(values["most_k"]),
             max_batch_size=max(1, search.max_batch_size),
         )
     except (KeyError, TypeError, ValueError) as cause:
@@ -363,8 +366,8 @@ def _description(config: Any, address: str) -> Mapping[str, Any]:
 
 
 def _no_description(config: Any, address: str, cause: Exception) -> CareError:
-    why = f"{cause} is missing" if isinstance(cause, KeyError) else cause
+    reason = f"{cause} is missing" if isinstance(cause, KeyError) else cause
     return CareError(
-        f"{address}: the configuration of {config.name} has no parameter {DESCRIPTION!r} that this release reads "
-        f"({why}); write the model repository anew with care-accel export --repository"
+        f"{address}: the configuration of {config.name} has no parameter {DESCRIPTION!r} that this release can read "
+        f"({reason}); write the model repository again with care-accel export --repository"
     )

@@ -1,7 +1,7 @@
-"""An exported TensorRT engine on an NVIDIA GPU: one optimisation profile a bucket of shapes.
+"""Runs an exported TensorRT engine on an NVIDIA GPU, with one optimisation profile per bucket of shapes.
 
-An engine runs with the TensorRT release and on the kind of GPU that it was built with: both are stamped into its
-``export.json`` and checked before it is loaded.
+An engine only runs with the TensorRT version and on the GPU model that it was built with. Both are recorded in
+``export.json`` and checked before loading.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ENGINE = "model.engine"
 
 
 class Bucket(NamedTuple):
-    """The largest shape of one optimisation profile; batches are filled into the smallest that holds them."""
+    """The largest shape of one optimisation profile; a batch uses the smallest bucket that fits."""
 
     batch: int
     tokens: int
@@ -39,15 +39,15 @@ BUCKETS = (
 
 
 def buckets_for(max_tokens: int) -> list[Bucket]:
-    """Return the standard buckets up to a spec's longest input, and one for that length."""
+    """Return the standard buckets up to ``max_tokens``, and one of that length."""
     longest = Bucket(32, max_tokens)
     return [b for b in BUCKETS if b.tokens <= max_tokens and b != longest] + [longest]
 
 
 def choose_bucket(buckets: Sequence[Bucket], batch: int, tokens: int) -> int:
-    """Return the position of the bucket that runs a batch with the least computed in vain.
+    """Return the position of the bucket that runs a batch with the least padding.
 
-    Where none has enough rows, the one that needs the fewest runs; its caller splits the batch.
+    If no bucket has enough rows, it is the one that needs the fewest runs; the caller splits the batch.
 
     Raises
     ------
@@ -57,19 +57,20 @@ def choose_bucket(buckets: Sequence[Bucket], batch: int, tokens: int) -> int:
     fitting = [i for i, bucket in enumerate(buckets) if bucket.tokens >= tokens]
     if not fitting:
         raise CareError(
-            f"a text of {tokens} tokens; the engine was built for {max(b.tokens for b in buckets)}: export anew"
+            f"a text has {tokens} tokens, but the engine was built for {max(b.tokens for b in buckets)}; export the "
+            "model again"
         )
     runs = {i: -(-batch // buckets[i].batch) for i in fitting}
     return min(fitting, key=lambda i: (runs[i], buckets[i].batch * buckets[i].tokens))
 
 
 def import_tensorrt() -> Any:
-    """Import the package, or say how to get it.
+    """Import tensorrt.
 
     Raises
     ------
     CareError
-        It is not installed.
+        It is not installed; the message says how to install it.
     """
     try:
         import tensorrt
@@ -81,18 +82,18 @@ def import_tensorrt() -> Any:
 
 
 def stamp(tensorrt: Any) -> dict[str, str]:
-    """Return what an engine depends on: TensorRT's release and the GPU's name."""
+    """Return what an engine depends on: the TensorRT version and the GPU's name."""
     import torch
 
     return {"tensorrt": str(tensorrt.__version__), "gpu": torch.cuda.get_device_name()}
 
 
 def stamp_mismatch(recorded: Mapping[str, Any], here: Mapping[str, str]) -> str | None:
-    """Say how an engine's stamp differs from what is here, both sides named; None if it does not."""
-    words = {"tensorrt": "TensorRT", "gpu": "GPU"}
-    for name, word in words.items():
+    """Return how an engine's stamp differs from this machine's; None if it matches."""
+    labels = {"tensorrt": "TensorRT", "gpu": "GPU"}
+    for name, label in labels.items():
         if recorded.get(name) != here[name]:
-            return f"its engine was built with {word} {recorded.get(name)}, here is {word} {here[name]}"
+            return f"its engine was built with {label} {recorded.get(name)}, this machine has {label} {here[name]}"
     return None
 
 
@@ -104,7 +105,9 @@ class TensorRTRuntime:
     file : Path
         ``model.engine``.
     buckets : sequence of Bucket
-        Of the engine's profiles, in their order.
+        Buckets of the engine's profiles, in the same order.
+    width : int
+        Embedding dimension.
     device : str
         ``"cuda"`` or one GPU.
 
@@ -127,14 +130,16 @@ class TensorRTRuntime:
             self._runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
             self._engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
             if self._engine is None:
-                raise CareError(f"{file}: TensorRT {trt.__version__} cannot load it; export the model anew")
-            # One a profile, so that a change of shape never waits for a change of profile.
+                raise CareError(f"{file}: TensorRT {trt.__version__} cannot load it; export the model again")
+            # One per profile: switching profiles in one context would block.
             self._contexts = [self._context(i) for i in range(len(self._buckets))]
 
     def _context(self, profile: int) -> Any:
         context = self._engine.create_execution_context()
         if context is None or not context.set_optimization_profile_async(profile, self._stream.cuda_stream):
-            raise CareError(f"TensorRT gives no execution context for profile {profile}; is GPU memory left?")
+            raise CareError(
+                f"TensorRT cannot create an execution context for profile {profile}; check for free GPU memory"
+            )
         self._stream.synchronize()
         return context
 
@@ -165,4 +170,4 @@ class TensorRTRuntime:
             context.set_tensor_address(OUTPUT, vectors.data_ptr())
             if not context.execute_async_v3(self._stream.cuda_stream):
                 raise CareError(f"TensorRT could not run a batch of {ids.shape[0]} x {ids.shape[1]} tokens")
-            return vectors.cpu().numpy()  # which waits for the stream
+            return vectors.cpu().numpy()  # waits for the stream

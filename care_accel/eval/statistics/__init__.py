@@ -1,1 +1,1 @@
-"""Statistics of scores: intervals, significance, and the comparison of two runs."""
+"""Statistics of scores: confidence intervals, significance tests, comparison of two runs."""

@@ -1,11 +1,11 @@
-"""Is one run better than another on the same queries, or could that be chance: intervals and p-values.
+"""Paired significance tests of two runs: bootstrap confidence intervals and permutation p-values.
 
 References
 ----------
 M. D. Smucker, J. Allan, B. Carterette: A comparison of statistical significance tests for information retrieval
-evaluation, CIKM 2007 (the randomisation test of two rankings' means).
+evaluation, CIKM 2007 (the paired permutation, or randomisation, test of two means).
 D. Deutsch, R. Dror, D. Roth: A statistical analysis of summarization evaluation metrics using resampling methods,
-TACL 9, 2021 (the same for two correlations: scores are standardised, then change places pair by pair).
+TACL 9, 2021 (the same for two correlations: scores are standardised, then swapped pair by pair).
 B. Phipson, G. K. Smyth: Permutation p-values should never be zero, Stat. Appl. Genet. Mol. Biol. 9, 2010.
 S. Holm: A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
 """
@@ -23,33 +23,33 @@ from care_accel.eval.statistics.resampling import (
     LEVEL,
     RESAMPLES,
     SEED,
-    Correlations,
+    CorrelationDifference,
     Floats,
-    Means,
-    interval,
-    parts,
+    MeanDifference,
+    batch_sizes,
+    bootstrap_interval,
 )
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How the scores of two runs on one task differ.
+    """Difference of two runs' scores on one task.
 
     Attributes
     ----------
     task, metric : str
     n : int
-        Queries, or pairs.
+        Number of queries or pairs.
     a, b : float
         Scores of the two runs.
     difference : float
         ``b - a``.
     interval : tuple of float
-        Bootstrap interval of the difference; it covers 1 - level.
+        Bootstrap confidence interval of the difference; it covers 1 - level.
     p_value : float
-        Of the two-sided randomisation test.
+        p-value of the two-sided paired permutation test.
     adjusted : float
-        The p-value, corrected where several tasks are tested together.
+        The p-value after correction for multiple tests.
     significant : bool
         Whether ``adjusted`` is at most the level.
     """
@@ -66,38 +66,38 @@ class Difference:
     significant: bool
 
 
-def paired(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Difference:
-    """Return the difference of two runs on the same queries or pairs, its interval and its p-value.
+def paired_test(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Difference:
+    """Return the difference of two runs on the same queries or pairs, its confidence interval and its p-value.
 
-    The interval is that of the percentile bootstrap over queries: 10,000 resamples, in each of which both runs
-    have the same queries. The p-value is how often a difference at least as large, in either direction, comes
-    out when the two results of each query change places by the toss of a coin: in 10,000 random ways and the
-    real one, or in every way where these are fewer. For a correlation the two similarities of a pair change
-    places, as ranks for Spearman, standardised for Pearson. Whatever is drawn has a fixed seed.
+    The confidence interval is a percentile bootstrap over queries with 10,000 resamples, each with the same queries for
+    both runs. The p-value is that of a two-sided paired permutation test: the fraction of permutations with a difference
+    at least as large, where each query's two results are swapped with probability 1/2. It uses 10,000 random
+    permutations plus the observed one, or all permutations if there are fewer. For a correlation the two similarities
+    of a pair are swapped, as ranks for Spearman, standardised for Pearson. The seed is fixed.
 
     Parameters
     ----------
     a, b : QueryScores
     level : float
-        What p-values are held against; the interval covers 1 - level.
+        Significance level; the confidence interval covers 1 - level.
 
     Raises
     ------
     CareError
-        The two are not of the same task, metric and queries, or a correlation is undefined.
+        Task, metric or queries differ, or a correlation is undefined.
     """
     values = aligned(a, b)
-    runs: Means | Correlations
+    difference: MeanDifference | CorrelationDifference
     if a.gold is None:
-        runs = Means(a.values, values)
+        difference = MeanDifference(a.values, values)
     else:
-        if any(np.ptp(side) == 0 for side in (a.gold, a.values, values)):
+        if any(np.ptp(variable) == 0 for variable in (a.gold, a.values, values)):
             raise CareError(
-                f"{a.task}: {a.metric} is undefined, as one side has the same value for all pairs"
+                f"{a.task}: {a.metric} is undefined, because gold scores or similarities are equal for all pairs"
             )
-        runs = Correlations(a.gold, a.values, values, ranks=a.kind == "spearman")
-    first, second = runs.scores
-    p_value = _p_value(runs)
+        difference = CorrelationDifference(a.gold, a.values, values, ranks=a.kind == "spearman")
+    first, second = difference.scores
+    p_value = _p_value(difference)
     return Difference(
         task=a.task,
         metric=a.metric,
@@ -105,15 +105,15 @@ def paired(a: QueryScores, b: QueryScores, *, level: float = LEVEL) -> Differenc
         a=first,
         b=second,
         difference=second - first,
-        interval=interval(runs.of_resamples, len(a), level),
+        interval=bootstrap_interval(difference.resampled, len(a), level),
         p_value=p_value,
         adjusted=p_value,
         significant=p_value <= level,
     )
 
 
-def adjusted(differences: Sequence[Difference], level: float = LEVEL) -> list[Difference]:
-    """Return the differences with p-values corrected by Holm's method, for all tasks that are tested together."""
+def adjust_holm(differences: Sequence[Difference], level: float = LEVEL) -> list[Difference]:
+    """Return the differences with p-values adjusted for multiple tests by Holm's method."""
     corrected = holm([one.p_value for one in differences])
     return [
         replace(one, adjusted=p, significant=p <= level)
@@ -122,9 +122,9 @@ def adjusted(differences: Sequence[Difference], level: float = LEVEL) -> list[Di
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values so corrected that calling those at most alpha significant errs at all with at most alpha.
+    """Return p-values adjusted by Holm's method, which controls the family-wise error rate.
 
-    The smallest of m is multiplied by m, the next by m - 1, and so on; none comes out below a smaller one.
+    The smallest of m is multiplied by m, the next by m - 1, and so on; adjusted values keep the order, and are at most 1.
     """
     values = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(values, kind="stable")
@@ -139,7 +139,7 @@ def aligned(a: QueryScores, b: QueryScores) -> Floats:
     Raises
     ------
     CareError
-        They are not of the same task, metric and queries.
+        Task, metric or queries differ.
     """
     if (a.task, a.metric, a.kind) != (b.task, b.metric, b.kind):
         raise CareError(f"{a.task} by {a.metric} and {b.task} by {b.metric} cannot be compared")
@@ -147,28 +147,28 @@ def aligned(a: QueryScores, b: QueryScores) -> Floats:
         if not np.array_equal(a.gold, b.gold):
             raise CareError(f"{a.task}: the pairs of the two runs are not the same")
         return b.values
-    place = {query: position for position, query in enumerate(b.queries)}
-    if len(place) != len(a) or place.keys() != set(a.queries):
+    positions = {query: position for position, query in enumerate(b.queries)}
+    if len(positions) != len(a) or positions.keys() != set(a.queries):
         raise CareError(f"{a.task}: the queries of the two runs are not the same")
-    return b.values[[place[query] for query in a.queries]]
+    return b.values[[positions[query] for query in a.queries]]
 
 
-def _p_value(runs: Means | Correlations) -> float:
-    n = runs.movable
-    # Summed as those it is held against are: where few queries differ, the rounding of two means is no smaller than what
-    # is compared, and the real way would not count as one as large as itself.
-    real = float(runs.of_swaps(np.zeros((1, n)))[0])
+def _p_value(difference: MeanDifference | CorrelationDifference) -> float:
+    n = difference.unequal
+    # Computed in the same way as the permuted differences: if few queries differ, the rounding error of two means is as
+    # large as the difference, and the observed difference would not count as at least as large as itself.
+    observed = float(difference.permuted(np.zeros((1, n)))[0])
     if exact := 2**n <= RESAMPLES:
-        ways = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
-        found = runs.of_swaps(ways)
+        swaps = (np.arange(2**n)[:, None] >> np.arange(n) & 1).astype(np.float64)
+        permuted = difference.permuted(swaps)
     else:
         rng = np.random.default_rng(SEED)
-        found = np.concatenate(
+        permuted = np.concatenate(
             [
-                runs.of_swaps(rng.integers(0, 2, (size, n), dtype=np.int8).astype(np.float64))
-                for size in parts(RESAMPLES, n)
+                difference.permuted(rng.integers(0, 2, (size, n), dtype=np.int8).astype(np.float64))
+                for size in batch_sizes(RESAMPLES, n)
             ]
         )
-    as_large = int((np.abs(found) >= abs(real) - runs.rounding).sum())
-    # The ways that were drawn do not hold the real one: it counts as one more, or p could be 0.
-    return as_large / len(found) if exact else (1 + as_large) / (1 + len(found))
+    as_large = int((np.abs(permuted) >= abs(observed) - difference.tolerance).sum())
+    # Random permutations do not include the observed one: count it, so that p is never 0.
+    return as_large / len(permuted) if exact else (1 + as_large) / (1 + len(permuted))

@@ -28,7 +28,7 @@ class Backend(Protocol):
     async def ready(self) -> bool:
         """Return whether the server and all its models are ready."""
 
-    async def describe(self, role: Role, *, anew: bool = False) -> Any:
+    async def describe(self, role: Role, *, refresh: bool = False) -> Any:
         """Return the encoder of a role: name, width, spec, revision, fingerprint, symmetric."""
 
     async def encode(self, role: Role, texts: list[str], task: Task) -> Any:
@@ -115,7 +115,7 @@ class Upstream:
 
     async def _describe(self, role: Role) -> Any:
         if role not in self._known or monotonic() - self._known[role][0] > _MODEL_TTL_S:
-            self._known[role] = (monotonic(), await _answer(self._backend.describe(role, anew=True)))
+            self._known[role] = (monotonic(), await _answer(self._backend.describe(role, refresh=True)))
         return self._known[role][1]
 
     @asynccontextmanager

@@ -333,5 +333,5 @@ def test_a_signal_lets_those_under_way_end(workplace, serve, number):
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "the same command goes on from there" in err
+    assert "run the same command again to resume" in err
     assert len(rows(place)) == len(server.events("answered")) < 600

@@ -76,9 +76,12 @@ def drop_a_weight(folder):
         (lambda f: (f / "model.safetensors").unlink(), "no [*].safetensors file"),
         (lambda f: (f / "tokenizer_config.json").unlink(), "no tokenizer_config.json"),
         (shutil.rmtree, "no such folder"),
-        (lambda f: change(f / "config.json", model_type="tomorrow"), "no network 'tomorrow'"),
+        (
+            lambda f: change(f / "config.json", model_type="tomorrow"),
+            "does not support model_type 'tomorrow'",
+        ),
         (cut_weights, "weights cannot be loaded"),
-        (drop_a_weight, r"\d weights of the network are not in its files, such as layers\.0"),
+        (drop_a_weight, r"\d weights of the network, such as layers\.0"),
     ],
 )
 def test_what_is_missing_or_broken_is_one_line_and_never_random_weights(folder, damage, words):
@@ -91,7 +94,7 @@ def test_what_is_missing_or_broken_is_one_line_and_never_random_weights(folder, 
 
 def test_a_tokenizer_that_does_not_fit_the_network_is_refused(folder):
     change(folder / "config.json", vocab_size=50)
-    with pytest.raises(CareError, match=r"the tokenizer does not fit the network.*has 50 embeddings"):
+    with pytest.raises(CareError, match=r"the tokenizer does not match the network.*has 50 embeddings"):
         Checkpoint(folder).load_tokenizer()
 
 

@@ -69,7 +69,7 @@ def test_a_score_that_is_no_inner_product_of_normalised_vectors_is_refused(
     folder = make_encoder(tmp_path / "one", "gte", seed=5)
     library = SentenceTransformer(modules=modules(folder, "mean", normalised), similarity_fn_name=score)
     library.save_pretrained(str(tmp_path / "plain"))
-    with pytest.raises(CareError, match=f"the score '{score}'"):
+    with pytest.raises(CareError, match=f"similarity '{score}'"):
         DualEncoder.from_pretrained(tmp_path / "plain")
 
 

@@ -86,13 +86,13 @@ def test_a_lora_adapter_is_merged_into_the_base_that_it_names(tiny_folders, tmp_
         ({"model": "nowhere"}, "nowhere: no such folder"),
         ({"model": "a", "query": "b"}, "not both"),
         ({"query": "b"}, "give both"),
-        ({"model": "{empty}"}, "neither care.json nor modules.json"),
+        ({"model": "{empty}"}, "no care.json, no modules.json"),
         ({"query": "{q}", "document": "{d}", "preset": "bert"}, "unknown preset 'bert'"),
         (
             {"query": "{q}", "document": "{d}", "width": 33},
-            "width 33 is more than the network's hidden size 32",
+            "width 33 exceeds the network's hidden size 32",
         ),
-        ({"model": "care-mini", "preset": "care"}, "leave preset='care' out"),
+        ({"model": "care-mini", "preset": "care"}, "remove preset='care'"),
     ],
 )
 def test_what_cannot_be_found_or_fit_is_one_line(tiny_folders, tmp_path, arguments, words):
@@ -119,9 +119,9 @@ def edit(saved, change):
     ("change", "words"),
     [
         (lambda m: m.update(format=99), "format 99 is unknown"),
-        (lambda m: m.pop("document"), "'document' must hold a folder and a spec"),
-        (lambda m: m["query"].update(folder="../elsewhere"), "lies outside"),
-        (lambda m: m["query"]["spec"].update(width=8), "width 8, the document encoder of 24"),
+        (lambda m: m.pop("document"), "'document' must have 'folder' and 'spec'"),
+        (lambda m: m["query"].update(folder="../elsewhere"), "is outside"),
+        (lambda m: m["query"]["spec"].update(width=8), "width 8, the document encoder 24"),
         (lambda m: m["query"]["spec"].update(pooling="max"), "pooling is 'max'"),
     ],
 )
@@ -135,7 +135,7 @@ def test_files_other_than_the_manifest_recorded_are_refused_when_loaded(saved):
     file = saved / "query_encoder" / "tokenizer_config.json"
     file.write_text(file.read_text() + " ")
     model = DualEncoder.from_pretrained(saved)
-    with pytest.raises(CareError, match=r"not the files that care\.json recorded"):
+    with pytest.raises(CareError, match=r"the files do not match care\.json"):
         model.encode_query("头痛")
     assert model.encode_document("头痛").shape == (24,)
 
@@ -146,7 +146,7 @@ def test_two_folders_may_be_whole_dual_encoders_of_which_each_gives_its_part(sav
     assert [parts.revision(r) for r in ("query", "document")] == [
         whole.revision(r) for r in ("query", "document")
     ]
-    with pytest.raises(CareError, match="already says what the encoders are"):
+    with pytest.raises(CareError, match="already configures the encoders"):
         DualEncoder.from_pretrained(query=saved, document=saved, preset="care")
 
 
@@ -178,7 +178,9 @@ def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path
     model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")
     assert model.spec("query").max_tokens == positions
     assert np.isfinite(model.encode_query("高血压" * 100)).all()
-    with pytest.raises(CareError, match=f"max_tokens 64 is more than the {positions} positions"):
+    with pytest.raises(
+        CareError, match=f"max_tokens 64 exceeds the network's maximum of {positions} positions"
+    ):
         DualEncoder.from_pretrained(query=folder, document=folder, preset="care", max_tokens=64)
 
 
@@ -189,5 +191,5 @@ def test_padding_on_the_left_is_refused_where_it_would_move_positions(tiny_folde
     manifest = json.loads((saved / "care.json").read_text())
     manifest["query"]["spec"]["padding_side"] = "left"
     (saved / "care.json").write_text(json.dumps(manifest))
-    with pytest.raises(CareError, match="padding on the left would move the positions"):
+    with pytest.raises(CareError, match="left padding would shift the absolute positions"):
         DualEncoder.from_pretrained(saved)

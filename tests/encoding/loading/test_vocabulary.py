@@ -13,7 +13,7 @@ TOKENS = st.lists(st.integers(0, SIZE - 1), max_size=20)
 
 @given(kept=TOKENS, unknown=st.integers(0, SIZE - 1), texts=st.lists(TOKENS, max_size=5))
 def test_kept_tokens_get_their_own_row_and_all_others_the_unknown_one_and_are_counted(kept, unknown, texts):
-    vocabulary = Vocabulary.keeping(kept, SIZE, unknown)
+    vocabulary = Vocabulary.from_token_ids(kept, SIZE, unknown)
     rows, counts = vocabulary.translate(texts)
     whole = {*kept, unknown}
     assert vocabulary.kept == len(whole)
@@ -24,7 +24,7 @@ def test_kept_tokens_get_their_own_row_and_all_others_the_unknown_one_and_are_co
 
 def test_what_is_saved_comes_back(tmp_path):
     assert Vocabulary.load(tmp_path) is None
-    Vocabulary.keeping([3, 9, 4], 12, 0).save(tmp_path)
+    Vocabulary.from_token_ids([3, 9, 4], 12, 0).save(tmp_path)
     again = Vocabulary.load(tmp_path)
     assert again.ids.tolist() == [0, 3, 4, 9]
     assert again.unknown == 0
@@ -35,7 +35,10 @@ def test_what_is_saved_comes_back(tmp_path):
     [
         ({"rows": np.array([0, 0, 1]), "unknown": np.array([0])}, "rows are not 0 to 2"),
         ({"rows": np.array([0, -1, 2]), "unknown": np.array([0])}, "rows are not 0 to 1"),
-        ({"rows": np.array([0, -1, 1]), "unknown": np.array([2])}, "row 2 for unknown tokens is not there"),
+        (
+            {"rows": np.array([0, -1, 1]), "unknown": np.array([2])},
+            "row 2 of the unknown token is out of range",
+        ),
         ({"rows": np.array([0, 1])}, "cannot be read"),
         (None, "cannot be read"),
     ],

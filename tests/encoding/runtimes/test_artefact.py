@@ -38,8 +38,8 @@ def test_an_encoder_without_an_export_has_none(tmp_path):
         ("sha256:a", {"pooling": "mean"}, "pooling 'first', not 'mean'"),
         ("sha256:a", {"order": "slice-then-normalize"}, "order"),
         ("sha256:a", {"width": 4}, "width 8, not 4"),
-        ("sha256:a", {"dtype": "float16"}, "is float32, not float16"),
-        ("sha256:a", {"max_tokens": 65}, "takes 64 tokens, not 65"),
+        ("sha256:a", {"dtype": "float16"}, "has dtype float32, not float16"),
+        ("sha256:a", {"max_tokens": 65}, "has max_tokens 64, not 65"),
     ],
 )
 def test_an_export_is_of_its_weights_and_spec_only(encoder_folder, fingerprint, changes, words):
@@ -52,11 +52,11 @@ def test_a_file_that_is_gone_or_changed_is_named(encoder_folder):
     graph = artefact.folder / "model.onnx"
     assert artefact.checked("model.onnx") == graph
     graph.write_bytes(b"another")
-    with pytest.raises(CareError, match=r"model.onnx: not the file that was exported"):
+    with pytest.raises(CareError, match=r"model.onnx: missing or changed since the export"):
         artefact.checked("model.onnx")
     graph.unlink()
-    assert "model.onnx is not there" in artefact.mismatch("sha256:a", SPEC)
-    with pytest.raises(CareError, match=r"names no model.engine"):
+    assert "lacks the file model.onnx" in artefact.mismatch("sha256:a", SPEC)
+    with pytest.raises(CareError, match=r"does not list model.engine"):
         artefact.checked("model.engine")
 
 

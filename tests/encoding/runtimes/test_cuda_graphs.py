@@ -11,7 +11,7 @@ from care_accel.encoding import EncoderSpec
 from care_accel.encoding.last_layer import PooledNetwork
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.runtimes.compiled import with_compiled_layers
-from care_accel.encoding.runtimes.cuda_graphs import TOKENS_A_BATCH, CudaGraphs, buckets_up_to
+from care_accel.encoding.runtimes.cuda_graphs import MAX_BUCKET_TOKENS, CudaGraphs, buckets_up_to
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -47,7 +47,7 @@ BATCHES = [
 
 def test_buckets_are_those_that_texts_of_the_model_reach_and_launches_bound():
     buckets = buckets_up_to(100)
-    assert buckets[0][0] * buckets[0][1] == max(b * t for b, t in buckets) <= TOKENS_A_BATCH
+    assert buckets[0][0] * buckets[0][1] == max(b * t for b, t in buckets) <= MAX_BUCKET_TOKENS
     assert {t for _, t in buckets} == {16, 32, 64, 128}
     assert {t for _, t in buckets_up_to(8192)} == {16, 32, 64, 128, 256, 512}
     assert (64, 64) in buckets

@@ -294,15 +294,15 @@ def test_weights_that_are_no_numbers_cannot_be_coded():
 @pytest.mark.parametrize(
     ("config", "changes", "reason"),
     [
-        ({"hidden_act": "relu"}, {}, "activation is 'relu'"),
-        ({}, {"dtype": "bfloat16"}, "dtype is 'bfloat16'"),
-        ({}, {"device": "cuda:0"}, "on the CPU alone"),
+        ({"hidden_act": "relu"}, {}, "not 'relu'"),
+        ({}, {"dtype": "bfloat16"}, "not 'bfloat16'"),
+        ({}, {"device": "cuda:0"}, "on the CPU only"),
         ({"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, {}, "'dynamic'"),
     ],
 )
 def test_what_it_cannot_run_is_refused_in_words(config, changes, reason):
     net = network(**config)
-    assert reason in NativeRuntime.refusal(net.config, spec(**changes))
+    assert reason in NativeRuntime.unsupported_reason(net.config, spec(**changes))
     with pytest.raises(CareError, match="use runtime='pytorch'"):
         NativeRuntime(net, spec(**changes))
 
@@ -310,8 +310,8 @@ def test_what_it_cannot_run_is_refused_in_words(config, changes, reason):
 def test_another_network_is_refused():
     from transformers import Qwen3Config
 
-    assert "only gte" in NativeRuntime.refusal(Qwen3Config(), spec())
-    assert NativeRuntime.refusal(GteConfig(), spec(dtype="int8", device="auto")) is None
+    assert "supports gte networks" in NativeRuntime.unsupported_reason(Qwen3Config(), spec())
+    assert NativeRuntime.unsupported_reason(GteConfig(), spec(dtype="int8", device="auto")) is None
 
 
 def test_what_does_not_fit_is_refused():

@@ -206,7 +206,7 @@ def test_an_answer_with_too_few_bytes_is_refused(client, service):
 
 def test_a_document_that_is_no_json_is_refused(client, service):
     service.change = change("DOCUMENTS", np.array([[b"{"]], np.object_))
-    with pytest.raises(CareError, match="no JSON value"):
+    with pytest.raises(CareError, match="not a JSON value"):
         client.search(["头痛"], k=1)
 
 
@@ -216,14 +216,14 @@ def test_an_encoder_is_described_once_and_anew_when_asked(client, service):
     assert served.spec.pooling == "first"
     service.revision = "sha256:two"
     assert client.describe("query").revision == "sha256:one"
-    assert client.describe("query", anew=True).revision == "sha256:two"
-    assert client.describe_search().most_k == 1000
+    assert client.describe("query", refresh=True).revision == "sha256:two"
+    assert client.describe_search().max_k == 1000
 
 
 @pytest.mark.parametrize("care", ["", "[]", "{}", '{"role": "query"}', "{"])
 def test_a_model_of_somebody_else_is_refused(client, service, care):
     service.care = care
-    with pytest.raises(CareError, match="query_encoder has no parameter 'care' that this release reads"):
+    with pytest.raises(CareError, match="query_encoder has no parameter 'care' that this release can read"):
         client.describe("query")
     with pytest.raises(CareError, match="scan has no parameter 'care'"):
         client.describe_search()
@@ -290,7 +290,7 @@ def test_a_server_that_comes_up_meanwhile_is_reached(connect, service, server_at
     ["", "localhost", "localhost:", "http://localhost:8001", "a b:1", "a:0", "a:65536", None, "::1:80"],
 )
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(CareError, match="no address of an inference server"):
+    with pytest.raises(CareError, match="not an address of an inference server"):
         ServerClient(address)
 
 
@@ -342,7 +342,7 @@ def test_coroutines_share_a_client(address):
     async def ask():
         async with AsyncServerClient(address) as client:
             found = await asyncio.gather(*(client.encode("query", [text]) for text in TEXTS))
-        with pytest.raises(CareError, match="is closed; make another one"):
+        with pytest.raises(CareError, match="is closed; create a new client"):
             await client.encode("query", ["头痛"])
         return found
 

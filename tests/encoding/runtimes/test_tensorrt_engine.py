@@ -29,7 +29,7 @@ def test_every_batch_up_to_the_longest_input_has_a_bucket_and_none_that_fits_is_
 
 
 def test_texts_longer_than_every_bucket_are_refused():
-    with pytest.raises(CareError, match="a text of 65 tokens; the engine was built for 64"):
+    with pytest.raises(CareError, match="a text has 65 tokens, but the engine was built for 64"):
         choose_bucket(buckets_for(64), 1, 65)
 
 
@@ -50,7 +50,7 @@ def test_an_engine_of_another_release_or_gpu_is_told_with_both_names():
     here = {"tensorrt": "10.9.0", "gpu": "NVIDIA H100"}
     assert stamp_mismatch(dict(here), here) is None
     assert stamp_mismatch(here | {"tensorrt": "10.1.0"}, here) == (
-        "its engine was built with TensorRT 10.1.0, here is TensorRT 10.9.0"
+        "its engine was built with TensorRT 10.1.0, this machine has TensorRT 10.9.0"
     )
     found = stamp_mismatch(here | {"gpu": "NVIDIA L4"}, here)
     assert "NVIDIA L4" in found

@@ -9,8 +9,8 @@ from scipy.stats import pearsonr, permutation_test, rankdata, spearmanr
 
 from care_accel import CareError
 from care_accel.eval.scores import QueryScores
-from care_accel.eval.statistics.resampling import Correlations, Means, Ranks
-from care_accel.eval.statistics.significance import adjusted, holm, paired
+from care_accel.eval.statistics.resampling import CorrelationDifference, MeanDifference, Ranks
+from care_accel.eval.statistics.significance import adjust_holm, holm, paired_test
 
 
 def ranking(values, queries=None, task="retrieval/a", metric="ndcg_at_10"):
@@ -28,14 +28,14 @@ def means(a, b, axis=-1):
 
 
 def test_a_difference_is_b_less_a():
-    found = paired(ranking([0.1, 0.4, 0.4]), ranking([0.4, 0.4, 0.7]))
+    found = paired_test(ranking([0.1, 0.4, 0.4]), ranking([0.4, 0.4, 0.7]))
     assert (found.a, found.b, found.difference) == pytest.approx((0.3, 0.5, 0.2))
     assert (found.task, found.metric, found.n) == ("retrieval/a", "ndcg_at_10", 3)
 
 
 def test_queries_are_matched_by_their_ids_and_not_by_their_order():
     a = ranking([0.1, 0.5, 0.9], ["x", "y", "z"])
-    assert paired(a, ranking([0.9, 0.1, 0.5], ["z", "x", "y"])).interval == (0.0, 0.0)
+    assert paired_test(a, ranking([0.9, 0.1, 0.5], ["z", "x", "y"])).interval == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("count", [1, 5, 9])
@@ -47,7 +47,7 @@ def test_few_queries_are_tested_in_every_way_there_is(count):
         abs(np.dot(signs, gains)) >= abs(gains.sum()) - 1e-12
         for signs in itertools.product((1, -1), repeat=count)
     ]
-    assert paired(ranking(a), ranking(b)).p_value == sum(ways) / len(ways)
+    assert paired_test(ranking(a), ranking(b)).p_value == sum(ways) / len(ways)
 
 
 @pytest.mark.parametrize("count", [8, 300])
@@ -58,7 +58,9 @@ def test_p_values_are_those_of_scipy(count):
     theirs = permutation_test(
         (a, b), means, permutation_type="samples", vectorized=True, n_resamples=20_000, rng=1
     ).pvalue
-    assert paired(ranking(a), ranking(b)).p_value == pytest.approx(theirs, abs=1e-12 if count == 8 else 0.015)
+    assert paired_test(ranking(a), ranking(b)).p_value == pytest.approx(
+        theirs, abs=1e-12 if count == 8 else 0.015
+    )
 
 
 @pytest.mark.parametrize(("kind", "function"), [("spearman", spearmanr), ("pearson", pearsonr)])
@@ -76,7 +78,7 @@ def test_of_few_pairs_every_swap_of_two_similarities_is_tried(kind, function):
         first, second = np.where(swap, two, one), np.where(swap, one, two)
         difference = np.corrcoef(of_gold, second)[0, 1] - np.corrcoef(of_gold, first)[0, 1]
         ways.append(abs(difference) >= abs(observed) - 1e-12)
-    found = paired(pairs(gold, a, kind), pairs(gold, b, kind))
+    found = paired_test(pairs(gold, a, kind), pairs(gold, b, kind))
     assert found.difference == pytest.approx(observed)
     assert (found.a, found.b) == pytest.approx((function(gold, a)[0], function(gold, b)[0]))
     assert found.p_value == sum(ways) / len(ways)
@@ -86,12 +88,12 @@ def test_of_few_pairs_every_swap_of_two_similarities_is_tried(kind, function):
 def test_correlations_in_resamples_are_those_of_the_rows_drawn(ranks):
     rng = np.random.default_rng(6)
     gold, a, b = rng.integers(0, 4, 40), rng.integers(0, 9, 40), rng.normal(size=40)
-    runs = Correlations(*(np.asarray(side, float) for side in (gold, a, b)), ranks=ranks)
+    runs = CorrelationDifference(*(np.asarray(side, float) for side in (gold, a, b)), ranks=ranks)
     drawn = rng.integers(0, 40, (20, 40))
     counts = np.stack([np.bincount(rows, minlength=40) for rows in drawn]).astype(float)
     function = spearmanr if ranks else pearsonr
     expected = [function(gold[rows], b[rows])[0] - function(gold[rows], a[rows])[0] for rows in drawn]
-    assert runs.of_resamples(counts) == pytest.approx(expected)
+    assert runs.resampled(counts) == pytest.approx(expected)
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.data())
@@ -105,7 +107,7 @@ def test_ranks_in_a_resample_are_those_of_its_values_sorted(values, data):
 
 def test_the_same_run_twice_does_not_differ():
     for scores in (ranking(np.random.default_rng(7).random(50)), pairs([1, 2, 2, 3, 5], [1, 2, 3, 4, 9])):
-        found = paired(scores, scores)
+        found = paired_test(scores, scores)
         assert (found.difference, found.p_value, found.interval) == (0.0, 1.0, (0.0, 0.0))
         assert not found.significant
 
@@ -117,16 +119,16 @@ def test_of_many_queries_two_that_differ_are_never_more_than_chance():
         b = a.copy()
         b[rng.choice(3000, 2, replace=False)] += 0.02 * rng.random(2)
         # Both ways in which both gains point the same way, of four.
-        assert paired(ranking(a), ranking(b)).p_value == 0.5
+        assert paired_test(ranking(a), ranking(b)).p_value == 0.5
 
 
 def test_all_equal_scores_do_not_differ():
-    assert paired(ranking([0.5] * 20), ranking([0.5] * 20)).p_value == 1.0
+    assert paired_test(ranking([0.5] * 20), ranking([0.5] * 20)).p_value == 1.0
 
 
 def test_a_gain_for_every_query_is_as_significant_as_the_draws_allow():
     a = np.linspace(0, 0.5, 200)
-    found = paired(ranking(a), ranking(a + 0.1))
+    found = paired_test(ranking(a), ranking(a + 0.1))
     assert found.p_value == 1 / 10_001
     assert found.interval == pytest.approx((0.1, 0.1))
     assert found.significant
@@ -135,7 +137,7 @@ def test_a_gain_for_every_query_is_as_significant_as_the_draws_allow():
 def test_the_two_directions_mirror_each_other():
     rng = np.random.default_rng(8)
     a, b = ranking(rng.random(400)), ranking(rng.random(400))
-    there, back = paired(a, b), paired(b, a)
+    there, back = paired_test(a, b), paired_test(b, a)
     assert there.p_value == back.p_value
     assert there.interval == pytest.approx((-back.interval[1], -back.interval[0]))
 
@@ -143,7 +145,7 @@ def test_the_two_directions_mirror_each_other():
 def test_a_second_call_gives_the_same():
     rng = np.random.default_rng(9)
     a, b = ranking(rng.random(100)), ranking(rng.random(100))
-    assert paired(a, b) == paired(a, b)
+    assert paired_test(a, b) == paired_test(a, b)
 
 
 # Simulations, 400 data sets each: a share near 0.05 is then known to 0.011 (one standard deviation).
@@ -152,12 +154,12 @@ def test_a_second_call_gives_the_same():
 @pytest.fixture
 def quick(monkeypatch):
     for module in ("resampling", "significance"):
-        monkeypatch.setattr(f"care_accel.eval.{module}.RESAMPLES", 500)
+        monkeypatch.setattr(f"care_accel.eval.statistics.{module}.RESAMPLES", 500)
 
 
 def simulate(make, level=0.05, repeats=400):
     rng = np.random.default_rng(10)
-    return [paired(*make(rng), level=level) for _ in range(repeats)]
+    return [paired_test(*make(rng), level=level) for _ in range(repeats)]
 
 
 def skewed(rng, gain):
@@ -239,14 +241,14 @@ def test_holm_on_an_example_by_hand():
 
 
 def test_tasks_that_are_tested_together_are_corrected_together():
-    one = paired(ranking([0.1, 0.4]), ranking([0.4, 0.7]))
+    one = paired_test(ranking([0.1, 0.4]), ranking([0.4, 0.7]))
     family = [replace(one, p_value=p) for p in (0.02, 0.5, 0.01)]
-    assert [d.significant for d in adjusted(family[:1])] == [True]
-    together = adjusted(family)
+    assert [d.significant for d in adjust_holm(family[:1])] == [True]
+    together = adjust_holm(family)
     assert [d.adjusted for d in together] == pytest.approx([0.04, 0.5, 0.03])
     assert [d.significant for d in together] == [True, False, True]
     assert [d.p_value for d in together] == [0.02, 0.5, 0.01]
-    assert not any(d.significant for d in adjusted(family, level=0.01))
+    assert not any(d.significant for d in adjust_holm(family, level=0.01))
 
 
 @pytest.mark.parametrize(
@@ -261,26 +263,28 @@ def test_tasks_that_are_tested_together_are_corrected_together():
 )
 def test_runs_on_other_queries_are_refused(b, words):
     with pytest.raises(CareError, match=words):
-        paired(ranking([0.1, 0.2]), b)
+        paired_test(ranking([0.1, 0.2]), b)
 
 
 def test_other_pairs_and_constant_sides_are_refused():
     with pytest.raises(CareError, match="pairs of the two runs are not the same"):
-        paired(pairs([1, 2, 3], [1, 2, 3]), pairs([1, 2, 4], [1, 2, 3]))
+        paired_test(pairs([1, 2, 3], [1, 2, 3]), pairs([1, 2, 4], [1, 2, 3]))
     with pytest.raises(CareError, match="spearman is undefined"):
-        paired(pairs([1, 2, 3], [1, 2, 3]), pairs([1, 2, 3], [1, 1, 1]))
+        paired_test(pairs([1, 2, 3], [1, 2, 3]), pairs([1, 2, 3], [1, 1, 1]))
 
 
 def test_many_queries_are_resampled_in_parts(monkeypatch):
     rng = np.random.default_rng(12)
     a, b = ranking(rng.random(300)), ranking(rng.random(300))
-    whole = paired(a, b)
-    monkeypatch.setattr("care_accel.eval.statistics.resampling._PART", 300 * 999)
+    whole = paired_test(a, b)
+    monkeypatch.setattr("care_accel.eval.statistics.resampling._BATCH_VALUES", 300 * 999)
     sizes = []
-    of_resamples = Means.of_resamples
+    resampled = MeanDifference.resampled
     monkeypatch.setattr(
-        Means, "of_resamples", lambda self, counts: sizes.append(counts.shape) or of_resamples(self, counts)
+        MeanDifference,
+        "resampled",
+        lambda self, counts: sizes.append(counts.shape) or resampled(self, counts),
     )
-    in_parts = paired(a, b)
+    in_parts = paired_test(a, b)
     assert sizes == [(999, 300)] * 10 + [(10, 300)]
     assert in_parts.interval == pytest.approx(whole.interval, abs=0.005)

@@ -42,7 +42,7 @@ class Memory:
     async def ready(self):
         return self.alive
 
-    async def describe(self, role, *, anew=False):
+    async def describe(self, role, *, refresh=False):
         if self.fault is not None:
             raise self.fault
         return SimpleNamespace(

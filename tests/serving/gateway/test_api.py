@@ -216,7 +216,7 @@ def test_another_model_under_the_same_address_is_noticed(gateway, memory, monkey
 def test_a_server_of_queries_alone_is_listed_as_such(gateway, memory, monkeypatch):
     describe = memory.describe
 
-    async def only_queries(role, *, anew=False):
+    async def only_queries(role, *, refresh=False):
         if role == "document":
             raise ServerError("NOT_FOUND", "serves no model 'document_encoder'")
         return await describe(role)

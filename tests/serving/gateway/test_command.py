@@ -28,7 +28,7 @@ from care_accel.encoding.spec import EncoderSpec
 class Slow:
     def __init__(self, address, **options): pass
     async def ready(self): return True
-    async def describe(self, role, *, anew=False):
+    async def describe(self, role, *, refresh=False):
         spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=2)
         return SimpleNamespace(name="slow", width=2, spec=spec, revision="r", role=role)
     async def encode(self, role, texts, task="retrieval"):

@@ -57,7 +57,7 @@ def test_prompts_are_put_in_as_inference_does(data_dir):
         ("pairs", '{"sentence1": "a", "sentence2": "b", "score": "1"}', "line 1: 'score'"),
         ("texts", '{"text": null}', "line 1: 'text'"),
         ("texts", '{"text": "短"}', "no row can be used as texts"),
-        ("triplets", "{", "line 1: no JSON"),
+        ("triplets", "{", "line 1: not JSON"),
     ],
 )
 def test_a_broken_row_is_named_by_file_and_line(tmp_path, kind, row, words):
