@@ -13,11 +13,12 @@ export CARE_DATA := $(DATA)
 # A developer's compiler may complain; a user's, newer than any we know, may not stop a build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
-.PHONY: help eval test lint format bench gpu-check serve clean
+.PHONY: help eval test quick lint format bench gpu-check serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
 	@echo "make test    run the tests"
+	@echo "make quick   run those that need no server, browser or compiler, and are quick"
 	@echo "make lint    check style and types"
 	@echo "make format  put style right"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
@@ -28,8 +29,14 @@ help:
 eval: $(READY)
 	$(BIN)/python -m care_accel.eval
 
+# Tests of one group share a server, so a worker takes them together.
+PYTEST = $(BIN)/python -m pytest -n auto --dist loadgroup
+
 test: $(READY)
-	$(BIN)/python -m pytest -n auto
+	$(PYTEST) --durations 20 --durations-min 1
+
+quick: $(READY)
+	$(PYTEST) -m 'not server and not browser and not compiler and not slow'
 
 lint: $(READY)
 	$(BIN)/ruff check .

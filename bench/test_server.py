@@ -117,6 +117,8 @@ def servers(worlds):
                 kept.clear()
                 stack.close()
                 now[:] = test, name
+            if how in (ALONE, BESIDE):  # the server is the same, what it is asked is not
+                how = SHIPPED
             if how not in kept:
                 kept[how] = stack.enter_context(server_of(worlds(name), how))
             return kept[how]

@@ -1,13 +1,9 @@
 """Tiny real networks: the paper's two architectures with random weights and a small tokenizer of their own."""
 
-import fcntl
-import json
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +11,41 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser
+from cleanliness import Cleanliness
+from scheduling import mark_and_order
+from shared_server import SharedServer
 
 # Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Workers share the processor: threads of theirs that spin for work would take it from one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_CLEANLINESS = pytest.StashKey[Cleanliness]()
+
+
+def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[_CLEANLINESS] = Cleanliness()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    mark_and_order(items)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session):
+    """Fail a run that leaves processes or files behind; its workers have ended by then."""
+    result = yield
+    if own := session.config.stash.get(_CLEANLINESS, None):
+        if left := own.leftovers():
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+            print("\nleft behind by the tests:", *left, sep="\n  ")
+        own.close()
+    return result
+
 
 TEXTS = [
     "高血压患者应低盐饮食，遵医嘱服用降压药，定期测量血压。",
@@ -83,64 +110,47 @@ def tiny_model(tiny_folders):
     )
 
 
-@contextmanager
-def held(file: Path) -> Iterator[dict]:
-    """Give the values in a JSON file, and write them back; one process at a time."""
-    with file.open("a+") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        stream.seek(0)
-        values = json.loads(stream.read() or "{}")
-        yield values
-        stream.truncate(0)
-        json.dump(values, stream)
-        stream.flush()
-
-
-@pytest.fixture(scope="session")
-def require_server() -> None:
-    """Skip where there is no server: its wheel is for Python below 3.13, and needs the system's Python library."""
+def missing_server() -> str | None:
+    """Return why there is no server here, None if there is one."""
     from care_accel import CareError
     from care_accel.serving.tritonserver.program import find_program
 
     try:
         find_program()
     except CareError as missing:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(missing))
+        return str(missing)
+    return None
 
 
 @pytest.fixture(scope="session")
-def care_server(require_server, tmp_path_factory) -> Iterator[SimpleNamespace]:
-    """Return a real server of the committed repository: its addresses, its log and the process that keeps it.
+def require_server() -> None:
+    """Skip where there is no server: its wheel is for Python below 3.13, and needs the system's Python library."""
+    if missing := missing_server():
+        assert not os.environ.get("CI"), missing
+        pytest.skip(missing)
 
-    It takes a while to start, so that the processes of a test run share one. Who starts it waits at the end for the
-    others.
-    """
-    from care_accel.serving import Server
 
+@pytest.fixture(scope="session", autouse=True)
+def shared_server(request, tmp_path_factory) -> Iterator[SharedServer]:
+    """Return the run's server, which starts while tests that do not need it run."""
     folder = tmp_path_factory.getbasetemp()
-    file = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "server.json"
-    own = None
-    with held(file) as known:
-        if not known:
-            own = Server(Path(__file__).parents[1] / "model_repository").start(timeout=300)
-            addresses = {name: getattr(own, name) for name in ("grpc", "http", "metrics")}
-            known |= {"users": 0, "server": addresses | {"log": str(own.log), "pid": own.process.pid}}
-        known["users"] += 1
-        server = SimpleNamespace(**known["server"])
-    server.log = Path(server.log)
-    server.process = SimpleNamespace(pid=server.pid)
-    yield server
-    with held(file) as known:
-        known["users"] -= 1
-    while own is not None:
-        with held(file) as known:
-            if known["users"] == 0:
-                known.clear()
-                own.__exit__()
-                break
-        time.sleep(0.2)
+    shared = SharedServer(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
+    if (
+        first
+        and any("care_server" in item.fixturenames for item in request.session.items)
+        and missing_server() is None
+    ):
+        shared.start_early()
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(scope="session")
+def care_server(require_server, shared_server) -> Iterator[SimpleNamespace]:
+    """Return a real server of the committed repository: see `SharedServer.use`."""
+    with shared_server.use() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

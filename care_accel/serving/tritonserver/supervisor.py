@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from care_accel.serving.tritonserver.leftovers import now, remove_environments
+
 _POLL_S = 0.2
 # Grace period for requests of other models; those of the dead model would hang longer.
 _GRACE_S = 1.0
@@ -60,12 +62,14 @@ def supervise(
     try:
         restarts = 0
         while True:
-            begun = time.monotonic()
+            begun, begun_since_boot = time.monotonic(), now()
             running[:] = [subprocess.Popen(command, env=dict(environment), preexec_fn=_end_with(os.getpid()))]
             if signals:  # received between two servers
                 running[0].send_signal(signals[0])
             why = _watch(running[0], signals)
             code = running[0].returncode
+            if code < 0:
+                remove_environments(begun_since_boot, begun_since_boot)
             lived = time.monotonic() - begun
             restarts = 0 if lived > _STABLE_AFTER_S else restarts + 1
             wrong = why is None and code > 0 and restarts == 1

@@ -1,0 +1,45 @@
+"""Which tests need what, and in which order workers take them."""
+
+from pathlib import Path
+
+import pytest
+
+# What takes longest is begun first, so that no worker waits for it at the end. Paths below tests/.
+_LONGEST = (
+    "test_native.py",
+    "serving/test_faults.py",
+    "bench/test_suites.py",
+    "test_packaging.py",
+    "training/test_processes.py",
+    "serving/test_command.py",
+    "serving/test_encoder_model.py",
+    "curation/labels/test_judging.py",
+    "serving/test_engines_served.py",
+    "export",
+    "training",
+    "eval/test_real_data.py",
+    "curation/test_real_data.py",
+)
+# Fixtures that bring a program along.
+_NEEDS = {"care_server": "server", "require_server": "server", "chromium": "browser"}
+# What `make quick` leaves out besides: it trains, exports or evaluates for seconds.
+_SLOW = ("training", "export", "eval/test_real_data.py", "curation/test_real_data.py", "bench/test_suites.py")
+_FOLDER = Path(__file__).parent
+
+
+def mark_and_order(items: list[pytest.Item]) -> None:
+    """Mark tests by what they need, and put the longest first."""
+    places = {}
+    for item in items:
+        path = item.path.relative_to(_FOLDER).as_posix()
+        for fixture in getattr(item, "fixturenames", ()):
+            if need := _NEEDS.get(fixture):
+                item.add_marker(need)
+        if _below(path, _SLOW):
+            item.add_marker("slow")
+        places[item] = next((i for i, one in enumerate(_LONGEST) if _below(path, (one,))), len(_LONGEST))
+    items.sort(key=places.__getitem__)
+
+
+def _below(path: str, folders: tuple[str, ...]) -> bool:
+    return any(path == one or path.startswith(f"{one}/") for one in folders)
