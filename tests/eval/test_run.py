@@ -227,5 +227,7 @@ def test_a_model_that_tells_no_pair_from_another_is_said(tiny_model, tasks, tmp_
     monkeypatch.setattr(
         type(tiny_model.as_mteb()), "similarity_pairwise", lambda _, a, b: torch.zeros(len(a))
     )
-    with pytest.raises(CareError, match=r"sts/tiny: spearman is nan, because .* gives every pair the same score"):
+    with pytest.raises(
+        CareError, match=r"sts/tiny: spearman is nan, because .* gives every pair the same score"
+    ):
         evaluate(tiny_model.as_mteb(), tasks[2:], tmp_path)
