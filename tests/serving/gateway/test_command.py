@@ -83,7 +83,7 @@ def test_beyond_loopback_a_token_is_required(host, capsys, monkeypatch):
         (["--host", "no such name"], "no address"),
         (["--host", ""], "no address"),
         (["--port", "70000"], "between 0 and 65535"),
-        (["--server", "http://localhost"], "no address of an inference server"),
+        (["--server", "http://localhost"], "not an address of an inference server"),
         (["--rate", "-1"], "rate"),
         (["--concurrency", "0"], "concurrency"),
         (["--token-file", "/absent"], "cannot be read"),
