@@ -34,7 +34,7 @@ def test_a_command_exports_and_prints_what_was_measured(model, data_dir, tmp_pat
         ("--runtime pytorch --worst-cosine 2", "worst cosine 1.00000 is below 2"),
         ("--runtime onnx --dtype float16", "onnx supports dtype float32"),
         ("--runtime onnx --keep-vocab nowhere.txt", "nowhere.txt: cannot be read: no such file"),
-        ("--runtime onnx --task retrieval/none", "no set 'retrieval/none'"),
+        ("--runtime onnx --task retrieval/none", "no data set 'retrieval/none'"),
         ("--runtime pytorch --batch-change nan", "with the other texts in the batch, more than nan"),
     ],
 )
