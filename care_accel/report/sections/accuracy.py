@@ -142,7 +142,7 @@ def _difference(first: Evaluation, other: Evaluation) -> Figure:
                 ]
             )
         )
-    notes = [f"{one.task}: {one.reason}" for one in found.excluded]
+    notes = [f"{one.task}: {one.reason}" for one in found.left_out]
     if notes:
         notes = [f"Not compared (A is {first.model}, B {other.model}): {'; '.join(notes)}."]
     title = f"{other.model} less {first.model}"

@@ -83,7 +83,7 @@ def test_beyond_loopback_a_token_is_required(host, capsys, monkeypatch):
         (["--host", "no such name"], "cannot be resolved"),
         (["--host", ""], "cannot be resolved"),
         (["--port", "70000"], "from 0 to 65535"),
-        (["--server", "http://localhost"], "cannot be resolved of an inference server"),
+        (["--server", "http://localhost"], "no address of an inference server"),
         (["--rate", "-1"], "rate"),
         (["--concurrency", "0"], "concurrency"),
         (["--token-file", "/absent"], "cannot be read"),
