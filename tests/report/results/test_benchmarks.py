@@ -53,7 +53,9 @@ def test_processors_come_before_graphics_cards_and_other_files_are_passed_over(e
 
 
 def test_a_machine_that_is_not_there_is_named_with_those_that_are(everything):
-    with pytest.raises(CareError, match=r"--machine mine: .* has results of amd-epyc-2-cores, nvidia-h100-80gb-hbm3$"):
+    with pytest.raises(
+        CareError, match=r"--machine mine: .* has results of amd-epyc-2-cores, nvidia-h100-80gb-hbm3$"
+    ):
         read_machines(everything[1], "mine")
 
 
