@@ -4,7 +4,7 @@ import torch
 
 from care_accel import DualEncoder
 from care_accel.training.recipe import DataFile, Lora, Stage
-from care_accel.training.router import Slice, build_library_model, collect
+from care_accel.training.router import Slice, build_library_model, save_trained
 
 TEXTS = ["高血压怎么治", "骨折", "感冒发热怎么办，多饮水休息"]
 
@@ -54,7 +54,7 @@ def test_lora_trains_the_document_side_s_low_ranks_alone_and_is_merged_at_the_en
             if "lora_B" in name:
                 weights.normal_(std=0.1)
     expected = library.encode_document(TEXTS)
-    merged = collect(library, model, tmp_path)
+    merged = save_trained(library, model, tmp_path)
     np.testing.assert_allclose(merged.encode_document(TEXTS), expected, atol=1e-5)
     assert np.abs(expected - model.encode_document(TEXTS)).max() > 1e-3
     assert not (tmp_path / "document" / "adapter_config.json").exists()

@@ -53,7 +53,9 @@ def test_processors_come_before_graphics_cards_and_other_files_are_passed_over(e
 
 
 def test_a_machine_that_is_not_there_is_named_with_those_that_are(everything):
-    with pytest.raises(CareError, match=r"--machine mine: .*: amd-epyc-2-cores, nvidia-h100-80gb-hbm3$"):
+    with pytest.raises(
+        CareError, match=r"--machine mine: .* has results of amd-epyc-2-cores, nvidia-h100-80gb-hbm3$"
+    ):
         read_machines(everything[1], "mine")
 
 
@@ -80,8 +82,8 @@ def broken(**changes):
         (broken(suite=None), r"row 1: 'suite' is None; it must be a string"),
         (broken(limit={"share": 1}), r"'limit': 'name' is None"),
         (broken(quality={"task": "t"}), r"'quality': 'score' is None"),
-        (broken(parts_us={"scan": ["x"]}), r"part 'scan' has no times"),
-        (broken(parts_us={"scan": []}), r"part 'scan' has no times"),
+        (broken(parts_us={"scan": ["x"]}), r"part 'scan' must have times"),
+        (broken(parts_us={"scan": []}), r"part 'scan' must have times"),
         (broken(parameters={"queries": 0}), r"'queries' is 0.0"),
         (
             samples.run([], limits={"read bandwidth": {"median": "x"}}),

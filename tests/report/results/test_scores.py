@@ -39,7 +39,7 @@ def test_an_average_is_of_all_tasks_or_none(tmp_path):
     ("change", "words"),
     [
         (lambda s: s.pop("model"), "'model' is missing"),
-        (lambda s: s.update(tasks=[]), "'tasks' is missing or no dict"),
+        (lambda s: s.update(tasks=[]), "'tasks' is missing or not a dict"),
         (lambda s: s["tasks"].update(x=3), "task 'x' is not a JSON object"),
         (lambda s: s["tasks"]["sts/chip-sts"].pop("main_metric"), "task 'sts/chip-sts' has no 'main_metric'"),
         (lambda s: s["tasks"]["sts/chip-sts"].update(interval=[1]), "its interval is not a pair of numbers"),

@@ -80,10 +80,10 @@ def test_beyond_loopback_a_token_is_required(host, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--host", "no such name"], "no address"),
-        (["--host", ""], "no address"),
-        (["--port", "70000"], "between 0 and 65535"),
-        (["--server", "http://localhost"], "not an address of an inference server"),
+        (["--host", "no such name"], "cannot be resolved"),
+        (["--host", ""], "cannot be resolved"),
+        (["--port", "70000"], "from 0 to 65535"),
+        (["--server", "http://localhost"], "address of an inference server"),
         (["--rate", "-1"], "rate"),
         (["--concurrency", "0"], "concurrency"),
         (["--token-file", "/absent"], "cannot be read"),
