@@ -260,7 +260,7 @@ def test_with_an_index_the_search_is_served_too(no_graphs, tiny, tiny_model, tmp
         ({"engine": "openvino"}, "unknown engine 'openvino'; choose one of onnxruntime, tensorrt"),
         ({"engine": "onnxruntime", "dtype": "int8"}, "int8 needs the native runtime"),
         ({"engine": "onnxruntime", "dtype": "float16"}, "are float32, not float16"),
-        ({"engine": "onnxruntime", "roles": []}, "give the role"),
+        ({"engine": "onnxruntime", "roles": []}, "roles is empty"),
     ],
 )
 def test_what_cannot_be_served_is_refused_before_anything_is_written(tiny, tmp_path, options, said):
