@@ -167,11 +167,11 @@ def wait_for_log(server, text):
 def test_a_replaced_index_goes_live_without_a_lost_or_mixed_answer(server, index, model):
     new = [f"新的{document}" for document in reversed(DOCUMENTS)] * 2
     built = Retriever.from_documents(model, new)
-    old = {
-        query: [hit.document for hit in Retriever.from_documents(model, DOCUMENTS).search(query)]
-        for query in DOCUMENTS[:20]
-    }
-    after = {query: [hit.document for hit in built.search(query)] for query in old}
+    former = Retriever.load(index, model)
+    old, after = (
+        {query: [hit.document for hit in retriever.search(query)] for query in DOCUMENTS[:20]}
+        for retriever in (former, built)
+    )
     seen, failures, ended = [], [], threading.Event()
 
     def ask(server):
@@ -228,7 +228,7 @@ def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model):
     config = read_config(repository / "document_encoder" / "config.pbtxt")
     config.parameters["background"].string_value = "false"
     (repository / "document_encoder" / "config.pbtxt").write_text(text_of(config))
-    texts = [f"{document}{'，病史很长' * 60}" for document in DOCUMENTS[:64]]
+    texts = [f"{document}{'，病史很长' * 60}" for document in DOCUMENTS[:24]]
     with Server(repository) as server:
         found = []
 
@@ -301,8 +301,8 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path
 
 
 def long_texts(number):
-    """Return 160 requests of 4 texts that no other number has: a text that was encoded lately is not encoded again."""
-    return [[f"{number} {i} {j} {'胸闷气短' * 100}" for j in range(4)] for i in range(160)]
+    """Return 160 requests of 16 texts that no other number has: a text that was encoded lately is not encoded again."""
+    return [[f"{number} {i} {j} {'胸闷气短' * 100}" for j in range(16)] for i in range(160)]
 
 
 def resident(server):
