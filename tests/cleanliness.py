@@ -11,8 +11,8 @@ from pathlib import Path
 from care_accel.serving.tritonserver.leftovers import now, remove_environments
 
 _PREFIX = "care-tests-"
-# Caches that libraries keep in the temporary folder on purpose, and that go with it.
-_CACHES = ("torchinductor_", "cuda-", "pytest-")
+# What libraries keep in the temporary folder on purpose, and what goes with it: compiled programs, a telemetry session.
+_CACHES = ("torchinductor_", ".ses")
 _PATIENCE_S = 10.0
 
 

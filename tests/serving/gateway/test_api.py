@@ -175,7 +175,7 @@ def test_a_server_that_takes_too_long_is_given_up(gateway, memory):
 
 
 def test_a_server_that_does_not_even_say_what_it_serves_is_given_up(gateway, memory, monkeypatch):
-    async def silent(role, *, anew):
+    async def silent(role, *, refresh):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(memory, "describe", silent)

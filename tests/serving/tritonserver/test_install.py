@@ -9,11 +9,11 @@ import threading
 import zipfile
 
 import pytest
-from care_accel.serving.config import model_file
 
 from care_accel.cli import main
 from care_accel.errors import CareError
-from care_accel.serving import install as module
+from care_accel.serving.repository.config import model_file
+from care_accel.serving.tritonserver import install as module
 from care_accel.serving.tritonserver.install import install, installed, server_home
 from care_accel.serving.tritonserver.program import SITE
 

@@ -124,7 +124,7 @@ def test_a_server_that_cannot_load_a_model_says_why_in_one_line(tmp_path):
     (tmp_path / "r" / "broken" / "config.pbtxt").write_text('backend: "python"\nmax_batch_size: 1\n')
     with (
         pytest.raises(CareError, match=r"the server did not start: .*no luck today") as refused,
-        Server(tmp_path / "r"),
+        Server(tmp_path / "r", log=tmp_path / "log"),
     ):
         pass
     assert "\n" not in str(refused.value)
@@ -133,7 +133,7 @@ def test_a_server_that_cannot_load_a_model_says_why_in_one_line(tmp_path):
 def test_an_argument_that_there_is_not_is_said(tmp_path):
     with (
         pytest.raises(CareError, match="the server did not start"),
-        Server(REPOSITORY, arguments=["--dance"]),
+        Server(REPOSITORY, arguments=["--dance"], log=tmp_path / "log"),
     ):
         pass
 
@@ -170,7 +170,10 @@ def test_what_is_still_loading_is_read_from_the_log(tmp_path):
 @pytest.mark.usefixtures("require_server")
 def test_a_log_that_an_error_names_is_there(tmp_path):
     (tmp_path / "r").mkdir()
-    with pytest.raises(CareError, match=r"\(log: ") as refused, Server(tmp_path / "r", arguments=["--dance"]):
+    with (
+        pytest.raises(CareError, match=r"\(log: ") as refused,
+        Server(tmp_path / "r", arguments=["--dance"], log=tmp_path / "log"),
+    ):
         pass
     log = Path(str(refused.value).rpartition("(log: ")[2].rstrip(")"))
     assert log.is_file()
