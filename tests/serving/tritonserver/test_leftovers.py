@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -45,12 +46,26 @@ def test_what_was_made_before_the_dead_server_started_stays(folder, monkeypatch)
     assert os.listdir(folder) == ["python_env_aaaaaa"]
 
 
-def test_what_may_belong_to_a_live_server_stays_until_it_ends(folder, server):
+def test_what_may_belong_to_a_live_server_stays(folder, monkeypatch):
     begun = leftovers.now() - 4
     (folder / "python_env_aaaaaa").mkdir()
+    monkeypatch.setattr(leftovers, "_starts_of_servers", lambda: [leftovers.now() - 1])
     leftovers.remove_environments(begun)
     assert os.listdir(folder) == ["python_env_aaaaaa"]
-    server.kill()
-    server.wait()
+    monkeypatch.setattr(leftovers, "_starts_of_servers", lambda: [leftovers.now() - 60])
     leftovers.remove_environments(begun)
     assert os.listdir(folder) == []
+
+
+def test_live_servers_are_found_with_the_times_of_their_starts(server):
+    def started():
+        return [start for start in leftovers._starts_of_servers() if abs(start - begun) < 0.5]
+
+    # proc(5): the start time is field 22; after the name in parentheses comes field 3.
+    fields = Path(f"/proc/{server.pid}/stat").read_text().rpartition(")")[2].split()
+    begun = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    assert begun <= leftovers.now() < begun + 60
+    assert begun in started()
+    server.kill()
+    server.wait()
+    assert begun not in started()

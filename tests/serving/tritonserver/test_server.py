@@ -170,10 +170,7 @@ def test_what_is_still_loading_is_read_from_the_log(tmp_path):
 @pytest.mark.usefixtures("require_server")
 def test_a_log_that_an_error_names_is_there(tmp_path):
     (tmp_path / "r").mkdir()
-    with (
-        pytest.raises(CareError, match=r"\(log: ") as refused,
-        Server(tmp_path / "r", arguments=["--dance"], log=tmp_path / "log"),
-    ):
+    with pytest.raises(CareError, match=r"\(log: ") as refused, Server(tmp_path / "r", arguments=["--dance"]):
         pass
     log = Path(str(refused.value).rpartition("(log: ")[2].rstrip(")"))
     assert log.is_file()
