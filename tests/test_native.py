@@ -56,20 +56,15 @@ def sanitized(tmp_path_factory):
     return configured
 
 
-# A worker takes all programs of one build.
-ADDRESS = pytest.mark.xdist_group("sanitizer-address")
-THREAD = pytest.mark.xdist_group("sanitizer-thread")
-
-
 @pytest.mark.parametrize(
     ("sanitizers", "program"),
     [
-        pytest.param("address,undefined", "scan_check", marks=ADDRESS),
-        pytest.param("address,undefined", "encoder_check", marks=ADDRESS),
+        ("address,undefined", "scan_check"),
+        ("address,undefined", "encoder_check"),
         # The kernels of csrc/cuda on an emulated GPU: tests/native/emulated_gpu.hpp.
-        pytest.param("address,undefined", "cuda_check", marks=ADDRESS),
-        pytest.param("thread", "scan_check", marks=THREAD),
-        pytest.param("thread", "encoder_check", marks=THREAD),
+        ("address,undefined", "cuda_check"),
+        ("thread", "scan_check"),
+        ("thread", "encoder_check"),
     ],
 )
 def test_the_native_code_is_clean_under_the_sanitizer(sanitized, sanitizers, program):
