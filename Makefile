@@ -29,8 +29,7 @@ help:
 eval: $(READY)
 	$(BIN)/python -m care_accel.eval
 
-# Tests of one group share a server, so a worker takes them together.
-PYTEST = $(BIN)/python -m pytest -n auto --dist loadgroup
+PYTEST = $(BIN)/python -m pytest -n auto
 
 test: $(READY)
 	$(PYTEST) --durations 20 --durations-min 1

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import Browser
 from cleanliness import Cleanliness
-from scheduling import mark_and_order
+from scheduling import Scheduling, mark_and_order
 from shared_server import SharedServer
 
 # Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
@@ -28,6 +28,11 @@ _CLEANLINESS = pytest.StashKey[Cleanliness]()
 def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         config.stash[_CLEANLINESS] = Cleanliness()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)

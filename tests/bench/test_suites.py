@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SUITES = sorted(file.stem for file in (ROOT / "bench").glob("test_*.py"))
 
-pytestmark = [pytest.mark.server, pytest.mark.xdist_group("bench suites")]
+pytestmark = pytest.mark.server
 
 
 @pytest.fixture(scope="module")

@@ -63,44 +63,65 @@ struct Coded {
     }
 };
 
-// Whether search(vectors, codes, queries, allowed, scores, ids, rescored) finds the same as brute force.
-template <typename Search>
-bool holds(const Case& c, std::string_view name, const Search& search) {
-    std::mt19937 random(static_cast<unsigned>(c.rows * 31 + c.width));
-    std::normal_distribution<float> normal;
-    std::vector<float> vectors(c.rows * c.width), queries(c.queries * c.query_width);
-    for (float& value : vectors) value = c.common + normal(random);
-    for (float& value : queries) value = normal(random);
-    for (std::size_t r = 0; r < c.rows; ++r) vectors[r * c.width] *= c.outlier;
-    for (std::size_t q = 0; q < c.queries && c.outlier != 1; ++q) queries[q * c.query_width] = 0;
-    // Exactly as long as the interface requires, so that a sanitizer detects a read beyond it.
-    std::vector<std::uint16_t> allowed(care::blocks(c.rows));
-    for (std::uint16_t& bits : allowed) bits = c.subset ? static_cast<std::uint16_t>(random() & random()) : 0xffff;
-
-    const Coded coded(vectors, c.rows, c.width, c.threads);
-    std::vector<double> scores(c.queries * c.k);
-    std::vector<std::int64_t> ids(scores.size()), rescored(c.queries);
-    search(care::Matrix{vectors.data(), c.rows, c.width}, coded.codes,
-           care::Matrix{queries.data(), c.queries, c.query_width}, c.subset ? &allowed : nullptr, scores.data(),
-           ids.data(), rescored.data());
-    for (std::size_t q = 0; q < c.queries; ++q) {
-        care::TopK best(c.k);
-        for (std::size_t r = 0; r < c.rows; ++r) {
-            if (!(allowed[r / care::kBlock] >> (r % care::kBlock) & 1)) continue;
-            best.push({care::score(vectors.data() + r * c.width, queries.data() + q * c.query_width, c.query_width),
-                       static_cast<std::int64_t>(r)});
+// A case, and its hits by brute force.
+class Expected {
+public:
+    explicit Expected(const Case& c)
+        : case_(c),
+          vectors_(c.rows * c.width),
+          queries_(c.queries * c.query_width),
+          allowed_(care::blocks(c.rows)) {
+        std::mt19937 random(static_cast<unsigned>(c.rows * 31 + c.width));
+        std::normal_distribution<float> normal;
+        for (float& value : vectors_) value = c.common + normal(random);
+        for (float& value : queries_) value = normal(random);
+        for (std::size_t r = 0; r < c.rows; ++r) vectors_[r * c.width] *= c.outlier;
+        for (std::size_t q = 0; q < c.queries && c.outlier != 1; ++q) queries_[q * c.query_width] = 0;
+        for (std::uint16_t& bits : allowed_) {
+            bits = c.subset ? static_cast<std::uint16_t>(random() & random()) : 0xffff;
         }
-        const std::vector<care::Hit> hits = best.sorted();
-        for (std::size_t i = 0; i < c.k; ++i) {
-            const std::int64_t expected = i < hits.size() ? hits[i].id : -1;
-            if (ids[q * c.k + i] == expected && (expected < 0 || scores[q * c.k + i] == hits[i].score)) continue;
-            std::printf("%.*s: %zu x %zu, query %zu, place %zu: %lld instead of %lld\n",
-                        static_cast<int>(name.size()), name.data(), c.rows, c.width, q, i,
-                        static_cast<long long>(ids[q * c.k + i]), static_cast<long long>(expected));
-            return false;
+        for (std::size_t q = 0; q < c.queries; ++q) {
+            care::TopK best(c.k);
+            for (std::size_t r = 0; r < c.rows; ++r) {
+                if (!(allowed_[r / care::kBlock] >> (r % care::kBlock) & 1)) continue;
+                best.push({care::score(vectors_.data() + r * c.width, queries_.data() + q * c.query_width, c.query_width),
+                           static_cast<std::int64_t>(r)});
+            }
+            hits_.push_back(best.sorted());
         }
     }
-    return true;
-}
+
+    // Whether search(vectors, codes, queries, allowed, scores, ids, rescored) finds the same.
+    template <typename Search>
+    bool holds(std::string_view name, const Search& search) const {
+        const Case& c = case_;
+        const Coded coded(vectors_, c.rows, c.width, c.threads);
+        // Exactly as long as the interface requires, so that a sanitizer detects a write beyond it.
+        std::vector<double> scores(c.queries * c.k);
+        std::vector<std::int64_t> ids(scores.size()), rescored(c.queries);
+        search(care::Matrix{vectors_.data(), c.rows, c.width}, coded.codes,
+               care::Matrix{queries_.data(), c.queries, c.query_width}, c.subset ? &allowed_ : nullptr, scores.data(),
+               ids.data(), rescored.data());
+        for (std::size_t q = 0; q < c.queries; ++q) {
+            const std::vector<care::Hit>& hits = hits_[q];
+            for (std::size_t i = 0; i < c.k; ++i) {
+                const std::int64_t expected = i < hits.size() ? hits[i].id : -1;
+                if (ids[q * c.k + i] == expected && (expected < 0 || scores[q * c.k + i] == hits[i].score)) continue;
+                std::printf("%.*s: %zu x %zu, query %zu, place %zu: %lld instead of %lld\n",
+                            static_cast<int>(name.size()), name.data(), c.rows, c.width, q, i,
+                            static_cast<long long>(ids[q * c.k + i]), static_cast<long long>(expected));
+                return false;
+            }
+        }
+        return true;
+    }
+
+private:
+    const Case& case_;
+    // Exactly as long as the interface requires, so that a sanitizer detects a read beyond it.
+    std::vector<float> vectors_, queries_;
+    std::vector<std::uint16_t> allowed_;
+    std::vector<std::vector<care::Hit>> hits_;
+};
 
 }  // namespace check

@@ -54,7 +54,7 @@ int main() {
     for (const check::Case& c : {check::Case{20000, 32, 32, 3, 10, 1, 0, false}, {20000, 32, 32, 2, 300, 1, 0, false}}) {
         std::int64_t max_rescored = 0;
         checks += 2;
-        failures += !check::holds(c, "selection", [&](const auto& vectors, const auto& codes, const auto& queries,
+        failures += !check::Expected(c).holds("selection", [&](const auto& vectors, const auto& codes, const auto& queries,
                                                       const auto*, double* scores, std::int64_t* ids,
                                                       std::int64_t* rescored) {
             const care::cuda::DeviceIndex index(vectors, codes, 0);
@@ -68,7 +68,7 @@ int main() {
     }
     for (const check::Case& c : kCases) {
         ++checks;
-        failures += !check::holds(c, "CUDA", [&](const auto& vectors, const auto& codes, const auto& queries,
+        failures += !check::Expected(c).holds("CUDA", [&](const auto& vectors, const auto& codes, const auto& queries,
                                                  const auto* allowed, double* scores, std::int64_t* ids,
                                                  std::int64_t* rescored) {
             const care::cuda::DeviceIndex index(vectors, codes, 0);

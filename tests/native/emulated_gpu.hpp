@@ -82,13 +82,17 @@ private:
         ucontext_t context{};
         std::unique_ptr<char[]> stack;
     };
-    static constexpr std::size_t kStack = 256 * 1024;
+    // Small: AddressSanitizer clears what it knows of the whole stack whenever a fibre continues. An overflow would
+    // first reach the lowest bytes.
+    static constexpr std::size_t kStack = 32 * 1024, kGuard = 64;
+    static constexpr char kGuardByte = 0x5a;
     static constexpr unsigned kMaxThreads = 1024;
 
     void run_block(unsigned threads) {
         while (fibres_.size() < threads) {
             fibres_.push_back(std::make_unique<Fibre>());
             fibres_.back()->stack.reset(new char[kStack]);
+            std::memset(fibres_.back()->stack.get(), kGuardByte, kGuard);
         }
         for (unsigned i = 0; i < threads; ++i) {
             Fibre& fibre = *fibres_[i];
@@ -115,13 +119,22 @@ private:
                 release_warps(threads);
                 continue;
             }
-            if (all(0, threads, State::kDone, State::kDone)) return;
+            if (all(0, threads, State::kDone, State::kDone)) {
+                for (unsigned i = 0; i < threads; ++i) require_guard(fibres_[i]->stack.get());
+                return;
+            }
             if (!all(0, threads, State::kAtBarrier, State::kDone)) {
                 std::fputs("deadlock: the threads of a block wait for each other\n", stderr);
                 std::abort();
             }
             release(0, threads);
         }
+    }
+
+    static void require_guard(const char* stack) {
+        if (std::all_of(stack, stack + kGuard, [](char byte) { return byte == kGuardByte; })) return;
+        std::fputs("a fibre's stack has overflowed: kStack is too small\n", stderr);
+        std::abort();
     }
 
     void release_warps(unsigned threads) {

@@ -14,11 +14,12 @@ int main() {
         {9000, 40, 40, 9, 5, 4, 0, false, 1e7f}, {9000, 40, 40, 1, 5, 2, 3e5f, false},
     };
     std::size_t failures = 0, checks = 0;
-    for (const std::string_view instruction_set : care::instruction_sets()) {
-        for (const check::Case& c : kCases) {
+    for (const check::Case& c : kCases) {
+        const check::Expected expected(c);
+        for (const std::string_view instruction_set : care::instruction_sets()) {
             ++checks;
-            failures += !check::holds(c, instruction_set, [&](const auto& vectors, const auto& codes, const auto& queries,
-                                                              const auto* allowed, auto... found) {
+            failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto& codes, const auto& queries,
+                                                             const auto* allowed, auto... found) {
                 care::search(vectors, codes, queries, {c.k, c.threads, allowed ? allowed->data() : nullptr,
                                                        instruction_set}, found...);
             });

@@ -21,7 +21,7 @@ from .conftest import stub, tensors
 grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed (extra server)")
 
 # They share a server, in the order in which they stand; the last one ends it.
-pytestmark = [pytest.mark.usefixtures("require_server"), pytest.mark.xdist_group("faults")]
+pytestmark = pytest.mark.usefixtures("require_server")
 
 DOCUMENTS = [f"第{i}号文档：{'头痛发热咳嗽腹泻失眠'[i % 10]}怎么办" for i in range(200)]
 QUERIES = DOCUMENTS[:40]

@@ -19,7 +19,7 @@ from care_accel.curation.steps import no_progress
 
 from ..conftest import DOCUMENTS, QUERIES, truth_texts
 
-KILLS = 10
+KILLS = 5
 
 
 def judge(url, name="a", **fields):
@@ -277,7 +277,7 @@ def test_killed_at_random_moments_and_started_again_every_pair_is_judged_once(wo
     rng = random.Random()  # other moments each time
     kept, asked = set(), 0
     for kill in range(KILLS + 1):
-        target = len(server.events("answered")) + rng.randint(1, 40)
+        target = len(server.events("answered")) + rng.randint(1, 80)
         process = start(place)
         if kill < KILLS:
             while process.poll() is None and len(server.events("answered")) < target:
