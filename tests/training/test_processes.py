@@ -1,6 +1,7 @@
 """Two gloo processes train as one does: these tests start real ones."""
 
 import json
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from care_accel import DualEncoder
+from care_accel.training import train
 
 _GRADIENT = """
 import json, os, sys
@@ -40,36 +42,30 @@ if torch.distributed.is_initialized():
 """
 
 
-def start(*arguments, processes):
-    """Run Python in some processes, as torchrun starts them, and return what they wrote."""
+def start_two(*arguments):
+    """Run Python in two processes that torchrun starts."""
     with tempfile.TemporaryDirectory() as logs:
-        launcher = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            f"--nproc-per-node={processes}",
-            f"--log-dir={logs}",
-        ]
-        command = [sys.executable, *(launcher if processes > 1 else []), *map(str, arguments)]
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", f"--log-dir={logs}"]
+        command = [sys.executable, *launcher, *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
 
 
-def test_two_processes_have_the_gradient_of_one_with_the_joined_batch(tmp_path):
+def test_two_processes_have_the_gradient_of_one_with_the_joined_batch(tmp_path, monkeypatch):
     import torch
 
     generator = torch.Generator().manual_seed(0)
     vectors = {name: torch.randn(8, 6, generator=generator) for name in ("query", "positive", "negative")}
     torch.save(vectors | {"weight": torch.randn(5, 6, generator=generator)}, tmp_path / "vectors.pt")
     (tmp_path / "gradient.py").write_text(_GRADIENT)
-    found = {}
-    for processes in (1, 2):
-        file = tmp_path / f"{processes}.pt"
-        start(tmp_path / "gradient.py", tmp_path / "vectors.pt", file, processes=processes)
-        found[processes] = torch.load(file)
-    assert found[1]["gradient"].abs().max() > 0.01
-    torch.testing.assert_close(found[2]["gradient"], found[1]["gradient"], rtol=1e-5, atol=1e-6)
+    arguments = [str(tmp_path / name) for name in ("gradient.py", "vectors.pt", "gradient.pt")]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(arguments[0])
+    one = torch.load(arguments[2])["gradient"]
+    (tmp_path / "gradient.pt").unlink()
+    start_two(*arguments)
+    assert one.abs().max() > 0.01
+    torch.testing.assert_close(torch.load(arguments[2])["gradient"], one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", ["joint", "alignment"])
@@ -85,9 +81,10 @@ def test_torchrun_trains_the_model_that_one_process_trains_with_the_joined_batch
         values["stages"][0]["batch_size"] = 4 // processes
         run = tmp_path / str(processes)
         recipe = write_recipe(values)
-        start(
-            "-m", "care_accel", "train", recipe, "--data-dir", data_dir, "--output", run, processes=processes
-        )
+        if processes == 1:
+            train(recipe, data_dir, run)
+        else:
+            start_two("-m", "care_accel", "train", recipe, "--data-dir", data_dir, "--output", run)
         assert [f.name for f in run.iterdir()] == ["joint"]
         models[processes] = DualEncoder.from_pretrained(run / "joint")
     steps = [
