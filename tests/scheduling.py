@@ -25,22 +25,21 @@ _LONGEST = (
 _NEEDS = {"care_server": "server", "require_server": "server", "chromium": "browser"}
 # What `make quick` leaves out besides: it trains, exports or evaluates for seconds.
 _SLOW = ("training", "export", "eval/test_real_data.py", "curation/test_real_data.py", "bench/test_suites.py")
-# Files whose tests are dealt out by their first parameter; all others go to a worker whole, which makes the fixtures
-# of a module once. Groups of xdist are not used: release 3.8 loses their names with pytest 9.
-_DIVIDED = ("tests/test_native.py",)
 _FOLDER = Path(__file__).parent
 
 
 class Scheduling(LoadScopeScheduling):
-    """Gives workers one file after another, in the order in which tests were collected."""
+    """Gives workers one file after another, in the order in which tests were collected.
+
+    The fixtures of a module are made once then. Groups of xdist are not used: release 3.8 loses their names with pytest 9.
+    """
 
     def __init__(self, config: pytest.Config, log: object) -> None:
         config.option.loadscopereorder = False
         super().__init__(config, log)
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return nodeid.partition("-")[0] if file in _DIVIDED else file
+        return nodeid.partition("::")[0]
 
 
 def mark_and_order(items: list[pytest.Item]) -> None:

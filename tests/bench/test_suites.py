@@ -19,10 +19,19 @@ pytestmark = pytest.mark.server
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     """Return the rows of a run of all suites by their suite, and what it printed."""
-    results = tmp_path_factory.mktemp("bench") / "machine.json"
+    folder = tmp_path_factory.mktemp("bench")
+    results = folder / "machine.json"
     command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--benchmark-only"]
     done = subprocess.run(
-        [*command, "--bench-size", "smoke", "--bench-results", str(results), str(ROOT / "bench")],
+        [
+            *command,
+            f"--basetemp={folder / 'own'}",
+            "--bench-size",
+            "smoke",
+            "--bench-results",
+            str(results),
+            str(ROOT / "bench"),
+        ],
         capture_output=True,
         text=True,
         check=False,

@@ -29,7 +29,9 @@ def chat_server(folder, settings):
         port = int(process.stdout.readline())
 
         def events(kind, **wanted):
-            rows = map(json.loads, log.read_text(encoding="utf-8").splitlines()) if log.exists() else ()
+            # Whole lines: the process may be writing the next one, or have been killed while it did.
+            whole = log.read_bytes().rpartition(b"\n")[0] if log.exists() else b""
+            rows = map(json.loads, whole.splitlines())
             return [row for row in rows if row["event"] == kind and wanted.items() <= row.items()]
 
         try:
