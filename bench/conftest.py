@@ -51,7 +51,7 @@ def pytest_configure(config):
         except CareError as wrong:
             raise pytest.UsageError(str(wrong)) from None
     config.stash[STARTED] = datetime.now(UTC)
-    config.stash[LIMITS] = Limits()
+    config.stash[LIMITS] = Limits(once=config.getoption("--bench-size") == "smoke")
     config.stash[KEPT] = Kept()
 
 

@@ -143,19 +143,27 @@ PROBES: dict[str, tuple[str, Callable[[], float]]] = {
 class Limits:
     """Every rate that was measured in a run.
 
+    Parameters
+    ----------
+    once : bool
+        Measure each rate only once: for a run whose times prove nothing.
+
     Attributes
     ----------
     samples : dict of str to list of float
     """
 
-    def __init__(self) -> None:
+    def __init__(self, once: bool = False) -> None:
         self.samples: dict[str, list[float]] = defaultdict(list)
+        self._once = once
 
     def sample(self, names: Iterable[str]) -> dict[str, float]:
         """Measure some rates now."""
-        found = {name: PROBES[name][1]() for name in names}
-        for name, rate in found.items():
-            self.samples[name].append(rate)
+        found = {}
+        for name in names:
+            if not (self._once and self.samples[name]):
+                self.samples[name].append(PROBES[name][1]())
+            found[name] = self.samples[name][-1]
         return found
 
     def summary(self) -> dict[str, dict[str, Any]]:
