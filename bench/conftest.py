@@ -1,4 +1,4 @@
-"""What all suites share: their sizes, blocks of measurements that take turns, and what is recorded at the end.
+"""Shared by all suites: sizes, alternating blocks of measurements, and recording of results.
 
 ``pytest bench --benchmark-only --bench-size smoke|default|full [--bench-results FILE]``
 """
@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import record
 from limits import Limits
-from measure import BLOCKS, Kept, Measure
+from measure import BLOCKS, EngineCache, Measure
 
 from care_accel.errors import CareError
 
@@ -26,36 +26,36 @@ def pytest_addoption(parser):
         "--bench-size",
         choices=SIZES,
         default="default",
-        help="smoke: does it run; default: below twenty minutes; full: everything",
+        help="smoke: only checks that everything runs; default: below twenty minutes; full: everything",
     )
     parser.addoption(
         "--bench-blocks",
         type=int,
         metavar="N",
-        help="how often engines take turns; 3 in the default size, 5 in the full one",
+        help="number of alternating blocks per engine; 3 in the default size, 5 in the full size",
     )
     parser.addoption(
         "--bench-results",
         type=Path,
         metavar="FILE",
-        help="where the run is appended; bench/results/<machine>.json by default, and nowhere in the smoke size",
+        help="file to append the run to; default: bench/results/<machine>.json, none for the smoke size",
     )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    config.option.benchmark_quiet = True  # its tables know nothing of blocks
+    config.option.benchmark_quiet = True  # its tables ignore blocks
     if (file := config.getoption("--bench-results")) or config.getoption("--bench-size") != "smoke":
-        try:  # before a run of twenty minutes that could not be kept
+        try:  # fail before the measurements if the results cannot be saved
             record.runs_before(file)
         except CareError as wrong:
             raise pytest.UsageError(str(wrong)) from None
     config.stash[STARTED] = datetime.now(UTC)
     config.stash[LIMITS] = Limits(once=config.getoption("--bench-size") == "smoke")
-    config.stash[KEPT] = Kept()
+    config.stash[CACHE] = EngineCache()
 
 
-STARTED, LIMITS, KEPT = (pytest.StashKey() for _ in range(3))
+STARTED, LIMITS, CACHE = (pytest.StashKey() for _ in range(3))
 
 
 def pytest_generate_tests(metafunc):
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Let what is compared take turns: by test and case, then by block, then by engine."""
+    """Alternate the engines of a case: order by test and case, then by block, then by engine."""
     firsts: dict[tuple, int] = {}
 
     def place(item):
@@ -82,7 +82,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def block():
-    """Return the number of the block, which `pytest_generate_tests` gives."""
+    """Return the number of the block; `pytest_generate_tests` overrides it."""
     return 0
 
 
@@ -93,15 +93,15 @@ def bench_size(request):
 
 @pytest.fixture
 def measure(request, benchmark, bench_size, block):
-    """Return what times one engine in one block: see `measure.Measure`."""
+    """Return the timer of one engine in one block: see `measure.Measure`."""
     suite = Path(request.node.path).stem.removeprefix("test_").replace("_", " ")
     return Measure(benchmark, request.config.stash[LIMITS], bench_size, block, suite)
 
 
 @pytest.fixture
-def kept(request):
-    """Return what keeps the engines of a case through its blocks: ``kept(case, engine, make)``."""
-    return request.config.stash[KEPT]
+def cached(request):
+    """Return the cache of a case's engines, kept for all its blocks: ``cached(case, engine, make)``."""
+    return request.config.stash[CACHE]
 
 
 def pytest_terminal_summary(terminalreporter, config):
@@ -117,9 +117,9 @@ def pytest_terminal_summary(terminalreporter, config):
         for line in lines:
             terminalreporter.write_line(line)
     if failed:
-        terminalreporter.write_line("what failed in any block is left out")
+        terminalreporter.write_line("rows that failed in any block are left out")
     limits = config.stash[LIMITS].summary()
-    terminalreporter.section("limits of this machine, measured in between", sep="-")
+    terminalreporter.section("limits of this machine, measured between the rows", sep="-")
     for name, rate in limits.items():
         terminalreporter.write_line(
             f"{name}: {rate['median']:.3g} {rate['unit']}, from {rate['low']:.3g} to {rate['high']:.3g} "

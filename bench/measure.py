@@ -1,7 +1,7 @@
-"""One measurement: inputs that rotate, rounds until a time is spent, the limits of that very moment.
+"""One measurement: rotating inputs, rounds until a time budget is spent, and the machine's limits measured around it.
 
-Whatever is compared is measured in turn, block by block (A B C A B C A B C), so that a ratio is one of neighbours in
-time; how far the blocks' ratios lie apart says whether one can be quoted.
+Engines are measured in alternating blocks (A B C A B C A B C), so that a ratio compares neighbours in time. The spread of
+the ratios over the blocks decides whether the ratio is noisy.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import numpy as np
 from limits import Limits
 from machine import last_level_cache
 
-# By --bench-size: blocks, seconds that a block may spend on one engine, and rounds of it at most.
+# By --bench-size: blocks, seconds per block and engine, and the maximum number of rounds per block and engine.
 BLOCKS = {"smoke": 1, "default": 3, "full": 5}
 SECONDS = {"smoke": 0.0, "default": 0.4, "full": 0.8}
-MOST_ROUNDS = {"smoke": 2, "default": 1000, "full": 2000}
+MAX_ROUNDS = {"smoke": 2, "default": 1000, "full": 2000}
 
 
 class Measure:
-    """The fixture ``measure``: times one engine in one block, and notes what the results need.
+    """The fixture ``measure``: times one engine in one block, and records the fields of its row.
 
     Parameters
     ----------
     benchmark : pytest_benchmark.fixture.BenchmarkFixture
     limits : Limits
-        Of the whole run.
+        Shared by the whole run.
     size : {"smoke", "default", "full"}
     block : int
     suite : str
@@ -62,31 +62,31 @@ class Measure:
         seconds: float | None = None,
         **extra: Any,
     ) -> Any:
-        """Time a function over inputs that take turns.
+        """Time a function over rotating inputs.
 
         Parameters
         ----------
         function : callable
         inputs : iterable of tuple
-            Arguments, used over and over: more of them than a cache holds where they are large. An iterator is used up
-            and must be endless.
+            Arguments, used cyclically; large ones should exceed the cache together. An iterator is consumed and must be
+            infinite.
         group : str
-            Rows of one group are compared; one of them is ours.
+            Rows of a group are compared with each other; one of them is ours.
         name : str
-            What was measured.
+            Name of the row within its group.
         ours : bool
-            Ratios are to this row.
+            Ratios are relative to this row.
         parameters : dict
-            The numbers of the case.
+            Parameters of the case.
         limit : dict of str to float, optional
-            What one call needs of each rate of `limits.PROBES`: bytes, products or operations. The one that takes longest
-            is the limit.
+            Work of one call by rate of `limits.PROBES`: bytes, products or operations. The one that takes longest is the
+            limit.
         touched : float, optional
-            Bytes that a call reads; what the last cache may hold is labelled.
+            Bytes that a call reads; rows that fit into the last-level cache are labelled.
         calls : int
-            Calls within `function`; times are of one.
+            Calls made by `function`; times are per call.
         seconds : float, optional
-            To spend in a block, more or less than the size says.
+            Time budget of a block, instead of the default of the size.
         **extra
             Further fields of the row: ``exact``, ``quality``, ``recall``, ``bytes``, ``note``, ``parts_us``, ...
 
@@ -100,14 +100,14 @@ class Measure:
         if not self.disabled:
             budget = SECONDS[self.size] if seconds is None or self.size == "smoke" else seconds
             times: list[float] = []
-            # They warm up as well; what is slow is warm after one.
+            # These rounds also warm up.
             while len(times) < (2 if self.size == "smoke" else 3) and sum(times) <= max(budget, 0.1):
                 arguments = next(turns)
                 started = perf_counter()
                 function(*arguments)
                 times.append(perf_counter() - started)
             rounds = int(
-                min(MOST_ROUNDS[self.size], max(3 if self.size != "smoke" else 2, budget / min(times)))
+                min(MAX_ROUNDS[self.size], max(3 if self.size != "smoke" else 2, budget / min(times)))
             )
         before = self._sample(limit)
         self.benchmark.group = group
@@ -126,16 +126,16 @@ class Measure:
         compared: Callable[[], float] | None = None,
         **extra: Any,
     ) -> None:
-        """Time a run of many requests at once: its ratio is of throughput, its percentiles of its requests.
+        """Time one run of many concurrent requests: its ratio is of throughput, its percentiles are of the requests.
 
         Parameters
         ----------
         function : callable
-            Runs them and returns the seconds of each.
+            Sends them and returns the latency of each in seconds.
         compared : callable, optional
-            Returns the seconds that ratios are of, once the run has ended; the whole run's by default.
+            Called after the run; returns the seconds that the ratio uses instead of the duration of the run.
         group, name, ours, parameters, **extra
-            As above.
+            As in `__call__`.
         """
         self.benchmark.group = group
         latencies = self.benchmark.pedantic(function, rounds=1)
@@ -183,20 +183,20 @@ class Measure:
             self.benchmark.extra_info["limit"] = {"name": slowest, "seconds": needed[slowest]}
 
 
-class Kept:
-    """Engines of the case that is measured now: built once for all its blocks, let go with it."""
+class EngineCache:
+    """Caches the engines of the current case: each is built once for all blocks, and released when the case changes."""
 
     def __init__(self) -> None:
         self._case: Any = None
         self._engines: dict[Any, Any] = {}
 
     def __call__(self, case: Any, engine: Any, make: Callable[[], Any]) -> Any:
-        """Return an engine of a case, made when it is first asked for.
+        """Return an engine of a case; build it on first use.
 
         Parameters
         ----------
         case : hashable
-            Another one lets the former's engines go.
+            A new case releases the engines of the previous one.
         engine : hashable
         make : callable
         """

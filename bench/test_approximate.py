@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_scan import K, clustered, index_bytes, index_of, real_embeddings
-from tuning import THREADS, Built, Way, tuned
+from tuning import THREADS, Built, TunableIndex, tuned
 
 # kind, vectors, width; of "embeddings" as many as there are, at most, in care-mini's width.
 CASES = {
@@ -33,7 +33,7 @@ CASES = {
 RECALLS = (0.99, 0.999)
 QUERIES = {"smoke": 100, "default": 1000, "full": 1000}  # half of them tune
 # An index that takes longer to build is left out: building a graph is slow on few cores.
-MOST_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
+MAX_BUILD_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
 OURS = "care_accel"
 CONSTRUCTION = 200
 # Numbers of lists of an inverted file that are tried, over the root of the number of vectors.
@@ -55,7 +55,7 @@ def hnsw(case, within):
         index.add(part)
         if perf_counter() - begun > within:
             raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
-    return Built([Way(index, "efSearch", len(vectors), words=_built(begun))])
+    return Built([TunableIndex(index, "efSearch", len(vectors), description=_built(begun))])
 
 
 def _built(begun, before=0.0):
@@ -69,7 +69,9 @@ def ivf(case, within, *, codes=False):
     built = [
         _of_lists(case, lists, codes) for lists in sorted({min(round(n * count**0.5), most) for n in LISTS})
     ]
-    return Built([way for one in built for way in one.ways], keep=[one.keep for one in built])
+    return Built(
+        [candidate for one in built for candidate in one.candidates], keep=[one.keep for one in built]
+    )
 
 
 def _of_lists(case, lists, codes):
@@ -90,7 +92,7 @@ def _of_lists(case, lists, codes):
     outer = refined(index, vectors) if codes else index
     built = _built(begun, seconds)
 
-    def way(parallel, factor):
+    def candidate(parallel, factor):
         def prepare():
             index.parallel_mode = parallel
             if codes:
@@ -98,10 +100,10 @@ def _of_lists(case, lists, codes):
 
         threads = THREADS if parallel else 1
         words = [f"of {lists:,}", *([f"k_factor {factor}"] if codes else []), f"threads {threads}", built]
-        return Way(outer, "nprobe", lists, threads, prepare, ", ".join(words), (lists, factor))
+        return TunableIndex(outer, "nprobe", lists, threads, prepare, ", ".join(words), (lists, factor))
 
     factors = (1, 2, 4) if codes else (1,)
-    return Built([way(parallel, factor) for parallel in (0, 1) for factor in factors], keep=[index])
+    return Built([candidate(parallel, factor) for parallel in (0, 1) for factor in factors], keep=[index])
 
 
 def sq8(case, within):
@@ -125,11 +127,13 @@ def sq8(case, within):
         shards.add_shard(part)
     shards.add(vectors)
     most, built = len(vectors) // K, _built(begun)
-    ways = [
-        Way(refined(whole, vectors), "k_factor_rf", most, words=built),
-        Way(refined(shards, vectors), "k_factor_rf", most, words=f"in {len(parts)} shards, {built}"),
+    candidates = [
+        TunableIndex(refined(whole, vectors), "k_factor_rf", most, description=built),
+        TunableIndex(
+            refined(shards, vectors), "k_factor_rf", most, description=f"in {len(parts)} shards, {built}"
+        ),
     ]
-    return Built(ways, keep=[whole, shards, parts])
+    return Built(candidates, keep=[whole, shards, parts])
 
 
 def refined(index, vectors):
@@ -247,7 +251,7 @@ def all_threads():
 
 
 @pytest.mark.usefixtures("all_threads")
-def test_approximate(measure, kept, bench_size, engine, case):
+def test_approximate(measure, cached, bench_size, engine, case):
     rows, width = case.vectors.shape
     key = case.kind, rows, width
     about = {
@@ -258,9 +262,9 @@ def test_approximate(measure, kept, bench_size, engine, case):
     parameters = {"kind": case.kind, "vectors": rows, "width": width, "queries": 1, "k": K}
     asked = case.asked
     one_each = [(asked[i : i + 1],) for i in range(len(asked))]
-    not_reached = kept(key, "not reached", dict)
+    not_reached = cached(key, "not reached", dict)
     if engine == OURS:
-        index = kept(key, engine, lambda: index_of(case.vectors))
+        index = cached(key, engine, lambda: index_of(case.vectors))
         codes = rows * width
         found = case.recall(asked, index.search(asked, k=K)[1])
         assert found == 1
@@ -273,21 +277,21 @@ def test_approximate(measure, kept, bench_size, engine, case):
         return
     pytest.importorskip("faiss", reason="the peer faiss is not installed (extra bench)")
     peer, recall = ENGINES[engine]
-    built = kept(key, peer, lambda: build(peer, case, MOST_SECONDS[bench_size]))
+    built = cached(key, peer, lambda: build(peer, case, MAX_BUILD_SECONDS[bench_size]))
     if isinstance(built, str):
         not_reached[peer] = f"{peer}: {built}"
         pytest.skip(not_reached[peer])
-    choice = kept(key, engine, lambda: tuned(case, built, recall))
+    choice = cached(key, engine, lambda: tuned(case, built, recall))
     if choice is None:
         not_reached[engine] = f"{peer} does not reach recall {recall:g}"
         pytest.skip(not_reached[engine])
-    way, value = choice
-    found = case.recall(asked, way.search_all(asked, value))
-    way.use(value)
+    candidate, value = choice
+    found = case.recall(asked, candidate.search_all(asked, value))
+    candidate.use(value)
     assert found > recall - 0.02  # it was reached on other queries
-    stored = kept(key, f"bytes of {engine}", lambda: stored_bytes(way.index))
+    stored = cached(key, f"bytes of {engine}", lambda: stored_bytes(candidate.index))
     measure(
-        lambda query: way.index.search(query, K), one_each, **about,
+        lambda query: candidate.index.search(query, K), one_each, **about,
         parameters=parameters | {"recall_wanted": recall}, exact=False, recall=found, bytes=stored, touched=stored,
-        note=f"{way.setting} {value:,} {way.words}",
+        note=f"{candidate.setting} {value:,} {candidate.description}",
     )  # fmt: skip

@@ -140,11 +140,11 @@ def sized(name, bench_size):
     return SMALL.get(name, name) if bench_size == "smoke" else name
 
 
-def test_query_network_on_a_gpu(measure, kept, bench_size, engine, queries):
+def test_query_network_on_a_gpu(measure, cached, bench_size, engine, queries):
     name = sized("gte, 305M", bench_size)
     run(
         measure,
-        kept(name, engine, lambda: ENGINES[engine](name)),
+        cached(name, engine, lambda: ENGINES[engine](name)),
         name,
         queries,
         group=f"GPU: gte 305M in bfloat16, {queries} x {TOKENS} tokens",
@@ -153,11 +153,11 @@ def test_query_network_on_a_gpu(measure, kept, bench_size, engine, queries):
     )
 
 
-def test_asymmetry_on_a_gpu(measure, kept, bench_size, engine, queries):
+def test_asymmetry_on_a_gpu(measure, cached, bench_size, engine, queries):
     name = sized(engine, bench_size)
     run(
         measure,
-        kept("asymmetry", engine, lambda: graphs(name)),
+        cached("asymmetry", engine, lambda: graphs(name)),
         name,
         queries,
         group=f"GPU: {queries} x {TOKENS} tokens in bfloat16, CUDA graphs, by query network",

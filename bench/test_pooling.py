@@ -46,8 +46,8 @@ POOLINGS = {
 }
 IN_A_ROW = {"cpu": 1, "cuda": 20}
 # Bounds on the states that take turns: their number, and their bytes together.
-MOST_SETS = 80
-MOST_BYTES = {"cpu": 2**28, "cuda": 2**34}
+MAX_SETS = 80
+MAX_BYTES = {"cpu": 2**28, "cuda": 2**34}
 
 
 def plain(hidden, mask, pooling, order, width):
@@ -128,7 +128,7 @@ def turns(case, pooling, device):
     value = torch.finfo(dtype).bits // 8
     read = texts * (tokens if pooling == "mean" else 1) * size * value
     cache = torch.cuda.get_device_properties(0).L2_cache_size if device == "cuda" else last_level_cache()
-    sets = min(-(-2 * cache // read), MOST_BYTES[device] // (texts * tokens * size * value), MOST_SETS)
+    sets = min(-(-2 * cache // read), MAX_BYTES[device] // (texts * tokens * size * value), MAX_SETS)
     calls = IN_A_ROW[device]
     hidden = [torch.randn(*case, device=device, dtype=dtype) for _ in range(max(1, sets))]
     rounds = [
@@ -173,7 +173,7 @@ def graphed(run, rounds):
     return replay
 
 
-def check(measure, kept, engine, case, pooling, device):
+def check(measure, cached, engine, case, pooling, device):
     width, calls = min(WIDTH, case[2]), IN_A_ROW[device]
     key = case, pooling, device
 
@@ -186,8 +186,8 @@ def check(measure, kept, engine, case, pooling, device):
         return several(function, given, pooling, width, device)
 
     with torch.inference_mode():
-        given = kept(key, "states", lambda: turns(*key))
-        run = kept(key, engine, make)
+        given = cached(key, "states", lambda: turns(*key))
+        run = cached(key, engine, make)
         first = given.rounds[0]
         expected = plain(first[-1].double(), given.mask, pooling, ORDER, width)
         torch.testing.assert_close(run(first), expected, atol=1e-5, rtol=0, check_dtype=False)
@@ -208,10 +208,10 @@ def check(measure, kept, engine, case, pooling, device):
         )  # fmt: skip
 
 
-def test_pooling(measure, kept, engine, case, pooling):
-    check(measure, kept, engine, case, pooling, "cpu")
+def test_pooling(measure, cached, engine, case, pooling):
+    check(measure, cached, engine, case, pooling, "cpu")
 
 
 @needs_gpu
-def test_pooling_on_a_gpu(measure, kept, engine, case, pooling):
-    check(measure, kept, engine, case, pooling, "cuda")
+def test_pooling_on_a_gpu(measure, cached, engine, case, pooling):
+    check(measure, cached, engine, case, pooling, "cuda")

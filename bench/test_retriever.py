@@ -138,14 +138,14 @@ def mteb_search(with_faiss):
                     return documents.index.vectors
                 return super().encode(inputs, prompt_type=prompt_type, **options)
 
-        class Kept(FaissSearchIndex):
+        class PrebuiltIndex(FaissSearchIndex):
             """Is not built anew for every search."""
 
             def clear(self):
                 pass
 
         encoder = Encoder(mini.SentenceTransformers().model)
-        wrapper = SearchEncoderWrapper(encoder, index_backend=Kept(encoder) if with_faiss else None)
+        wrapper = SearchEncoderWrapper(encoder, index_backend=PrebuiltIndex(encoder) if with_faiss else None)
         common = {
             "task_metadata": folder_tasks(DEMO, "test", ["retrieval/*"])[0][0].metadata,
             "hf_split": "test",
@@ -200,9 +200,9 @@ def pytest_generate_tests(metafunc):
     )
 
 
-def test_text_to_hits(measure, kept, bench_size, kind, engine, at_once):
-    documents = kept(kind, "documents", lambda: Documents(kind, bench_size))
-    search = kept(kind, engine, lambda: ENGINES[engine](documents))
+def test_text_to_hits(measure, cached, bench_size, kind, engine, at_once):
+    documents = cached(kind, "documents", lambda: Documents(kind, bench_size))
+    search = cached(kind, engine, lambda: ENGINES[engine](documents))
     parts = defaultdict(list)
 
     def ask(queries):

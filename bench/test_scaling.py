@@ -31,7 +31,7 @@ VALUES = {
     },
 }
 # More would not fit beside its copy in the making.
-MOST_BYTES = 4 * 3_000_000 * 768
+MAX_BYTES = 4 * 3_000_000 * 768
 BATCHES = 16
 
 
@@ -46,13 +46,13 @@ def pytest_generate_tests(metafunc):
         (over, middle | {over: value})
         for over, values in VALUES[size].items()
         for value in values
-        if 4 * (middle | {over: value})["vectors"] * (middle | {over: value})["width"] <= MOST_BYTES
+        if 4 * (middle | {over: value})["vectors"] * (middle | {over: value})["width"] <= MAX_BYTES
     ]
     metafunc.parametrize(("over", "case"), cases, ids=[f"{over}-{case[over]}" for over, case in cases])
 
 
 @pytest.fixture
-def index(kept, case):
+def index(cached, case):
     rows, width = case["vectors"], case["width"]
 
     def make():
@@ -62,7 +62,7 @@ def index(kept, case):
             made.add(gaussian(rng, min(100_000, rows - start), width))
         return made
 
-    return kept((rows, width), "index", make)
+    return cached((rows, width), "index", make)
 
 
 def test_growth(measure, bench_size, index, over, case):

@@ -227,10 +227,10 @@ def case(request):
     return kind, np.ascontiguousarray(vectors, np.float32), list(queries)
 
 
-def test_search(measure, kept, engine, case):
+def test_search(measure, cached, engine, case):
     kind, vectors, batches = case
     (rows, width), count = vectors.shape, len(batches[0])
-    search = kept((kind, rows, width), engine, lambda: ENGINES[engine](vectors))
+    search = cached((kind, rows, width), engine, lambda: ENGINES[engine](vectors))
     if engine.startswith("care_accel"):
         read = scanned_bytes(rows, width, count)
     else:

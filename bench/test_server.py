@@ -1,10 +1,10 @@
 """The inference server under load: latency and throughput by concurrency, batched and not, and where the time goes.
 
 Clients and server share the machine. A block is a fixed number of requests; ratios are of throughput, percentiles of
-requests. Peers: the same repository without batching, a server written by hand, and for information the
-library in process, one query after the other. Servers of one model run beside each other, and only one is asked at a
-time. No text is sent twice to a server. Parts are means by the server's own statistics; "elsewhere" is what a request
-takes beyond them: client, network stack, hand-over.
+requests. Peers: the same repository without batching, a hand-written server, and for information the library in
+process, one query after the other. Servers of one model run side by side, and only one gets requests at a time. No text
+is sent to a server twice. Parts are means by the server's own statistics; "elsewhere" is the rest of a request's time:
+client, network stack, transfer between processes.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from care_accel.errors import CareError
 from care_accel.serving.tritonserver.program import find_program
 
 
-def hindrance():
-    """Return why no server can run here, None if one can."""
+def skip_reason():
+    """Return why no server can run here; None if one can."""
     try:
         find_program()
     except CareError as missing:
@@ -40,7 +40,7 @@ def hindrance():
     return None
 
 
-pytestmark = pytest.mark.skipif(hindrance() is not None, reason=str(hindrance()))
+pytestmark = pytest.mark.skipif(skip_reason() is not None, reason=str(skip_reason()))
 
 TITLES = {"smoke": 40, "default": 10**9, "full": 10**9}
 CONCURRENCY = {
@@ -48,7 +48,7 @@ CONCURRENCY = {
     "default": {serving.MINI: [1, 8, 32], serving.INT8: [1, 8]},
     "full": {world: [1, 2, 4, 8, 16, 32, 64] for world in (serving.MINI, serving.INT8, serving.FLOAT32)},
 }
-# Requests of a block by one client, by how long a query takes; several send more, up to four times as many.
+# Requests per block for one client, fewer for slow networks; several clients send up to four times as many.
 REQUESTS = {
     "smoke": {serving.MINI: 20},
     "default": {serving.MINI: 300, serving.INT8: 40},
@@ -75,7 +75,7 @@ def pytest_generate_tests(metafunc):
             for concurrency in CONCURRENCY[size][world]
             for engine in (SHIPPED, UNBATCHED, PEER, IN_PROCESS)
             if size != "smoke" or engine in (SHIPPED, IN_PROCESS)
-            # Where the network alone decides, a peer says nothing of the server; it has no other model.
+            # With a large network the network alone decides, and the peer serves search only.
             if engine != PEER or (world == serving.MINI and model == "search")
         ]
         metafunc.parametrize(("world", "model", "concurrency", "engine"), cases)
@@ -92,7 +92,7 @@ def pytest_generate_tests(metafunc):
 
 @pytest.fixture(scope="session")
 def worlds(bench_size, tmp_path_factory):
-    """Keep each model and index once it is made."""
+    """Return a function that builds each model and index once."""
     made = {}
 
     def get(name):
@@ -107,7 +107,7 @@ def worlds(bench_size, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def servers(worlds):
-    """Return a function that gives a server of a world, kept until another test or world is asked for."""
+    """Return a function that starts a server of a world; it runs until another test or world needs one."""
     with ExitStack() as stack:
         kept = {}
         now = []
@@ -117,7 +117,7 @@ def servers(worlds):
                 kept.clear()
                 stack.close()
                 now[:] = test, name
-            if how in (ALONE, BESIDE):  # the server is the same, what it is asked is not
+            if how in (ALONE, BESIDE):  # the same server, other requests
                 how = SHIPPED
             if how not in kept:
                 kept[how] = stack.enter_context(server_of(worlds(name), how))
@@ -127,7 +127,7 @@ def servers(worlds):
 
 
 def server_of(world, how):
-    """Return a context of a server, as its kind says."""
+    """Return the context manager of a server of the given kind."""
     if how == PEER:
         for package in ("faiss", "fastapi", "uvicorn", "sentence_transformers"):
             pytest.importorskip(package, reason=f"the peer {package} is not installed (extra bench)")
@@ -139,7 +139,7 @@ def server_of(world, how):
 
 
 def count_of(bench_size, world, concurrency=1):
-    """Return how many requests a block has: more of those that are answered faster."""
+    """Return the number of requests per block: more for faster servers."""
     return REQUESTS[bench_size][world] * min(4, 1 + concurrency // 8)
 
 
@@ -167,7 +167,7 @@ def test_load(measure, bench_size, servers, worlds, world, model, concurrency, e
 
 
 def in_process(measure, world, model, count, about):
-    """Measure what a server is held against: the same queries by the library, back to back."""
+    """Measure the baseline of the server: the same queries by the library, back to back."""
     ask = asked(world, model)
     queries = itertools.cycle(texts.questions())
     for query in itertools.islice(queries, 20):
@@ -190,7 +190,7 @@ def asked(world, model):
 
 
 def compare(running, world):
-    """Hold an answer of the server against the library's."""
+    """Compare a response of the server with the library's hits."""
     query = next(running.texts)
     (found,) = running.send(load.Load(iter([load.request("search", [query])])))
     hits = world.retriever.search(query, 10)
@@ -198,7 +198,7 @@ def compare(running, world):
 
 
 def test_gaps(measure, worlds, world, model, engine):
-    """What the pauses that real clients leave cost the library: caches go cold and cores asleep."""
+    """What pauses between queries, as with real clients, cost the library: cold caches and idle cores."""
     gap = GAPS[engine]
     ask = asked(worlds(world), model)
 
@@ -218,7 +218,7 @@ def test_gaps(measure, worlds, world, model, engine):
 
 
 def test_beside_documents(measure, bench_size, servers, world, way, engine):
-    """What queries notice of documents that are encoded in bulk: four requests of 64 at any time."""
+    """Query latency under bulk document load: four requests of 64 documents in flight."""
     running = servers("load", world, FOREGROUND if engine == FOREGROUND else SHIPPED)
     count = count_of(bench_size, world)
     rows = 8 if bench_size == "smoke" else 64
@@ -247,7 +247,7 @@ def test_beside_documents(measure, bench_size, servers, world, way, engine):
 
 
 def test_delay(measure, bench_size, servers, world, model, concurrency, engine):
-    """How long a query should wait for others to share a batch with."""
+    """Queue delay of the dynamic batcher."""
     under_load(
         measure, servers("delay", world, engine), model, count_of(bench_size, world, concurrency), concurrency,
         refusing=world != serving.MINI,
@@ -262,7 +262,7 @@ def batches(some, rows, most):
 
 
 def under_load(measure, running, model, count, concurrency, *, refusing, **about):
-    """Send the requests of a block, note what was seen and return it."""
+    """Send the requests of a block, record the measurements and return them."""
     running.measure(model, min(count, 20), concurrency)  # its processes were idle
     found = []
     loads = load.Load(iter(running.requests(model, count)), concurrency)
@@ -271,7 +271,7 @@ def under_load(measure, running, model, count, concurrency, *, refusing, **about
         found.extend(running.send(loads))
         return found[0].latencies
 
-    # The seconds that all would take: those that are refused take none.
+    # Refused requests take no time, so extrapolate from the rate of answered ones.
     measure.once(run, compared=lambda: count / found[0].rate, **about)
     refused = sum(found[0].errors.values())
     assert len(found[0].latencies) + refused == count
@@ -282,14 +282,14 @@ def under_load(measure, running, model, count, concurrency, *, refusing, **about
 
 
 def note(measure, found, refused=0):
-    """Add what the server and its clients spent, and how much was answered."""
+    """Record processor time, throughput and the parts of a request."""
     share = found.client / found.seconds / len(os.sched_getaffinity(0))
     words = [f"client {share:.0%} of the machine"]
-    # Of a pipeline only its stages: it contains them.
+    # Of an ensemble only its steps: it contains them.
     stages = {name: parts for name, parts in found.models.items() if name != "search"}
     for name, parts in stages.items():
         words.append(f"{name} {parts['total']:,.0f} us, batch {parts.get('batch', 0):g}")
-    # Too many clients of a slow network wait for longer than the server lets them.
+    # With many clients of a slow network the wait exceeds the server's limit.
     words += [f"{refused} refused"] if refused else []
     measure.note(rate=found.rate, note="; ".join(words))
     if stages:

@@ -1,7 +1,7 @@
-"""Accuracy against latency and memory: what each way to search real documents with care-mini costs, and what it finds.
+"""Accuracy against latency and memory: each configuration of care-mini over real documents.
 
 One query at a time, text to the best ten documents. The rows are the query encoder in float32 and int8 over indexes of
-every width that the model was trained for; the same in PyTorch; its symmetric twin, whose document encoder asks too;
+every width that the model was trained for; the same in PyTorch; its symmetric twin, whose document encoder also encodes queries;
 BM25 alone; BM25 and vectors. Accuracy is of all queries of the task. ``bytes`` is the index, ``model_bytes`` the
 network that a server of queries has in memory.
 """
@@ -30,13 +30,13 @@ from test_scan import index_bytes
 K = 10
 METRIC, METRIC_NAME = f"ndcg_at_{K}", f"nDCG@{K}"
 WIDTHS = (32, 64, 128, 192)
-# Documents of a task.
-MOST = {"smoke": 60, "default": None, "full": None}
+# Documents per task.
+MAX_DOCUMENTS = {"smoke": 60, "default": None, "full": None}
 
 
 @dataclass(frozen=True)
-class Way:
-    """A way to search: query encoder, precision, runtime, width, with or without a lexical index."""
+class Configuration:
+    """A search configuration: query encoder, precision, runtime, width, with or without a lexical index."""
 
     family: str
     precision: str = "float32"
@@ -57,19 +57,19 @@ class Way:
 
 
 OURS = "care-mini"
-WAYS = {
-    OURS: Way("asymmetric"),
-    "care-mini, int8": Way("asymmetric", "int8"),
-    "care-mini, PyTorch": Way("asymmetric", runtime="pytorch"),
+CONFIGURATIONS = {
+    OURS: Configuration("asymmetric"),
+    "care-mini, int8": Configuration("asymmetric", "int8"),
+    "care-mini, PyTorch": Configuration("asymmetric", runtime="pytorch"),
     **{
-        f"care-mini, width {width}{suffix}": Way("asymmetric", precision, width)
+        f"care-mini, width {width}{suffix}": Configuration("asymmetric", precision, width)
         for width in WIDTHS
         for precision, suffix in (("float32", ""), ("int8", ", int8"))
     },
-    "symmetric twin": Way("symmetric"),
-    "BM25": Way("lexical"),
-    "care-mini and BM25": Way("hybrid"),
-    "care-mini and BM25, int8": Way("hybrid", "int8"),
+    "symmetric twin": Configuration("symmetric"),
+    "BM25": Configuration("lexical"),
+    "care-mini and BM25": Configuration("hybrid"),
+    "care-mini and BM25, int8": Configuration("hybrid", "int8"),
 }
 
 
@@ -118,17 +118,17 @@ class Task:
 
 
 class Search:
-    """A way to search a task: one query to ids and times, all queries to a score, and its memory."""
+    """Searches a task in one configuration: one query to ids and times, all queries to a score; and its memory."""
 
-    def __init__(self, way, task):
-        self.way, self.task = way, task
-        self.lexical = task.lexical if way.family in ("lexical", "hybrid") else None
-        self.width = 0 if way.model is None else way.model.width
-        if way.model is not None:
-            self.retriever = Retriever(way.model, task.index(self.width), lexical=self.lexical)
+    def __init__(self, configuration, task):
+        self.configuration, self.task = configuration, task
+        self.lexical = task.lexical if configuration.family in ("lexical", "hybrid") else None
+        self.width = 0 if configuration.model is None else configuration.model.width
+        if configuration.model is not None:
+            self.retriever = Retriever(configuration.model, task.index(self.width), lexical=self.lexical)
 
     def __call__(self, query):
-        if self.way.model is None:
+        if self.configuration.model is None:
             return self.lexical.search([query], K)[1][0].tolist(), {}
         hits, (tokenize, encode, scan) = self.retriever.search(query, K, return_timings=True)
         return [hit.id for hit in hits], {"tokenize": tokenize, "encode": encode, "scan": scan}
@@ -137,9 +137,9 @@ class Search:
     def found(self):
         """Scores and ids of all queries."""
         queries = list(self.task.queries.values())
-        if self.way.model is None:
+        if self.configuration.model is None:
             return self.lexical.search(queries, K)
-        return self.retriever.search_vectors(self.way.model.encode_query(queries), K, queries)[:2]
+        return self.retriever.search_vectors(self.configuration.model.encode_query(queries), K, queries)[:2]
 
     @functools.cached_property
     def quality(self):
@@ -153,12 +153,12 @@ class Search:
 
     @functools.cached_property
     def memory(self):
-        """Return the bytes of the index and of the network that asks."""
+        """Return the bytes of the index and of the query network."""
         index = self.task.lexical_bytes if self.lexical is not None else 0
-        if self.way.model is None:
+        if self.configuration.model is None:
             return {"bytes": index, "model_bytes": 0}
         index += index_bytes(self.retriever.index)
-        return {"bytes": index, "model_bytes": mini.network_bytes(self.way.model)}
+        return {"bytes": index, "model_bytes": mini.network_bytes(self.configuration.model)}
 
 
 def pytest_generate_tests(metafunc):
@@ -166,14 +166,14 @@ def pytest_generate_tests(metafunc):
     full = metafunc.config.getoption("--bench-size") == "full"
     sets = sorted(f.name for f in (texts.data_folder() / "retrieval").iterdir() if f.is_dir())
     metafunc.parametrize("task", sets if full else [None], ids=str)
-    metafunc.parametrize("engine", WAYS)
+    metafunc.parametrize("engine", CONFIGURATIONS)
 
 
-def test_tradeoff(measure, kept, bench_size, task, engine):
-    way = WAYS[engine]
-    there = kept(task, "task", lambda: Task(task, MOST[bench_size]))
+def test_tradeoff(measure, cached, bench_size, task, engine):
+    configuration = CONFIGURATIONS[engine]
+    there = cached(task, "task", lambda: Task(task, MAX_DOCUMENTS[bench_size]))
     queries = list(there.queries.values())
-    search = kept(task, engine, lambda: Search(way, there))
+    search = cached(task, engine, lambda: Search(configuration, there))
     parts = defaultdict(list)
 
     def ask(query):
@@ -189,15 +189,17 @@ def test_tradeoff(measure, kept, bench_size, task, engine):
         name=engine,
         ours=engine == OURS,
         parameters={
-            "family": way.family,
+            "family": configuration.family,
             "width": search.width,
-            "precision": way.precision,
-            "runtime": "bm25s" if way.model is None else way.model.choice("query").runtime,
+            "precision": configuration.precision,
+            "runtime": "bm25s"
+            if configuration.model is None
+            else configuration.model.choice("query").runtime,
             "documents": len(there.documents),
             "queries": 1,
             "k": K,
         },
-        exact=way.precision != "int8",
+        exact=configuration.precision != "int8",
         quality=search.quality,
         **search.memory,
     )
@@ -208,7 +210,9 @@ def test_tradeoff(measure, kept, bench_size, task, engine):
     # A query alone finds what it finds among all.
     for place in range(3):
         assert search(queries[place])[0] == [i for i in search.found[1][place].tolist() if i >= 0]
-    if way.width is not None:  # a narrower index holds what a wide one finds by its first values
+    if configuration.width is not None:  # a narrower index holds what a wide one finds by its first values
         wide = there.index(there.vectors.shape[1])
-        vectors = way.model.encode_query(queries[:3])
-        np.testing.assert_array_equal(wide.search(vectors, K, width=way.width)[1], search.found[1][:3])
+        vectors = configuration.model.encode_query(queries[:3])
+        np.testing.assert_array_equal(
+            wide.search(vectors, K, width=configuration.width)[1], search.found[1][:3]
+        )

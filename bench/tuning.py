@@ -1,4 +1,4 @@
-"""How a peer that may miss some gets its best setting: the smallest that reaches a recall, of the fastest way."""
+"""Tune an approximate index to a recall: the smallest setting that reaches it, of the fastest configuration."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ STEPS = sorted({round(1.15**i) for i in range(60)})
 
 
 @dataclass
-class Way:
-    """An index, how it searches, and the setting by which recall grows: named as `faiss.ParameterSpace` does.
+class TunableIndex:
+    """A faiss index, its configuration, and the setting that raises its recall, named as in `faiss.ParameterSpace`.
 
     Parameters
     ----------
     index : faiss.Index
     setting : str
-    most : int
+    max_value : int
         Largest value of the setting.
     threads : int
-        Of OpenMP, for one query.
+        OpenMP threads for one query.
     prepare : callable
-        Sets everything else.
-    words : str
-        What is said of it.
-    finds : hashable
-        Ways of which it is the same find the same with a setting, whatever time they take.
+        Sets all other parameters.
+    description : str
+        For the note of its row.
+    results_key : hashable
+        Indexes with the same key return the same results at the same setting; only their times differ.
     """
 
     index: Any
     setting: str
-    most: int
+    max_value: int
     threads: int = 1
     prepare: Callable[[], None] = lambda: None
-    words: str = ""
-    finds: Any = None
+    description: str = ""
+    results_key: Any = None
 
     def use(self, value: int) -> None:
-        """Let searches use a value from now on."""
+        """Set the value for the searches that follow."""
         import faiss
 
         self.prepare()
@@ -53,7 +53,7 @@ class Way:
         faiss.ParameterSpace().set_index_parameter(self.index, self.setting, value)
 
     def search_all(self, queries: Any, value: int) -> Any:
-        """Return the ids of many queries with a value, by all threads: what is found is the same."""
+        """Return the ids for many queries at a value, with all threads: they do not affect the results."""
         import faiss
 
         self.use(value)
@@ -63,43 +63,43 @@ class Way:
 
 @dataclass
 class Built:
-    """What was built for a peer.
+    """The indexes built for a peer.
 
     Parameters
     ----------
-    ways : list of Way
+    candidates : list of TunableIndex
     keep : object
-        What faiss refers to and does not own.
+        Objects that faiss refers to and does not own.
     recalls : dict
-        What was found out of its ways: recall by ``finds`` and setting.
+        Measured recall by ``results_key`` and setting.
     """
 
-    ways: list[Way]
+    candidates: list[TunableIndex]
     keep: list[Any] = field(default_factory=list)
     recalls: dict[tuple[Any, int], float] = field(default_factory=dict)
 
 
-def tuned(case: Any, built: Built, recall: float) -> tuple[Way, int] | None:
-    """Return the fastest way with its smallest setting that reaches a recall, if one does."""
+def tuned(case: Any, built: Built, recall: float) -> tuple[TunableIndex, int] | None:
+    """Return the fastest candidate, at its smallest setting that reaches the recall; None if none reaches it."""
     found = []
-    for way in built.ways:
-        value = _smallest(case, built, way, recall)
+    for candidate in built.candidates:
+        value = _smallest(case, built, candidate, recall)
         if value is not None:
-            way.use(value)
-            found.append((_median_time(way.index, case.tune[:60]), way, value))
+            candidate.use(value)
+            found.append((_median_time(candidate.index, case.tune[:60]), candidate, value))
     return min(found, key=lambda one: one[0])[1:] if found else None
 
 
-def _smallest(case: Any, built: Built, way: Way, recall: float) -> int | None:
-    """Return the smallest setting with which a way reaches a recall on the queries that tune."""
+def _smallest(case: Any, built: Built, candidate: TunableIndex, recall: float) -> int | None:
+    """Return the smallest setting at which a candidate reaches the recall on the tuning queries."""
 
     def reaches(value: int) -> bool:
-        key = way.finds, value
+        key = candidate.results_key, value
         if key not in built.recalls:
-            built.recalls[key] = case.recall(case.tune, way.search_all(case.tune, value))
+            built.recalls[key] = case.recall(case.tune, candidate.search_all(case.tune, value))
         return built.recalls[key] >= recall
 
-    values: Sequence[int] = [value for value in STEPS if value < way.most] + [way.most]
+    values: Sequence[int] = [value for value in STEPS if value < candidate.max_value] + [candidate.max_value]
     low, high = 0, len(values)
     while low < high:  # recall grows with the setting
         middle = (low + high) // 2

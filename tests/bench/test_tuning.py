@@ -1,4 +1,4 @@
-"""How the approximate suite finds the best setting of a peer."""
+"""Tuning a peer of the approximate suite to a recall."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ import tuning
 from test_approximate import Case
 
 
-class Found(tuning.Way):
-    """A way that finds all of the k best from some setting on, and counts how often it is asked."""
+class Found(tuning.TunableIndex):
+    """A stub that finds all of the top k from a setting on, and records the settings that it is searched with."""
 
-    def __init__(self, enough, most, finds, time):
-        super().__init__(index=time, setting="nprobe", most=most, finds=finds)
+    def __init__(self, enough, max_value, results_key, time):
+        super().__init__(index=time, setting="nprobe", max_value=max_value, results_key=results_key)
         self.enough, self.asked = enough, []
 
     def use(self, value):
@@ -30,22 +30,26 @@ def case(monkeypatch):
     return Case("stub", vectors, queries, queries.copy())
 
 
-def test_the_fastest_way_is_taken_with_the_smallest_setting_that_reaches_the_recall(case):
-    ways = [Found(30, 90, "few lists", 2.0), Found(7, 40, "many lists", 1.0), Found(91, 90, "too few", 0.1)]
-    way, value = tuning.tuned(case, tuning.Built(ways), 0.99)
-    assert way is ways[1]
+def test_the_fastest_candidate_is_chosen_at_its_smallest_setting_that_reaches_the_recall(case):
+    candidates = [
+        Found(30, 90, "few lists", 2.0),
+        Found(7, 40, "many lists", 1.0),
+        Found(91, 90, "too few", 0.1),
+    ]
+    candidate, value = tuning.tuned(case, tuning.Built(candidates), 0.99)
+    assert candidate is candidates[1]
     assert value == min(step for step in tuning.STEPS if step >= 7)
 
 
-def test_ways_that_find_the_same_are_searched_once_for_all_recalls(case):
-    ways = [Found(7, 40, "lists", time) for time in (2.0, 1.0)]
-    built = tuning.Built(ways)
+def test_candidates_with_the_same_results_are_searched_once_for_all_recalls(case):
+    candidates = [Found(7, 40, "lists", time) for time in (2.0, 1.0)]
+    built = tuning.Built(candidates)
     first = tuning.tuned(case, built, 0.99)
     assert tuning.tuned(case, built, 0.999) == first
-    assert first[0] is ways[1]
-    assert ways[1].asked == []
-    assert len(ways[0].asked) == len(set(ways[0].asked))
+    assert first[0] is candidates[1]
+    assert candidates[1].asked == []
+    assert len(candidates[0].asked) == len(set(candidates[0].asked))
 
 
-def test_nothing_is_chosen_where_no_way_reaches_the_recall(case):
+def test_nothing_is_chosen_where_no_candidate_reaches_the_recall(case):
     assert tuning.tuned(case, tuning.Built([Found(91, 90, "lists", 1.0)]), 0.99) is None
