@@ -1,10 +1,10 @@
-"""Steady load for a long time: does memory grow, does a request fail?
+"""Endurance test: memory growth and failed requests under steady load.
 
 ``python bench/endurance.py --minutes 10 --write endurance.json``
 
-Eight clients: five search, two encode queries, one encodes documents, 16 a request. Every few seconds the resident
-memory of the server and of each model's process is read. What they hold after the warm-up, when caches are full and
-every buffer has had its largest size, is what later readings are compared with.
+Eight clients: five search, two encode queries, one encodes documents, 16 per request. Every few seconds the resident
+memory of the server and of each model's process is read. Later readings are compared with those after the warm-up, when
+caches are full and every buffer has reached its largest size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROWS = {"document_encoder": 16}
 
 
 def endless(model: str) -> Iterator[load.Request]:
-    """Yield requests of texts that come again after some hundred thousand: two titles make a new one."""
+    """Yield requests whose texts repeat only after some hundred thousand: pairs of titles make new texts."""
     some = texts.answers() if model == "document_encoder" else texts.questions()
     pairs = (
         f"{one} {other}" for step in itertools.count(1) for one, other in zip(some, some[step:], strict=False)
@@ -51,7 +51,7 @@ def memory(pid: int) -> dict[str, int]:
 
 
 class Watch(threading.Thread):
-    """Reads the memory every few seconds until it is told to end."""
+    """Reads the memory every few seconds until ``ended`` is set."""
 
     def __init__(self, pid: int, every: float) -> None:
         super().__init__(daemon=True)
@@ -87,7 +87,7 @@ def growth(samples: list[tuple[float, dict[str, int]]], warm_up: float) -> dict[
 
 
 def main() -> int:
-    """Run, print and write; the exit code says whether memory and requests were as they should be."""
+    """Run the command line and return its exit code: 0 if memory did not grow and no request failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -2,9 +2,8 @@
 
 ``python bench/engine_batches.py --clients 32``
 
-The tokenizer, its configuration and the server are real. The network's place is taken by a Python model that sleeps as
-long as a small encoder takes on a GPU, hardly longer for a full batch: what differs between the rows is how many
-requests the server can join.
+The tokenizer, its configuration and the server are real. The network is a stub: a Python model that sleeps as long as a
+small encoder takes on a GPU, hardly longer for a full batch. The rows differ in how many requests the server can batch.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ FINE, DOUBLINGS = lengths_for(512, gpu=False), lengths_for(512, gpu=True)
 
 
 def prepare(written: Path, place: Path, lengths: list[int] | None) -> None:
-    """Copy a repository, with the sleeping network; ``lengths`` are each request's own, or None as it is written."""
+    """Copy a repository with the stub network; ``lengths`` pads each request to its own length, None as written."""
     shutil.copytree(written, place)
     network = read_config(place / "query_network" / "config.pbtxt")
     network.platform, network.backend = "", "python"

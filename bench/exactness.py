@@ -1,4 +1,4 @@
-"""Compare searches with float64 brute force over every kind of vectors that the benchmark has.
+"""Compare searches with float64 brute force over every kind of vectors of the benchmark.
 
 ``python bench/exactness.py --rows 100000 --queries 10000``
 
@@ -44,7 +44,7 @@ def differences(vectors, queries, k):
     wrong, rescored = 0, 0
     for start in range(0, len(queries), CHUNK):
         part = queries[start : start + CHUNK]
-        # Batches of every size: one, few and many go different ways.
+        # One, few and many queries take different code paths.
         sizes = [1, 3, 8, 20, CHUNK - 32]
         found = [
             index.search_in_float64(some, k)

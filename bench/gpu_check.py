@@ -1,8 +1,8 @@
-"""Everything that a GPU is needed to know: ``make gpu-check``.
+"""Build, test and measure everything that needs a GPU: ``make gpu-check``.
 
 Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; measurements are
 appended to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pytest-xdist,
-pybind11, CMake and ninja does; the step that fails is named, and the others go on.
+pybind11, CMake and ninja does. A failed step is named, and the other steps still run.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results")
     parser.add_argument("--size", default="full", choices=("smoke", "default", "full"))
-    parser.add_argument("--blocks", type=int, default=3, help="how often engines take turns")
+    parser.add_argument("--blocks", type=int, default=3, help="number of alternating blocks per engine")
     parser.add_argument(
-        "--only", default="", metavar="PATTERN", help="steps whose name this expression matches"
+        "--only", default="", metavar="PATTERN", help="only steps whose name matches this regular expression"
     )
     options = parser.parse_args()
     try:
@@ -74,7 +74,7 @@ def main() -> int:
 
         gpu = torch.cuda.get_device_name(0)
     except (ImportError, RuntimeError, AssertionError) as error:
-        print(f"gpu-check needs torch and a GPU that it sees: {error}", file=sys.stderr)
+        print(f"gpu-check needs torch with a visible GPU: {error}", file=sys.stderr)
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     work = ROOT / "build" / "gpu-check"
@@ -87,13 +87,13 @@ def main() -> int:
     def step(name: str, *command: object, timeout: float = 300) -> None:
         if re.search(options.only, name):
             found = run(name, list(command), work / f"{name.replace(' ', '-')}.log", timeout)
-            # After every step: who stops the rest keeps what is known.
+            # Written after every step, so that an interrupted run keeps its results.
             with writing:
                 steps[name] = found
                 write_json(work / "steps.json", {"gpu": gpu, "steps": steps})
 
     def together(*some: tuple[object, ...]) -> None:
-        """Run steps at the same time, of which none is timed."""
+        """Run untimed steps concurrently."""
         with ThreadPoolExecutor(len(some)) as pool:
             list(pool.map(lambda command: step(*command), some))
 

@@ -1,4 +1,4 @@
-"""What hits of networks in bfloat16 are held against: every product in float32, of vectors that were encoded plainly."""
+"""Reference for the hits of bfloat16 networks: all products in float32, of vectors encoded eagerly."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 
 
 def check(found: Any, queries: Any, pieces: Iterable[tuple[int, Any]], within: float) -> None:
-    """Hold hits against all products of plainly encoded queries and the stored vectors.
+    """Compare hits with all products of eagerly encoded queries and the stored vectors.
 
-    Two runs of a network in bfloat16 differ by its rounding, and so do the products: of two documents that lie closer than
-    that, either may come first.
+    Two runs of a network in bfloat16 differ by rounding, and so do the products: documents whose scores differ by less may
+    come in either order.
 
     Parameters
     ----------
     found : torch.Tensor
         Ids ``[queries, k]``, the best first.
     queries : torch.Tensor
-        ``[queries, width]``, as a plain run of the network gives them.
+        ``[queries, width]``, encoded eagerly.
     pieces : iterable of (int, torch.Tensor)
-        First row and vectors ``[n, width]`` of each piece of what was searched.
+        First row and vectors ``[n, width]`` of each piece of the index.
     within : float
-        What products may differ by.
+        Tolerance of the products.
 
     Raises
     ------
     AssertionError
-        A hit comes twice, is no document, is worse than the k-th best, or stands before a better one.
+        A hit is duplicate, is not an id, is worse than the k-th best, or precedes a better one.
     """
     products = torch.cat([queries.float() @ piece.float().T for _, piece in pieces], dim=1)
     found = found.to(products.device)

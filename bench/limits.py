@@ -1,4 +1,4 @@
-"""What the machine can do at most, measured again and again while the suites run: other users come and go."""
+"""Peak rates of the machine, measured repeatedly while the suites run, because other load on it changes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _PASSES = 3
 
 @cache
 def _values() -> Any:
-    """Return 256 MB, or twice what the last cache holds where that is more."""
+    """Return 256 MB of values, or twice the last-level cache if that is larger."""
     import torch
 
     return torch.ones(max(64 * 2**20, 2 * last_level_cache() // 4))
 
 
 def _read_bandwidth() -> float:
-    """Return the bytes a second that all threads together read: torch's sum reads as fast as anything tried."""
+    """Return the read bandwidth of all threads, bytes per second: torch's sum is the fastest reader tried."""
     values = _values()
     return _best(values.sum, values.nbytes)
 
@@ -38,7 +38,7 @@ def _matrices(dtype: str, size: int) -> Any:
 
 
 def _int8_rate() -> float:
-    """Return the int8 products a second of torch's own matrix product (oneDNN)."""
+    """Return int8 products per second of torch's matrix product (oneDNN)."""
     import torch
 
     a, b = _matrices("int8", 2048)
@@ -46,9 +46,9 @@ def _int8_rate() -> float:
 
 
 def _float32_rate() -> float:
-    """Return the operations a second of the fastest float32 matrix product that is installed.
+    """Return operations per second of the fastest installed float32 matrix product.
 
-    torch's own uses half of what some processors can do; ONNX Runtime's, where it is installed, more.
+    torch reaches half of the peak of some processors; ONNX Runtime, where it is installed, reaches more.
     """
     a, b = _matrices("float32", 1024)
     session = _onnx_product(1024)
@@ -141,7 +141,7 @@ PROBES: dict[str, tuple[str, Callable[[], float]]] = {
 
 
 class Limits:
-    """Every rate that was measured in a run.
+    """The rates measured in a run.
 
     Parameters
     ----------
@@ -158,7 +158,7 @@ class Limits:
         self._once = once
 
     def sample(self, names: Iterable[str]) -> dict[str, float]:
-        """Measure some rates now."""
+        """Measure rates now and return them."""
         found = {}
         for name in names:
             if not (self._once and self.samples[name]):

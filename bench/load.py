@@ -1,10 +1,10 @@
-"""Load on a running inference server: many clients in one event loop, over gRPC, with texts that nobody has sent before.
+"""Load generator for a running inference server: many gRPC clients in one event loop, each text sent once.
 
 ``python bench/load.py localhost:8001 --model search --concurrency 1 8 64``
 
-Requests are built before anything is timed and go out as the bytes that they are; answers come back unparsed. On a
-machine that client and server share, what the client computes is taken from the server. ``--client tritonclient`` is
-what a user writes, to show what that costs. Answers are looked at after the clock has stopped.
+Requests are serialised before the clock starts, and responses are parsed after it has stopped: where client and server
+share a machine, the client's processor time is lost to the server. ``--client tritonclient`` measures tritonclient's own
+calls instead.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from texts import answers, questions
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-# What the server's own statistics tell apart, in the order in which a request meets them.
+# Phases of the server's own statistics, in the order of a request.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
 _HTTP2 = [("grpc.max_receive_message_length", -1)]
 
 
 class Request(NamedTuple):
-    """A request for a model: as tritonclient has it, and as it goes out."""
+    """A request to a model: as tritonclient inputs, and serialised."""
 
     model: str
     inputs: list[triton.InferInput]
@@ -63,12 +63,12 @@ def request(model: str, texts: Sequence[str], *, k: int | None = None) -> Reques
 
 
 def json_request(model: str, texts: Sequence[str]) -> Request:
-    """Build the same for a server that speaks JSON, of one text."""
+    """Build a JSON request of one text."""
     return Request(model, [], json.dumps({"text": texts[0]}).encode())
 
 
 def requests(model: str, texts: Iterable[str], rows: int = 1, **options: Any) -> Iterator[Request]:
-    """Yield requests of so many texts each."""
+    """Yield requests of ``rows`` texts each."""
     source = iter(texts)
     while len(some := list(itertools.islice(source, rows))) == rows:
         yield request(model, some, **options)
@@ -139,12 +139,12 @@ class Load:
     ----------
     source : iterator of Request
     concurrency : int
-        Clients that each wait for their answer before they ask again.
+        Closed loop: clients that each wait for the response before the next request.
     rate : float, optional
-        Requests a second at random moments instead, whether or not the last one was answered; a latency then counts
-        from the moment at which the request was due.
+        Open loop instead: requests per second at random (Poisson) times; a latency counts from the time at which the
+        request was due.
     most : int, optional
-        End after so many requests.
+        Maximum number of requests.
     """
 
     source: Iterator[Request]
@@ -168,7 +168,7 @@ class _Raw:
 
 
 class _Tritonclient:
-    """What a user writes: tritonclient's own call, and every output as an array."""
+    """tritonclient's own call, with every output converted to an array."""
 
     def __init__(self, address: str) -> None:
         self._client = tritonclient.grpc.aio.InferenceServerClient(address)
@@ -184,7 +184,7 @@ class _Tritonclient:
 
 
 class _Json:
-    """POST and JSON, for servers that people write by hand; needs aiohttp, which tritonclient's HTTP part has."""
+    """POST and JSON, for hand-written servers; needs aiohttp, which tritonclient's HTTP client brings."""
 
     def __init__(self, address: str) -> None:
         import aiohttp
@@ -208,7 +208,7 @@ CLIENTS = {"raw": _Raw, "tritonclient": _Tritonclient, "json": _Json}
 def run(
     address: str, *loads: Load, seconds: float, client: str = "raw", pid: int | None = None
 ) -> list[Measured]:
-    """Send loads beside each other until the first one ends.
+    """Send loads concurrently until the first one ends.
 
     Parameters
     ----------
@@ -218,12 +218,12 @@ def run(
     seconds : float
     client : {"raw", "tritonclient", "json"}
     pid : int, optional
-        Of the server, if it runs here: its processor time is measured.
+        Process id of the server if it runs on this machine: its processor time is measured.
 
     Returns
     -------
     list of Measured
-        One a load; processor time and statistics are of all loads together and belong to the first.
+        One per load; processor time and statistics cover all loads and are in the first.
     """
     results = [Measured() for _ in loads]
     asking = None if client == "json" else triton.InferenceServerClient(address)

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the machine, the versions, the revision of the code."""
+"""Provenance of a measurement: the machine, package versions, and the revision of the code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Releases that may change a time of ours or of a peer.
+# Packages whose version may affect a time.
 PACKAGES = (
     "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
     "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "tritonclient", "fastapi",
@@ -20,7 +20,7 @@ _FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")
 
 
 def describe() -> dict[str, Any]:
-    """Return what is known of this machine: what decides times, and nothing that names its owner."""
+    """Return the properties of this machine that affect times, and nothing that identifies its owner."""
     from care_accel import _native
 
     information = _processor()
@@ -59,18 +59,18 @@ def last_level_cache() -> int:
 
 
 def versions() -> dict[str, str]:
-    """Return the releases of what is measured."""
+    """Return the versions of the measured packages."""
     from care_accel import __version__
     from care_accel.serving.tritonserver.install import installed
 
-    # Not of what is installed: where a working tree is measured, nothing is.
+    # The package itself may not be installed: a working tree is measured.
     found = {"care-accel": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    if place := installed():  # the server and its numpy, beside the environment
+    if place := installed():  # the server and its numpy have a folder of their own
         for server in distributions(name="nvidia-pytriton", path=[str(place)]):
             found["nvidia-pytriton"] = server.version
     return found

@@ -1,4 +1,4 @@
-"""care-mini as several suites ask it: real queries and documents, vectors made once, sentence-transformers beside it."""
+"""care-mini for several suites: real queries and documents, cached vectors, and sentence-transformers as the peer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def model(**options: Any) -> DualEncoder:
 
 @functools.cache
 def twin() -> DualEncoder:
-    """Return its symmetric twin: the document encoder asks too."""
+    """Return its symmetric twin: the document encoder also encodes queries."""
     return model().twin()
 
 
@@ -42,14 +42,14 @@ def ranking(name: str | None = None) -> tuple[str, Ranking]:
 
 
 def documents_of(rows: Ranking, most: int | None = None) -> tuple[str, ...]:
-    """Return what is encoded of each document: title and text, joined as mteb joins them."""
+    """Return the text to encode for each document: title and text, joined as in mteb."""
     some = itertools.islice(rows.documents.values(), most)
     return tuple(f"{title} {text}".strip() if title else text for title, text in some)
 
 
 @functools.cache
 def document_vectors(documents: tuple[str, ...]) -> NDArray[np.float32]:
-    """Return what the document encoder makes of some documents, made once for all suites of a run."""
+    """Return the vectors of documents, encoded once for all suites of a run."""
     return model().encode_document(documents, batch_size=256)
 
 
@@ -59,7 +59,7 @@ def queries() -> list[str]:
 
 
 def batches(count: int) -> Iterator[tuple[Any]]:
-    """Yield queries without end, as arguments of a search: a str where one asks at a time, else lists of them."""
+    """Yield queries cyclically, as arguments of a search: a str if ``count`` is 1, else lists."""
     turns = itertools.cycle(queries())
     while True:
         some = list(itertools.islice(turns, count))
@@ -67,7 +67,7 @@ def batches(count: int) -> Iterator[tuple[Any]]:
 
 
 def network_bytes(encoder: DualEncoder, role: str = "query") -> int:
-    """Return the bytes of a role's weights as they are loaded."""
+    """Return the bytes of the loaded weights of one role."""
     runtime = encoder.encoder(role).runtime
     if isinstance(runtime, NativeRuntime):
         # The layers are packed; of the rest, word embeddings are nearly all, and they stay in float32.

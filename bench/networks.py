@@ -1,4 +1,4 @@
-"""The networks of the paper at true size with random weights, and what an engineer would run them with instead."""
+"""The networks of the paper at true size with random weights, and the peer runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people write by hand for the same search: FastAPI, sentence-transformers and faiss on uvicorn, each as shipped.
+"""A hand-written server for the same search: FastAPI, sentence-transformers and faiss on uvicorn, each as shipped.
 
 ``python bench/peer_server.py FOLDER PORT``; the folder holds vectors.npy and documents.json.
 """

@@ -26,18 +26,18 @@ class Claim(NamedTuple):
 
     Attributes
     ----------
-    words : str
-        What is done.
+    label : str
+        First cell of the line.
     suite : str
     where : dict
-        Parameters of the group that is meant; ``group`` is how its name begins.
+        Parameters of the row's group; ``group`` is the prefix of its name.
     peers : tuple of str
-        How names of what it is held against begin; the fastest of these, and of all exact ones if there are none.
+        Prefixes of the peers' names; the fastest of them is shown, by default the fastest exact peer.
     name : str, optional
-        The row instead of the group's own.
+        Name of the row, if it is not the row that ratios are relative to.
     """
 
-    words: str
+    label: str
     suite: str
     where: dict[str, Any]
     peers: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ CLAIMS: tuple[Claim, ...] = (
         _BY_HAND,
     ),
     Claim(
-        "the same as the first, beside the symmetric twin (in PyTorch)",
+        "the same as the first, against its symmetric twin (in PyTorch)",
         "tradeoff",
         {"documents": 29_037, "queries": 1},
         ("symmetric twin",),
@@ -122,7 +122,7 @@ CLAIMS: tuple[Claim, ...] = (
         ("transformers",),
     ),
     Claim(
-        "the same beside an 8B document network that encodes queries",
+        "the same, against an 8B document network that encodes queries",
         "gpu retriever",
         {"vectors": 1_000_000, "queries": 1},
         ("care_accel, qwen3 8B",),
@@ -137,12 +137,12 @@ CLAIMS: tuple[Claim, ...] = (
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """Return a table for every machine that has measured one of the claims.
+    """Return a table for every machine that measured one of the claims.
 
     Parameters
     ----------
     results : list of dict
-        What the files of bench/results hold.
+        Contents of the files in bench/results.
     """
     parts = []
     for found in results:
@@ -150,7 +150,7 @@ def table(results: list[dict[str, Any]]) -> str:
         if found_lines:
             lines, days = zip(*found_lines, strict=True)
             parts.append(
-                f"{_machine(found, days)}\n\n| | p50 | p99 | beside it | times as fast | of the limit |\n|---|---|---|---|---|---|\n"
+                f"{_machine(found, days)}\n\n| | p50 | p99 | peer | times as fast | of the limit |\n|---|---|---|---|---|---|\n"
             )
             parts[-1] += "\n".join(lines)
     return "\n\n".join(parts)
@@ -164,7 +164,7 @@ def _machine(found: dict[str, Any], days: Sequence[str]) -> str:
 
 
 def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """Return the line of a claim and the day of the newest run that has its rows."""
+    """Return the line of a claim and the date of the newest run that has its rows."""
     for run in reversed(runs):
         if run.get("size") == "smoke":
             continue  # its times prove nothing
@@ -184,7 +184,7 @@ def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
         best = min(peers, key=lambda row: row.ratio or 0, default=None)
         times = [_number(ours.p50_ms), _number(ours.p99_ms)]
         cells = [
-            claim.words,
+            claim.label,
             *(f"{time} (noisy)" if ours.noisy and time != "-" else time for time in times),
         ]
         if best is None:
@@ -213,7 +213,7 @@ def _number(milliseconds: float | None) -> str:
 def written(text: str, results: list[dict[str, Any]], file: Path = README) -> str:
     """Return the README's text with the table in its place."""
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise CareError(f"{file}: one line {BEGIN!r} and one {END!r} say where the table goes")
+        raise CareError(f"{file}: needs exactly one line {BEGIN!r} and one {END!r} around the table")
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
@@ -226,13 +226,11 @@ def results_of(folder: Path = record.FOLDER) -> list[dict[str, Any]]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the table, or say that it is not what the results give."""
+    """Write the table, or check that it is up to date."""
     text = README.read_text(encoding="utf-8")
     new = written(text, results_of())
     if options.check and new != text:
-        raise CareError(
-            f"{README.name}: its table is not what bench/results gives; python bench/readme.py writes it"
-        )
+        raise CareError(f"{README.name}: its table differs from bench/results; run python bench/readme.py")
     if not options.check:
         README.write_text(new, encoding="utf-8")
 
@@ -240,7 +238,7 @@ def run(options: argparse.Namespace) -> None:
 def main() -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether it is up to date")
+    parser.add_argument("--check", action="store_true", help="only check that the table is up to date")
     options = parser.parse_args()
     return exit_code(lambda: run(options))
 

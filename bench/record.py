@@ -1,4 +1,4 @@
-"""Measurements to rows, rows to a run, runs to one file a machine: appended, never edited."""
+"""Records measurements: rows of a run, runs of one file per machine, appended and never edited."""
 
 from __future__ import annotations
 
@@ -85,24 +85,24 @@ def _row(suite: str, group: str, name: str, blocks: list[Any], ours: list[Any]) 
         if "limit" in info
     ]
     if shares:
-        # Two limits that lie close together take turns: each block has its own.
+        # If two limits are close, blocks may have different ones.
         names = dict.fromkeys(info["limit"]["name"] for info in infos if "limit" in info)
         row["limit"] = {"name": " or ".join(names), "share": _significant(np.median(shares))}
     return row | dict(_joined([info["extra"] for info in infos]))
 
 
 def key_of(row: dict[str, Any]) -> tuple[str, str, str]:
-    """Return what tells a row from the others of its run."""
+    """Return the key of a row within its run."""
     return row["suite"], row["group"], row["name"]
 
 
 def _compared(bench: Any) -> float:
-    """Return the seconds that a block's ratio is of."""
+    """Return the seconds that a block's ratio compares."""
     return float(bench.extra_info.get("compared_s") or bench.stats.median)
 
 
 def _milliseconds(bench: Any) -> np.ndarray:
-    """Return what a row's percentiles are of: rounds, or the requests of a round."""
+    """Return the times that a row's percentiles are computed from: rounds, or the requests of a round."""
     seconds = bench.extra_info.get("latencies_s") or bench.stats.data
     return 1e3 * np.asarray(seconds) / bench.extra_info["calls"]
 
@@ -125,7 +125,7 @@ def _median(values: list[Any]) -> Any:
 
 
 def _significant(value: float, digits: int = 5) -> float:
-    """Round to some digits that count: no time is known better."""
+    """Round to significant digits."""
     value = float(value)
     if value == 0 or not math.isfinite(value):
         return value
@@ -135,7 +135,7 @@ def _significant(value: float, digits: int = 5) -> float:
 def run_of(
     rows: list[dict[str, Any]], limits: dict[str, Any], size: str, started: datetime
 ) -> dict[str, Any]:
-    """Return a run: rows, and everything that a reader needs to repeat them."""
+    """Return a run: rows, and everything needed to repeat them."""
     revision, changed = machine.revision()
     return {
         "id": started.strftime("%Y%m%dT%H%M%SZ"),
@@ -203,7 +203,7 @@ def mark_unrepeated(run: dict[str, Any], before: list[dict[str, Any]]) -> None:
 
 
 def lines(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-    """Yield each group with a line a row, fastest first: percentiles, ratio, share of the limit."""
+    """Yield each group with one line per row, fastest first: percentiles, ratio, share of the limit."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         groups[row["suite"], row["group"]].append(row)

@@ -1,4 +1,4 @@
-"""Hold the latest two runs of one machine against each other: do ratios come out again?
+"""Compare the latest two runs of one machine: are ratios repeatable?
 
 ``python bench/repeat.py bench/results/<machine>.json [--size default]``
 

@@ -1,4 +1,4 @@
-"""What the measurements of the server share: models, their indexes, repositories in variants, and servers of them."""
+"""Shared by the server's measurements: models, indexes, variants of repositories, and running servers."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def as_shipped(config: Any) -> None:
 
 
 def not_batched(config: Any) -> None:
-    """Take out what joins requests: each is executed alone."""
+    """Remove dynamic batching: each request is executed alone."""
     config.ClearField("dynamic_batching")
 
 
 def delayed(microseconds: int) -> Callable[[Any], None]:
-    """Return a change that lets queries wait so long for others."""
+    """Return a change that sets the queue delay of the query encoder."""
 
     def change(config: Any) -> None:
         if config.name == "query_encoder":
@@ -64,7 +64,7 @@ class World:
     ----------
     name : str
     folder : Path
-        For what is written.
+        Output folder.
     documents : list of str
     """
 
@@ -85,7 +85,7 @@ class World:
 
     @cached_property
     def index(self) -> Path:
-        """A saved retriever. Random networks get random vectors: a scan takes as long."""
+        """A saved retriever. Random networks get random vectors; the scan takes as long."""
         model = DualEncoder.from_pretrained(**self.options)
         found = ExactIndex(model.width, encoder_revision=model.revision("document"))
         if self.name == MINI:
@@ -110,7 +110,7 @@ class World:
 
     @contextmanager
     def repository(self, change: Callable[[Any], None]) -> Iterator[Path]:
-        """Give a copy of the repository with every configuration changed, as long as it is needed."""
+        """Yield a temporary copy of the repository with every configuration changed."""
         with tempfile.TemporaryDirectory(dir=self.folder) as folder:
             place = Path(folder) / "repository"
             shutil.copytree(self.written, place)
@@ -152,16 +152,16 @@ def write_model(folder: Path, size: str) -> Path:
 
 @dataclass
 class Running:
-    """A server that runs.
+    """A running server.
 
     Attributes
     ----------
     address : str
     pid : int
     client : str
-        Of `load.CLIENTS`.
+        Key of `load.CLIENTS`.
     texts : iterator of str
-        Questions that this server was not asked yet.
+        Questions not yet sent to this server.
     """
 
     address: str
@@ -175,11 +175,11 @@ class Running:
         return [build(model, [next(self.texts)]) for _ in range(count)]
 
     def measure(self, model: str, count: int, concurrency: int) -> load.Measured:
-        """Send requests of one question each by so many clients."""
+        """Send requests of one question each from ``concurrency`` clients."""
         return self.send(load.Load(iter(self.requests(model, count)), concurrency))[0]
 
     def send(self, *loads: load.Load, seconds: float = 120.0) -> list[load.Measured]:
-        """Send loads beside each other."""
+        """Send loads concurrently."""
         return load.run(self.address, *loads, seconds=seconds, client=self.client, pid=self.pid)
 
 
@@ -195,7 +195,7 @@ def served(world: World, change: Callable[[Any], None]) -> Iterator[Running]:
 
 @contextmanager
 def by_hand(world: World) -> Iterator[Running]:
-    """Run the server that people write by hand on the same documents."""
+    """Run the hand-written server on the same documents."""
     folder = world.folder / "by-hand"
     folder.mkdir(exist_ok=True)
     np.save(folder / "vectors.npy", world.retriever.index.vectors)

@@ -1,8 +1,8 @@
-"""Exact search beside approximate indexes of faiss, each tuned to the recall that is asked for: where does exact lose?
+"""Exact search against approximate indexes of faiss, each tuned to a recall: where does exact search lose?
 
 A setting is the smallest that reaches the recall on queries of its own; recall is stated as measured on others. An id
 counts as found if its product is as large as the k-th best: real texts are there twice. One query at a time; of the
-numbers of lists, and of the ways in which an index can use the threads, the fastest.
+numbers of lists, and of the ways to use threads, the fastest.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES = {
 }
 RECALLS = (0.99, 0.999)
 QUERIES = {"smoke": 100, "default": 1000, "full": 1000}  # half of them tune
-# An index that takes longer to build is left out: building a graph is slow on few cores.
+# Seconds. An index that takes longer to build is left out: building a graph is slow on few cores.
 MAX_BUILD_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
 OURS = "care_accel"
 CONSTRUCTION = 200

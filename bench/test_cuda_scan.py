@@ -1,4 +1,4 @@
-"""Exact top-k search on a GPU beside torch's matrix product and selection, everything in the GPU's memory.
+"""Exact top-k search on a GPU against torch's matrix product and selection, everything in the GPU's memory.
 
 torch's float32 product (TF32 off) is exact but for rounding. float16 is what one would use instead, and is not exact;
 int8 (`torch._int_mm`) is for information. The limit of ours: one read of all codes at the read bandwidth, measured in the
@@ -30,13 +30,11 @@ CASES = {
 }
 K = 10
 IN_A_ROW = 10
-BATCHES = 3  # of queries, which take turns
+BATCHES = 3  # of queries, in rotation
 SECONDS = 0.08  # a block: hundreds of searches of a million vectors
 PIECE = 200_000  # vectors that are made at a time
-ALL_PEERS = (
-    2_000_000  # vectors beside which all peers fit, as they take turns; beyond, those of a few bytes a value
-)
-BESIDE_FEWER = {"torch float32", "torch int8", "faiss GPU flat"}
+ALL_PEERS = 2_000_000  # vectors; above, SMALL_ONLY do not fit into memory together with the other engines
+SMALL_ONLY = {"torch float32", "torch int8", "faiss GPU flat"}
 
 
 def pieces(rows, width):
@@ -135,8 +133,8 @@ def pytest_generate_tests(metafunc):
 
 def test_search_on_a_gpu(measure, engine, case):
     rows, width, count = case
-    if rows > ALL_PEERS and engine in BESIDE_FEWER:
-        pytest.skip(f"{engine} does not fit beside the others and {rows:,} vectors")
+    if rows > ALL_PEERS and engine in SMALL_ONLY:
+        pytest.skip(f"{engine} does not fit into memory together with the other engines and {rows:,} vectors")
     batches, expected = expected_of(rows, width, count)
     search = ENGINES[engine](rows, width)
 

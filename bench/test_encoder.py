@@ -1,8 +1,8 @@
-"""Token ids to vectors on the CPU: CARE's query network at true size, beside what an engineer would run it with.
+"""Token ids to vectors on the CPU: CARE's query network at true size against its peers.
 
 The weights are random: times are those of the trained network, accuracy in int8 is not. The limit is the layers' weights
 at the read bandwidth, or their products at the rate of the fastest matrix product in that precision, whichever takes
-longer, both measured in between. How far a vector moves when its text shares a batch is noted beside each time.
+longer, both measured in between. Each row notes how much a batch changes a vector.
 
 Then what asymmetry is worth: query network against document network at true size, and text to vectors with care-mini,
 its symmetric twin and sentence-transformers.
@@ -30,7 +30,7 @@ SHAPES = {
     "default": [(1, 16), (8, 16), (32, 16)],
     "full": [(queries, tokens) for queries in (1, 8, 32) for tokens in (8, 16, 32, 64)],
 }
-INPUTS = 16  # that take turns
+INPUTS = 16  # in rotation
 OURS = "care_accel, native int8"
 FLOAT32, INT8 = (
     ("float32 rate", 2, 4),
@@ -49,7 +49,7 @@ ENGINES = {
 
 @functools.cache
 def built(engine, name):
-    """Return an engine, made once for all tests: weights at true size take a while."""
+    """Return an engine, built once for all tests: networks at true size are slow to build."""
     return ENGINES[engine][0](name)
 
 
@@ -103,8 +103,8 @@ def test_query_network(measure, bench_size, engine, shape):
     ids, mask = inputs[0]
     found = encode(ids, mask)
     moved = float(np.abs(found[:1] - encode(ids[:1], mask[:1])).max())
-    said = f"a batch moves a vector by {moved:.0e}" if moved else "a batch moves no vector"
-    measure.note(moved_by_batch=moved, note=said)
+    text = f"a batch moves a vector by {moved:.0e}" if moved else "a batch moves no vector"
+    measure.note(moved_by_batch=moved, note=text)
     if engine.startswith("care_accel"):
         assert moved < 1e-5
     exact = built("PyTorch eager", name)(ids[:4], mask[:4])

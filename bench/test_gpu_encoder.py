@@ -1,4 +1,4 @@
-"""Token ids to vectors on a GPU, in bfloat16: CUDA graphs beside the same eagerly and torch.compile.
+"""Token ids to vectors on a GPU, in bfloat16: CUDA graphs against eager execution and torch.compile.
 
 Ours twice: as captured from PyTorch's own kernels, and with layers that PyTorch's compiler fused.
 

@@ -1,9 +1,9 @@
-"""Token ids to the ten best documents on a GPU: queries a second by query network, as a symmetric model would pay them.
+"""Token ids to the ten best documents on a GPU: queries per second by query network, asymmetric and symmetric.
 
 The query network of the paper (gte, 305M) and its document networks as query encoders (qwen3, 4B; 8B in the full size),
 at true size with random weights in bfloat16, each before the exact scan of the same vectors. Ids come from the host and
 hits return there; vectors stay on the GPU. The peer is what one writes with transformers and torch: the whole network
-eagerly, and a float16 product and selection, which is not exact. Before anything is timed, hits are held against all
+eagerly, and a float16 product and selection, which is not exact. Before anything is timed, hits are compared with all
 products of vectors that the network gives eagerly (see `hits`).
 """
 

@@ -1,9 +1,9 @@
-"""Hidden states to vectors: what encoders use, beside plain PyTorch, torch.compile and sentence-transformers' modules.
+"""Hidden states to vectors: the package's pooling against plain PyTorch, torch.compile and sentence-transformers' modules.
 
-On a GPU that is the fused kernel; a round is several calls in a row, and "in a CUDA graph" is what remains of them
-without their launches. Without a GPU it is plain PyTorch. States take turns, as many as it takes to read more than the
-last cache holds, within bounds; where these bounds, or a small case, leave what is read in a cache, it is labelled so.
-The limit is one pass over the states of all tokens that pooling needs.
+On a GPU that is the fused kernel; a round is several calls in a row, and "in a CUDA graph" is their time without
+launches. On a CPU it is plain PyTorch. Inputs rotate over enough sets of states to exceed the last-level cache, within
+bounds; rows whose data fit in the cache are labelled. The limit is one pass over the states of all tokens that pooling
+needs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ POOLINGS = {
     "cuda": {"smoke": ["mean"], "default": ["first", "last", "mean"], "full": ["first", "last", "mean"]},
 }
 IN_A_ROW = {"cpu": 1, "cuda": 20}
-# Bounds on the states that take turns: their number, and their bytes together.
+# Bounds of the rotating states: number of sets, and total bytes.
 MAX_SETS = 80
 MAX_BYTES = {"cpu": 2**28, "cuda": 2**34}
 
@@ -101,17 +101,17 @@ def pytest_generate_tests(metafunc):
 
 
 class Turns(NamedTuple):
-    """States that take turns.
+    """Rotating sets of hidden states.
 
     Parameters
     ----------
     rounds : list of list of tensor
-        For each round the states of its calls.
+        The states of each round's calls.
     mask : tensor
     moved : int
         Bytes that one call has to read and write.
     in_cache : bool
-        Whether the last cache may hold what all rounds read.
+        Whether the data of all rounds fit into the last-level cache.
     """
 
     rounds: list

@@ -36,7 +36,7 @@ K = 10
 
 
 class Documents:
-    """What is searched: an index, and the texts where there are any."""
+    """An index, and the texts of its documents if there are any."""
 
     def __init__(self, kind, size):
         width = mini.model().width
@@ -131,7 +131,7 @@ def mteb_search(with_faiss):
         from care_accel.eval.tasks import folder_tasks
 
         class Encoder(SentenceTransformerEncoderWrapper):
-            """Encodes queries; the documents' vectors, which it would make anew for every search, are at hand."""
+            """Encodes queries only; document vectors, which mteb would encode again for every search, are precomputed."""
 
             def encode(self, inputs, *, prompt_type=None, **options):
                 if prompt_type == PromptType.document:
@@ -139,7 +139,7 @@ def mteb_search(with_faiss):
                 return super().encode(inputs, prompt_type=prompt_type, **options)
 
         class PrebuiltIndex(FaissSearchIndex):
-            """Is not built anew for every search."""
+            """Is not rebuilt for every search."""
 
             def clear(self):
                 pass
@@ -159,7 +159,7 @@ def mteb_search(with_faiss):
         def search(queries):
             asked = [queries] if isinstance(queries, str) else queries
             rows = Dataset.from_dict({"id": list(map(str, range(len(asked)))), "text": asked})
-            wrapper.task_corpus = corpus  # a search lets it go
+            wrapper.task_corpus = corpus  # a search drops it
             found = wrapper.search(rows, top_k=K, **common)
             return [
                 [int(key) for key, _ in sorted(row.items(), key=lambda hit: -hit[1])]

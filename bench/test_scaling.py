@@ -11,7 +11,7 @@ from test_scan import gaussian, index_bytes, scanned_bytes
 
 from care_accel import ExactIndex
 
-# What is varied from the middle of these: everything else stays as it is there.
+# One parameter is varied at a time; the others have the middle values.
 MIDDLE = {"vectors": 200_000, "width": 768, "k": 10, "queries": 1, "threads": 2}
 VALUES = {
     "smoke": {"vectors": [500, 1_000], "threads": [1, 2]},
@@ -30,7 +30,7 @@ VALUES = {
         "threads": [1, 2],
     },
 }
-# More would not fit beside its copy in the making.
+# Larger ones would not fit into memory together with their copy while they are built.
 MAX_BYTES = 4 * 3_000_000 * 768
 BATCHES = 16
 

@@ -1,10 +1,10 @@
-"""Exact top-k search beside what an engineer would use instead.
+"""Exact top-k search against its peers.
 
 Exact peers, in float32: faiss IndexFlatIP as it ships, and with its matrix product on for any batch (it ships with a
 threshold that keeps it off for small ones); NumPy's and torch's product and selection; usearch. For information,
 since they are not exact: torch in bfloat16, faiss in float16. The limits: one read of all codes (ours; int4 codes for one
 query over a large index) or of all vectors at the read bandwidth, and all products at the int8 (ours) or float32 rate of the
-fastest matrix product. The index is larger than the caches; queries take turns.
+fastest matrix product. The index is larger than the caches; queries rotate.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CASES = {
         *(("embeddings", 50_000, 0, queries) for queries in (1, 8, 32, 128)),
     ],
 }
-BATCHES = 16  # of queries, that take turns
+BATCHES = 16  # of queries, in rotation
 K = 10
 
 

@@ -1,4 +1,4 @@
-"""Real texts for measurements: of the data sets in CARE_DATA, or of the embedded demo where there are none."""
+"""Real texts for measurements: from the data sets in CARE_DATA, or from the embedded demo."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def data_folder() -> Path:
 
 
 def find(folder: Path, name: str) -> Path | None:
-    """Return a data set's file, packed or not."""
+    """Return a data set's file, plain or gzip."""
     return find_plain_or_gzip(folder / f"{name}.jsonl")
 
 
@@ -52,7 +52,7 @@ def _files(folder: Path, name: str) -> list[Path]:
 
 
 def titles(most: int) -> list[str]:
-    """Return the documents that are searched: titles of cmedir, or the demo's."""
+    """Return the documents of the index: titles of cmedir, or the demo's documents."""
     folder = data_folder() / "retrieval"
     file = find(folder / "cmedir", "corpus") or find(DEMO / "retrieval" / "care-demo", "corpus")
     rows = (row for _, row in read_jsonl(file))

@@ -1,9 +1,9 @@
 """What each part of the training recipe is worth: the paper's ablation, with small networks.
 
-``python bench/ablation/ablation.py --data-dir data --output runs/ablation`` trains the recipe beside this
+``python bench/ablation/ablation.py --data-dir data --output runs/ablation`` trains the recipe next to this
 file whole and without one part at a time, evaluates every run on dev, and writes ``ablation.json`` and
 ``ablation.md``. Every run has the same budget: what a run without a stage saves, its other stages spend. A run
-that was stopped goes on where it was.
+that was stopped resumes.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _stage(recipe: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def run(name: str, recipe: dict[str, Any], data_dir: Path, output: Path) -> dict[str, Any]:
-    """Train and evaluate one run, or go on with it, and return its row of the table."""
+    """Train and evaluate one run, or resume it, and return its row of the table."""
     folder = output / name.replace(" ", "-")
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "recipe.yaml"

@@ -1,7 +1,7 @@
 """Stage II with hard negatives that the curation made against random ones: same rows, same steps, several seeds.
 
-``python bench/curation/negatives.py --data-dir data --output runs/negatives`` prints a table. What is there of an
-earlier run is kept: it goes on where it was stopped.
+``python bench/curation/negatives.py --data-dir data --output runs/negatives`` prints a table. It resumes
+an earlier run where it was stopped.
 
 Stage II starts from a Stage I model, as in the paper: care-mini's document encoder, and a new query encoder that has
 learned its space from texts without labels. The labels play the judge: each training row shows one of its labelled

@@ -144,7 +144,7 @@ def test_the_table_takes_its_place_and_nothing_else_changes(one_claim):
 
 
 def test_a_readme_without_a_place_is_refused():
-    with pytest.raises(CareError, match="say where the table goes"):
+    with pytest.raises(CareError, match="needs exactly one line"):
         readme.written("nothing", [])
 
 
