@@ -120,7 +120,7 @@ class Vote:
     rule : {"unanimous", "majority", "mean"}
         Positive if all grades, more than half of them, or their mean are at or above the cutoff.
     cutoff : float
-        On the scale from 1 to 5; a whole number, except for ``mean``.
+        On the scale from 1 to 5; an integer, except for rule ``mean``.
     """
 
     rule: Literal["unanimous", "majority", "mean"] = "unanimous"

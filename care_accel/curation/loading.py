@@ -89,7 +89,7 @@ def _check(config: Config, file: Path) -> None:
             f"{file}: vote: cutoff must be above {LOWEST} and at most {HIGHEST}, the highest grade"
         )
     if vote.rule != "mean" and vote.cutoff != int(vote.cutoff):
-        raise CareError(f"{file}: vote: cutoff must be a whole number for rule {vote.rule}")
+        raise CareError(f"{file}: vote: cutoff must be an integer for rule {vote.rule}")
     _above_0(config.sample, ("size",), f"{file}: sample")
     _above_0(config.false_negatives, ("grade",), f"{file}: false-negatives")
     if (train := config.train_data) is not None:

@@ -158,7 +158,7 @@ def test_the_readme_is_what_the_results_give():
 def test_every_claim_is_a_row_of_some_machine():
     results = readme.results_of()
     missing = [
-        claim.words
+        claim.label
         for claim in readme.CLAIMS
         if not any(readme._line(claim, found["runs"]) for found in results)
     ]

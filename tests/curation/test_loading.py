@@ -37,7 +37,7 @@ def test_paths_are_relative_to_the_file(tmp_path):
         ({"jugdes": []}, "unknown field 'jugdes', did you mean 'judges'?"),
         ({"train_data": {}}, "unknown field 'train_data', did you mean 'train-data'?"),
         ({"vote": {"rule": "all"}}, "vote: rule: 'all' is not one of unanimous, majority, mean"),
-        ({"vote": {"cutoff": 3.5}}, "cutoff must be a whole number for rule unanimous"),
+        ({"vote": {"cutoff": 3.5}}, "cutoff must be an integer for rule unanimous"),
         ({"vote": {"cutoff": 1}}, "cutoff must be above 1"),
         ({"vote": {"cutoff": 6, "rule": "mean"}}, "cutoff must be above 1 and at most 5"),
         ({"candidates": {"depth": 0}}, "candidates: depth must be a number above 0"),

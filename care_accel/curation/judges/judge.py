@@ -247,18 +247,18 @@ def parse_answer(raw: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | 
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        return None, "it is no JSON" if text else "it is empty"
+        return None, "it is not JSON" if text else "it is empty"
     if not isinstance(values, dict):
-        return None, "it is no JSON object"
+        return None, "it is not a JSON object"
     properties = schema["properties"]
     for name in schema["required"]:
         if name not in values:
             return None, f"{name} is missing"
         value, rule = values[name], properties[name]
         if rule["type"] == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            return None, f"{name} is no whole number"
+            return None, f"{name} is not an integer"
         if rule["type"] == "string" and not isinstance(value, str):
-            return None, f"{name} is no text"
+            return None, f"{name} is not a string"
         if "enum" in rule and value not in rule["enum"]:
             return None, f"{name} is none of {rule['enum']}"
     return {name: values[name] for name in properties if name in values}, None

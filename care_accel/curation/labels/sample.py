@@ -239,7 +239,7 @@ def read_table(file: Path, pairs: Mapping[str, object]) -> dict[str, int]:
             grade = 0.0
         if grade not in range(LOWEST, HIGHEST + 1):
             raise CareError(
-                f"{file}, line {rows.line_num}: grade {cell!r} is not a whole number from {LOWEST} to {HIGHEST}"
+                f"{file}, line {rows.line_num}: grade {cell!r} is not an integer from {LOWEST} to {HIGHEST}"
             )
         grades[number] = int(grade)
     if not grades:

@@ -59,7 +59,7 @@ def select_diverse(
     rows = checked_rows(array, array.shape[-1] if array.ndim == 2 else 1, "vectors")
     require_count("batch", batch)
     if isinstance(neighbours, bool) or not hasattr(neighbours, "__index__") or neighbours < 0:
-        raise CareError(f"neighbours is {neighbours!r}; it must be a whole number, 0 or above")
+        raise CareError(f"neighbours is {neighbours!r}; it must be an integer, 0 or above")
     if not -1 <= similarity <= 1:
         raise CareError(f"similarity is {similarity}; a cosine is from -1 to 1")
     if seeds < 0:

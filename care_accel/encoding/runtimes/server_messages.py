@@ -361,7 +361,7 @@ def _description(config: Any, address: str) -> Mapping[str, Any]:
     except ValueError as cause:
         raise _no_description(config, address, cause) from None
     if not isinstance(values, dict):
-        raise _no_description(config, address, TypeError("no JSON object"))
+        raise _no_description(config, address, TypeError("not a JSON object"))
     return values
 
 

@@ -57,16 +57,15 @@ def reachable(folder: Path) -> bool:
 
 
 def in_reach(folder: Path, links: str | Path, *, whole: bool = False) -> Path:
-    """Return a folder under a name of ASCII letters alone; if there is no such folder, as it is.
+    """Return an ASCII path of a folder, through symbolic links; the path itself if there is no such folder.
 
     Parameters
     ----------
     folder : Path
     links : str or Path
-        An empty folder, to hold the other name.
+        An empty folder for the links.
     whole : bool
-        Link every file, for what asks where a folder really is; else only the folder, for what has to see that
-        it is replaced.
+        Link every file, for libraries that resolve links; else only the folder, so that its replacement is seen.
     """
     name = _encoded(folder)
     if not os.path.isdir(name):
@@ -95,12 +94,12 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
     values : numpy.ndarray
         bytes objects ``[n, 1]``.
     empty : bool
-        Whether an empty text is one.
+        Whether empty texts are allowed.
 
     Raises
     ------
     CareError
-        A text is too long, is not UTF-8, or is empty; its position is named, and nothing of what it says.
+        A text is too long, is not UTF-8, or is empty. The message has its position, but does not quote it.
     """
     texts = []
     for position, raw in enumerate(values.ravel()):
@@ -121,12 +120,12 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
 
 
 def read_tasks(values: NDArray[Any] | None, count: int) -> list[Task]:
-    """Return the prompt task of each text, ``retrieval`` where nothing is said.
+    """Return the prompt task of each text, ``retrieval`` by default.
 
     Raises
     ------
     CareError
-        A task that there is not.
+        A task is unknown.
     """
     if values is None:
         return ["retrieval"] * count
@@ -222,7 +221,7 @@ class Backend:
     def count(self, name: str, help_text: str, amount: float, role: str = "") -> None:
         """Add to a counter, ``care_<name>_total``, which is on the server's metrics page within a second."""
         with self._counting:
-            self._amounts[name, help_text, role] += amount  # type: ignore[assignment]  # seconds are no whole number
+            self._amounts[name, help_text, role] += amount  # type: ignore[assignment]  # seconds are floats
 
     def end(self) -> None:
         """Report the last metrics and stop the reporting thread."""

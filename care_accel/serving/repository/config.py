@@ -23,7 +23,7 @@ CONFIG = "config.pbtxt"
 WARMUP = "warmup"  # the folder of warm-up samples, fixed by the server
 VERSION = "1"
 
-_PYTHON_MODEL = """import os, site  # the server's own Python runs this: first the packages beside care_accel
+_PYTHON_MODEL = """import os, site  # runs in the server's own Python: adds the packages of the environment
 any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
 from care_accel.serving.{module} import {name} as TritonPythonModel
 """

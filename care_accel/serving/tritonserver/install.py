@@ -1,7 +1,7 @@
 """Installs NVIDIA's tritonserver from a package index, into a folder of its own.
 
 The wheel nvidia-pytriton carries the server; the library uses nothing else of it. Its Python backend is built for numpy
-1: with numpy 2 in the model's process, tensors come out empty and texts crash it. So numpy 1.26 is installed beside
+1: with numpy 2 in the model's process, tensors come out empty and texts crash it. So numpy 1.26 is installed next to
 the server, for those processes alone, and the environment is free to have numpy 2. pip does not see the folder, so the
 wheel's own requirement, numpy below 2, does not constrain the environment.
 
@@ -28,13 +28,13 @@ from care_accel.errors import CareError
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 COMMAND = "care-accel serve --install"
 STUB = "triton_python_backend_stub"
-# Optional to what is served, and possibly built for numpy 2 alone, as scipy from 1.18 and pandas from 3.1 on are: to
-# the libraries in a model's process they are not installed.
+# Nothing that is served needs them, and they may require numpy 2, as scipy 1.18 and pandas 3.1 do. They are hidden from
+# the libraries in a model's process.
 _HIDDEN = ("numba", "pandas", "pyarrow", "scipy", "sklearn")
-# Run by site.addsitedir, with which a model adds the folders of packages: this one goes before the system's.
+# Run by site.addsitedir in a model's process: puts this folder first on the path.
 _PATH_FILE = f"import sys; sys.path.insert(0, sitedir); sys.modules.update(dict.fromkeys({_HIDDEN}))\n"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
-# numpy 1 ends here.
+# The last version that numpy 1 supports.
 _LAST_PYTHON = (3, 12)
 
 
@@ -51,13 +51,13 @@ def server_home(place: Path) -> Path:
 def install(say: Callable[[str], None]) -> Path:
     """Install the server unless it is there, and return its folder.
 
-    It is installed under a temporary name and renamed, so that the folder is whole or not there, and two processes may
+    It is installed under a temporary name and renamed, so that the folder is complete or missing, and two processes may
     do it at the same time.
 
     Parameters
     ----------
     say : callable
-        Called with a line when something is downloaded.
+        Called with a progress message before a download.
 
     Raises
     ------
@@ -87,21 +87,21 @@ def install(say: Callable[[str], None]) -> Path:
         return place
     raise CareError(
         f"the server cannot be installed: neither {' nor '.join(str(place.parent) for place in _places())} can be "
-        "written; set XDG_CACHE_HOME to a folder that can"
+        "written; set XDG_CACHE_HOME to a writable folder"
     )
 
 
 def require_python() -> None:
-    """Refuse a Python that the server's numpy is not built for.
+    """Refuse a Python version that the server's numpy does not support.
 
     Raises
     ------
     CareError
-        With the versions that it is built for.
+        The message names the supported versions.
     """
     if sys.version_info[:2] > _LAST_PYTHON:
         raise CareError(
-            f"no tritonserver for Python {_VERSION}: the wheel's needs numpy 1, which ends at Python 3.12; use Python 3.11 "
+            f"no tritonserver for Python {_VERSION}: the wheel's needs numpy 1, which supports Python up to 3.12; use Python 3.11 "
             "or 3.12, or one of NVIDIA's containers, whose tritonserver is on PATH"
         )
 
@@ -116,14 +116,14 @@ def _places() -> Iterator[Path]:
 
 
 def _packages() -> list[tuple[str, str]]:
-    """Return name and version of what is installed."""
+    """Return name and version of the pinned packages."""
     return re.findall(r"^([\w-]+)==(\S+)", REQUIREMENTS.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def _pip_install(folder: Path) -> None:
     if find_spec("pip") is None:
         raise CareError(
-            f"the server is installed by pip, which this environment lacks: {sys.executable} -m ensurepip"
+            f"the server is installed by pip, which is missing from this environment; run {sys.executable} -m ensurepip"
         )
     shown = sys.stderr.isatty()
     command = [
@@ -148,13 +148,13 @@ def _pip_install(folder: Path) -> None:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         why = next((line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")), "")
         raise CareError(
-            f"the server could not be installed; pip says: {why or ' '.join(lines[-1:])}; where pip has a package index "
-            f"(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS), try again: {COMMAND}"
+            f"the server could not be installed; pip says: {why or ' '.join(lines[-1:])}; give pip a package index "
+            f"(PIP_INDEX_URL) or a folder of wheels (PIP_FIND_LINKS), then run {COMMAND}"
         )
 
 
 def _add_stub(home: Path) -> None:
-    """Put the stub of this Python where the Python backend looks for it; the wheel keeps one for each version."""
+    """Copy the stub of this Python version to the Python backend; the wheel has one per version."""
     stub = home / "python_backend_stubs" / _VERSION / STUB
     if not stub.is_file():
         raise CareError(

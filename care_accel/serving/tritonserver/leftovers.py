@@ -1,4 +1,4 @@
-"""What a killed server leaves behind.
+"""Removes temporary folders that a killed server leaves behind.
 
 Its Python backend makes a folder for packed environments at its start, ``/tmp/python_env_*`` whatever TMPDIR says, and
 removes it at a clean exit only. The repositories of this package pack no environments, so the folder stays empty.
@@ -12,25 +12,25 @@ from contextlib import suppress
 from pathlib import Path
 
 _FOLDER = Path("/tmp")
-# Seconds from the start of a server to its folder, at most.
+# Maximum seconds from the start of a server to the creation of its folder.
 _START_S = 5.0
 
 
 def now() -> float:
-    """Return the seconds since the system booted, as the start times of processes are counted."""
+    """Return the seconds since boot, the clock of process start times."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def remove_environments(since: float, until: float | None = None) -> None:
-    """Remove the folders of servers that started in some time and are dead.
+    """Remove the folders of dead servers that started within a period.
 
-    A folder that may belong to a live server is left: one made within seconds after the start of a ``tritonserver``
-    that runs. So is one that is not empty.
+    Two kinds of folder are kept: those that may belong to a live server, because they were created within seconds after
+    the start of a running ``tritonserver``, and those that are not empty.
 
     Parameters
     ----------
     since, until : float
-        When the dead servers started, in seconds as `now` has them; until now by default.
+        The period in which the servers started, on the clock of `now`; ``until`` is the present by default.
     """
     alive = _starts_of_servers()
     for folder in _FOLDER.glob("python_env_??????"):

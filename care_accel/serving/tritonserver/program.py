@@ -104,7 +104,7 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
                 f"no tritonserver: none is on PATH, and none is installed; {COMMAND} installs one, or use one of NVIDIA's "
                 "containers"
             )
-        _python_library()  # before a download that would be of no use without it
+        _python_library()  # checked before the download
         place = install(install_with)
     library, home = _python_library(), server_home(place)
     libraries = [str(place / "nvidia_pytriton.libs"), os.environ.get("LD_LIBRARY_PATH", "")]
@@ -114,7 +114,7 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
         {
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, libraries)),
             "PATH": _path_for(library, os.environ.get("PATH", "")),
-            # First the server's own numpy: the environment's may be one that the Python backend cannot work with.
+            # First the server's own numpy: the environment's may be incompatible with the Python backend.
             SITE: os.pathsep.join([str(place), *_packages()]),
         },
         bundled=True,
@@ -145,7 +145,7 @@ def require_plain(path: str) -> None:
     if not PLAIN.fullmatch(path):
         wrong = PLAIN.sub("", path)[0]
         raise CareError(
-            f"{path}: the server's Python backend takes no path with {wrong!r}; choose another path"
+            f"{path}: the server's Python backend does not support a path with {wrong!r}; choose another path"
         )
 
 
@@ -159,7 +159,7 @@ def _is_script(file: Path) -> bool:
     try:
         with file.open("rb") as stream:
             return stream.read(2) == b"#!"
-    except OSError:  # it may be run, but not be read: no script could be run so
+    except OSError:  # executable but not readable, so not a script
         return False
 
 
@@ -170,7 +170,7 @@ def _packages() -> list[str]:
 
 
 def _plain(folder: Path) -> Path:
-    """Return a folder under a name that a shell takes as it is: a link, if its own is none."""
+    """Return a path of a folder that needs no shell quoting: a symbolic link, if its own path does."""
     if PLAIN.fullmatch(str(folder)):
         return folder
     link = Path(_own_folder().name) / folder.name
@@ -181,7 +181,7 @@ def _plain(folder: Path) -> Path:
 
 @functools.cache
 def _own_folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder that goes with this process."""
+    """Return a temporary folder that is removed with this process."""
     return tempfile.TemporaryDirectory(prefix="care-backends-")
 
 

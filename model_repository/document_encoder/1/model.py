@@ -1,3 +1,3 @@
-import os, site  # the server's own Python runs this: first the packages beside care_accel
+import os, site  # runs in the server's own Python: adds the packages of the environment
 any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
 from care_accel.serving.encoder_model import DocumentEncoderModel as TritonPythonModel

@@ -125,7 +125,7 @@ def test_a_broken_answer_is_shown_to_the_judge_once(serve):
     assert reply.first_raw == "五分，因为文档回答了提问。"
     first, second = server.events("asked")
     assert (first["repair"], second["repair"]) == (False, True)
-    assert "it is no JSON" in second["body"]["messages"][-1]["content"]
+    assert "it is not JSON" in second["body"]["messages"][-1]["content"]
     assert reply.tokens_in > len(str(PROMPT.system)) * 2
 
 
@@ -236,7 +236,7 @@ def test_complete_returns_the_values_or_says_why_not(serve):
             )
 
     assert asyncio.run(complete(good))["grade"] >= 4
-    with pytest.raises(CareError, match="judge 'a': it is no JSON"):
+    with pytest.raises(CareError, match="judge 'a': it is not JSON"):
         asyncio.run(complete(bad))
 
 
@@ -247,15 +247,15 @@ def test_complete_returns_the_values_or_says_why_not(serve):
         ('```json\n{"reason": "好", "grade": 4}\n```', None),
         ('{"reason": "好", "grade": 4, "extra": 1}', None),
         ("", "it is empty"),
-        ("四分", "it is no JSON"),
-        ("[4]", "it is no JSON object"),
+        ("四分", "it is not JSON"),
+        ("[4]", "it is not a JSON object"),
         ('{"grade": 4}', "reason is missing"),
-        ('{"reason": "好", "grade": "4"}', "grade is no whole number"),
-        ('{"reason": "好", "grade": true}', "grade is no whole number"),
-        ('{"reason": "好", "grade": 4.0}', "grade is no whole number"),
+        ('{"reason": "好", "grade": "4"}', "grade is not an integer"),
+        ('{"reason": "好", "grade": true}', "grade is not an integer"),
+        ('{"reason": "好", "grade": 4.0}', "grade is not an integer"),
         ('{"reason": "好", "grade": 0}', "grade is none of [1, 2, 3, 4, 5]"),
-        ('{"reason": 1, "grade": 4}', "reason is no text"),
-        ("[" * 100_000, "it is no JSON"),
+        ('{"reason": 1, "grade": 4}', "reason is not a string"),
+        ("[" * 100_000, "it is not JSON"),
     ],
 )
 def test_an_answer_has_the_form_that_was_asked_for_or_is_none(raw, wrong):

@@ -12,7 +12,7 @@ PAIR = Pair("q", "d")
 ANSWERED = Reply(
     "answered", {"grade": 4}, '{"grade": 4, "reason": "王小明的病"}', tokens_in=10, tokens_out=5, model="m-1"
 )
-UNREADABLE = Reply("unreadable", None, "张三说四分", "李四说四分", "it is no JSON", 10, 5)
+UNREADABLE = Reply("unreadable", None, "张三说四分", "李四说四分", "it is not JSON", 10, 5)
 
 
 @pytest.fixture

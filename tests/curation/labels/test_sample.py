@@ -145,7 +145,7 @@ def test_experts_are_compared_with_each_other_and_open_cells_do_not_count(place)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("number,grade\n1,6\n", "line 2: grade '6' is not a whole number from 1 to 5"),
+        ("number,grade\n1,6\n", "line 2: grade '6' is not an integer from 1 to 5"),
         ("number,grade\n1,4.5\n", "line 2: grade '4.5'"),
         ("number,grade\n1,gut\n", "line 2: grade 'gut'"),
         ("number,grade\n9,4\n", "line 2: number '9' is not in the sample"),

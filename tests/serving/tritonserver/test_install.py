@@ -146,7 +146,7 @@ def test_a_wheel_of_another_content_is_refused(wheels):
 
 def test_a_python_beyond_numpy_1_is_refused_before_anything_is_downloaded(wheels, monkeypatch):
     monkeypatch.setattr(module, "_LAST_PYTHON", (3, 10))
-    with pytest.raises(CareError, match="needs numpy 1, which ends at Python 3"):
+    with pytest.raises(CareError, match="needs numpy 1, which supports Python up to 3"):
         install(lambda line: pytest.fail(line))
 
 

@@ -86,9 +86,9 @@ def test_the_stub_finds_no_other_python_than_its_own(tmp_path):
 @pytest.mark.parametrize("path", ["a b", "$(x)", "a;b", "`x`", "a'b", "a&b"])
 def test_a_path_that_a_shell_would_read_is_refused(path):
     """The server's Python backend starts each model's process by a line for a shell that holds it as it is."""
-    with pytest.raises(CareError, match="takes no path with"):
+    with pytest.raises(CareError, match="does not support a path with"):
         Program(program.Path("/tritonserver")).command([f"--model-repository={path}"])
-    with pytest.raises(CareError, match="takes no path with"):
+    with pytest.raises(CareError, match="does not support a path with"):
         Program(program.Path("/tritonserver"), (f"--backend-directory={path}",)).command([])
 
 
