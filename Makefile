@@ -1,5 +1,5 @@
-# Every verb makes the same .venv first: all extras but tensorrt, installed editable with the extension in
-# place. It is made anew only when something that it depends on has changed.
+# Every target first creates the same .venv: all extras except tensorrt, installed editable, with the native extension in
+# place. It is rebuilt only when something that it depends on has changed.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ SERVER := care_accel/serving/tritonserver/requirements.txt
 DATA ?= ../shared/data
 
 export CARE_DATA := $(DATA)
-# A developer's compiler may complain; a user's, newer than any we know, may not stop a build.
+# Warnings are errors for developers only: a user's newer compiler must not fail the build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
 .PHONY: help eval test quick lint format bench gpu-check serve clean
@@ -18,13 +18,13 @@ export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
 	@echo "make test    run the tests"
-	@echo "make quick   run those that need no server, browser or compiler, and are quick"
+	@echo "make quick   run the fast tests that need no server, browser or compiler"
 	@echo "make lint    check style and types"
-	@echo "make format  put style right"
+	@echo "make format  fix style"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
-	@echo "make gpu-check  build, test and measure what needs a GPU, with PYTHON's own torch"
+	@echo "make gpu-check  build, test and measure the GPU parts, with the torch of PYTHON"
 	@echo "make serve   serve the embedded model and demo with NVIDIA Triton Inference Server"
-	@echo "make clean   remove everything that make made"
+	@echo "make clean   remove everything that make created"
 
 eval: $(READY)
 	$(BIN)/python -m care_accel.eval
@@ -50,7 +50,7 @@ SIZE ?= default
 bench: $(READY)
 	$(BIN)/python -m pytest bench --benchmark-only --bench-size $(SIZE)
 
-# With $(PYTHON) as it is: a machine with a GPU has its own torch. Results go to bench/results.
+# Uses $(PYTHON) instead of the .venv: a machine with a GPU has its own torch. Results go to bench/results.
 gpu-check:
 	$(PYTHON) bench/gpu_check.py
 

@@ -1,4 +1,4 @@
-"""Builds the native part with CMake; everything else is said in pyproject.toml."""
+"""Builds the native part with CMake; everything else is in pyproject.toml."""
 
 import os
 import shlex

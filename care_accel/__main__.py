@@ -1,4 +1,4 @@
-"""``python -m care_accel``: the command line, where no script can be named (as behind ``torchrun -m``)."""
+"""``python -m care_accel``: the command line, for launchers that need a module, such as ``torchrun -m``."""
 
 import sys
 

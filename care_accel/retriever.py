@@ -67,7 +67,7 @@ class Timings(NamedTuple):
     scan: float
 
 
-class MadeBy(Protocol):
+class ModelIdentity(Protocol):
     """Identifies the model of an index: a `DualEncoder`, or the description of one that runs elsewhere."""
 
     name: str
@@ -78,7 +78,7 @@ class MadeBy(Protocol):
         ...
 
 
-class _Finder:
+class _Searcher:
     """Search interface of `Retriever` and `ServedRetriever`."""
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
@@ -128,7 +128,7 @@ class _Finder:
         raise NotImplementedError
 
 
-class Retriever(_Finder):
+class Retriever(_Searcher):
     """Dense retrieval with a dual encoder and an index; hybrid retrieval if there is a lexical index.
 
     Parameters
@@ -153,7 +153,7 @@ class Retriever(_Finder):
 
     def __init__(
         self,
-        model: MadeBy,
+        model: ModelIdentity,
         index: ExactIndex,
         documents: Sequence[Any] | None = None,
         *,
@@ -245,7 +245,7 @@ class Retriever(_Finder):
         return ServedRetriever(client)
 
     @classmethod
-    def load(cls, folder: str | Path, model: MadeBy, *, device: str = "cpu") -> Retriever:
+    def load(cls, folder: str | Path, model: ModelIdentity, *, device: str = "cpu") -> Retriever:
         """Load a saved retriever with the model that made it.
 
         Parameters
@@ -324,7 +324,7 @@ class Retriever(_Finder):
         return None if self.documents is None else self.documents[position]
 
 
-class ServedRetriever(_Finder):
+class ServedRetriever(_Searcher):
     """Search with the model ``search`` of an inference server; created by `Retriever.from_server`.
 
     `search` works as in `Retriever`, with timings measured by the server, each batch counted once. The server rejects

@@ -28,7 +28,7 @@ _STEPS = {
     ),
     "false-negatives": (
         "labels.false_negatives",
-        "find unlabelled positives (false negatives) of a data set, and write extended qrels beside its own",
+        "find unlabelled positives (false negatives) of a data set, and write extended qrels next to its own",
     ),
     "sts": ("sts.pairs", "generate STS sentence pairs from a table of synonyms"),
     "train-data": (

@@ -144,7 +144,7 @@ class FalseNegatives:
     grade : int
         Grade of an added document.
     file : str or None
-        The extended qrels; by default ``qrels/<split>.repaired.tsv`` beside the original.
+        The extended qrels; by default ``qrels/<split>.repaired.tsv`` next to the original.
     """
 
     grade: int = 1

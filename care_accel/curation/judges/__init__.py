@@ -1,1 +1,1 @@
-"""Judges: chat endpoints, how they are asked, what they cost, and every answer that they gave."""
+"""Judges: chat endpoints, prompts, rate limits, cost estimates, and the store of their answers."""

@@ -22,7 +22,7 @@ def run(config: Config, progress: Progress) -> Summary:
     """Count unlabelled positives by query, and write qrels extended by them.
 
     Existing labels do not change: a document labelled irrelevant and voted positive is only counted. The extended
-    qrels are a split of their own, ``<split>.repaired``, beside the original.
+    qrels are a split of their own, ``<split>.repaired``, next to the original.
 
     Raises
     ------

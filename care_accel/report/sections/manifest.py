@@ -70,13 +70,13 @@ def _models(evaluations: Sequence[Evaluation]) -> list[Figure]:
     data: dict[tuple[str, str], list[str]] = {}
     for one in evaluations:
         versions = one.manifest.get("versions")
-        said = ", ".join(f"{k} {v}" for k, v in versions.items() if v) if isinstance(versions, dict) else ""
+        text = ", ".join(f"{k} {v}" for k, v in versions.items() if v) if isinstance(versions, dict) else ""
         cells = [Cell(one.model)]
         for role in _ROLES:
             provenance = one.manifest.get(role)
             revision = provenance.get("revision") if isinstance(provenance, dict) else None
             cells.append(Cell(MISSING if revision is None else str(revision), kind="hash"))
-        lines.append(Line([*cells, Cell(said)]))
+        lines.append(Line([*cells, Cell(text)]))
         if isinstance(revisions := one.manifest.get("data"), dict):
             for task, revision in revisions.items():
                 data.setdefault((task, str(revision)), []).append(one.model)

@@ -244,10 +244,10 @@ def _sentence(curve: Curve, unit: str) -> str:
     if line is None:
         return f"{curve.name}: {len(curve.rows)} points, too few for a line."
     if line.power:
-        said = f"time goes with the number of {several} to the power {line.slope:.2f}"
+        statement = f"time goes with the number of {several} to the power {line.slope:.2f}"
     else:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
-        said = f"the line is {_signed(line.slope * step)} ms a {named} and, extrapolated to none, {_signed(line.intercept)} ms"
+        statement = f"the line is {_signed(line.slope * step)} ms a {named} and, extrapolated to none, {_signed(line.intercept)} ms"
     worst = max(abs(residual) for residual in line.residuals)
     if not line.outliers:
         bend = f"no point is further than {100 * worst:.0f} % from it"
@@ -265,7 +265,7 @@ def _sentence(curve: Curve, unit: str) -> str:
     if noisy:
         bend += f"; {noisy} of its points {'is' if noisy == 1 else 'are'} noisy"
     name = "" if curve.name == OURS else f"{curve.name}: "
-    sentence = f"{name}{said}; {bend}."
+    sentence = f"{name}{statement}; {bend}."
     return sentence[0].upper() + sentence[1:] if not name else sentence
 
 

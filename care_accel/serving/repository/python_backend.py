@@ -16,7 +16,7 @@ from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.files import replaced_folder
 from care_accel.index import ExactIndex
-from care_accel.retriever import MANIFEST, MadeBy, Retriever
+from care_accel.retriever import MANIFEST, ModelIdentity, Retriever
 from care_accel.serving.repository.config import (
     Step,
     Tensor,
@@ -99,7 +99,7 @@ def write_repository(
         write_model(built, search_ensemble())
 
 
-def require_index(index: str | Path, model: MadeBy) -> None:
+def require_index(index: str | Path, model: ModelIdentity) -> None:
     """Check that an index matches the model, before anything is written or started.
 
     Raises

@@ -1,1 +1,1 @@
-"""What a stage of a recipe does: one module a method."""
+"""Training methods of a recipe's stages, one module each."""

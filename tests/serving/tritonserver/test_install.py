@@ -132,7 +132,7 @@ def test_what_is_not_in_reach_is_said_in_one_line_and_nothing_stays(wheels, tmp_
     *_, line = capfd.readouterr().err.strip().splitlines()
     assert line.startswith("error: the server could not be installed; pip says: ")
     assert "nvidia-pytriton==0.7.0" in line
-    assert line.endswith("try again: care-accel serve --install")
+    assert line.endswith("then run care-accel serve --install")
     assert installed() is None
     assert not any((tmp_path / "environment" / "share" / "care-accel").iterdir())
 
