@@ -90,19 +90,19 @@ def _on_gpu(kind: str) -> Any:
 
 
 def _gpu_read_bandwidth() -> float:
-    """Return the bytes a second that the GPU reads: sums over 4 GB."""
+    """Return the GPU's read bandwidth, bytes per second: sums over 4 GB."""
     values = _on_gpu("values")
     return _best_on_gpu(values.sum, values.nbytes)
 
 
 def _gpu_copy_bandwidth() -> float:
-    """Return the bytes a second that the GPU reads and writes while it copies 2 GB."""
+    """Return the GPU's copy bandwidth (reads and writes), bytes per second: copies of 2 GB."""
     values, target = _on_gpu("values")[: 2**29], _on_gpu("target")
     return _best_on_gpu(lambda: target.copy_(values), 2 * target.nbytes)
 
 
 def _gpu_bfloat16_rate() -> float:
-    """Return the operations a second of a large bfloat16 matrix product on the GPU."""
+    """Return operations per second of a large bfloat16 matrix product on the GPU."""
     values = _on_gpu("matrix")
     return _best_on_gpu(lambda: values @ values, 2 * 8192**3)
 

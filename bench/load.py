@@ -321,7 +321,7 @@ def statistics(asking: triton.InferenceServerClient | None) -> dict[str, dict[st
 def spent(
     before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, float]]:
-    """Return what happened between two statistics: mean microseconds a request by part, rows a batch."""
+    """Return the difference of two statistics: mean microseconds per request by part, and rows per batch."""
     found = {}
     for name, now in after.items():
         change = {key: value - before.get(name, {}).get(key, 0) for key, value in now.items()}
@@ -364,9 +364,7 @@ def main() -> None:
     parser.add_argument("--model", default="search")
     parser.add_argument("--rows", type=int, default=1, help="texts of a request; default: %(default)s")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument(
-        "--rate", type=float, help="requests a second, answered or not, instead of --concurrency"
-    )
+    parser.add_argument("--rate", type=float, help="open loop: requests per second, instead of --concurrency")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--client", choices=["raw", "tritonclient"], default="raw")
     parser.add_argument(

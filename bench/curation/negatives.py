@@ -180,7 +180,7 @@ def evaluate(name: str, model: Path, data: Path, output: Path) -> dict[str, Quer
 
 
 def score(model: DualEncoder, task: str, folder: Path) -> QueryScores:
-    """Search a set and return nDCG@10 a query."""
+    """Search a set and return the nDCG@10 of each query."""
     documents = read_documents(folder / "corpus.jsonl.gz")
     queries = read_queries(folder / "queries.jsonl.gz")
     grades = read_judgements(folder / "qrels" / "dev.tsv", queries, documents)

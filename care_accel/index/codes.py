@@ -23,7 +23,7 @@ _ALIGNMENT = 64
 
 
 class Int4Codes:
-    """The same vectors in 4 bits a value, with 2-bit residual codes: what one query reads first of a large index.
+    """The same vectors in 4 bits per value, with 2-bit residual codes: what one query reads first of a large index.
 
     Parameters
     ----------

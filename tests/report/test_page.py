@@ -60,7 +60,7 @@ def test_accuracy_against_latency_has_every_configuration_and_marks_the_front(pa
     assert rows.keys() == measured.keys()
     for name, row in measured.items():
         assert rows[name]["score"][1] == row["quality"]["score"]
-        assert rows[name]["ms a query, p50"][1] == row["p50_ms"]
+        assert rows[name]["ms per query, p50"][1] == row["p50_ms"]
         assert rows[name]["index, MB"][1] == row["bytes"]
         beaten = any(
             o["p50_ms"] <= row["p50_ms"] and o["quality"]["score"] >= row["quality"]["score"] and o is not row
@@ -94,13 +94,13 @@ def test_growth_has_every_point_with_its_distance_from_the_line(page, everything
     measured = [row for row in samples.scaling_rows() if row["parameters"]["over"] == "vectors"]
     for row in measured:
         line = rows[f"{row['parameters']['vectors']:,}"]
-        assert line["ms a query"][1] == row["p50_ms"]
+        assert line["ms per query"][1] == row["p50_ms"]
         assert line["off by"][1] == pytest.approx(1 - line["on the line"][1] / row["p50_ms"])
-        assert line["bytes a document"][1] == row["bytes"] / row["parameters"]["vectors"]
+        assert line["bytes per document"][1] == row["bytes"] / row["parameters"]["vectors"]
     assert "up to 10,000 vectors the data fits in the last-level cache" in found.text
     # Beyond the points that it was fitted to, the line is extrapolated and says so.
     assert found.html.count("<small>extrapolated</small>") == 1
-    assert "ms a million vectors and, extrapolated to none," in found.text
+    assert "ms per million vectors and, extrapolated to zero," in found.text
     assert "2 points, too few for a line" in found.text
 
 
@@ -317,5 +317,5 @@ def test_a_page_of_one_row_and_one_task_is_written_too(page, tmp_path):
     (tmp_path / "bench").mkdir()
     (tmp_path / "bench" / "m.json").write_text(json.dumps(values))
     found = page(tmp_path / "results", tmp_path / "bench")
-    assert found.rows("t, score: g")["n"]["ms a query, p50"] == ("1.00", 1.0)
+    assert found.rows("t, score: g")["n"]["ms per query, p50"] == ("1.00", 1.0)
     assert "revision unknown" in found.text

@@ -26,8 +26,8 @@ from care_accel.report.results.benchmarks import Group, Machine
 # Labels of varied parameters: singular, plural, axis title.
 _AXIS_NAMES = {
     "vectors": ("vector", "vectors", "vectors in the index"),
-    "width": ("value", "values a vector", "values a vector (width)"),
-    "k": ("hit", "hits", "hits a query (k)"),
+    "width": ("value", "values per vector", "values per vector (width)"),
+    "k": ("hit", "hits", "hits per query (k)"),
     "queries": ("query", "queries at a time", "queries at a time"),
     "threads": ("thread", "threads", "threads"),
     "concurrency": ("client", "clients at a time", "clients at a time"),
@@ -103,7 +103,7 @@ def _scaling_figures(machine: Machine, together: Sequence[Curve]) -> list[Figure
     over = first.over
     axis = _AXIS_NAMES.get(over, (over, over, over))[2]
     runs = "; ".join({where(machine, group.run): None for curve in together for group in curve.groups})
-    unit = "ms a call" if over == "queries" else "ms a query"
+    unit = "ms per call" if over == "queries" else "ms per query"
     title = f"Time over {axis}"
     if fixed := describe(first.fixed):
         title += f" ({fixed})"
@@ -167,11 +167,11 @@ def _memory(together: Sequence[Curve], axis: str, fixed: str, runs: str, *, log:
             plot=charts.lines(
                 drawn,
                 x_title=_axis(axis, log),
-                y_title="bytes of the index a document",
+                y_title="index bytes per document",
                 label=f"{title}; the table has all points",
                 log=(log, False),
             ),
-            tables=[Table([("", ""), (axis, "n"), ("bytes a document", "n")], lines, folded="The points")],
+            tables=[Table([("", ""), (axis, "n"), ("bytes per document", "n")], lines, folded="The points")],
         )
     ]
 
@@ -227,7 +227,13 @@ def _points(curve: Curve, unit: str) -> Table:
             ("on the line", "n"),
             ("off by", "n"),
         ),
-        *(("a call: p50, ms", "n"), ("p95", "n"), ("p99", "n"), ("bytes a document", "n"), ("a second", "n")),
+        *(
+            ("p50 per call, ms", "n"),
+            ("p95", "n"),
+            ("p99", "n"),
+            ("bytes per document", "n"),
+            ("per second", "n"),
+        ),
         *(("of the limit", "n"), ("", "note")),
     ]
     return Table(columns, lines, folded=f"{curve.name}: the points")
@@ -247,7 +253,7 @@ def _sentence(curve: Curve, unit: str) -> str:
         statement = f"time goes with the number of {several} to the power {line.slope:.2f}"
     else:
         step, named = (1_000_000, f"million {several}") if curve.over == "vectors" else (1, one)
-        statement = f"the line is {_signed(line.slope * step)} ms a {named} and, extrapolated to none, {_signed(line.intercept)} ms"
+        statement = f"the line is {_signed(line.slope * step)} ms per {named} and, extrapolated to zero, {_signed(line.intercept)} ms"
     worst = max(abs(residual) for residual in line.residuals)
     if not line.outliers:
         bend = f"no point is further than {100 * worst:.0f} % from it"

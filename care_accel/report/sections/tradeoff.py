@@ -66,7 +66,7 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
             )
             for i, row in enumerate(rows, start=1)
         ],
-        x_title="ms a query, median (logarithmic)",
+        x_title="ms per query, median (logarithmic)",
         y_title=f"{task}, percent",
         label=f"Accuracy on {task} against the time of a query for {len(rows)} configurations; the table has them all",
     )
@@ -93,7 +93,7 @@ def _front(machine: Machine, group: Group, task: str, rows: Sequence[Row]) -> Fi
             ("configuration", ""),
             ("no.", "n"),
             ("score", "n"),
-            ("ms a query, p50", "n"),
+            ("ms per query, p50", "n"),
             ("p95", "n"),
             ("p99", "n"),
         ),
@@ -170,7 +170,7 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
 
 _SHARES = ("time", "accuracy", "model memory", "index")
 _COLUMNS = (
-    *(("pair", ""), ("speed-up", "n"), ("ms a query, p50", "n"), ("score", "n"), ("retained", "n")),
+    *(("pair", ""), ("speed-up", "n"), ("ms per query, p50", "n"), ("score", "n"), ("retained", "n")),
     *(("model, MB", "n"), ("index, MB", "n"), ("also differs in", "note")),
 )
 

@@ -33,7 +33,7 @@
 //
 // Int4 codes and 2-bit residual codes
 //
-// A large index has the same vectors once more in 4 bits a value, so that one query reads half as much. All of the
+// A large index has the same vectors once more in 4 bits per value, so that one query reads half as much. All of the
 // above holds for the int4 codes, with another s and e, and with c one of the odd integers in [-15, 15]. Their e is
 // some fifteen times as long, so many more vectors pass. For these, 2-bit residual codes refine the int4 codes:
 //
