@@ -1,4 +1,4 @@
-"""A test run leaves nothing behind: it has a temporary folder of its own, which is looked at and removed at its end."""
+"""Checks that a test run leaves nothing behind: the run has its own temporary folder, checked and removed at the end."""
 
 import os
 import shutil
@@ -11,13 +11,13 @@ from pathlib import Path
 from care_accel.serving.tritonserver.leftovers import now, remove_environments
 
 _PREFIX = "care-tests-"
-# What libraries keep in the temporary folder on purpose, and what goes with it: compiled programs, a telemetry session.
+# Caches that libraries keep in the temporary folder on purpose: compiled programs, a telemetry session.
 _CACHES = ("torchinductor_", ".ses")
 _PATIENCE_S = 10.0
 
 
 class Cleanliness:
-    """The temporary folder of a run, made before its workers start: they and all their children inherit it."""
+    """The temporary folder of a run, created before its workers start, so that all processes of the run inherit it."""
 
     def __init__(self) -> None:
         # tmp_path stays where pytest has it, so that a failed test's files can be looked at.
@@ -29,7 +29,7 @@ class Cleanliness:
         tempfile.tempdir = None
 
     def leftovers(self) -> list[str]:
-        """Return what tests have left: processes, after a moment in which they may still end, and files."""
+        """Return what tests left: files, and processes that do not end within a grace period; these are killed."""
         end = time.monotonic() + _PATIENCE_S
         while (processes := self._processes()) and time.monotonic() < end:
             time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Tiny real networks: the paper's two architectures with random weights and a small tokenizer of their own."""
+"""Shared by all tests: tiny networks of the paper's two architectures, a server, a browser, and the order of the tests."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ from shared_server import SharedServer
 # Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# Workers share the processor: threads of theirs that spin for work would take it from one another.
+# Workers share the cores: spinning OpenMP threads of one would slow down the others.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -44,12 +44,16 @@ def pytest_collection_modifyitems(items):
 def pytest_sessionfinish(session):
     """Fail a run that leaves processes or files behind; its workers have ended by then."""
     result = yield
-    if own := session.config.stash.get(_CLEANLINESS, None):
-        if left := own.leftovers():
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-            print("\nleft behind by the tests:", *left, sep="\n  ")
-        own.close()
+    if (own := session.config.stash.get(_CLEANLINESS, None)) and (left := own.leftovers()):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        print("\nleft behind by the tests:", *left, sep="\n  ")
     return result
+
+
+def pytest_unconfigure(config):
+    """Remove the folder of the run, also where no session has begun (``pytest --help``)."""
+    if own := config.stash.get(_CLEANLINESS, None):
+        own.close()
 
 
 TEXTS = [

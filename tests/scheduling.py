@@ -1,11 +1,11 @@
-"""Which tests need what, and in which order workers take them."""
+"""Markers of tests by what they need, and the order in which workers run them."""
 
 from pathlib import Path
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# What takes longest is begun first, so that no worker waits for it at the end. Paths below tests/.
+# The slowest come first, so that no worker waits for them at the end. Paths below tests/.
 _LONGEST = (
     "test_native.py",
     "serving/test_faults.py",
@@ -21,9 +21,9 @@ _LONGEST = (
     "eval/test_real_data.py",
     "curation/test_real_data.py",
 )
-# Fixtures that bring a program along.
+# Markers by fixture.
 _NEEDS = {"care_server": "server", "require_server": "server", "chromium": "browser"}
-# What `make quick` leaves out besides: it trains, exports or evaluates for seconds.
+# Tests that train, export or evaluate for seconds; `make quick` leaves them out.
 _SLOW = ("training", "export", "eval/test_real_data.py", "curation/test_real_data.py", "bench/test_suites.py")
 _FOLDER = Path(__file__).parent
 
@@ -31,7 +31,7 @@ _FOLDER = Path(__file__).parent
 class Scheduling(LoadScopeScheduling):
     """Gives workers one file after another, in the order in which tests were collected.
 
-    The fixtures of a module are made once then. Groups of xdist are not used: release 3.8 loses their names with pytest 9.
+    So the fixtures of a module are created once. Groups of xdist are not used: release 3.8 loses their names with pytest 9.
     """
 
     def __init__(self, config: pytest.Config, log: object) -> None:
@@ -43,7 +43,7 @@ class Scheduling(LoadScopeScheduling):
 
 
 def mark_and_order(items: list[pytest.Item]) -> None:
-    """Mark tests by what they need, and put the longest first."""
+    """Mark tests by what they need, and put the slowest first."""
     places = {}
     for item in items:
         path = item.path.relative_to(_FOLDER).as_posix()

@@ -1,4 +1,4 @@
-"""A real server of the committed repository, shared by the processes of a test run, as it takes a while to start."""
+"""A real server of the committed repository, shared by the processes of a test run because it starts slowly."""
 
 import fcntl
 import json
@@ -14,12 +14,12 @@ REPOSITORY = Path(__file__).parents[1] / "model_repository"
 
 
 class SharedServer:
-    """The server, and who uses it. The process that starts it ends it when nobody uses it any more.
+    """The server, with the ids of the processes that use it. The process that started it stops it after the last use.
 
     Parameters
     ----------
     folder : Path
-        Of the whole run.
+        Shared by all processes of the run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -28,7 +28,7 @@ class SharedServer:
         self._own = None
 
     def start_early(self) -> None:
-        """Start the server while other tests run; who needs it waits for it."""
+        """Start the server in the background, while tests that do not need it run."""
 
         def start():
             with self._held() as known:
@@ -38,10 +38,10 @@ class SharedServer:
 
     @contextmanager
     def use(self) -> Iterator[SimpleNamespace]:
-        """Give the server: its addresses, its log and the process that keeps it."""
+        """Yield the server: its addresses, its log and the process that supervises it."""
         with self._held() as known:
             self._ensure(known)
-            known["users"] += 1
+            known["users"].append(os.getpid())
             values = known["server"]
         yield SimpleNamespace(
             **{name: values[name] for name in ("grpc", "http", "metrics")},
@@ -49,13 +49,13 @@ class SharedServer:
             process=SimpleNamespace(pid=values["pid"]),
         )
         with self._held() as known:
-            known["users"] -= 1
+            known["users"].remove(os.getpid())
 
     def close(self) -> None:
-        """End the server if this process started it, once the others are done."""
+        """Stop the server if this process started it, once no live process uses it."""
         while True:
             with self._held() as known:
-                if self._own is None or not known["users"]:
+                if self._own is None or not any(Path(f"/proc/{user}").exists() for user in known["users"]):
                     if self._own is not None:
                         self._own.__exit__()
                         known.clear()
@@ -69,11 +69,11 @@ class SharedServer:
             self._own = Server(REPOSITORY, log=self._folder / f"server-{os.getpid()}.log").start(timeout=300)
             addresses = {name: getattr(self._own, name) for name in ("grpc", "http", "metrics")}
             server = addresses | {"log": str(self._own.log), "pid": self._own.process.pid}
-            known |= {"users": 0, "server": server}
+            known |= {"users": [], "server": server}
 
     @contextmanager
     def _held(self) -> Iterator[dict]:
-        """Give the values in the file, and write them back; one process at a time."""
+        """Yield the contents of the file under an exclusive lock, and write them back."""
         with self._file.open("a+") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             stream.seek(0)

@@ -20,7 +20,7 @@ from care_accel.progress import Advance
 
 
 class ServedTextEncoder(BaseEncoder):
-    """One encoder of an inference server, with the interface of `Encoder`.
+    """One encoder of an inference server; texts to embeddings as with `Encoder`.
 
     Attributes
     ----------
