@@ -24,7 +24,7 @@ def test_a_str_gives_hits_and_a_list_gives_lists_of_hits(retriever):
     assert [type(hit) for hit in hits] == [Hit, Hit]
     together = retriever.search(["高血压怎么治", "骨折"], k=2)[0]
     assert [hit.id for hit in together] == [hit.id for hit in hits]
-    # By PyTorch a query's vector is the same to 1e-5 beside others; by the default, below, to the last bit.
+    # In PyTorch a batch changes a query's vector by up to 1e-5; the default runtime, below, is bit-identical.
     assert [hit.score for hit in together] == pytest.approx([hit.score for hit in hits], abs=1e-5)
     assert retriever.search([], k=2) == []
 

@@ -41,9 +41,9 @@ class ExactIndex:
     compared in float64 and returned as float32.
 
     A search scans int8 codes, and rescores exactly all vectors that the codes cannot prune
-    (``csrc/include/care/codes.hpp``). One query over a large index scans int4 codes first. An index takes 5
-    bytes per value and 12 to 28 bytes per vector; from 64 MiB of codes on 5.75 bytes per value and 12 bytes per vector more. `load`
-    can leave the vectors themselves on disk.
+    (``csrc/include/care/codes.hpp``). One query over a large index scans int4 codes first. An index takes 5 bytes per value
+    and 12 to 28 bytes per vector; from 64 MiB of codes on, 0.75 bytes per value and 12 bytes per vector more. `load` can
+    leave the vectors themselves on disk.
 
     Several threads may search one index at the same time, but not while one adds to it.
 

@@ -1,4 +1,4 @@
-"""The page as text: what is in it, that it is what was measured, and that nothing in it is taken for markup."""
+"""The page as text: its contents equal the measurements, and no text is interpreted as markup."""
 
 import json
 import math
@@ -188,7 +188,7 @@ def test_published_rows_stand_beside_the_same_tasks_only(page, tmp_path):
 
 
 def scored(folder, model, scores):
-    """Write a model's summary with the score of each query of one task beside it."""
+    """Write a model's summary, with the per-query scores of one task."""
     summary = samples.summary(model, {"retrieval/a": ("ndcg_at_10", "Retrieval", len(scores))})
     summary["tasks"]["retrieval/a"]["main_score"] = sum(scores) / len(scores)
     samples.write_summaries(folder, summary)

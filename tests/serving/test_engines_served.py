@@ -1,6 +1,6 @@
 """What the repositories for other engines give in the real server, and in ONNX Runtime.
 
-NVIDIA's backends are not here. A network's place in the server is taken by a Python model that runs the same
+NVIDIA's backends are not available. In the server a Python model replaces the network and runs the same
 ``model.onnx``; its configuration is otherwise the one that was written.
 """
 

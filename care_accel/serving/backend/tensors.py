@@ -43,15 +43,15 @@ def read_parameters(model_config: str) -> dict[str, Any]:
 
 
 def resolve(path: str, model_folder: str) -> Path:
-    """Return a path of a configuration: a relative one starts at the repository."""
+    """Return a path of a configuration: relative ones start at the repository."""
     return Path(model_folder).resolve().parent / path
 
 
 def reachable(folder: Path) -> bool:
-    """Tell whether everything here can open a folder by its name.
+    """Return whether all libraries can open a folder by its path.
 
-    The server's stub runs Python in the C locale, whatever the environment says. A path with Chinese in it is then no
-    path to Python's functions, and the libraries that load tokenizers refuse what Python makes of it.
+    The server's stub always runs Python in the C locale. Python then decodes a path with Chinese characters to
+    surrogates, which the libraries that load tokenizers reject.
     """
     return sys.getfilesystemencoding() == "utf-8" or _encoded(folder).isascii()
 
@@ -167,7 +167,7 @@ class Backend:
         self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
 
     def path(self, value: str | Path, *, whole: bool = False) -> Path:
-        """Return a folder that a configuration names, under a name that can be opened here (see `in_reach`)."""
+        """Return a folder of a configuration, as a path that can be opened here (see `in_reach`)."""
         place = resolve(str(value), self.folder)
         if reachable(place):
             return place
@@ -179,12 +179,12 @@ class Backend:
         return self._server.get_input_tensor_by_name(request, name)
 
     def array(self, request: Any, name: str) -> NDArray[Any] | None:
-        """Return an input of a request in the processor's memory, None if it was left out."""
+        """Return an input of a request in host memory, None if it was left out."""
         tensor = self.tensor(request, name)
         return None if tensor is None else tensor.as_numpy()
 
     def answer(self, **arrays: Any) -> Any:
-        """Return a response; an array is NumPy's, or of a library that speaks DLPack."""
+        """Return a response with outputs; arrays are NumPy's, or of a library that supports DLPack."""
         tensors = [
             self._server.Tensor(name, values)
             if isinstance(values, np.ndarray)

@@ -284,8 +284,8 @@ class _EncoderWriter:
             )
             return
         shutil.copyfile(self.artefact.checked(exported), version / _FILES[self.engine])
-        for beside in self.artefact.folder.glob(f"{GRAPH}.*"):  # external weights of a large graph
-            shutil.copyfile(beside, version / beside.name)
+        for weights in self.artefact.folder.glob(f"{GRAPH}.*"):  # external weights of a large graph
+            shutil.copyfile(weights, version / weights.name)
 
     def ensemble(self) -> ModelConfig:
         """Return the ensemble of the encoder: TEXT and TASK to EMBEDDING and TOKENS."""

@@ -1,7 +1,7 @@
 """Removes temporary folders that a killed server leaves behind.
 
-Its Python backend makes a folder for packed environments at its start, ``/tmp/python_env_*`` whatever TMPDIR says, and
-removes it at a clean exit only. The repositories of this package pack no environments, so the folder stays empty.
+Its Python backend creates a folder for packed environments at startup, ``/tmp/python_env_*`` regardless of TMPDIR, and
+removes it only at a clean exit. The repositories of this package have no packed environments, so the folder stays empty.
 """
 
 from __future__ import annotations

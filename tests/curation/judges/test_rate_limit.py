@@ -6,7 +6,7 @@ from care_accel.curation.judges.rate_limit import RateLimiter
 
 
 class Clock:
-    """A clock that goes on while somebody sleeps, and only then."""
+    """A clock that advances only by sleeping."""
 
     def __init__(self):
         self.now = 100.0

@@ -158,7 +158,7 @@ def test_a_folder_does_not_take_the_embedded_model_s_name(saved, tmp_path, monke
 
 
 def bert(folder, tiny_folders, **config):
-    """Write a network with absolute positions, 20 of them, beside the tiny tokenizer."""
+    """Write a network with absolute positions, 20 of them, with the tiny tokenizer."""
     from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}

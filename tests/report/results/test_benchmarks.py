@@ -18,7 +18,7 @@ def test_each_group_is_of_the_newest_run_that_has_it(tmp_path):
     assert {group.run.revision for group in groups if group.suite == "scan"} == {"old"}
     (pooling,) = [group for group in groups if group.suite == "pooling"]
     assert pooling.run.revision == "newer"
-    # Not a mixture: the peer that the newest run did not have is not shown beside its times.
+    # Not a mixture: the peer that the newest run did not have is not shown with its times.
     assert [(row.name, row.p50_ms) for row in pooling.rows] == [("care_accel", 3.0)]
 
 

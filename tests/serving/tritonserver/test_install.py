@@ -42,7 +42,7 @@ def write_wheel(folder, name, version, files):
 
 @pytest.fixture
 def wheels(tmp_path, monkeypatch):
-    """Return a folder of wheels, all that pip sees; the environment is an empty folder beside it."""
+    """Return a folder of wheels, all that pip sees; the environment is an empty folder next to it."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     hashes = {key: write_wheel(folder, *key, files) for key, files in WHEELS.items()}
