@@ -187,8 +187,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     base = read_json(adapter, "").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise CareError(f"{adapter}: base_model_name_or_path is empty; set it to the base model")
-    beside = folder / base
-    return Checkpoint(folder, base=beside if beside.is_dir() else _folder(base, None))
+    local = folder / base
+    return Checkpoint(folder, base=local if local.is_dir() else _folder(base, None))
 
 
 def _folder(name: str | Path, revision: str | None) -> Path:

@@ -265,4 +265,4 @@ def _compared(difference: Difference, a: QueryScores, b: QueryScores, top: int) 
 
 
 def _of_another_run(file: Path) -> CareError:
-    return CareError(f"{file}: does not belong to the {SUMMARY} beside it; {_RERUN}")
+    return CareError(f"{file}: does not belong to the {SUMMARY} next to it; {_RERUN}")

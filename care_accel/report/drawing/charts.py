@@ -226,16 +226,16 @@ def intervals(
     """Return an interval plot, grouped by heading; needs a legend of the styles."""
 
     def draw(width: int) -> tuple[float, Markup]:
-        beside = width == WIDE
+        side_by_side = width == WIDE
         longest = max(text_width(heading) for heading, _ in headings)
-        left = min(longest + 14, 230) if beside else 8
+        left = min(longest + 14, 230) if side_by_side else 8
         values = [v for _, rows in headings for one in rows for v in (one.low, one.high)]
         x = Scale([*values, *([] if rule is None else [rule])], left, width - 14)
         parts: list[Markup] = []
         top = 8.0
         for heading, rows in headings:
             start = top
-            top += 8 if beside else 21
+            top += 8 if side_by_side else 21
             for one in rows:
                 y = top + 5
                 title = f"{heading}, {one.label}: {one.value:.2f}"
@@ -252,12 +252,15 @@ def intervals(
                 )
                 top += 11
             top += 6
-            y = (start + top) / 2 + 3 if beside else start + 15
+            y = (start + top) / 2 + 3 if side_by_side else start + 15
             text = Markup('<text class="heading" x="{:.1f}" y="{:.1f}" {}>{}</text>')
-            anchor = Markup('text-anchor="end"') if beside else ""
+            anchor = Markup('text-anchor="end"') if side_by_side else ""
             parts.append(
                 text.format(
-                    left - 12 if beside else 0, y, anchor, elide(heading, left - 14 if beside else width - 8)
+                    left - 12 if side_by_side else 0,
+                    y,
+                    anchor,
+                    elide(heading, left - 14 if side_by_side else width - 8),
                 )
             )
             parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(0, top, width))
