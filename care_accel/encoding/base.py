@@ -16,6 +16,8 @@ from care_accel.encoding.spec import EncoderSpec, Role, Task
 from care_accel.errors import CareError, require_count
 from care_accel.progress import Advance, progress_bar
 
+TOKEN_BUDGET = 16_384  # default maximum of tokens per batch, padding included
+
 
 @dataclass
 class EncodeCounts:
@@ -70,7 +72,7 @@ class BaseEncoder(ABC):
         *,
         task: Task = "retrieval",
         batch_size: int = 64,
-        token_budget: int = 16_384,
+        token_budget: int | None = None,
         show_progress: bool = False,
     ) -> NDArray[np.float32]:
         """Encode one text or several.
@@ -84,8 +86,9 @@ class BaseEncoder(ABC):
             Selects the prompt.
         batch_size : int
             Maximum texts per batch; an inference server may use smaller batches.
-        token_budget : int
-            Maximum tokens per batch, padding included. Ignored by an inference server, which has its own limit.
+        token_budget : int, optional
+            Maximum tokens per batch, padding included; 16,384 by default. Ignored by an inference server, which has its
+            own limit.
         show_progress : bool
             Show a progress bar on standard error.
 
@@ -100,6 +103,7 @@ class BaseEncoder(ABC):
             A text is not a str (the message gives its position), the task is unknown, a size is below 1, or the
             runtime or the inference server rejects the request.
         """
+        token_budget = TOKEN_BUDGET if token_budget is None else token_budget
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
         self.spec.prompt(task)
@@ -130,7 +134,7 @@ class BaseEncoder(ABC):
         """
 
 
-class MtebModel(Protocol):
+class MtebEncoder(Protocol):
     """A model for mteb: ``mteb.models.EncoderProtocol`` and ``SearchProtocol`` combined."""
 
     @property
@@ -227,9 +231,9 @@ class BaseDualEncoder(ABC):
         print(text)
         return text
 
-    def as_mteb(self, **options: Any) -> MtebModel:
+    def as_mteb(self, **options: Any) -> MtebEncoder:
         """Wrap this model for ``mteb.evaluate``; see `care_accel.eval.as_mteb` (needs the extra ``eval``)."""
-        return cast(MtebModel, import_module("care_accel.eval").as_mteb(self, **options))
+        return cast(MtebEncoder, import_module("care_accel.eval").as_mteb(self, **options))
 
 
 def checked_texts(texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.encoding.base import BaseEncoder, EncodeCounts, checked_texts
+from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.runtimes import Runtime
@@ -90,7 +90,7 @@ class Encoder(BaseEncoder):
         return self._finish(vectors)
 
     def encode_tokens(
-        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
+        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = TOKEN_BUDGET
     ) -> NDArray[np.float32]:
         """Encode token ids from `tokenize`, to time or schedule tokenisation and encoding separately.
 
@@ -112,7 +112,7 @@ class Encoder(BaseEncoder):
         return self._finish(vectors)
 
     def encode_tokens_on_device(
-        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = 16_384
+        self, rows: Sequence[list[int]], *, batch_size: int = 64, token_budget: int = TOKEN_BUDGET
     ) -> torch.Tensor:
         """Encode as `encode_tokens` does, and leave the embeddings on the runtime's device, for example for a GPU scan.
 
