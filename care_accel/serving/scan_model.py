@@ -234,7 +234,7 @@ def search_together(
     """
     if not on_cpu(vectors):
         on_gpu = retriever.index.search_on_device(vectors, int(ks.max()))
-        scores, ids = (np.array(tensor.cpu()) for tensor in on_gpu)
+        scores, ids = (tensor.cpu().numpy().copy() for tensor in on_gpu)
         beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
         scores[beyond], ids[beyond] = -np.inf, -1
         return scores, ids, 0  # the count of rescored vectors stays on the GPU
