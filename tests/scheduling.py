@@ -24,7 +24,11 @@ _LONGEST = (
 # Markers by fixture.
 _NEEDS = {"care_server": "server", "require_server": "server", "chromium": "browser"}
 # Tests that train, export or evaluate for seconds; `make quick` leaves them out.
-_SLOW = ("training", "export", "eval/test_real_data.py", "curation/test_real_data.py", "bench/test_suites.py")
+_SLOW = (
+    *("training", "export", "encoding/test_last_layer.py", "eval/statistics/test_significance.py"),
+    *("curation/labels/test_judging.py", "eval/test_real_data.py", "curation/test_real_data.py"),
+    "bench/test_suites.py",
+)
 _FOLDER = Path(__file__).parent
 
 
