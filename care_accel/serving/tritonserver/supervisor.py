@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from care_accel.serving.tritonserver.leftovers import now, remove_environments
@@ -63,11 +64,18 @@ def supervise(
         restarts = 0
         while True:
             begun, begun_since_boot = time.monotonic(), now()
-            running[:] = [subprocess.Popen(command, env=dict(environment), preexec_fn=_end_with(os.getpid()))]
+            running[:] = [
+                subprocess.Popen(
+                    command, env=dict(environment), preexec_fn=_end_with(os.getpid()), process_group=0
+                )
+            ]
             if signals:  # received between two servers
                 running[0].send_signal(signals[0])
             why = _watch(running[0], signals)
             code = running[0].returncode
+            # A server that ends while it loads models may leave their stubs running.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(running[0].pid, signal.SIGKILL)
             if code < 0:
                 remove_environments(begun_since_boot, begun_since_boot)
             lived = time.monotonic() - begun

@@ -149,3 +149,17 @@ def _runs(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_what_a_server_started_does_not_outlive_it(tmp_path):
+    """As a stub does that was loading a model."""
+    code = (
+        "import subprocess, sys; child = subprocess.Popen(['sleep', '60']); "
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))"
+    )
+    assert supervise([sys.executable, "-c", code], os.environ) == 0
+    status = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")
+    end = time.monotonic() + 10
+    while status.exists() and "\nState:\tZ" not in status.read_text() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not status.exists() or "\nState:\tZ" in status.read_text()
