@@ -13,7 +13,7 @@ from care_accel.serving.tritonserver.leftovers import now, remove_environments
 _PREFIX = "care-tests-"
 # Caches that libraries keep in the temporary folder on purpose: compiled programs, a telemetry session.
 _CACHES = ("torchinductor_", ".ses")
-_PATIENCE_S = 30.0
+_PATIENCE_S = 10.0
 
 
 class Cleanliness:
