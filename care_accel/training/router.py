@@ -91,11 +91,21 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
         str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
     )
     transformer.tokenizer.padding_side = spec.padding_side
+    if not stage.train_embeddings:
+        _freeze_embeddings(transformer.model)
     pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
     cut: list[Any] = [Normalize(), Slice(spec.width)]
     if spec.order == "slice-then-normalize":
         cut.reverse()
     return [transformer, pooling, *cut]
+
+
+def _freeze_embeddings(network: Any) -> None:
+    """Freeze the module that holds the token embeddings, with what else it embeds, such as positions."""
+    tokens = network.get_input_embeddings()
+    holders = [module for module in network.children() if tokens in module.modules()]
+    for parameter in (holders[0] if holders else tokens).parameters():
+        parameter.requires_grad_(False)
 
 
 def _add_lora(transformer: Any, lora: Lora) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.int8_weights import save_int8
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
@@ -146,7 +147,11 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
     found = {}
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
-        save_network(checkpoint.load_network(dtype), place)
+        network = checkpoint.load_network("float32" if dtype == "int8" else dtype)
+        save_network(network, place)
+        if dtype == "int8":
+            (place / "model.safetensors").unlink()
+            save_int8({name: values.numpy() for name, values in network.state_dict().items()}, place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
     model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))
@@ -170,8 +175,8 @@ def _hash_data(recipe: Recipe, data_dir: Path) -> dict[str, str]:
 
 
 def _data_files(recipe: Recipe, stages: Sequence[Stage]) -> set[str]:
-    start = recipe.start.tokenizer.files if recipe.start.tokenizer else []
-    return {*start, *(source.file for stage in stages for source in stage.data)}
+    tokens = recipe.start.tokenizer or recipe.start.pretrained
+    return {*(tokens.files if tokens else []), *(source.file for stage in stages for source in stage.data)}
 
 
 def _start_revisions(recipe: Recipe) -> dict[str, str]:

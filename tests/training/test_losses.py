@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from care_accel.training.losses import Alignment, InfoNCE, LanguageModel, inner_products
+from care_accel.training.losses import Alignment, InfoNCE, LanguageModel, cosent, inner_products
 
 
 class Given(torch.nn.Module):
@@ -33,7 +33,7 @@ def info_nce(queries, positives, negatives, temperature):
 @pytest.mark.parametrize("negatives", [0, 2])
 def test_info_nce_and_its_gradient_are_the_paper_s_with_inner_products(negatives):
     vectors = columns(2 + negatives)
-    loss = InfoNCE(Given(), temperature=0.1)(features(vectors), torch.zeros(5))
+    loss = InfoNCE(Given(), temperature=0.1)(features(vectors), None)
     loss.backward()
     queries, positives, *others = (v.detach().numpy() for v in vectors)
     expected, gradient = info_nce(queries, positives, others, 0.1)
@@ -43,10 +43,33 @@ def test_info_nce_and_its_gradient_are_the_paper_s_with_inner_products(negatives
 
 def test_matryoshka_is_the_mean_over_cuts_that_are_not_normalised_again():
     vectors = columns(3)
-    loss = InfoNCE(Given(), temperature=0.1, widths=[2, 7])(features(vectors), torch.zeros(5))
+    loss = InfoNCE(Given(), temperature=0.1, widths=[2, 7])(features(vectors), None)
     queries, positives, others = (v.detach().numpy() for v in vectors)
     cuts = [info_nce(queries[:, :w], positives[:, :w], [others[:, :w]], 0.1)[0] for w in (2, 7)]
     assert loss.item() == pytest.approx(np.mean(cuts), rel=1e-12)
+
+
+def test_cosent_counts_pairs_of_rows_in_the_wrong_order():
+    scores, grades = np.array([0.9, 0.2, 0.5, 0.5]), np.array([0.0, 1.0, 1.0, 2.0])
+    wrong = [
+        20 * (scores[i] - scores[j])
+        for i in range(len(grades))
+        for j in range(len(grades))
+        if grades[i] < grades[j]
+    ]
+    expected = np.log1p(np.exp(wrong).sum())
+    assert cosent(torch.tensor(scores), torch.tensor(grades)).item() == pytest.approx(expected, rel=1e-6)
+    assert cosent(torch.tensor(scores), torch.ones(4)).item() == 0
+
+
+def test_a_batch_with_grades_is_ordered_by_them():
+    vectors = columns(2)
+    grades = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.0])
+    loss = InfoNCE(Given(), temperature=0.1, mini_batch_size=2)(features(vectors), grades)
+    loss.backward()
+    expected = cosent((vectors[0] * vectors[1]).sum(dim=1), grades)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert vectors[0].grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (0.0, 2.0), (0.5, 0.0)])

@@ -56,6 +56,12 @@ def set_at(values, path, value):
         (("stages", 0, "mse_weight"), -1.0, "must not be below 0"),
         (("stages", 0, "widths"), [0], "widths must be above 0"),
         (("stages", 0, "mining"), {"depth": 0}, "mining needs a depth"),
+        (("stages", 0, "layers"), [0], "layers is for method alignment, not joint"),
+        (
+            ("start", "pretrained"),
+            {"name": "bert", "files": ["a"]},
+            "'bert' is not one of multilingual-e5-small",
+        ),
         (("stages", 0, "lora"), {"rank": 0}, "the rank of lora must be above 0"),
         (("stages", 0, "name"), "", "used as a folder name"),
         (("stages", 0, "name"), "../../evil", "used as a folder name"),

@@ -76,3 +76,14 @@ def test_a_slice_is_kept_in_a_saved_model(tmp_path):
     Slice(3).save(str(tmp_path))
     again = Slice.load(str(tmp_path))
     assert again({"sentence_embedding": torch.ones(2, 5)})["sentence_embedding"].shape == (2, 3)
+
+
+def test_embeddings_that_are_not_trained_keep_their_values(tiny_folders):
+    model = model_of(tiny_folders, "care")
+    library = build_library_model(model, stage(train_embeddings=False))
+    for role in ("query", "document"):
+        network = library[0].sub_modules[role][0].model
+        frozen = {name for name, p in network.named_parameters() if not p.requires_grad}
+        assert frozen
+        assert all("embed" in name for name in frozen)
+        assert not network.get_input_embeddings().weight.requires_grad

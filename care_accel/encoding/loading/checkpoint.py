@@ -15,6 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from care_accel.encoding.loading.int8_weights import FILE as INT8_WEIGHTS
+from care_accel.encoding.loading.int8_weights import load_int8
 from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.encoding.loading.vocabulary import FILE as VOCABULARY
 from care_accel.encoding.loading.vocabulary import Vocabulary
@@ -71,6 +73,11 @@ class Checkpoint:
     @property
     def network_folder(self) -> Path:
         return self.base or self.folder
+
+    @property
+    def stored_int8(self) -> bool:
+        """Whether the weights are stored in int8, which other libraries do not read."""
+        return (self.network_folder / INT8_WEIGHTS).is_file()
 
     @property
     def _tokenizer_folder(self) -> Path:
@@ -225,17 +232,19 @@ class Checkpoint:
             Weights are corrupt or missing, or an adapter needs peft, which is not installed.
         """
         import torch
-        from transformers import AutoModel
+        from transformers import MODEL_MAPPING, AutoModel
 
+        options: dict[str, Any] = {"config": self.config, "dtype": getattr(torch, dtype)}
+        options["output_loading_info"] = True
         try:
-            network, report = AutoModel.from_pretrained(
-                self.network_folder,
-                config=self.config,
-                dtype=getattr(torch, dtype),
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            if self.stored_int8:
+                weights = {name: torch.from_numpy(w) for name, w in load_int8(self.network_folder).items()}
+                kind = MODEL_MAPPING[type(self.config)]
+                network, report = kind.from_pretrained(None, state_dict=weights, **options)
+            else:
+                network, report = AutoModel.from_pretrained(
+                    self.network_folder, trust_remote_code=False, use_safetensors=True, **options
+                )
         except Exception as cause:  # safetensors, transformers and torch each raise their own types
             raise CareError(f"{self.network_folder}: weights cannot be loaded: {_one_line(cause)}") from cause
         # Embeddings come from the last hidden states; a missing pooler does not matter.

@@ -33,7 +33,13 @@ def check_rows(stage: Stage, data_dir: Path) -> None:
     for source in stage.data:
         file = data_dir / source.file
         whole = stage.method in ("alignment", "language")
-        rows = read_texts(file) if whole else _READERS[source.kind](file, source, random.Random(0))
+        rows: Iterator[Any]
+        if whole:
+            rows = read_texts(file)
+        elif source.kind == "graded":
+            rows = read_graded(file)
+        else:
+            rows = _READERS[source.kind](file, source, random.Random(0))
         if sum(1 for _ in rows) == 0:
             raise CareError(f"{file}: no row can be used as {'text' if whole else source.kind}")
 
@@ -101,14 +107,23 @@ def _triplets(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]
                 yield from ((query, positive, hard) for positive in dict.fromkeys(positives))
 
 
-def _pairs(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
-    rows = []
+def read_graded(file: Path) -> Iterator[tuple[str, str, float]]:
+    """Yield the two texts and the score of every row.
+
+    Raises
+    ------
+    CareError
+        A row is invalid; file and line are named.
+    """
     for line, row in read_jsonl(file):
         score = row.get("score")
         if isinstance(score, bool) or not isinstance(score, int | float):
             raise CareError(f"{file}, line {line}: 'score' must be a number")
-        texts = text_field(row, "sentence1", file, line), text_field(row, "sentence2", file, line)
-        rows.append((*texts, score))
+        yield text_field(row, "sentence1", file, line), text_field(row, "sentence2", file, line), float(score)
+
+
+def _pairs(file: Path, source: DataFile, rng: random.Random) -> Iterator[Row]:
+    rows = list(read_graded(file))
     highest = max((score for *_, score in rows), default=0)
     for first, second, score in rows:
         if score == highest:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.training.data.mining import mine_negatives
-from care_accel.training.data.rows import Row, read_rows
+from care_accel.training.data.rows import Row, read_graded, read_rows
 from care_accel.training.processes import main_process_first
 from care_accel.training.recipe import DataFile, Stage
 
@@ -73,7 +73,8 @@ def load_table(
     Returns
     -------
     datasets.Dataset
-        Columns ``query``, ``positive``, ``negative_1`` ...
+        Columns ``query``, ``positive``, ``negative_1`` ...; for ``graded`` files ``query``, ``document`` and ``label``,
+        the score.
 
     Raises
     ------
@@ -82,6 +83,15 @@ def load_table(
     """
     from datasets import Dataset
 
+    if source.kind == "graded":
+        graded = list(read_graded(data_dir / source.file))
+        return Dataset.from_dict(
+            {
+                "query": [query.format(first, source.task) for first, _, _ in graded],
+                "document": [document.format(second, source.task) for _, second, _ in graded],
+                "label": [score for *_, score in graded],
+            }
+        )
     rows = read_rows(data_dir / source.file, source, random.Random(seed))
     if mine is not None:
         rows = mine(rows)

@@ -17,6 +17,7 @@ from care_accel.training.data.rows import read_texts, split_sentences
 from care_accel.training.fitting import fit
 from care_accel.training.losses import Alignment
 from care_accel.training.methods.teachers import Teacher, load_teacher, principal_axes
+from care_accel.training.networks import with_layers
 from care_accel.training.processes import main_process_first
 from care_accel.training.recipe import DataFile, Stage
 from care_accel.training.router import build_library_model, save_trained
@@ -37,8 +38,15 @@ def train_alignment(model: DualEncoder, stage: Stage, data_dir: Path, work: Path
     The teacher is the frozen document encoder unless the stage sets another one. Its vectors are computed
     once and cached below ``work``. Every text of the stage's files is used, whatever its field. See
     `train_joint` for the parameters.
+
+    Raises
+    ------
+    CareError
+        ``layers`` names a layer that the document encoder does not have.
     """
     teacher = load_teacher(stage, model)
+    if stage.layers:
+        model = with_layers(model, stage, work / "layers")
     with main_process_first():
         targets = _TeacherVectors(teacher, model.width, work / "vectors")
         tables = {

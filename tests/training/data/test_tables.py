@@ -36,6 +36,13 @@ def test_pairs_of_the_highest_score_teach_both_directions(data_dir):
     assert {(d, q) for q, d in both} == both
 
 
+def test_graded_pairs_keep_every_row_and_its_score(data_dir):
+    found = table(data_dir, "pairs.jsonl", "graded")
+    assert found.column_names == ["query", "document", "label"]
+    assert found["label"][:] == [1.0] * 8 + [0.0]
+    assert (found["query"][8], found["document"][8]) == ("头痛", "骨折")
+
+
 def test_texts_give_a_part_and_its_text(data_dir):
     found = table(data_dir, "texts.jsonl", "texts")
     assert len(found) == 8
@@ -55,6 +62,7 @@ def test_prompts_are_put_in_as_inference_does(data_dir):
         ("triplets", '{"query": "a"}', "line 1: 'pos'"),
         ("triplets", '{"query": 1, "pos": ["a"]}', "line 1: 'query'"),
         ("pairs", '{"sentence1": "a", "sentence2": "b", "score": "1"}', "line 1: 'score'"),
+        ("graded", '{"sentence1": "a", "sentence2": "b"}', "line 1: 'score'"),
         ("texts", '{"text": null}', "line 1: 'text'"),
         ("texts", '{"text": "短"}', "no row can be used as texts"),
         ("triplets", "{", "line 1: not JSON"),

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
-from care_accel import DualEncoder
+from care_accel import CareError, DualEncoder
 from care_accel.training import load_recipe, train
 from care_accel.training.data.rows import read_texts
 from care_accel.training.networks import initial_model
@@ -54,3 +55,26 @@ def test_document_vectors_are_computed_once(recipe, data_dir, tmp_path, monkeypa
     monkeypatch.setattr(SentenceTransformerTrainer, "train", train_method)
     monkeypatch.setattr(DualEncoder, "encode_document", stop)
     train(recipe, data_dir, tmp_path / "run")
+
+
+def test_the_query_encoder_may_be_made_of_layers_of_the_document_encoder(
+    recipe, values, write_recipe, data_dir, tmp_path
+):
+    values["start"]["document"]["network"]["num_hidden_layers"] = 3
+    values["stages"][0] |= {"layers": [0, 2], "epochs": 1.0, "train_embeddings": False}
+    before = initial_model(load_recipe(write_recipe(values)), data_dir, tmp_path / "initial")
+    after = train(write_recipe(values), data_dir, tmp_path / "run")
+    made = after.source("query").checkpoint
+    assert made.config.num_hidden_layers == 2
+    ours, theirs = made.load_network("float32"), before.source("document").checkpoint.load_network("float32")
+    assert torch.equal(ours.get_input_embeddings().weight, theirs.get_input_embeddings().weight)
+    assert after.spec("query").pooling == before.spec("document").pooling
+    assert after.spec("query").prompts == before.spec("query").prompts
+
+
+def test_a_layer_that_the_document_encoder_lacks_is_one_line(
+    recipe, values, write_recipe, data_dir, tmp_path
+):
+    values["stages"][0]["layers"] = [0, 5]
+    with pytest.raises(CareError, match="layers has 5, but the document encoder's are 0 to 0"):
+        train(write_recipe(values), data_dir, tmp_path / "run")
