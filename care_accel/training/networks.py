@@ -20,6 +20,7 @@ from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import NewEncoder, Recipe, Stage, Start
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PAD, UNKNOWN, MASK = "[PAD]", "[UNK]", "[MASK]"
@@ -230,25 +231,32 @@ def with_layers(model: DualEncoder, stage: Stage, folder: Path) -> DualEncoder:
 
 
 def _keep_layers(network: PreTrainedModel, stage: Stage) -> None:
-    import torch
-
     config = network.config
-    count = config.num_hidden_layers
-    if wrong := [layer for layer in stage.layers if not 0 <= layer < count]:
+    layers = layer_list(network)
+    if wrong := [layer for layer in stage.layers if not 0 <= layer < len(layers)]:
         raise CareError(
-            f"stage {stage.name!r}: layers has {wrong[0]}, but the document encoder's are 0 to {count - 1}"
+            f"stage {stage.name!r}: layers has {wrong[0]}, but the document encoder's are 0 to {len(layers) - 1}"
         )
-    owners = [
-        (module, name)
-        for module in network.modules()
-        for name, child in module.named_children()
-        if isinstance(child, torch.nn.ModuleList) and len(child) == count
-    ]
-    if len(owners) != 1:
-        raise CareError(f"stage {stage.name!r}: layers cannot be taken from a {config.model_type} network")
-    owner, name = owners[0]
-    layers = getattr(owner, name)
-    setattr(owner, name, torch.nn.ModuleList([layers[i] for i in stage.layers]))
-    config.num_hidden_layers = len(stage.layers)
+    kept = [layers[i] for i in stage.layers]
+    del layers[:]
+    layers.extend(kept)
+    config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[i] for i in stage.layers]
+
+
+def layer_list(network: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the list of a network's layers.
+
+    Raises
+    ------
+    CareError
+        They are not in one list.
+    """
+    import torch
+
+    count = network.config.num_hidden_layers
+    found = [m for m in network.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    if len(found) != 1:
+        raise CareError(f"the layers of a {network.config.model_type} network are not in one list")
+    return found[0]

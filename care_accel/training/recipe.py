@@ -30,6 +30,8 @@ class DataFile:
         Fields of a triplet that are used as queries with the same documents.
     task : {"retrieval", "reranking", "sts"}
         Selects the prompts.
+    limit : int, optional
+        Use this many rows at most, chosen by the seed; of ``alignment``, texts.
     """
 
     file: str
@@ -37,6 +39,7 @@ class DataFile:
     sentences: bool = False
     query_fields: list[str] = field(default_factory=lambda: ["query"])
     task: Task = "retrieval"
+    limit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,9 @@ class Stage:
     teacher : str, optional
         Teacher of ``alignment``, by default the document encoder: ``universal-sentence-encoder``
         (Yang et al., 2020; cut to the model's width) or anything that `DualEncoder.from_pretrained` takes.
+    teacher_role : {"query", "document"}
+        Whether the document encoder, or another dual encoder's, encodes the texts as documents (the paper) or, with the
+        prompts of queries, as the symmetric twin does.
     temperature : float
     negatives : int
         Hard negatives per query, if a file has them.
@@ -117,6 +123,8 @@ class Stage:
         order, and from its embeddings.
     train_embeddings : bool
         Whether token, position and type embeddings are trained.
+    frozen_layers : int
+        The first layers of the document encoder, or of ``role``'s, that are not trained.
     epochs, batch_size, learning_rate, warmup_ratio, weight_decay
         As usual; the batch size is in queries per process.
     max_query_tokens, max_document_tokens : int
@@ -134,6 +142,7 @@ class Stage:
     method: Literal["joint", "alignment", "contrastive", "language"] = "joint"
     role: Role = "query"
     teacher: str | None = None
+    teacher_role: Role = "document"
     temperature: float = 0.02
     negatives: int = 7
     mining: Mining | None = None
@@ -145,6 +154,7 @@ class Stage:
     lora: Lora | None = None
     layers: list[int] = field(default_factory=list)
     train_embeddings: bool = True
+    frozen_layers: int = 0
     epochs: float = 1.0
     batch_size: int = 128
     learning_rate: float = 1e-4

@@ -88,6 +88,10 @@ def _check_stage(stage: Stage, where: str) -> None:
     for name in _ABOVE_0:
         if not 0 < getattr(stage, name) < math.inf:
             raise CareError(f"{where}: {name} must be a number above 0")
+    if stage.frozen_layers < 0:
+        raise CareError(f"{where}: frozen_layers must not be below 0")
+    if wrong := [source.file for source in stage.data if source.limit is not None and source.limit < 1]:
+        raise CareError(f"{where}: the limit of {wrong[0]} must be above 0")
     for name, most in (("warmup_ratio", 1.0), ("weight_decay", math.inf), ("negatives", math.inf)):
         if not 0 <= getattr(stage, name) <= most:
             raise CareError(f"{where}: {name} must be from 0 to {most:g}")

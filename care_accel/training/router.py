@@ -13,6 +13,7 @@ from care_accel.encoding import ROLES, DualEncoder, Role
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import Source, Sources
+from care_accel.training.networks import layer_list
 from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import Lora, Stage
 
@@ -57,14 +58,14 @@ def build_library_model(
     ----------
     model : DualEncoder
     stage : Stage
-        For truncation, and LoRA on the document encoder, or on the only one.
+        For truncation, and LoRA and frozen layers on the document encoder, or on the only one.
     roles : sequence of {"query", "document"}
         Both for a Router; a single one encodes queries and documents.
     """
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Router
 
-    routes = {role: _route(model, stage, role) for role in roles}
+    routes = {role: _route(model, stage, role, layers=role == roles[-1]) for role in roles}
     if stage.lora is not None:
         _add_lora(routes[roles[-1]][0], stage.lora)
     modules = (
@@ -75,7 +76,7 @@ def build_library_model(
     return SentenceTransformer(modules=modules, similarity_fn_name="dot")
 
 
-def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
+def _route(model: DualEncoder, stage: Stage, role: Role, *, layers: bool) -> list[Any]:
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
 
@@ -91,8 +92,7 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
         str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
     )
     transformer.tokenizer.padding_side = spec.padding_side
-    if not stage.train_embeddings:
-        _freeze_embeddings(transformer.model)
+    _freeze(transformer.model, stage, layers=layers)
     pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
     cut: list[Any] = [Normalize(), Slice(spec.width)]
     if spec.order == "slice-then-normalize":
@@ -100,12 +100,15 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
     return [transformer, pooling, *cut]
 
 
-def _freeze_embeddings(network: Any) -> None:
-    """Freeze the module that holds the token embeddings, with what else it embeds, such as positions."""
-    tokens = network.get_input_embeddings()
-    holders = [module for module in network.children() if tokens in module.modules()]
-    for parameter in (holders[0] if holders else tokens).parameters():
-        parameter.requires_grad_(False)
+def _freeze(network: Any, stage: Stage, *, layers: bool) -> None:
+    """Freeze the first layers, and the module of the token embeddings with what else it embeds, such as positions."""
+    frozen: list[Any] = list(layer_list(network)[: stage.frozen_layers]) if layers else []
+    if not stage.train_embeddings:
+        tokens = network.get_input_embeddings()
+        frozen += [module for module in network.children() if tokens in module.modules()] or [tokens]
+    for module in frozen:
+        for parameter in module.parameters():
+            parameter.requires_grad_(False)
 
 
 def _add_lora(transformer: Any, lora: Lora) -> None:

@@ -21,6 +21,7 @@ from care_accel.encoding.loading.int8_weights import save_int8
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
+from care_accel.fields import build
 from care_accel.files import make_folder, write_json
 from care_accel.training.data.rows import check_rows
 from care_accel.training.fitting import PLOT, STATE, TENSORBOARD
@@ -200,7 +201,13 @@ def _record(
 
 
 def _same_run(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return all(one.get(key) == other.get(key) for key in ("recipe", "data", "start"))
+    if any(one.get(key) != other.get(key) for key in ("data", "start")):
+        return False
+    try:  # as recipes: a record of an earlier release lacks the fields that were added since
+        first, second = (build(Recipe, record["recipe"], RECORD) for record in (one, other))
+    except (CareError, KeyError):
+        return False
+    return first == second
 
 
 def _finished(folder: Path, record: dict[str, Any]) -> bool:

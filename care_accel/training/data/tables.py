@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding import DualEncoder, EncoderSpec
 from care_accel.training.data.mining import mine_negatives
@@ -84,7 +84,7 @@ def load_table(
     from datasets import Dataset
 
     if source.kind == "graded":
-        graded = list(read_graded(data_dir / source.file))
+        graded = limited(list(read_graded(data_dir / source.file)), source, seed)
         return Dataset.from_dict(
             {
                 "query": [query.format(first, source.task) for first, _, _ in graded],
@@ -92,7 +92,7 @@ def load_table(
                 "label": [score for *_, score in graded],
             }
         )
-    rows = read_rows(data_dir / source.file, source, random.Random(seed))
+    rows = limited(read_rows(data_dir / source.file, source, random.Random(seed)), source, seed)
     if mine is not None:
         rows = mine(rows)
     # All rows of a batch need the same columns: missing negatives are filled with positives of other rows, which act
@@ -108,6 +108,13 @@ def load_table(
         for name, value in zip(_columns(columns)[1:], [positive, *chosen], strict=True):
             table[name].append(document.format(value, source.task))
     return Dataset.from_dict(table)
+
+
+def limited(rows: list[Any], source: DataFile, seed: int) -> list[Any]:
+    """Return at most ``source.limit`` rows in their order, chosen by the seed."""
+    if source.limit is None or len(rows) <= source.limit:
+        return rows
+    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), source.limit))]
 
 
 def _other_document(rows: list[Row], positive: str, rng: random.Random) -> str:

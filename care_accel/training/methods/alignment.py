@@ -14,6 +14,7 @@ import numpy as np
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
 from care_accel.training.data.rows import read_texts, split_sentences
+from care_accel.training.data.tables import limited
 from care_accel.training.fitting import fit
 from care_accel.training.losses import Alignment
 from care_accel.training.methods.teachers import Teacher, load_teacher, principal_axes
@@ -50,7 +51,9 @@ def train_alignment(model: DualEncoder, stage: Stage, data_dir: Path, work: Path
     with main_process_first():
         targets = _TeacherVectors(teacher, model.width, work / "vectors")
         tables = {
-            f"{position} {source.file}": _load_table(model, targets, source, stage, data_dir, str(position))
+            f"{position} {source.file}": _load_table(
+                model, targets, source, stage, data_dir, str(position), seed
+            )
             for position, source in enumerate(stage.data)
         }
     library_model = build_library_model(model, stage, [stage.role])
@@ -86,13 +89,19 @@ class _TeacherVectors:
 
 
 def _load_table(
-    model: DualEncoder, targets: _TeacherVectors, source: DataFile, stage: Stage, data_dir: Path, name: str
+    model: DualEncoder,
+    targets: _TeacherVectors,
+    source: DataFile,
+    stage: Stage,
+    data_dir: Path,
+    name: str,
+    seed: int,
 ) -> Dataset:
     """Return the texts of a file, with the teacher's vectors as labels."""
     from datasets import Dataset, Features, List, Value, concatenate_datasets, load_from_disk
 
     spec = model.spec(stage.role)
-    texts = list(dict.fromkeys(_texts(data_dir / source.file, source)))
+    texts = limited(list(dict.fromkeys(_texts(data_dir / source.file, source))), source, seed)
     features = Features({"query": Value("string"), "label": List(Value("float32"), length=model.width)})
     folder = targets.folder / name
     folder.mkdir(exist_ok=True)

@@ -48,12 +48,16 @@ def load_teacher(stage: Stage, model: DualEncoder) -> Teacher:
 
 
 def _document_encoder(model: DualEncoder, stage: Stage) -> Teacher:
-    source = model.source("document")
+    if stage.teacher_role == "query":
+        model = model.twin()
+    source = model.source(stage.teacher_role)
     # The same truncation as for the student.
     limit = stage.max_query_tokens if stage.role == "query" else stage.max_document_tokens
     spec = dataclasses.replace(source.spec, max_tokens=min(limit, source.spec.max_tokens))
-    teacher = DualEncoder(Sources(model.name, model.source("query"), dataclasses.replace(source, spec=spec)))
-    return lambda texts: teacher.encode_document(texts, show_progress=True)
+    limited = dataclasses.replace(source, spec=spec)
+    teacher = DualEncoder(Sources(model.name, limited, limited))
+    encode = teacher.encode_query if stage.teacher_role == "query" else teacher.encode_document
+    return lambda texts: encode(texts, show_progress=True)
 
 
 def _universal_sentence_encoder() -> Teacher:
