@@ -20,6 +20,7 @@ from care_accel.encoding.choice import (
     with_int8,
 )
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import (
     MANIFEST,
@@ -75,6 +76,7 @@ class DualEncoder(BaseDualEncoder):
         max_tokens: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        base: str | Path | None = None,
         revision: str | None = None,
         runtime: RuntimeName = "auto",
         compiled: bool = False,
@@ -88,8 +90,8 @@ class DualEncoder(BaseDualEncoder):
             ``query_encoder/`` and ``document_encoder/`` or ``doc_encoder/`` (the authors' release); a
             sentence-transformers folder, with or without a Router; or a hub name of any of these.
         query, document : str or Path, optional
-            Two folders or hub names instead of ``model``. The document folder may hold a LoRA adapter, which is merged
-            into its base model.
+            Two folders or hub names instead of ``model``. A folder may hold a LoRA adapter, trained with or without a head
+            (``task_type``), which is merged into its base model.
         preset : {"care", "sentence-transformers"}, optional
             Settings for folders without ``care.json``: ``care`` by default for the authors' layout,
             ``sentence-transformers`` for two separate folders.
@@ -102,6 +104,9 @@ class DualEncoder(BaseDualEncoder):
             supports.
         device : str, optional
             ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        base : str or Path, optional
+            Folder or hub name of the base model of a LoRA adapter, instead of the one that its ``adapter_config.json``
+            names.
         revision : str, optional
             Commit, tag or branch of a hub name.
         runtime : {"auto", "pytorch", "onnx", "native", "tensorrt"}
@@ -124,9 +129,9 @@ class DualEncoder(BaseDualEncoder):
         require_runtime(runtime)
         changes = {"width": width, "max_tokens": max_tokens, "device": device}
         if dtype != "int8":
-            sources = find_sources(model, query, document, preset, revision, changes | {"dtype": dtype})
+            sources = find_sources(model, query, document, preset, revision, changes | {"dtype": dtype}, base)
         else:
-            sources = with_int8(find_sources(model, query, document, preset, revision, changes))
+            sources = with_int8(find_sources(model, query, document, preset, revision, changes, base))
         if compiled:
             require_compilable(sources, runtime)
         return cls(sources, runtime, compiled)
@@ -164,12 +169,8 @@ class DualEncoder(BaseDualEncoder):
 
     def _load(self, role: Role) -> Encoder:
         source = self.source(role)
-        checkpoint, recorded = source.checkpoint, source.recorded
-        if recorded is not None and recorded != checkpoint.fingerprint:
-            raise CareError(
-                f"{checkpoint.folder}: the files do not match {MANIFEST} (recorded {str(recorded)[:19]}..., found "
-                f"{checkpoint.fingerprint[:19]}...); restore them, or save the model again"
-            )
+        checkpoint = source.checkpoint
+        source.verify()
         tokenizer = checkpoint.load_tokenizer()
         return Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
 
@@ -181,7 +182,9 @@ class DualEncoder(BaseDualEncoder):
                 network = other.runtime.network
             else:
                 network = source.checkpoint.load_network(source.spec.dtype)
-            return PyTorchRuntime(network, source.spec, compiled=self._compiled)
+            return PyTorchRuntime(
+                network, source.spec, source.checkpoint.load_dense(source.spec), compiled=self._compiled
+            )
         # Prompts may differ: they are applied before tokenisation, outside the runtime.
         if other is not None and replace(other.spec, prompts={}) == replace(source.spec, prompts={}):
             return other.runtime
@@ -295,10 +298,12 @@ class DualEncoder(BaseDualEncoder):
         if checkpoint.base is None:
             # A copy keeps the bytes, and so the fingerprint.
             shutil.copytree(checkpoint.folder, folder, ignore=shutil.ignore_patterns(".*", MANIFEST))
+            store(checkpoint.dense_files, folder)
             return
         dtype = self.spec(role).dtype  # int8 weights are quantised on loading, never stored
         save_network(checkpoint.load_network("float32" if dtype == "int8" else dtype), folder)
         checkpoint.load_tokenizer().save_pretrained(folder)
+        store(checkpoint.dense_files, folder)
 
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"

@@ -13,6 +13,7 @@ from care_accel.encoding import ROLES, DualEncoder, Role
 from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import Source, Sources
+from care_accel.errors import CareError
 from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import Lora, Stage
 
@@ -81,6 +82,11 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
 
     spec, checkpoint = model.spec(role), model.source(role).checkpoint
     checkpoint.require_full_vocabulary("train")
+    if spec.dense or not spec.include_prompt:
+        what = "dense layers after pooling" if spec.dense else "include_prompt=False"
+        raise CareError(
+            f"{checkpoint.folder}: {what} cannot be trained here; train a model without, or use sentence-transformers"
+        )
     # Trained weights are float32, whatever the stored precision; autocast does the rest.
     options: dict[str, Any] = {"dtype": torch.float32}
     if not torch.cuda.is_available():
