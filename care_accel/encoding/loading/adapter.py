@@ -8,6 +8,8 @@ mean the same as in training. What belongs to the head is not used.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,11 +54,13 @@ def merge_adapter(network: PreTrainedModel, folder: Path) -> PreTrainedModel:
         # Names for peft's classes of tasks, which expect the methods of a model with a head.
         config.task_type = None
         _drop_heads(config, within)
-        adapted = peft.PeftModel(within, config)
-        # peft only warns of missing weights and leaves random ones in place.
-        report = adapted.load_adapter(str(folder), "default")
-        _require_all(report, saved, f"{_ROOT}{prefix}", adapted)
-        merged = adapted.merge_and_unload(safe_merge=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all that matters is checked here
+            adapted = peft.PeftModel(within, config)
+            _require_modules(adapted, saved)
+            report = adapted.load_adapter(str(folder), "default")
+            _require_weights(report, saved, f"{_ROOT}{prefix}")
+            merged = adapted.merge_and_unload(safe_merge=True)
     except CareError as problem:
         raise CareError(f"{folder}: the adapter cannot be used: {problem}") from None
     except Exception as cause:  # peft, torch and safetensors each raise their own types
@@ -96,18 +100,25 @@ def _drop_heads(config: Any, within: nn.Module) -> None:
         ] or None
 
 
-def _require_all(report: Any, saved: list[str], root: str, adapted: Any) -> None:
-    """Refuse an adapter of which weights are missing, or belong to no module of the network.
-
-    Weights outside ``root`` are those of heads.
-    """
+def _require_modules(adapted: Any, saved: list[str]) -> None:
+    """Refuse an adapter that lacks a module which was trained in full: peft would keep the base's, or fail."""
     from peft import get_peft_model_state_dict
 
-    # peft reports missing matrices of its own; modules saved in full it leaves as they are in the base.
     own = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    in_full = {name for name in own if adapted.base_model.prefix not in name}
-    if missing := sorted({*report.missing_keys, *(in_full - set(saved))}):
-        raise CareError(f"it lacks {len(missing)} weights, such as {missing[0]}; save it again")
+    _refuse_missing({name for name in own if adapted.base_model.prefix not in name} - set(saved))
+
+
+def _refuse_missing(missing: Collection[str]) -> None:
+    if missing:
+        raise CareError(f"it lacks {len(missing)} weights, such as {min(missing)}; save it again")
+
+
+def _require_weights(report: Any, saved: list[str], root: str) -> None:
+    """Refuse an adapter of which weights are missing, or belong to no module of the network.
+
+    peft only warns of missing weights and leaves random ones in place. Weights outside ``root`` are those of heads.
+    """
+    _refuse_missing(report.missing_keys)
     unknown = [name for name in report.unexpected_keys if name.startswith(root)]
     if unknown:
         raise CareError(
