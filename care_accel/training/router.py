@@ -97,6 +97,8 @@ def _route(model: DualEncoder, stage: Stage, role: Role) -> list[Any]:
         str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
     )
     transformer.tokenizer.padding_side = spec.padding_side
+    if transformer.tokenizer.pad_token is None:
+        transformer.tokenizer.pad_token = checkpoint.load_tokenizer().pad_token
     pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
     cut: list[Any] = [Normalize(), Slice(spec.width)]
     if spec.order == "slice-then-normalize":

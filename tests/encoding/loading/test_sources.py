@@ -184,6 +184,33 @@ def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path
         DualEncoder.from_pretrained(query=folder, document=folder, preset="care", max_tokens=64)
 
 
+def test_a_limit_that_is_the_size_of_the_position_table_becomes_what_the_table_holds_and_is_said_once(
+    tiny_folders, tmp_path, caplog
+):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    network = bert(tmp_path / "roberta", tiny_folders, roberta=True)
+    transformer = Transformer(str(network))
+    transformer.tokenizer.padding_side = "right"
+    library = SentenceTransformer(modules=[transformer, Pooling(16, "mean"), Normalize()])
+    library.save(str(tmp_path / "m"))
+    assert library.max_seq_length == 20  # with which the library fails at 20 tokens
+    models = [DualEncoder.from_pretrained(tmp_path / "m") for _ in range(2)]
+    assert models[0].spec("query").max_tokens == 19
+    said = [
+        line for line in caplog.messages if "max_seq_length is 20, but the network has 19 positions" in line
+    ]
+    assert len(said) == 1
+    assert str(tmp_path / "m") in said[0]
+    texts = [*TEXTS, "高" * 19]
+    np.testing.assert_allclose(models[0].encode_query(texts), library.encode(texts), atol=1e-6)
+    assert np.isfinite(models[0].encode_query("高血压" * 100)).all()
+    with pytest.raises(CareError, match="max_tokens 20 exceeds the network's maximum of 19 positions"):
+        DualEncoder.from_pretrained(tmp_path / "m", max_tokens=20)
+
+
 def test_padding_on_the_left_is_refused_where_it_would_move_positions(tiny_folders, tmp_path):
     folder = bert(tmp_path / "bert", tiny_folders)
     saved = tmp_path / "saved"
