@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from care_accel.encoding.loading.sources import (
     find_sources,
     open_checkpoint,
 )
+from care_accel.encoding.pickling import Signature, check_pinned, pinned, remember
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.runtimes.server import ServerClient
@@ -45,6 +47,9 @@ class DualEncoder(BaseDualEncoder):
     Create one with `from_pretrained`. Each encoder is loaded on first use: a service that only encodes queries never
     loads the document encoder.
 
+    A pickle holds the absolute paths of the files, the options, and the hash of the files, not the weights: another process
+    that opens it loads them on first use. A copy shares the networks that are loaded, and counts on its own.
+
     Attributes
     ----------
     name : str
@@ -59,6 +64,7 @@ class DualEncoder(BaseDualEncoder):
         self._runtime = runtime
         self._compiled = compiled
         self._encoders: dict[Role, Encoder] = {}
+        self._signatures: dict[Role, Signature] = {}  # of the files of loaded encoders
         self._loading = threading.Lock()
         self.name = sources.name
         self.width = sources.query.spec.width
@@ -170,9 +176,20 @@ class DualEncoder(BaseDualEncoder):
     def _load(self, role: Role) -> Encoder:
         source = self.source(role)
         checkpoint = source.checkpoint
+        self._signatures[role] = checkpoint.signature
         source.verify()
         tokenizer = checkpoint.load_tokenizer()
-        return Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
+        encoder = Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
+        encoder.origin = self._origin(role)
+        remember(encoder.runtime, encoder.origin)
+        return encoder
+
+    def _origin(self, role: Role) -> _Origin:
+        source = self.source(role)
+        if self.symmetric:  # hashed once
+            source = replace(source, checkpoint=self._sources.query.checkpoint)
+        signature = self._signatures.get(role, source.checkpoint.signature)
+        return _Origin(source, signature, self._runtime, self._compiled)
 
     def _load_runtime(self, role: Role) -> Runtime:
         source, choice = self.source(role), self.choice(role)
@@ -305,6 +322,51 @@ class DualEncoder(BaseDualEncoder):
         checkpoint.load_tokenizer().save_pretrained(folder)
         store(checkpoint.dense_files, folder)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.name, self._origin("query"), self._origin("document"))
+
+    def __copy__(self) -> DualEncoder:
+        copied = DualEncoder(self._sources, self._runtime, self._compiled)
+        with self._loading:
+            copied._encoders = {role: copy.copy(encoder) for role, encoder in self._encoders.items()}
+            copied._signatures = dict(self._signatures)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DualEncoder:
+        return self.__copy__()
+
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"
         return f"<DualEncoder {self.name}: {kind}, width {self.width}>"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How one encoder was loaded: what pickles of it, of its runtime and of its dual encoder hold."""
+
+    source: Source
+    signature: Signature
+    runtime: RuntimeName
+    compiled: bool
+
+    def load(self) -> Encoder:
+        """Load the encoder again."""
+        sources = Sources(self.source.checkpoint.folder.name, self.source, self.source)
+        return DualEncoder(sources, self.runtime, self.compiled).encoder("query")
+
+    def load_runtime(self) -> Runtime:
+        """Load the encoder again, and return its runtime."""
+        return self.load().runtime
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        source = pinned(self.source, self.signature)
+        return _restore_origin, (source, self.signature, self.runtime, self.compiled)
+
+
+def _restore_origin(source: Source, signature: Signature, runtime: RuntimeName, compiled: bool) -> _Origin:
+    check_pinned(source, signature)
+    return _Origin(source, signature, runtime, compiled)
+
+
+def _restore(name: str, query: _Origin, document: _Origin) -> DualEncoder:
+    return DualEncoder(Sources(name, query.source, document.source), query.runtime, query.compiled)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
+from care_accel.encoding.pickling import Origin
 from care_accel.encoding.runtimes import UNPOOLED, Runtime
 from care_accel.encoding.spec import PLAIN, EncoderSpec, Task
 from care_accel.errors import CareError, require_count
@@ -65,6 +67,9 @@ class Encoder(BaseEncoder):
     ----------
     counts : EncodeCounts
         Totals since construction.
+    origin : Origin or None
+        How the encoder was loaded. A pickle of the encoder holds this instead of weights; an encoder without it cannot be
+        pickled. A copy shares the network and has counts of its own.
 
     Raises
     ------
@@ -89,6 +94,7 @@ class Encoder(BaseEncoder):
         self.runtime = runtime
         self.vocabulary = vocabulary
         self.counts = EncodeCounts()
+        self.origin: Origin | None = None
         self._pad_token = int(tokenizer.pad_token_id or 0)
         self._pad = self._pad_token if vocabulary is None else int(vocabulary.rows[self._pad_token])
         self._prompt_lengths: dict[str, int] = {}
@@ -281,6 +287,22 @@ class Encoder(BaseEncoder):
         self.counts.tokens += int(np.count_nonzero(mask))
         self.counts.padded_tokens += ids.size
         return ids, mask
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise CareError(
+                "this encoder was not loaded from a folder, so that a pickle cannot say where it is; pickle an encoder of "
+                "DualEncoder.from_pretrained"
+            )
+        return self.origin.load, ()
+
+    def __copy__(self) -> Encoder:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, counts=dataclasses.replace(self.counts))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        return self.__copy__()
 
     def _warn_unknown(self) -> None:
         if self.counts.unknown_tokens and not self._warned_unknown:

@@ -41,14 +41,14 @@ class Source:
     spec : EncoderSpec
     recorded : str or None
         Fingerprint of the checkpoint in the manifest or in a pickle, verified on loading.
-    recorded_in : str
-        What recorded it, for the message.
+    pickled : bool
+        Whether a pickle recorded it, for the message.
     """
 
     checkpoint: Checkpoint
     spec: EncoderSpec
     recorded: str | None = None
-    recorded_in: str = MANIFEST
+    pickled: bool = False
 
     def __post_init__(self) -> None:
         hidden = self.checkpoint.hidden_size
@@ -83,11 +83,17 @@ class Source:
         CareError
             They differ.
         """
-        if self.recorded is not None and self.recorded != (found := self.checkpoint.fingerprint):
+        if self.recorded is None or self.recorded == (found := self.checkpoint.fingerprint):
+            return
+        hashes = f"recorded {str(self.recorded)[:19]}..., found {found[:19]}..."
+        if self.pickled:
             raise CareError(
-                f"{self.checkpoint.folder}: the files do not match {self.recorded_in} (recorded "
-                f"{str(self.recorded)[:19]}..., found {found[:19]}...); restore them, or save the model again"
+                f"{self.checkpoint.folder}: the files changed since the model was pickled ({hashes}); restore them, or "
+                "load and pickle the model again"
             )
+        raise CareError(
+            f"{self.checkpoint.folder}: the files do not match {MANIFEST} ({hashes}); restore them, or save the model again"
+        )
 
 
 @dataclass(frozen=True)
