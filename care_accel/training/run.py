@@ -17,6 +17,7 @@ from typing import Any
 
 from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
@@ -147,6 +148,7 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
     for role in ROLES:
         checkpoint, place = trained.source(role).checkpoint, work / "final" / role
         save_network(checkpoint.load_network(dtype), place)
+        store(checkpoint.dense_files, place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
     model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))
