@@ -6,9 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from care_accel import CareError, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
@@ -80,6 +87,8 @@ KINDS = {
     "embeddings and the head in full": ATTENTION | CAUSAL | {"modules_to_save": ["embed_tokens", "lm_head"]},
     "norms in full": ATTENTION | CAUSAL | {"modules_to_save": ["input_layernorm"]},
     "biases": ATTENTION | CAUSAL | {"bias": "lora_only"},
+    "every bias": ATTENTION | CAUSAL | {"bias": "all"},
+    "some tokens' embeddings": ATTENTION | CAUSAL | {"trainable_token_indices": {"embed_tokens": [5, 7]}},
     "one layer": ATTENTION | CAUSAL | {"layers_to_transform": [1]},
 }
 BARE = {
@@ -120,6 +129,28 @@ def test_an_adapter_of_a_masked_language_model_is_found_under_the_name_of_its_ne
     expected = hidden(adapted.merge_and_unload().eval().bert)
     found = hidden(open_checkpoint(tmp_path / "a").load_network("float32"))
     np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(task_type="SEQ_CLS", target_modules=["q_proj"], init_lora_weights=False),
+        IA3Config(
+            task_type="SEQ_CLS",
+            target_modules=["k_proj", "down_proj"],
+            feedforward_modules=["down_proj"],
+            init_ia3_weights=False,
+        ),
+    ],
+)
+def test_adapters_of_other_heads_and_of_other_kinds_that_can_be_merged(base, tmp_path, config):
+    torch.manual_seed(0)
+    adapted = get_peft_model(AutoModelForSequenceClassification.from_pretrained(base), config)
+    adapted.save_pretrained(tmp_path / "a")
+    expected = hidden(adapted.merge_and_unload().eval().model)
+    found = hidden(open_checkpoint(tmp_path / "a").load_network("float32"))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (hidden(Checkpoint(base).load_network("float32")) - expected).abs().max() > 1e-3
 
 
 def test_a_causal_adapter_is_an_encoder_like_any_other(base, tmp_path):
