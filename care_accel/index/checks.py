@@ -81,11 +81,8 @@ def as_floats(values: Any, name: str, *, convert: bool = False) -> NDArray[np.fl
     """
     try:
         array = np.asarray(_without_torch(values))
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as cause:  # rows that differ in length, or objects of other libraries
+    # Rows that differ in length, or objects of other libraries.
+    except (ValueError, TypeError, RuntimeError) as cause:
         raise CareError(
             f"{name}: cannot be read as an array: {' '.join(str(cause).split())[:200]}; give an array [n, width]"
         ) from None
@@ -114,13 +111,14 @@ def _is_plain(values: Any) -> bool:
 
 def _without_torch(values: Any) -> Any:
     """Return values as numpy reads them: without tensors, which may be on a GPU, need a gradient, or be bfloat16."""
-    torch = sys.modules.get("torch")  # without it, no value is a tensor
-    if torch is None:
+    # Where torch is not imported, or only in part by another thread, no value is a tensor.
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor_type is None or isinstance(values, np.ndarray):
         return values
-    if isinstance(values, torch.Tensor):
+    if isinstance(values, tensor_type):
         tensor = values.detach().cpu()
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    if isinstance(values, list | tuple) and any(isinstance(value, torch.Tensor) for value in values):
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    if isinstance(values, list | tuple) and any(isinstance(value, tensor_type) for value in values):
         return [_without_torch(value) for value in values]
     return values
 
