@@ -207,6 +207,10 @@ def _native_problem(source: Source, device: str, explicit: bool) -> str | None:
         return "this build has no native engine"
     if device != "cpu":
         return f"runs on the CPU, not on {device}"
+    if source.spec.dense:
+        return "does not run dense layers after pooling"
+    if not source.spec.include_prompt:
+        return "does not leave the prompt out of pooling"
     return import_module(_NATIVE).NativeRuntime.unsupported_reason(source.checkpoint.config, source.spec)
 
 

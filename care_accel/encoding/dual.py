@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import shutil
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from care_accel.encoding.choice import (
     with_int8,
 )
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import (
     MANIFEST,
@@ -29,6 +31,7 @@ from care_accel.encoding.loading.sources import (
     find_sources,
     open_checkpoint,
 )
+from care_accel.encoding.pickling import Signature, check_pinned, pinned, remember
 from care_accel.encoding.runtimes import Runtime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.runtimes.server import ServerClient
@@ -44,6 +47,9 @@ class DualEncoder(BaseDualEncoder):
     Create one with `from_pretrained`. Each encoder is loaded on first use: a service that only encodes queries never
     loads the document encoder.
 
+    A pickle holds the absolute paths of the files, the options, and the hash of the files, not the weights: another process
+    that opens it loads them on first use. A copy shares the networks that are loaded, and counts on its own.
+
     Attributes
     ----------
     name : str
@@ -58,6 +64,7 @@ class DualEncoder(BaseDualEncoder):
         self._runtime = runtime
         self._compiled = compiled
         self._encoders: dict[Role, Encoder] = {}
+        self._signatures: dict[Role, Signature] = {}  # of the files of loaded encoders
         self._loading = threading.Lock()
         self.name = sources.name
         self.width = sources.query.spec.width
@@ -75,6 +82,7 @@ class DualEncoder(BaseDualEncoder):
         max_tokens: int | None = None,
         dtype: str | None = None,
         device: str | None = None,
+        base: str | Path | None = None,
         revision: str | None = None,
         runtime: RuntimeName = "auto",
         compiled: bool = False,
@@ -88,8 +96,8 @@ class DualEncoder(BaseDualEncoder):
             ``query_encoder/`` and ``document_encoder/`` or ``doc_encoder/`` (the authors' release); a
             sentence-transformers folder, with or without a Router; or a hub name of any of these.
         query, document : str or Path, optional
-            Two folders or hub names instead of ``model``. The document folder may hold a LoRA adapter, which is merged
-            into its base model.
+            Two folders or hub names instead of ``model``. A folder may hold a LoRA adapter, trained with or without a head
+            (``task_type``), which is merged into its base model.
         preset : {"care", "sentence-transformers"}, optional
             Settings for folders without ``care.json``: ``care`` by default for the authors' layout,
             ``sentence-transformers`` for two separate folders.
@@ -102,6 +110,9 @@ class DualEncoder(BaseDualEncoder):
             supports.
         device : str, optional
             ``"auto"``, ``"cpu"``, ``"cuda"``, ...
+        base : str or Path, optional
+            Folder or hub name of the base model of a LoRA adapter, instead of the one that its ``adapter_config.json``
+            names.
         revision : str, optional
             Commit, tag or branch of a hub name.
         runtime : {"auto", "pytorch", "onnx", "native", "tensorrt"}
@@ -124,9 +135,9 @@ class DualEncoder(BaseDualEncoder):
         require_runtime(runtime)
         changes = {"width": width, "max_tokens": max_tokens, "device": device}
         if dtype != "int8":
-            sources = find_sources(model, query, document, preset, revision, changes | {"dtype": dtype})
+            sources = find_sources(model, query, document, preset, revision, changes | {"dtype": dtype}, base)
         else:
-            sources = with_int8(find_sources(model, query, document, preset, revision, changes))
+            sources = with_int8(find_sources(model, query, document, preset, revision, changes, base))
         if compiled:
             require_compilable(sources, runtime)
         return cls(sources, runtime, compiled)
@@ -164,14 +175,21 @@ class DualEncoder(BaseDualEncoder):
 
     def _load(self, role: Role) -> Encoder:
         source = self.source(role)
-        checkpoint, recorded = source.checkpoint, source.recorded
-        if recorded is not None and recorded != checkpoint.fingerprint:
-            raise CareError(
-                f"{checkpoint.folder}: the files do not match {MANIFEST} (recorded {str(recorded)[:19]}..., found "
-                f"{checkpoint.fingerprint[:19]}...); restore them, or save the model again"
-            )
+        checkpoint = source.checkpoint
+        self._signatures[role] = checkpoint.signature
+        source.verify()
         tokenizer = checkpoint.load_tokenizer()
-        return Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
+        encoder = Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
+        encoder.origin = self._origin(role)
+        remember(encoder.runtime, encoder.origin)
+        return encoder
+
+    def _origin(self, role: Role) -> _Origin:
+        source = self.source(role)
+        if self.symmetric:  # hashed once
+            source = replace(source, checkpoint=self._sources.query.checkpoint)
+        signature = self._signatures.get(role, source.checkpoint.signature)
+        return _Origin(source, signature, self._runtime, self._compiled)
 
     def _load_runtime(self, role: Role) -> Runtime:
         source, choice = self.source(role), self.choice(role)
@@ -181,7 +199,9 @@ class DualEncoder(BaseDualEncoder):
                 network = other.runtime.network
             else:
                 network = source.checkpoint.load_network(source.spec.dtype)
-            return PyTorchRuntime(network, source.spec, compiled=self._compiled)
+            return PyTorchRuntime(
+                network, source.spec, source.checkpoint.load_dense(source.spec), compiled=self._compiled
+            )
         # Prompts may differ: they are applied before tokenisation, outside the runtime.
         if other is not None and replace(other.spec, prompts={}) == replace(source.spec, prompts={}):
             return other.runtime
@@ -295,11 +315,58 @@ class DualEncoder(BaseDualEncoder):
         if checkpoint.base is None:
             # A copy keeps the bytes, and so the fingerprint.
             shutil.copytree(checkpoint.folder, folder, ignore=shutil.ignore_patterns(".*", MANIFEST))
+            store(checkpoint.dense_files, folder)
             return
         dtype = self.spec(role).dtype  # int8 weights are quantised on loading, never stored
         save_network(checkpoint.load_network("float32" if dtype == "int8" else dtype), folder)
         checkpoint.load_tokenizer().save_pretrained(folder)
+        store(checkpoint.dense_files, folder)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (self.name, self._origin("query"), self._origin("document"))
+
+    def __copy__(self) -> DualEncoder:
+        copied = DualEncoder(self._sources, self._runtime, self._compiled)
+        with self._loading:
+            copied._encoders = {role: copy.copy(encoder) for role, encoder in self._encoders.items()}
+            copied._signatures = dict(self._signatures)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DualEncoder:
+        return self.__copy__()
 
     def __repr__(self) -> str:
         kind = "symmetric" if self.symmetric else "asymmetric"
         return f"<DualEncoder {self.name}: {kind}, width {self.width}>"
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """How one encoder was loaded: what pickles of it, of its runtime and of its dual encoder hold."""
+
+    source: Source
+    signature: Signature
+    runtime: RuntimeName
+    compiled: bool
+
+    def load(self) -> Encoder:
+        """Load the encoder again."""
+        sources = Sources(self.source.checkpoint.folder.name, self.source, self.source)
+        return DualEncoder(sources, self.runtime, self.compiled).encoder("query")
+
+    def load_runtime(self) -> Runtime:
+        """Load the encoder again, and return its runtime."""
+        return self.load().runtime
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        source = pinned(self.source, self.signature)
+        return _restore_origin, (source, self.signature, self.runtime, self.compiled)
+
+
+def _restore_origin(source: Source, signature: Signature, runtime: RuntimeName, compiled: bool) -> _Origin:
+    check_pinned(source, signature)
+    return _Origin(source, signature, runtime, compiled)
+
+
+def _restore(name: str, query: _Origin, document: _Origin) -> DualEncoder:
+    return DualEncoder(Sources(name, query.source, document.source), query.runtime, query.compiled)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
-from care_accel.encoding.runtimes import Runtime
-from care_accel.encoding.spec import EncoderSpec, Task
+from care_accel.encoding.pickling import Origin
+from care_accel.encoding.runtimes import UNPOOLED, Runtime
+from care_accel.encoding.spec import PLAIN, EncoderSpec, Task
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 from care_accel.progress import Advance
@@ -25,6 +27,21 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 log = logging.getLogger(__name__)
+
+
+class Tokens(list[int]):
+    """Token ids of a text, of which pooling leaves out the first ones; an ordinary list where it leaves out none.
+
+    Attributes
+    ----------
+    unpooled : int
+        Number of tokens that are not pooled, less than all.
+    """
+
+    def __init__(self, ids: Sequence[int], unpooled: int) -> None:
+        super().__init__(ids)
+        self.unpooled = unpooled
+
 
 # Texts tokenised and sorted by length at a time: enough for batches of similar length, little memory.
 _WINDOW = 16_384
@@ -40,7 +57,7 @@ class Encoder(BaseEncoder):
     ----------
     spec : EncoderSpec
     tokenizer : transformers.PreTrainedTokenizerFast
-        Must have a pad token.
+        Without a pad token, token 0 fills up batches, behind the mask.
     runtime : Runtime
         Executes the network.
     vocabulary : Vocabulary, optional
@@ -50,6 +67,9 @@ class Encoder(BaseEncoder):
     ----------
     counts : EncodeCounts
         Totals since construction.
+    origin : Origin or None
+        How the encoder was loaded. A pickle of the encoder holds this instead of weights; an encoder without it cannot be
+        pickled. A copy shares the network and has counts of its own.
 
     Raises
     ------
@@ -74,9 +94,10 @@ class Encoder(BaseEncoder):
         self.runtime = runtime
         self.vocabulary = vocabulary
         self.counts = EncodeCounts()
-        self._pad = int(
-            tokenizer.pad_token_id if vocabulary is None else vocabulary.rows[tokenizer.pad_token_id]
-        )
+        self.origin: Origin | None = None
+        self._pad_token = int(tokenizer.pad_token_id or 0)
+        self._pad = self._pad_token if vocabulary is None else int(vocabulary.rows[self._pad_token])
+        self._prompt_lengths: dict[str, int] = {}
         self._warned_truncation = self._warned_unknown = False
 
     def _encode(
@@ -184,12 +205,26 @@ class Encoder(BaseEncoder):
         for i, row in enumerate(ids):
             if not row:
                 self.counts.without_tokens += 1
-                ids[i] = [self.tokenizer.pad_token_id]
+                ids[i] = [self._pad_token]
         if self.vocabulary is not None:
             ids, unknown = self.vocabulary.translate(ids)
             self.counts.unknown_tokens += sum(unknown)
             self.counts.with_unknown_tokens += sum(map(bool, unknown))
+        if not self.spec.include_prompt and (prompt := self._prompt_length(task)):
+            return [Tokens(row, min(prompt, len(row) - 1)) for row in ids]
         return ids
+
+    def _prompt_length(self, task: Task) -> int:
+        """Return the number of tokens before a text: of the prompt, and special ones before it.
+
+        As in sentence-transformers, these are the tokens of the prompt alone, without a special one at the end.
+        """
+        prompt = self.spec.prompt(task).partition(PLAIN)[0]
+        if prompt and prompt not in self._prompt_lengths:
+            ids = self.tokenizer(prompt, truncation=True, max_length=self.spec.max_tokens)["input_ids"]
+            ends_special = bool(ids) and ids[-1] in self.tokenizer.all_special_ids
+            self._prompt_lengths[prompt] = len(ids) - ends_special
+        return self._prompt_lengths.get(prompt, 0)
 
     def _tokenized_windows(self, texts: list[str], task: Task) -> Iterator[tuple[int, list[list[int]]]]:
         """Yield the start and the token ids of each window; the next window is tokenised while this one is encoded."""
@@ -230,15 +265,18 @@ class Encoder(BaseEncoder):
         Returns
         -------
         ids, mask : numpy.ndarray
-            int64 ``[n, tokens]``; the attention mask is 0 at padding.
+            int64 ``[n, tokens]``; the attention mask is 0 at padding, and 2 at tokens that attention sees and pooling leaves
+            out (``include_prompt`` of the spec).
         """
         longest = max(len(row) for row in rows) if tokens is None else tokens
         ids = np.full((len(rows), longest), self._pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for i, row in enumerate(rows):
-            span = slice(longest - len(row), None) if self.spec.padding_side == "left" else slice(len(row))
-            ids[i, span] = row
-            mask[i, span] = 1
+            start = longest - len(row) if self.spec.padding_side == "left" else 0
+            ids[i, start : start + len(row)] = row
+            mask[i, start : start + len(row)] = 1
+            if isinstance(row, Tokens):
+                mask[i, start : start + row.unpooled] = UNPOOLED
         return ids, mask
 
     def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
@@ -246,9 +284,25 @@ class Encoder(BaseEncoder):
 
     def _padded(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, mask = self.pad(rows)
-        self.counts.tokens += int(mask.sum())
+        self.counts.tokens += int(np.count_nonzero(mask))
         self.counts.padded_tokens += ids.size
         return ids, mask
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.origin is None:
+            raise CareError(
+                "this encoder was not loaded from a folder, so that a pickle cannot say where it is; pickle an encoder of "
+                "DualEncoder.from_pretrained"
+            )
+        return self.origin.load, ()
+
+    def __copy__(self) -> Encoder:
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, counts=dataclasses.replace(self.counts))
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Encoder:
+        return self.__copy__()
 
     def _warn_unknown(self) -> None:
         if self.counts.unknown_tokens and not self._warned_unknown:

@@ -15,15 +15,18 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from care_accel.encoding.runtimes import UNPOOLED
 from care_accel.encoding.spec import EncoderSpec
-from care_accel.kernels import embed, pooled_position
+from care_accel.kernels import embed, pool, pooled_position, project
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from care_accel.encoding.dense_layers import DenseLayers
+
 
 class PooledNetwork(nn.Module):
-    """Token ids to embeddings: network, pooling, slicing and normalising in one module.
+    """Token ids to embeddings: network, pooling, dense layers, slicing and normalising in one module.
 
     Embeddings equal those of the plain network up to rounding. For transformers' gte and qwen3 networks (with or without
     a merged LoRA) and ``first`` or ``last`` pooling, the last layer is computed for the pooled token only. Other
@@ -37,7 +40,9 @@ class PooledNetwork(nn.Module):
     network : transformers.PreTrainedModel
         In evaluation mode. Its weights are shared, not copied; it is not modified.
     spec : EncoderSpec
-        Provides pooling, order and width.
+        Provides pooling, order, width, and whether the prompt is pooled.
+    dense : DenseLayers, optional
+        The dense layers of the spec (`Checkpoint.load_dense`); needed if it has any.
 
     Attributes
     ----------
@@ -45,8 +50,14 @@ class PooledNetwork(nn.Module):
         Whether the last layer computes only the pooled token.
     """
 
-    def __init__(self, network: PreTrainedModel, spec: EncoderSpec) -> None:
+    def __init__(self, network: PreTrainedModel, spec: EncoderSpec, dense: DenseLayers | None = None) -> None:
         super().__init__()
+        if bool(spec.dense) != (dense is not None):
+            raise ValueError(
+                "the dense layers of the spec and those given differ; give Checkpoint.load_dense(spec)"
+            )
+        self.dense = dense
+        self._pools_all = spec.include_prompt
         self._pooling, self._order, self._width = spec.pooling, spec.order, spec.width
         compute = _LAYERS.get(type(network).__name__) if spec.pooling != "mean" else None
         # Other layer types, such as sliding windows, mask keys that `_attend` would not.
@@ -58,14 +69,22 @@ class PooledNetwork(nn.Module):
         self.network = _replace_last_layer(network, compute) if compute and self.trimmed else network
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Encode one padded batch, int64 ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
+        """Encode one padded batch, int64 ``[batch, tokens]`` each, to float32 ``[batch, width]``.
+
+        The mask is that of `Encoder.pad`: with ``include_prompt=False`` it is 2 at tokens that are not pooled.
+        """
         mask, options = attention_mask, self._options
+        if not self._pools_all:
+            attention_mask = (mask != 0).to(mask.dtype)
+            mask = attention_mask * (mask != UNPOOLED).to(mask.dtype)
         if self.trimmed:
             position = pooled_position(mask, self._pooling)
-            options = options | {"pooled": (position, mask != 0)}
+            options = options | {"pooled": (position, attention_mask != 0)}
             mask = torch.ones_like(position).unsqueeze(1)
         hidden = self.network(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        return embed(hidden, mask, self._pooling, self._order, self._width)
+        if self.dense is None:
+            return embed(hidden, mask, self._pooling, self._order, self._width)
+        return project(self.dense(pool(hidden, mask, self._pooling)), self._width, self._order)
 
 
 def _gte_layer(

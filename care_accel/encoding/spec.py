@@ -20,7 +20,47 @@ ROLES: tuple[Role, ...] = ("query", "document")
 TASKS: tuple[Task, ...] = ("retrieval", "reranking", "sts")
 DTYPES: tuple[Dtype, ...] = ("float32", "float16", "bfloat16", "int8")
 PADDING_SIDES = ("left", "right")
+ACTIVATIONS = ("identity", "tanh", "relu", "gelu", "sigmoid", "silu")
 PLAIN = "{text}"
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer between pooling and slicing; its weights are in the encoder's folder.
+
+    Parameters
+    ----------
+    width : int
+        Number of outputs.
+    activation : {"identity", "tanh", "relu", "gelu", "sigmoid", "silu"}
+        Applied to the outputs; ``gelu`` is the exact one.
+    bias : bool
+    normalize : bool
+        L2-normalise the input first.
+
+    Raises
+    ------
+    CareError
+        A value is not allowed; the message names the field.
+    """
+
+    width: int
+    activation: str = "identity"
+    bias: bool = True
+    normalize: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.width, bool) or not isinstance(self.width, int) or self.width < 1:
+            raise CareError(f"encoder spec: dense width is {self.width!r}; it must be a positive integer")
+        if self.activation not in ACTIVATIONS:
+            raise CareError(
+                f"encoder spec: dense activation is {self.activation!r}; choose one of {', '.join(ACTIVATIONS)}"
+            )
+        for name in ("bias", "normalize"):
+            if not isinstance(getattr(self, name), bool):
+                raise CareError(
+                    f"encoder spec: dense {name} is {getattr(self, name)!r}; it must be true or false"
+                )
 
 
 @dataclass(frozen=True)
@@ -34,7 +74,7 @@ class EncoderSpec:
     order : {"normalize-then-slice", "slice-then-normalize"}
         CARE normalises at full width, then slices; most other models slice, then normalise.
     width : int
-        Embedding dimension, at most the network's hidden size.
+        Embedding dimension, at most the network's hidden size, or the width of the last dense layer.
     prompts : mapping of str to str
         One template per task (``retrieval``, ``reranking``, ``sts``), with ``{text}`` as the placeholder. ``default``
         applies to tasks without a template of their own; without it they get the plain text.
@@ -46,6 +86,11 @@ class EncoderSpec:
         Precision of the network; embeddings are always float32. ``int8`` needs the native runtime.
     device : str
         ``"auto"`` (a GPU if there is one), or a torch device such as ``"cpu"`` or ``"cuda:1"``.
+    dense : sequence of Dense
+        Linear layers between pooling and slicing, in order; none by default.
+    include_prompt : bool
+        Whether pooling includes the tokens of the prompt before ``{text}``, and the special tokens before those. If not,
+        attention still sees them. The last token of a text is always pooled.
 
     Raises
     ------
@@ -61,6 +106,8 @@ class EncoderSpec:
     padding_side: Literal["left", "right"] = "right"
     dtype: Dtype = "float32"
     device: str = "auto"
+    dense: tuple[Dense, ...] = ()
+    include_prompt: bool = True
 
     def __post_init__(self) -> None:
         for name, allowed in (
@@ -89,6 +136,16 @@ class EncoderSpec:
             if not isinstance(template, str) or template.count(PLAIN) != 1:
                 raise CareError(f"encoder spec: the prompt of {task!r} must contain {PLAIN} exactly once")
         object.__setattr__(self, "prompts", dict(self.prompts))
+        if not isinstance(self.include_prompt, bool):
+            raise CareError(
+                f"encoder spec: include_prompt is {self.include_prompt!r}; it must be true or false"
+            )
+        object.__setattr__(self, "dense", _dense_layers(self.dense))
+        if self.dense and self.width > self.dense[-1].width:
+            raise CareError(
+                f"encoder spec: width is {self.width}, but the last dense layer has {self.dense[-1].width} outputs; use "
+                "a smaller width"
+            )
 
     def prompt(self, task: Task) -> str:
         """Return the template of a task, with ``{text}`` as the placeholder.
@@ -107,9 +164,27 @@ class EncoderSpec:
         return self.prompt(task).replace(PLAIN, text)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values, as stored in ``care.json``."""
+        """Return the fields as JSON values, as stored in ``care.json``.
+
+        ``dense`` and ``include_prompt`` are left out at their defaults: earlier releases read such a file, and an encoder
+        without them keeps its `identity`.
+        """
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return values | {"prompts": dict(self.prompts)}
+        del values["dense"], values["include_prompt"]
+        return values | {"prompts": dict(self.prompts)} | self._optional()
+
+    def _optional(self) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        if self.dense:
+            values["dense"] = [dataclasses.asdict(layer) for layer in self.dense]
+        if not self.include_prompt:
+            values["include_prompt"] = False
+        return values
+
+    @property
+    def compiled(self) -> dict[str, Any]:
+        """The fields, as JSON values, that are compiled into an exported graph; prompts and lengths are not."""
+        return {"pooling": self.pooling, "order": self.order, "width": self.width} | self._optional()
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "encoder spec") -> EncoderSpec:
@@ -138,6 +213,26 @@ class EncoderSpec:
         rounding_only = ("dtype", "device", "padding_side")
         values = {k: v for k, v in self.to_dict().items() if k not in rounding_only}
         return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def _dense_layers(values: Any) -> tuple[Dense, ...]:
+    """Return dense layers from layers or their JSON values."""
+    if not isinstance(values, list | tuple):
+        raise CareError(f"encoder spec: dense is {values!r}; it must be a list of layers")
+    layers = []
+    for value in values:
+        if isinstance(value, Mapping):
+            known = {f.name for f in dataclasses.fields(Dense)}
+            if wrong := sorted(({"width"} - set(value)) | (set(value) - known)):
+                raise CareError(
+                    f"encoder spec: a dense layer has a missing or unknown field {wrong[0]!r}; known are "
+                    f"{', '.join(sorted(known))}"
+                )
+            value = Dense(**value)
+        if not isinstance(value, Dense):
+            raise CareError(f"encoder spec: dense has {value!r}; each layer must be an object with 'width'")
+        layers.append(value)
+    return tuple(layers)
 
 
 _RETRIEVAL = "Given a Chinese medical question, retrieve medical documents that answer the question."

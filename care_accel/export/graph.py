@@ -17,14 +17,18 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
+    from care_accel.encoding.dense_layers import DenseLayers
+
 
 # Larger weights go to an external file, because a protobuf message is limited to 2 GB.
 _MAX_INLINE_BYTES = 1_500_000_000
 _OPSET = 20
 
 
-def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None:
-    """Write a network with pooling, slicing and normalising as an ONNX graph with dynamic batch size and length.
+def write_graph(
+    network: PreTrainedModel, spec: EncoderSpec, file: Path, dense: DenseLayers | None = None
+) -> None:
+    """Write a network with pooling, dense layers, slicing and normalising as an ONNX graph with dynamic batch size and length.
 
     Inputs ``input_ids`` and ``attention_mask``, int64 ``[batch, tokens]``; output ``vectors``, float32
     ``[batch, width]``. Weights are float32; large ones are stored in ``<file>.data``.
@@ -35,6 +39,8 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
         float32, in evaluation mode, on the CPU.
     spec : EncoderSpec
     file : Path
+    dense : DenseLayers, optional
+        The dense layers of the spec (`Checkpoint.load_dense`); needed if it has any.
 
     Raises
     ------
@@ -56,7 +62,7 @@ def write_graph(network: PreTrainedModel, spec: EncoderSpec, file: Path) -> None
     try:
         with _quiet(), torch.inference_mode():
             program = torch.onnx.export(
-                PooledNetwork(network, spec).eval(),
+                PooledNetwork(network, spec, dense).eval(),
                 (ids, torch.ones_like(ids)),
                 input_names=INPUTS,
                 output_names=[OUTPUT],

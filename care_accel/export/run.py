@@ -155,11 +155,12 @@ class _ArtefactWriter:
             "runtime": self.runtime,
             "dtype": self.spec.dtype,
             "fingerprint": checkpoint.fingerprint,
-            "spec": {name: getattr(self.spec, name) for name in ("pooling", "order", "width", "max_tokens")},
+            "spec": self.spec.compiled | {"max_tokens": self.spec.max_tokens},
             "versions": _versions(),
         }
         if self.runtime in ("onnx", "tensorrt"):
-            write_graph(checkpoint.load_network("float32"), self.spec, folder / GRAPH)
+            network, dense = checkpoint.load_network("float32"), checkpoint.load_dense(self.spec)
+            write_graph(network, self.spec, folder / GRAPH, dense)
         if self.runtime == "tensorrt":
             buckets = buckets_for(self.spec.max_tokens)
             half = self.spec.dtype == "float16"

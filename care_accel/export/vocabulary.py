@@ -54,8 +54,9 @@ def prune_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence
     prompts = {spec.prompt(task) for spec in specs for task in TASKS}
     kept = _tokens(tokenizer, texts, prompts) | set(tokenizer.all_special_ids)
     ids = {name: getattr(network.config, name, None) for name in _CONFIG_IDS}
-    kept |= {value for value in ids.values() if isinstance(value, int)} | {tokenizer.pad_token_id}
-    unknown = tokenizer.pad_token_id if tokenizer.unk_token_id is None else tokenizer.unk_token_id
+    pad = tokenizer.pad_token_id or 0  # `Encoder` uses token 0 without one
+    kept |= {value for value in ids.values() if isinstance(value, int)} | {pad}
+    unknown = pad if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     embeddings = network.get_input_embeddings()
     vocabulary = Vocabulary.from_token_ids(sorted(kept), len(embeddings.weight), unknown)
     rows = embeddings.weight.detach()[torch.from_numpy(vocabulary.ids)]

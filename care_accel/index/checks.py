@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -54,20 +57,82 @@ def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[n
     return rounded
 
 
-def checked_rows(array: NDArray[np.generic], width: int, name: str) -> NDArray[np.float32]:
-    """Return float32 rows ``[n, width]``.
+def as_floats(values: Any, name: str, *, convert: bool = False) -> NDArray[np.float32 | np.float16]:
+    """Return an array of any shape in float32 or float16, by one rule for vectors and queries.
+
+    Taken as they are, because float32 holds each value: float32, float16 and bfloat16, in arrays or in tensors of torch on
+    any device; a tensor that requires a gradient is detached. Lists of Python numbers have no precision of their own and
+    are rounded to float32. Arrays and tensors of another dtype, such as float64, are rounded if ``convert``.
+
+    Parameters
+    ----------
+    values : array_like
+        May be a list of arrays or tensors.
+    name : str
+        For messages.
+    convert : bool
+        Round other real dtypes to float32.
 
     Raises
     ------
     CareError
-        The shape or dtype is wrong, or a value is not finite; the message names the first such row.
+        The dtype needs ``convert``, or is not one of real numbers; rows differ in length; or a value is out of the range of
+        float32.
+    """
+    try:
+        array = np.asarray(_without_torch(values))
+    # Rows that differ in length, or objects of other libraries.
+    except (ValueError, TypeError, RuntimeError) as cause:
+        raise CareError(
+            f"{name}: cannot be read as an array: {' '.join(str(cause).split())[:200]}; give an array [n, width]"
+        ) from None
+    if array.dtype in (np.float32, np.float16):
+        return array
+    if array.dtype.kind not in "iuf":
+        raise CareError(f"{name} are {array.dtype}; give real numbers, best as float32")
+    if not (convert or _is_plain(values)):
+        raise CareError(
+            f"{name} are {array.dtype}; use convert=True to round them to float32, or convert them to float32 or float16: "
+            "nothing is rounded silently"
+        )
+    with np.errstate(over="ignore"):
+        rounded = array.astype(np.float32)
+    if (np.isinf(rounded) & np.isfinite(array)).any():
+        raise CareError(f"{name}: a value is out of the range of float32; scale them down")
+    return rounded
+
+
+def _is_plain(values: Any) -> bool:
+    """Whether a value is a Python number, or a list of such lists."""
+    if isinstance(values, list | tuple):
+        return all(map(_is_plain, values))
+    return type(values) in (float, int)
+
+
+def _without_torch(values: Any) -> Any:
+    """Return values as numpy reads them: without tensors, which may be on a GPU, need a gradient, or be bfloat16."""
+    # Where torch is not imported, or only in part by another thread, no value is a tensor.
+    tensor_type = getattr(sys.modules.get("torch"), "Tensor", None)
+    if tensor_type is None or isinstance(values, np.ndarray):
+        return values
+    if isinstance(values, tensor_type):
+        tensor = values.detach().cpu()
+        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    if isinstance(values, list | tuple) and any(isinstance(value, tensor_type) for value in values):
+        return [_without_torch(value) for value in values]
+    return values
+
+
+def checked_rows(array: NDArray[np.float32 | np.float16], width: int, name: str) -> NDArray[np.float32]:
+    """Return float32 rows ``[n, width]`` of an array of `as_floats`.
+
+    Raises
+    ------
+    CareError
+        The shape is wrong, or a value is not finite; the message names the first such row.
     """
     if array.ndim != 2 or array.shape[1] != width:
         raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {width}]")
-    if array.dtype not in (np.float32, np.float16):
-        raise CareError(
-            f"{name} are {array.dtype}; convert them to float32 or float16: nothing is rounded silently"
-        )
     rows = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(rows).all(axis=1)
     if not finite.all():

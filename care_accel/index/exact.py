@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel import _native
 from care_accel.errors import CareError, require_count
 from care_accel.index import store
-from care_accel.index.checks import checked_rows, subset_mask, to_float32
+from care_accel.index.checks import as_floats, checked_rows, subset_mask, to_float32
 from care_accel.index.codes import Codes
 from care_accel.index.cuda import CudaScan, is_on_gpu, require_cuda
 
@@ -112,13 +112,17 @@ class ExactIndex:
         view.flags.writeable = False
         return view
 
-    def add(self, vectors: ArrayLike) -> None:
+    def add(self, vectors: ArrayLike, *, convert: bool = False) -> None:
         """Append vectors; their ids continue from ``len(self)``.
 
         Parameters
         ----------
         vectors : array_like
-            ``[n, width]``, float32 or float16. A loaded index is copied into memory first.
+            ``[n, width]``: an array or a torch tensor in float32, float16 or bfloat16, which are stored as they are, or
+            lists of Python numbers, which are rounded to float32. A tensor may require a gradient or be on a GPU. A loaded
+            index is copied into memory first.
+        convert : bool
+            Round arrays and tensors of other dtypes, such as float64, to float32 instead of refusing them.
 
         Raises
         ------
@@ -126,7 +130,7 @@ class ExactIndex:
             The shape or dtype is wrong, or a value is not finite; the message names the first such row. Nothing is
             added then.
         """
-        rows = self._checked(vectors, "vectors")
+        rows = checked_rows(as_floats(vectors, "vectors", convert=convert), self.width, "vectors")
         self._reserve(self._count + len(rows))
         self._stored[self._count : self._count + len(rows)] = rows
         self._codes.update(self._stored[: self._count + len(rows)], self.threads)
@@ -141,6 +145,7 @@ class ExactIndex:
         width: int | None = ...,
         subset: ArrayLike | None = ...,
         threads: int | None = ...,
+        convert: bool = ...,
         return_stats: Literal[False] = ...,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]: ...
 
@@ -153,6 +158,7 @@ class ExactIndex:
         width: int | None = ...,
         subset: ArrayLike | None = ...,
         threads: int | None = ...,
+        convert: bool = ...,
         return_stats: Literal[True],
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]: ...
 
@@ -164,6 +170,7 @@ class ExactIndex:
         width: int | None = None,
         subset: ArrayLike | None = None,
         threads: int | None = None,
+        convert: bool = False,
         return_stats: bool = False,
     ) -> (
         tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -174,8 +181,8 @@ class ExactIndex:
         Parameters
         ----------
         queries : array_like
-            ``[n, self.width]`` or one query ``[self.width]``, float32 or float16; with ``width`` they may be as
-            narrow as that.
+            ``[n, self.width]`` or one query ``[self.width]``; with ``width`` they may be as narrow as that. Types as in
+            `add`: float32, float16 and bfloat16, and lists of Python numbers.
         k : int
         width : int, optional
             Compare only a prefix of so many values (Matryoshka).
@@ -183,6 +190,8 @@ class ExactIndex:
             Search only these vectors: a mask, bool ``[len(self)]``, or ids in any order.
         threads : int, optional
             By default `threads` of the index.
+        convert : bool
+            Round queries of other dtypes, such as float64, to float32, as in `add`.
         return_stats : bool
 
         Returns
@@ -201,7 +210,7 @@ class ExactIndex:
             The shape or dtype is wrong, a value is not finite, k is below 1, a score is out of the range of float32, an
             id does not exist, or ``width`` is given for an index whose truncated vectors have to be normalised again.
         """
-        array = np.asarray(queries)
+        array = as_floats(queries, "queries", convert=convert)
         rows = array[np.newaxis] if array.ndim == 1 else array
         exact, ids, rescored = self.search_in_float64(rows, k, width=width, subset=subset, threads=threads)
         scores = to_float32(exact, ids)
@@ -217,12 +226,13 @@ class ExactIndex:
         width: int | None = None,
         subset: ArrayLike | None = None,
         threads: int | None = None,
+        convert: bool = False,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
         """Return scores in float64 ``[n, k]``, by which hits are ranked, ids, and rescored counts; see `search`."""
         require_count("k", k)
         if threads is not None:
             require_count("threads", threads)
-        rows = self._prefix(queries, width)
+        rows = self._prefix(as_floats(queries, "queries", convert=convert), width)
         allowed = None if subset is None else self._allowed(subset)
         if self._gpu is not None:
             return self._gpu.search(self.vectors, self._codes, rows, int(k), allowed)
@@ -271,11 +281,10 @@ class ExactIndex:
         allowed = None if subset is None else self._allowed(subset)
         return self._gpu.search_on_device(self.vectors, self._codes, queries, int(k), allowed, stream)
 
-    def _prefix(self, queries: ArrayLike, width: int | None) -> NDArray[np.float32]:
+    def _prefix(self, array: NDArray[np.float32 | np.float16], width: int | None) -> NDArray[np.float32]:
         if width is None or width == self.width:
-            return self._checked(queries, "queries")
+            return checked_rows(array, self.width, "queries")
         self._require_prefix(width)
-        array = np.asarray(queries)
         if array.ndim == 2 and array.shape[1] == self.width:
             array = array[:, :width]
         return checked_rows(array, width, "queries")
@@ -350,9 +359,6 @@ class ExactIndex:
         )
         index._stored, index._count, index._codes = found.vectors, len(found.vectors), found.codes
         return index
-
-    def _checked(self, values: ArrayLike, name: str) -> NDArray[np.float32]:
-        return checked_rows(np.asarray(values), self.width, name)
 
     def _reserve(self, count: int) -> None:
         if count <= len(self._stored) and self._stored.flags.writeable:

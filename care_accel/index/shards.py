@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel.errors import CareError, require_count
-from care_accel.index.checks import subset_mask, to_float32
+from care_accel.index.checks import as_floats, subset_mask, to_float32
 from care_accel.index.exact import ExactIndex
 
 
@@ -51,10 +51,11 @@ class Shards:
         width: int | None = None,
         subset: ArrayLike | None = None,
         threads: int | None = None,
+        convert: bool = False,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the k best documents of each query; parameters and errors are those of `ExactIndex.search`."""
         require_count("k", k)
-        array = np.asarray(queries)
+        array = as_floats(queries, "queries", convert=convert)
         rows = array[np.newaxis] if array.ndim == 1 else array
         ends = list(accumulate(map(len, self.indexes)))
         mask = None if subset is None else subset_mask(subset, ends[-1])

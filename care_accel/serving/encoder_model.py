@@ -194,7 +194,7 @@ def load_model(backend: Backend) -> DualEncoder:
         It cannot be found, or its revision is not the recorded one.
     """
     options = dict(backend.parameters["load"])
-    for name in ("model", "query", "document"):
+    for name in ("model", "query", "document", "base"):
         # Names such as care-mini or of the hub are not paths.
         if options.get(name) and (folder := backend.path(options[name], whole=True)).is_dir():
             options[name] = folder

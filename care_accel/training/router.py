@@ -10,9 +10,10 @@ import torch
 from sentence_transformers.base.modules import Module
 
 from care_accel.encoding import ROLES, DualEncoder, Role
-from care_accel.encoding.loading.checkpoint import Checkpoint
-from care_accel.encoding.loading.quiet import save_network
+from care_accel.encoding.loading.checkpoint import Checkpoint, without_pooler
+from care_accel.encoding.loading.quiet import quiet_transformers, save_network
 from care_accel.encoding.loading.sources import Source, Sources
+from care_accel.errors import CareError
 from care_accel.training.networks import layer_list
 from care_accel.training.processes import main_process_first, processes
 from care_accel.training.recipe import Lora, Stage
@@ -82,17 +83,26 @@ def _route(model: DualEncoder, stage: Stage, role: Role, *, layers: bool) -> lis
 
     spec, checkpoint = model.spec(role), model.source(role).checkpoint
     checkpoint.require_full_vocabulary("train")
+    if spec.dense or not spec.include_prompt:
+        what = "dense layers after pooling" if spec.dense else "include_prompt=False"
+        raise CareError(
+            f"{checkpoint.folder}: {what} cannot be trained here; train a model without, or use sentence-transformers"
+        )
     # Trained weights are float32, whatever the stored precision; autocast does the rest.
     options: dict[str, Any] = {"dtype": torch.float32}
     if not torch.cuda.is_available():
         # On a CPU in bfloat16, eager attention trains faster than the fused one (0.9 against 1.2 s per step).
         options["attn_implementation"] = "eager"
     limit = stage.max_query_tokens if role == "query" else stage.max_document_tokens
-    transformer = Transformer(
-        str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
-    )
+    with quiet_transformers():  # which reports a missing pooling layer
+        transformer = Transformer(
+            str(checkpoint.folder), max_seq_length=min(spec.max_tokens, limit), model_kwargs=options
+        )
+    without_pooler(transformer.model)
     transformer.tokenizer.padding_side = spec.padding_side
     _freeze(transformer.model, stage, layers=layers)
+    if transformer.tokenizer.pad_token is None:
+        transformer.tokenizer.pad_token = checkpoint.load_tokenizer().pad_token
     pooling = Pooling(checkpoint.hidden_size, pooling_mode=_LIBRARY_POOLINGS[spec.pooling])
     cut: list[Any] = [Normalize(), Slice(spec.width)]
     if spec.order == "slice-then-normalize":

@@ -17,6 +17,7 @@ from typing import Any
 
 from care_accel.encoding import ROLES, DualEncoder
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.int8_weights import save_int8
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
@@ -153,6 +154,7 @@ def _store(trained: DualEncoder, recipe: Recipe, work: Path, record: dict[str, A
         if dtype == "int8":
             (place / "model.safetensors").unlink()
             save_int8({name: values.numpy() for name, values in network.state_dict().items()}, place)
+        store(checkpoint.dense_files, place)
         checkpoint.load_tokenizer().save_pretrained(place)
         found[role] = Source(Checkpoint(place), trained.spec(role))
     model = DualEncoder(Sources(recipe.name, found["query"], found["document"]))

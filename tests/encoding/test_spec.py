@@ -1,9 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 
 from care_accel import CareError, EncoderSpec
-from care_accel.encoding import ROLES, TASKS, preset
+from care_accel.encoding import ROLES, TASKS, Dense, preset
 
 SPEC = EncoderSpec("first", "normalize-then-slice", 24)
 
@@ -26,6 +27,15 @@ def test_a_spec_cannot_be_changed():
         ("prompts", {"retrieval": "no place for the text"}),
         ("prompts", {"dance": "{text}"}),
         ("prompts", {"sts": "{text}{text}"}),
+        ("include_prompt", 1),
+        ("dense", {"width": 24}),
+        ("dense", [24]),
+        ("dense", [{"activation": "tanh"}]),
+        ("dense", [{"width": 24, "dropout": 0.1}]),
+        ("dense", [{"width": 0}]),
+        ("dense", [{"width": 24, "activation": "os.system"}]),
+        ("dense", [{"width": 24, "bias": "yes"}]),
+        ("dense", [{"width": 23}]),  # narrower than the spec
     ],
 )
 def test_a_value_that_is_not_allowed_is_refused_by_its_field(field, value):
@@ -39,6 +49,25 @@ def test_a_spec_survives_care_json():
         SPEC, prompts={"sts": "比较：{text}", "default": "{text}？"}, padding_side="left"
     )
     assert EncoderSpec.from_dict(spec.to_dict()) == spec
+
+
+def test_dense_layers_and_a_prompt_left_out_survive_care_json(tmp_path):
+    spec = dataclasses.replace(
+        SPEC, dense=[Dense(64, "gelu", bias=False), Dense(24, normalize=True)], include_prompt=False
+    )
+    assert EncoderSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+    assert spec.compiled["dense"][1] == {
+        "width": 24,
+        "activation": "identity",
+        "bias": True,
+        "normalize": True,
+    }
+
+
+def test_a_spec_without_them_is_written_as_before_and_keeps_its_identity():
+    assert {"dense", "include_prompt"}.isdisjoint(SPEC.to_dict() | SPEC.compiled)
+    # Indexes hold revisions that were made of this.
+    assert SPEC.identity == "9e5cd6b55b359b2cd0a5e040cbdd321853996da1f82caa0d3eed5d2d61b2dad6"
 
 
 @pytest.mark.parametrize(
@@ -72,8 +101,13 @@ def test_identity_follows_what_decides_a_vector_and_not_what_rounds_it():
         {"width": 23},
         {"max_tokens": 511},
         {"prompts": {"sts": "a{text}"}},
+        {"include_prompt": False},
+        {"dense": [Dense(24)]},
+        {"dense": [Dense(24, "tanh")]},
+        {"dense": [Dense(24, normalize=True)]},
     ]
-    assert len({dataclasses.replace(SPEC, **o).identity for o in others} | {SPEC.identity}) == 6
+    identities = {dataclasses.replace(SPEC, **o).identity for o in others}
+    assert len(identities | {SPEC.identity}) == len(others) + 1
 
 
 def test_the_prompt_is_that_of_the_task_then_the_default_then_the_plain_text():

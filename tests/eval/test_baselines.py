@@ -2,7 +2,11 @@ import mteb
 import numpy as np
 import pytest
 
-from care_accel import DualEncoder
+from care_accel import DualEncoder, EncoderSpec
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store_random, stored_files
+from care_accel.encoding.loading.sources import Source, Sources
+from care_accel.encoding.spec import Dense
 from care_accel.eval.baselines import BM25Model, untrained
 from care_accel.eval.tasks import folder_tasks
 
@@ -27,6 +31,17 @@ def test_the_untrained_twin_has_the_same_shape_and_other_weights(tiny_model, tmp
     ours, theirs = (m.encoder("document").runtime.network for m in (tiny_model, twin))
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
     assert twin.encode_query("头痛") != pytest.approx(tiny_model.encode_query("头痛"), abs=1e-3)
+
+
+def test_the_untrained_twin_has_dense_layers_too(tiny_folders, tmp_path):
+    layers = [Dense(64, "gelu"), Dense(12, bias=False)]
+    store_random(layers, 32, tmp_path / "dense")
+    checkpoint = Checkpoint(tiny_folders / "query_encoder", dense=stored_files(tmp_path / "dense"))
+    source = Source(checkpoint, EncoderSpec("mean", "slice-then-normalize", 12, dense=layers))
+    model = DualEncoder(Sources("dense", source, source), "pytorch")
+    twin = untrained(model, tmp_path / "one")
+    assert twin.spec("query") == model.spec("query")
+    assert twin.encode_query("头痛") != pytest.approx(model.encode_query("头痛"), abs=1e-3)
 
 
 def test_the_untrained_twin_is_the_same_on_every_run(tiny_model, tmp_path):

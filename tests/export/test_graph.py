@@ -4,8 +4,10 @@ import pytest
 
 from care_accel import EncoderSpec
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store_random, stored_files
 from care_accel.encoding.runtimes.onnxruntime_cpu import OnnxRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
+from care_accel.encoding.spec import Dense
 from care_accel.export import graph
 
 
@@ -42,6 +44,32 @@ def test_a_graph_gives_the_network_s_vectors_for_any_shape_and_padding(
             np.testing.assert_allclose(vectors, expected(ids, mask), atol=1e-5)
     outputs = onnx.load(tmp_path / "model.onnx").graph.output
     assert [o.name for o in outputs] == ["vectors"]  # no hidden states leave it
+
+
+@pytest.mark.parametrize(("role", "pooling"), [("query_encoder", "first"), ("document_encoder", "mean")])
+def test_dense_layers_and_tokens_that_are_not_pooled_are_in_the_graph(tiny_folders, tmp_path, role, pooling):
+    checkpoint = Checkpoint(tiny_folders / role)
+    layers = [Dense(64, "gelu"), Dense(24, "tanh", bias=False, normalize=True)]
+    store_random(layers, checkpoint.hidden_size, tmp_path / "dense")
+    dense = Checkpoint(tiny_folders / role, dense=stored_files(tmp_path / "dense"))
+    spec = EncoderSpec(pooling, "normalize-then-slice", 20, device="cpu", dense=layers, include_prompt=False)
+    network, head = checkpoint.load_network("float32"), dense.load_dense(spec)
+    graph.write_graph(network, spec, tmp_path / "model.onnx", head)
+    found, expected = OnnxRuntime(tmp_path / "model.onnx"), PyTorchRuntime(network, spec, head)
+    ids, mask = padded(np.random.default_rng(0), 4, 33, "right")
+    mask[:, :3] *= 2
+    mask[mask.max(axis=1) == mask.min(axis=1), -1] = 1
+    mask[~(mask == 1).any(axis=1), 0] = 1  # a text has a token that is pooled
+    np.testing.assert_allclose(found(ids, mask), expected(ids, mask), atol=1e-5)
+    plain = np.minimum(mask, 1)
+    assert np.abs(found(ids, plain) - found(ids, mask)).max() > 1e-3
+
+
+def test_a_spec_with_dense_layers_is_not_written_without_them(tiny_folders, tmp_path):
+    spec = EncoderSpec("first", "normalize-then-slice", 20, device="cpu", dense=[Dense(24)])
+    network = Checkpoint(tiny_folders / "query_encoder").load_network("float32")
+    with pytest.raises(ValueError, match="the dense layers of the spec and those given differ"):
+        PyTorchRuntime(network, spec)
 
 
 def test_weights_too_large_for_one_file_lie_beside_it(tiny_folders, tmp_path, monkeypatch):

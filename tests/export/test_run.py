@@ -37,6 +37,31 @@ def test_the_figures_and_their_limits_are_kept_beside_the_export(exported):
     assert values["versions"]["onnxruntime"]
 
 
+def test_a_model_with_dense_layers_is_exported_and_taken_by_auto(tiny_folders, dev, tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Pooling
+
+    transformer = Transformer(str(tiny_folders / "query_encoder"))
+    modules = [transformer, Pooling(32, "mean", include_prompt=False), Dense(32, 12), Normalize()]
+    SentenceTransformer(modules=modules, prompts={"query": "感冒发热，"}).save(str(tmp_path / "m"))
+    original = DualEncoder.from_pretrained(tmp_path / "m", device="cpu")
+    export(original, tmp_path / "exported", runtime="onnx", dev=dev)
+    model = DualEncoder.from_pretrained(tmp_path / "exported", device="cpu")
+    for role in ("query", "document"):
+        assert model.choice(role).runtime == "onnx"
+        assert "dense layers" in model.choice(role).rejected["native"]
+        assert model.revision(role) == original.revision(role)
+        found, expected = model.encoder(role).encode(TEXTS), original.encoder(role).encode(TEXTS)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    file = tmp_path / "exported/query_encoder/runtimes/onnx/export.json"
+    values = json.loads(file.read_text())
+    values["spec"]["dense"][0]["activation"] = "relu"
+    file.write_text(json.dumps(values))
+    with pytest.raises(CareError, match=r"its export has dense .*relu.*, not .*tanh"):
+        DualEncoder.from_pretrained(tmp_path / "exported", runtime="onnx").encode_query("头痛")
+
+
 @pytest.mark.parametrize(
     ("limits", "words"),
     [

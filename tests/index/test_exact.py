@@ -6,11 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from care_accel import CareError, ExactIndex, _native
+from care_accel.index.shards import Shards
 
 # Scores of such values stay within the range of float32.
 FINITE = st.floats(-(2.0**60), 2.0**60, allow_nan=False, width=32)
@@ -272,16 +274,77 @@ def test_a_value_that_is_not_finite_is_refused_with_its_row(value):
         (np.zeros((2, 4), np.float32), r"shape \[2, 4\]; they must be \[n, 3\]"),
         (np.zeros((2, 3, 1), np.float32), r"shape \[2, 3, 1\]"),
         (np.float32(1), r"shape \[\]"),
-        (np.zeros((2, 3)), "float64"),
-        (np.zeros((2, 3), np.int64), "int64"),
+        (np.zeros((2, 3)), r"are float64; use convert=True to round them to float32, or convert"),
+        (np.zeros((2, 3), np.int64), "are int64; use convert=True"),
+        ([np.zeros(3), np.zeros(3)], "are float64; use convert=True"),
+        ([np.float64(1), 2.0, 3.0], "are float64; use convert=True"),
+        (torch.zeros(2, 3, dtype=torch.float64), "are float64; use convert=True"),
+        (np.zeros((2, 3), bool), "are bool; give real numbers"),
+        (np.zeros((2, 3), complex), "are complex128; give real numbers"),
+        ([["1", "2", "3"]], "are <U1; give real numbers"),
+        (None, "are object; give real numbers"),
+        ([[1.0, 2.0, 3.0], [1.0]], r"cannot be read as an array: .*; give an array \[n, width\]"),
+        ([[1e300, 0.0, 0.0]], "a value is out of the range of float32; scale them down"),
+        ([[float("nan"), 0.0, 0.0]], "row 0 contains a value that is not finite"),
     ],
 )
 def test_another_shape_or_dtype_is_refused(bad, words):
     index = ExactIndex(3)
-    with pytest.raises(CareError, match=words):
+    with pytest.raises(CareError, match=f"^vectors.*{words}"):
         index.add(bad)
-    with pytest.raises(CareError, match=words):
+    with pytest.raises(CareError, match=f"^queries.*{words}") as error:
         index.search(bad)
+    assert "\n" not in str(error.value)
+
+
+VALUES = np.array([[0.1, -2.0, 3.0], [1.0, 0.3, 0.0]])
+ROUNDED = VALUES.astype(np.float32)
+EXACT = {
+    "lists of Python floats": VALUES.tolist(),
+    "tuples": tuple(map(tuple, VALUES.tolist())),
+    "a list of arrays": list(ROUNDED),
+    "a list of tensors": list(torch.tensor(ROUNDED)),
+    "a tensor": torch.tensor(ROUNDED),
+    "a tensor that requires a gradient": torch.tensor(ROUNDED, requires_grad=True),
+    "a list of such tensors": list(torch.tensor(ROUNDED, requires_grad=True)),
+    "a result of such a tensor": torch.tensor(ROUNDED, requires_grad=True) * 1,
+}
+CONVERTED = {
+    "float64": VALUES,
+    "a list of float64 arrays": list(VALUES),
+    "a float64 tensor that requires a gradient": torch.tensor(VALUES, requires_grad=True),
+    "the widest floats": VALUES.astype(np.longdouble),
+}
+
+
+@pytest.mark.parametrize("kind", [*EXACT, *CONVERTED])
+def test_vectors_and_queries_of_other_types_are_taken_by_one_rule(kind):
+    values, options = (EXACT | CONVERTED)[kind], {"convert": True} if kind in CONVERTED else {}
+    index = ExactIndex(3)
+    index.add(values, **options)
+    np.testing.assert_array_equal(index.vectors, ROUNDED)
+    expected = index.search(ROUNDED, k=2)
+    for found in (index.search(values, k=2, **options), Shards([index]).search(values, k=2, **options)):
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    one = index.search(values[0], k=2, **options)
+    np.testing.assert_array_equal(one[1], expected[1][0])
+    np.testing.assert_array_equal(index.search(values, k=1, width=2, **options)[1].shape, (2, 1))
+
+
+def test_python_integers_half_precision_and_integer_arrays_by_the_same_rule():
+    index = ExactIndex(2)
+    index.add([[1, 2], [3, 4]])
+    index.add(np.array([[0.1, 0.2]], np.float16))
+    index.add(torch.tensor([[0.1, 0.2]], dtype=torch.bfloat16))
+    index.add(np.array([[5, 6]]), convert=True)
+    expected = [[1, 2], [3, 4], np.float16([0.1, 0.2]), torch.tensor([0.1, 0.2]).bfloat16().float(), [5, 6]]
+    np.testing.assert_array_equal(
+        index.vectors, np.array([list(map(float, row)) for row in expected], np.float32)
+    )
+    with pytest.raises(CareError, match="out of the range of float32"):
+        index.add(np.array([[1e300, 0.0]]), convert=True)
+    assert len(index) == 5
 
 
 @pytest.mark.parametrize("k", [0, -1, 2.5, True, "3"])

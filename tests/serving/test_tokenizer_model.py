@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,6 +32,17 @@ def test_a_saved_tokenizer_makes_the_tokens_of_its_encoder(tiny_model, tmp_path,
     assert back.tokenize(TEXTS, task) == rows
     for ours, theirs in zip(encoder.pad(rows, 600), back.pad(rows, 600), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+def test_a_prompt_left_out_of_pooling_is_in_the_mask(tiny_model, tmp_path):
+    spec = replace(tiny_model.spec("query"), include_prompt=False, prompts={"default": "感冒发热{text}"})
+    encoder = tokenizing(spec, tiny_model.encoder("query").tokenizer)
+    save_tokenizing(encoder, tmp_path / "t")
+    back = load_tokenizing(tmp_path / "t", spec)
+    _, mask = back.pad(back.tokenize(["头痛"]), 600)
+    prompt = len(encoder.tokenizer("感冒发热")["input_ids"])
+    assert mask[0, :prompt].tolist() == [2] * prompt
+    assert 0 < (mask[0, prompt:] == 1).sum() < 5
 
 
 def test_a_kept_vocabulary_is_kept(tiny_model, tmp_path):

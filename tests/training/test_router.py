@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from care_accel import DualEncoder
+from care_accel import CareError, DualEncoder
+from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import store_random, stored_files
+from care_accel.encoding.loading.sources import Source, Sources
+from care_accel.encoding.spec import Dense
 from care_accel.training.recipe import DataFile, Lora, Stage
 from care_accel.training.router import Slice, build_library_model, save_trained
 
@@ -30,6 +36,21 @@ def test_training_sees_the_vectors_that_inference_gives(tiny_folders, preset, lo
     queries = [model.spec("query").format(text, "retrieval") for text in TEXTS]
     np.testing.assert_allclose(library.encode_query(queries), model.encode_query(TEXTS), atol=1e-5)
     np.testing.assert_allclose(library.encode_document(TEXTS), model.encode_document(TEXTS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dense": [Dense(24)], "width": 20}, "dense layers after pooling"),
+        ({"include_prompt": False}, "include_prompt"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(tiny_folders, tmp_path, change, words):
+    store_random(change.get("dense", ()), 32, tmp_path)
+    checkpoint = Checkpoint(tiny_folders / "query_encoder", dense=stored_files(tmp_path))
+    source = Source(checkpoint, replace(model_of(tiny_folders, "care").spec("query"), **change))
+    with pytest.raises(CareError, match=f"{words}.* cannot be trained here"):
+        build_library_model(DualEncoder(Sources("m", source, source)), stage())
 
 
 @pytest.mark.parametrize("role", ["query", "document"])

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel.curation.steps import Progress, no_progress
 from care_accel.errors import CareError, require_count
 from care_accel.index import ExactIndex
-from care_accel.index.checks import checked_rows
+from care_accel.index.checks import as_floats, checked_rows
 
 _BATCH = 1024
 
@@ -55,7 +55,7 @@ def select_diverse(
     CareError
         Invalid vectors, a zero vector, or a parameter out of range.
     """
-    array = np.asarray(vectors)
+    array = as_floats(vectors, "vectors")
     rows = checked_rows(array, array.shape[-1] if array.ndim == 2 else 1, "vectors")
     require_count("batch", batch)
     if isinstance(neighbours, bool) or not hasattr(neighbours, "__index__") or neighbours < 0:

@@ -7,30 +7,42 @@ architecture which transformers has built in (``model_type: "new"``, the origina
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import re
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from care_accel.encoding.loading.adapter import WEIGHTS as ADAPTER
+from care_accel.encoding.loading.adapter import merge_adapter
+from care_accel.encoding.loading.dense import load_tensors, stored_files, stored_name
 from care_accel.encoding.loading.int8_weights import FILE as INT8_WEIGHTS
 from care_accel.encoding.loading.int8_weights import load_int8
+from care_accel.encoding.loading.notices import notice_once
 from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.encoding.loading.vocabulary import FILE as VOCABULARY
 from care_accel.encoding.loading.vocabulary import Vocabulary
+from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 from care_accel.files import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
+    from care_accel.encoding.dense_layers import DenseLayers
+
 _HASHED = ("*.safetensors", "*.json", "*.txt", "*.model")
 # Metadata that does not affect embeddings.
 _NOT_HASHED = ("README", "generation_config.json", "trainer_state.json", "care.json")
 _CHUNK = 1 << 22
 _LAYER = re.compile(r"layers?\.\d+\..*weight$")
+# Networks with absolute positions that count from pad_token_id + 1, as RoBERTa's do.
+_OFFSET_POSITIONS = (
+    *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
+    *("roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"),
+)
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +58,9 @@ class Checkpoint:
         tokenizer's files.
     base : Path, optional
         Folder of the base network if ``folder`` contains an adapter.
+    dense : tuple of Path, optional
+        Weights of dense layers outside the folder, in order (a sentence-transformers folder); by default those in the
+        folder's ``dense/``.
 
     Raises
     ------
@@ -55,6 +70,7 @@ class Checkpoint:
 
     folder: Path
     base: Path | None = None
+    dense: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.network_folder.is_dir():
@@ -65,10 +81,15 @@ class Checkpoint:
                 f"{self.network_folder}: no *.safetensors file; convert other formats with transformers' "
                 "save_pretrained"
             )
-        if self.base is not None and not (self.folder / "adapter_model.safetensors").is_file():
-            raise CareError(f"{self.folder}: no adapter_model.safetensors; save the adapter in this format")
-        if not (self._tokenizer_folder / "tokenizer_config.json").is_file():
+        if self.base is not None and not (self.folder / ADAPTER).is_file():
+            raise CareError(f"{self.folder}: no {ADAPTER}; save the adapter in this format")
+        if not (self.tokenizer_folder / "tokenizer_config.json").is_file():
             raise CareError(f"{self.folder}: no tokenizer_config.json; save the tokenizer in the same folder")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By absolute paths, as another process may run elsewhere; without what was cached from the files.
+        folders = [None if f is None else f.absolute() for f in (self.folder, self.base)]
+        return type(self), (*folders, tuple(f.absolute() for f in self.dense))
 
     @property
     def network_folder(self) -> Path:
@@ -80,7 +101,12 @@ class Checkpoint:
         return (self.network_folder / INT8_WEIGHTS).is_file()
 
     @property
-    def _tokenizer_folder(self) -> Path:
+    def dense_files(self) -> tuple[Path, ...]:
+        """Weights of the dense layers, in order."""
+        return self.dense or stored_files(self.folder)
+
+    @property
+    def tokenizer_folder(self) -> Path:
         # An adapter folder usually has the tokenizer; otherwise the base folder does.
         own = (self.folder / "tokenizer_config.json").is_file()
         return self.folder if own or self.base is None else self.base
@@ -141,25 +167,34 @@ class Checkpoint:
     def max_tokens(self) -> int | None:
         """Maximum sequence length of the network; None if its configuration sets no limit."""
         positions = getattr(self.config, "max_position_embeddings", None)
-        # RoBERTa-like networks number positions from pad_token_id + 1.
-        offset = self.config.pad_token_id + 1 if "roberta" in self.config.model_type else 0
+        offset = (self.config.pad_token_id or 0) + 1 if self.config.model_type in _OFFSET_POSITIONS else 0
         return positions - offset if positions else None
 
     @cached_property
     def fingerprint(self) -> str:
         """``sha256:`` over every file that affects embeddings: weights, configuration, tokenizer, adapter."""
         total = hashlib.sha256()
+        for name, file in self._hashed_files():
+            digest = hashlib.sha256()
+            with file.open("rb") as stream:
+                while chunk := stream.read(_CHUNK):
+                    digest.update(chunk)
+            total.update(f"{name} {digest.hexdigest()}\n".encode())
+        return f"sha256:{total.hexdigest()}"
+
+    def _hashed_files(self) -> list[tuple[str, Path]]:
+        """Return the files that affect embeddings; dense layers under the names that they are stored by."""
+        found = []
         for folder in filter(None, (self.folder, self.base)):
             files = {f for pattern in _HASHED for f in folder.glob(pattern)}
-            for file in sorted(files):
-                if file.name.startswith(_NOT_HASHED):
-                    continue
-                digest = hashlib.sha256()
-                with file.open("rb") as stream:
-                    while chunk := stream.read(_CHUNK):
-                        digest.update(chunk)
-                total.update(f"{file.name} {digest.hexdigest()}\n".encode())
-        return f"sha256:{total.hexdigest()}"
+            found += [(f.name, f) for f in sorted(files) if not f.name.startswith(_NOT_HASHED)]
+        return found + [(stored_name(i), file) for i, file in enumerate(self.dense_files)]
+
+    @property
+    def signature(self) -> tuple[tuple[str, int, int], ...]:
+        """Name, size and time of change of the files that affect embeddings: a quick test whether any changed."""
+        stats = [(name, file.stat()) for name, file in self._hashed_files()]
+        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def load_tokenizer(self) -> PreTrainedTokenizerFast:
         """Load the tokenizer and check that it matches the network.
@@ -167,11 +202,11 @@ class Checkpoint:
         Raises
         ------
         CareError
-            The tokenizer cannot be read, has no pad token, or has token ids beyond the embedding matrix.
+            The tokenizer cannot be read, or has token ids beyond the embedding matrix.
         """
         from transformers import AutoTokenizer
 
-        folder = self._tokenizer_folder
+        folder = self.tokenizer_folder
         try:
             tokenizer = AutoTokenizer.from_pretrained(
                 folder, config=self.config, trust_remote_code=False, truncation_side="right"
@@ -179,11 +214,15 @@ class Checkpoint:
         except Exception as cause:  # transformers raises many types, even bare Exception
             raise CareError(f"{folder}: the tokenizer cannot be read: {_one_line(cause)}") from cause
         if tokenizer.pad_token_id is None:
-            if tokenizer.eos_token_id is None:
-                raise CareError(
-                    f"{folder}: the tokenizer has no pad token; set pad_token in tokenizer_config.json"
-                )
-            tokenizer.pad_token = tokenizer.eos_token
+            # Padding is masked, so any token will do. One that is special already: to make a special token of a word
+            # would change how texts are split.
+            substitute = tokenizer.eos_token or next(iter(tokenizer.all_special_tokens), None)
+            if substitute is not None:
+                tokenizer.pad_token = substitute
+            notice_once(
+                f"{folder}: the tokenizer has no pad token; padding, which is masked, is "
+                f"{'token id 0' if substitute is None else repr(str(substitute))}"
+            )
         vocabulary = self.load_vocabulary()
         rows = int(self.config.vocab_size) if vocabulary is None else len(vocabulary.rows)
         if (highest := max(tokenizer.get_vocab().values())) >= rows:
@@ -262,21 +301,23 @@ class Checkpoint:
                 unknown[0],
             )
         if self.base is not None:
-            network = self._merge_adapter(network)
-        return network.eval()
+            network = merge_adapter(network, self.folder)
+        return without_pooler(network).eval()
 
-    def _merge_adapter(self, network: PreTrainedModel) -> PreTrainedModel:
-        try:
-            from peft import PeftModel
-        except ImportError:
-            raise CareError(f"{self.folder} is a LoRA adapter: pip install 'care-accel[train]'") from None
-        try:
-            with warnings.catch_warnings():
-                # peft only warns of missing weights and leaves random ones in place.
-                warnings.filterwarnings("error", message="Found missing adapter keys")
-                return PeftModel.from_pretrained(network, self.folder).merge_and_unload()
-        except Exception as cause:
-            raise CareError(f"{self.folder}: the adapter does not match: {_one_line(cause)}") from cause
+    def load_dense(self, spec: EncoderSpec) -> DenseLayers | None:
+        """Load the dense layers of a spec on the CPU; None if it has none."""
+        if not spec.dense:
+            return None
+        from care_accel.encoding.dense_layers import DenseLayers
+
+        return DenseLayers(spec.dense, [load_tensors(file) for file in self.dense_files]).eval()
+
+
+def without_pooler(network: PreTrainedModel) -> PreTrainedModel:
+    """Remove the pooling layer of BERT-like networks, which encoders of texts do not use, and return the network."""
+    if "add_pooling_layer" in inspect.signature(type(network).__init__).parameters:
+        network.pooler = None
+    return network
 
 
 def _gte_values(values: dict[str, Any]) -> dict[str, Any]:

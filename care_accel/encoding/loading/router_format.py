@@ -11,17 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from care_accel.encoding.loading.checkpoint import Checkpoint
-from care_accel.encoding.spec import PLAIN, ROLES, EncoderSpec, Order, Pooling, Role
+from care_accel.encoding.loading.dense import read_library_layer
+from care_accel.encoding.loading.notices import notice_once
+from care_accel.encoding.spec import PLAIN, ROLES, Dense, EncoderSpec, Order, Pooling, Role
 from care_accel.errors import CareError
 from care_accel.files import read_json
 
 _POOLINGS: dict[str, Pooling] = {"cls": "first", "lasttoken": "last", "mean": "mean"}
 LIBRARY_POOLINGS = {ours: theirs for theirs, ours in _POOLINGS.items()}
+# The mean times the square root of the length: the mean, once normalised.
+_SCALED_MEAN = "mean_sqrt_len_tokens"
 # Releases before 6 wrote one flag per mode instead of pooling_mode.
-_OLD_FLAGS: dict[str, Pooling] = {
-    "pooling_mode_cls_token": "first",
-    "pooling_mode_lasttoken": "last",
+_OLD_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": _SCALED_MEAN,
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
 }
 _UNBOUNDED = 1_000_000
 
@@ -36,23 +43,41 @@ class Route:
     truncate_dim: int | None
     prompt: str
     max_tokens: int | None
+    dense: tuple[Dense, ...]
+    dense_files: tuple[Path, ...]
+    include_prompt: bool
 
     def spec(self, checkpoint: Checkpoint) -> EncoderSpec:
         """Return the spec of this route and its network."""
-        settings = read_json(checkpoint.folder / "tokenizer_config.json", "an encoder folder needs it")
-        limits = (
-            self.max_tokens,
-            settings.get("model_max_length"),
-            checkpoint.config_values.get("max_position_embeddings"),
-        )
+        width = self.dense[-1].width if self.dense else checkpoint.hidden_size
         return EncoderSpec(
             pooling=self.pooling,
             order=self.order,
-            width=min(self.truncate_dim or checkpoint.hidden_size, checkpoint.hidden_size),
+            width=min(self.truncate_dim or width, width),
             prompts={"default": self.prompt + PLAIN} if self.prompt else {},
-            max_tokens=min((int(n) for n in limits if n and n < _UNBOUNDED), default=_UNBOUNDED),
+            max_tokens=self._limit(checkpoint),
             padding_side="left" if checkpoint.causal else "right",
+            dense=self.dense,
+            include_prompt=self.include_prompt,
         )
+
+    def _limit(self, checkpoint: Checkpoint) -> int:
+        settings = read_json(
+            checkpoint.tokenizer_folder / "tokenizer_config.json", "an encoder folder needs it"
+        )
+        limits = (self.max_tokens, settings.get("model_max_length"))
+        limit = min((int(n) for n in limits if n and n < _UNBOUNDED), default=_UNBOUNDED)
+        positions = checkpoint.max_tokens
+        if positions is None or limit <= positions:
+            return limit
+        # The library's default is the size of the position table, of which RoBERTa's networks leave out the first rows:
+        # it fails at longer texts.
+        if limit < _UNBOUNDED:
+            notice_once(
+                f"{checkpoint.folder}: max_seq_length is {limit}, but the network has {positions} positions; longer "
+                f"texts are truncated to {positions} tokens"
+            )
+        return positions
 
 
 def read_router_format(folder: Path) -> dict[Role, Route]:
@@ -61,7 +86,7 @@ def read_router_format(folder: Path) -> dict[Role, Route]:
     Raises
     ------
     CareError
-        A file is missing or invalid, or a module is not Transformer, Pooling or Normalize.
+        A file is missing or invalid, or a module or a pooling is not supported.
     """
     try:
         return _read_routes(folder)
@@ -93,38 +118,67 @@ def _read_routes(folder: Path) -> dict[Role, Route]:
 def _route(modules: list[tuple[str, Path]], settings: dict[str, Any], prompt: str) -> Route:
     kinds = [kind for kind, _ in modules]
     where = modules[0][1]
-    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Normalize"}:
+    if kinds[:2] != ["Transformer", "Pooling"] or set(kinds[2:]) - {"Dense", "Normalize"}:
         raise CareError(
-            f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, Normalize are supported"
+            f"{where}: modules {', '.join(kinds)}; only Transformer, Pooling, then any of Dense and Normalize are "
+            "supported"
         )
+    dense = []
+    for (kind, folder), before in zip(modules[2:], kinds[1:], strict=False):
+        if kind == "Dense":
+            dense.append(read_library_layer(folder, normalize=before == "Normalize"))
+    layers = tuple(layer for layer, _ in dense)
     score = settings.get("similarity_fn_name") or "cosine"
-    if score != "cosine" and not (score == "dot" and "Normalize" in kinds):
+    normalised = kinds[-1] == "Normalize"
+    if score != "cosine" and not (score == "dot" and normalised):
         raise CareError(
-            f"{where}: similarity {score!r} on {'' if 'Normalize' in kinds else 'un'}normalised vectors is not "
-            "supported; use cosine, or dot with a Normalize module"
+            f"{where}: similarity {score!r} on {'' if normalised else 'un'}normalised vectors is not "
+            "supported; use cosine, or dot with a Normalize module at the end"
         )
     truncate_dim = settings.get("truncate_dim")
     # sentence-transformers slices last, after any Normalize; but its cosine then normalises again.
     slices_last = score == "dot" and truncate_dim is not None
     transformer = _read_optional(where / "sentence_bert_config.json")
+    pooling, include_prompt = _pooling(
+        modules[1][1] / "config.json", any_length=not layers or layers[0].normalize
+    )
     return Route(
         folder=where,
-        pooling=_pooling(modules[1][1] / "config.json"),
+        pooling=pooling,
         order="normalize-then-slice" if slices_last else "slice-then-normalize",
         truncate_dim=truncate_dim,
         prompt=prompt,
         max_tokens=transformer.get("max_seq_length"),
+        dense=layers,
+        dense_files=tuple(file for _, file in dense),
+        include_prompt=include_prompt,
     )
 
 
-def _pooling(file: Path) -> Pooling:
+def _pooling(file: Path, *, any_length: bool) -> tuple[Pooling, bool]:
+    """Return the pooling, and whether it includes the prompt; ``any_length`` if vectors are normalised right after it."""
     values = read_json(file, "a Pooling module needs it")
-    mode = values.get("pooling_mode")
-    known = [_POOLINGS[mode]] if mode in _POOLINGS else []
-    known += [ours for flag, ours in _OLD_FLAGS.items() if values.get(flag) is True]
-    if len(known) != 1 or values.get("include_prompt") is False:
-        raise CareError(f"{file}: unsupported pooling; use cls, lasttoken or mean with include_prompt")
-    return known[0]
+    given = values.get("pooling_mode")
+    if given is None:
+        given = [mode for flag, mode in _OLD_FLAGS.items() if values.get(flag) is True] or ["mean"]
+    modes = [given] if isinstance(given, str) else given
+    if not isinstance(modes, list) or not modes or not all(isinstance(mode, str) for mode in modes):
+        raise CareError(f"{file}: pooling_mode is {given!r}; it must be one of {', '.join(_POOLINGS)}")
+    if len(modes) > 1:
+        raise CareError(
+            f"{file}: the concatenated poolings {' and '.join(modes)} are not supported; use a model with one of "
+            f"{', '.join(_POOLINGS)}"
+        )
+    if modes == [_SCALED_MEAN] and any_length:
+        modes = ["mean"]
+    if modes[0] not in _POOLINGS:
+        raise CareError(
+            f"{file}: pooling {modes[0]!r} is not supported; use a model with one of {', '.join(_POOLINGS)}"
+        )
+    include_prompt = values.get("include_prompt", True)
+    if not isinstance(include_prompt, bool):
+        raise CareError(f"{file}: include_prompt is {include_prompt!r}; it must be true or false")
+    return _POOLINGS[modes[0]], include_prompt
 
 
 def _kind(dotted: str) -> str:

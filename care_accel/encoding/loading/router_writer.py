@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from care_accel.encoding.dual import DualEncoder
+from care_accel.encoding.loading.dense import LIBRARY_ACTIVATIONS, load_tensors
 from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.encoding.loading.router_format import LIBRARY_POOLINGS
-from care_accel.encoding.spec import PLAIN, ROLES
+from care_accel.encoding.spec import PLAIN, ROLES, Dense
 from care_accel.errors import CareError
 
 
@@ -35,7 +38,8 @@ def write_router_format(model: DualEncoder, folder: str | Path) -> None:
     prompts, routes, sliced = {}, {}, set()
     for role in ROLES:
         encoder = model.encoder(role)
-        spec, checkpoint = encoder.spec, model.source(role).checkpoint
+        spec, source = encoder.spec, model.source(role)
+        checkpoint = source.checkpoint
         checkpoint.require_full_vocabulary("the sentence-transformers format cannot store it; write")
         template = spec.prompt("retrieval")
         if not template.endswith(PLAIN):
@@ -43,12 +47,17 @@ def write_router_format(model: DualEncoder, folder: str | Path) -> None:
                 f"the {role} prompt has text after {PLAIN}; the sentence-transformers format supports prefixes only"
             )
         prompts[role] = template.removesuffix(PLAIN)
-        if spec.width < checkpoint.hidden_size:
+        if spec.width < source.full_width:
             sliced.add(spec.order)
         with quiet_transformers():
             transformer = Transformer(str(checkpoint.folder), max_seq_length=spec.max_tokens)
-        pooling = Pooling(checkpoint.hidden_size, pooling_mode=LIBRARY_POOLINGS[spec.pooling])
-        routes[role] = [transformer, pooling, Normalize()]
+        pooling = Pooling(
+            checkpoint.hidden_size,
+            pooling_mode=LIBRARY_POOLINGS[spec.pooling],
+            include_prompt=spec.include_prompt,
+        )
+        dense = _dense_modules(spec.dense, checkpoint.dense_files)
+        routes[role] = [transformer, pooling, *dense, Normalize()]
     if sliced - {"normalize-then-slice"}:
         raise CareError(
             "the sentence-transformers format slices after normalising, but these encoders slice before; save them "
@@ -62,3 +71,18 @@ def write_router_format(model: DualEncoder, folder: str | Path) -> None:
     )
     with quiet_transformers():
         library_model.save(str(folder))
+
+
+def _dense_modules(layers: Sequence[Dense], files: Sequence[Path]) -> list[Any]:
+    """Return the modules of dense layers, with their weights."""
+    import torch
+    from sentence_transformers.base.modules import Normalize
+    from sentence_transformers.sentence_transformer.modules import Dense as LibraryDense
+
+    modules: list[Any] = []
+    for layer, file in zip(layers, files, strict=True):
+        weight, bias = load_tensors(file)
+        activation = getattr(torch.nn, LIBRARY_ACTIVATIONS[layer.activation])()
+        modules += [Normalize()] * layer.normalize
+        modules.append(LibraryDense(weight.shape[1], weight.shape[0], layer.bias, activation, weight, bias))
+    return modules

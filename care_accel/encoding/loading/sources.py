@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from care_accel.encoding.loading.adapter import CONFIG as ADAPTER
 from care_accel.encoding.loading.checkpoint import Checkpoint
+from care_accel.encoding.loading.dense import check_shapes
 from care_accel.encoding.loading.router_format import read_router_format
 from care_accel.encoding.spec import EncoderSpec, Role, preset
 from care_accel.errors import CareError
@@ -38,16 +40,20 @@ class Source:
     checkpoint : Checkpoint
     spec : EncoderSpec
     recorded : str or None
-        Fingerprint of the checkpoint in the manifest, verified on loading.
+        Fingerprint of the checkpoint in the manifest or in a pickle, verified on loading.
+    pickled : bool
+        Whether a pickle recorded it, for the message.
     """
 
     checkpoint: Checkpoint
     spec: EncoderSpec
     recorded: str | None = None
+    pickled: bool = False
 
     def __post_init__(self) -> None:
         hidden = self.checkpoint.hidden_size
-        if self.spec.width > hidden:
+        check_shapes(self.checkpoint.dense_files, self.spec.dense, hidden, self.checkpoint.folder)
+        if self.spec.width > self.full_width:  # a spec with dense layers checks its width itself
             raise CareError(
                 f"{self.checkpoint.network_folder}: width {self.spec.width} exceeds the network's hidden size "
                 f"{hidden}; use a smaller width"
@@ -63,6 +69,31 @@ class Source:
                 f"{self.checkpoint.network_folder}: left padding would shift the absolute positions of this network; "
                 "use padding_side='right'"
             )
+
+    @property
+    def full_width(self) -> int:
+        """Width of a vector before slicing: of the last dense layer, or of the hidden states."""
+        return self.spec.dense[-1].width if self.spec.dense else self.checkpoint.hidden_size
+
+    def verify(self) -> None:
+        """Compare the files with the recorded fingerprint, if there is one.
+
+        Raises
+        ------
+        CareError
+            They differ.
+        """
+        if self.recorded is None or self.recorded == (found := self.checkpoint.fingerprint):
+            return
+        hashes = f"recorded {str(self.recorded)[:19]}..., found {found[:19]}..."
+        if self.pickled:
+            raise CareError(
+                f"{self.checkpoint.folder}: the files changed since the model was pickled ({hashes}); restore them, or "
+                "load and pickle the model again"
+            )
+        raise CareError(
+            f"{self.checkpoint.folder}: the files do not match {MANIFEST} ({hashes}); restore them, or save the model again"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,8 +120,26 @@ def find_sources(
     preset_name: str | None,
     revision: str | None,
     changes: Mapping[str, Any],
+    base: str | Path | None = None,
 ) -> Sources:
     """Locate both encoders; see `DualEncoder.from_pretrained` for the arguments."""
+    sources = _find_sources(name, query, document, preset_name, revision, changes, base)
+    if base is not None and not (sources.query.checkpoint.base or sources.document.checkpoint.base):
+        raise CareError(
+            f"{sources.name}: base={str(base)!r} was given, but neither encoder is an adapter; remove base="
+        )
+    return sources
+
+
+def _find_sources(
+    name: str | Path | None,
+    query: str | Path | None,
+    document: str | Path | None,
+    preset_name: str | None,
+    revision: str | None,
+    changes: Mapping[str, Any],
+    base: str | Path | None,
+) -> Sources:
     if query is not None or document is not None:
         if name is not None:
             raise CareError("give one model or query= and document=, not both")
@@ -101,7 +150,7 @@ def find_sources(
             "document": _folder(document, revision),
         }
         title = f"{folders['query'].name}+{folders['document'].name}"
-        return _from_two(title, folders, preset_name, changes)
+        return _from_two(title, folders, preset_name, changes, base)
     folder = _folder(name if name is not None else DEFAULT, revision)
     title = Path(str(name or DEFAULT)).name or folder.resolve().name
     if (folder / MANIFEST).is_file():
@@ -109,12 +158,12 @@ def find_sources(
         return _from_manifest(folder, changes)
     if (folder / "modules.json").is_file():
         _refuse_preset(preset_name, folder / "modules.json")
-        sources = _from_router(folder, changes)
+        sources = _from_router(folder, changes, base)
         return Sources(title, sources["query"], sources["document"])
     found = {role: _first_folder(folder, names) for role, names in _FOLDERS.items()}
     if found["query"] and found["document"]:
         folders = {role: path for role, path in found.items() if path}
-        sources = _from_preset(folders, preset_name or "care", changes)
+        sources = _from_preset(folders, preset_name or "care", changes, base=base)
         return Sources(title, sources["query"], sources["document"])
     raise CareError(
         f"{folder}: no {MANIFEST}, no modules.json, and no folders query_encoder and document_encoder; "
@@ -123,7 +172,11 @@ def find_sources(
 
 
 def _from_two(
-    title: str, folders: Mapping[Role, Path], preset_name: str | None, changes: Mapping[str, Any]
+    title: str,
+    folders: Mapping[Role, Path],
+    preset_name: str | None,
+    changes: Mapping[str, Any],
+    base: str | Path | None,
 ) -> Sources:
     """Read each folder's own configuration; use the preset for folders without one, or instead of modules.json."""
     sources: dict[Role, Source] = {}
@@ -133,25 +186,32 @@ def _from_two(
             both = _from_manifest(folder, changes)
             sources[role] = both.query if role == "query" else both.document
         elif preset_name is None and (folder / "modules.json").is_file():
-            sources[role] = _from_router(folder, changes)[role]
+            sources[role] = _from_router(folder, changes, base)[role]
     unconfigured = {role: folder for role, folder in folders.items() if role not in sources}
     if unconfigured:
         widths = [source.spec.width for source in sources.values()]
-        sources |= _from_preset(unconfigured, preset_name or "sentence-transformers", changes, widths)
+        sources |= _from_preset(unconfigured, preset_name or "sentence-transformers", changes, widths, base)
     return Sources(title, sources["query"], sources["document"])
 
 
-def _from_router(folder: Path, changes: Mapping[str, Any]) -> dict[Role, Source]:
-    return {
-        role: Source(Checkpoint(part.folder), _override(part.spec(Checkpoint(part.folder)), changes))
-        for role, part in read_router_format(folder).items()
-    }
+def _from_router(
+    folder: Path, changes: Mapping[str, Any], base: str | Path | None = None
+) -> dict[Role, Source]:
+    sources: dict[Role, Source] = {}
+    for role, part in read_router_format(folder).items():
+        checkpoint = dataclasses.replace(open_checkpoint(part.folder, base), dense=part.dense_files)
+        sources[role] = Source(checkpoint, _override(part.spec(checkpoint), changes))
+    return sources
 
 
 def _from_preset(
-    folders: Mapping[Role, Path], preset_name: str, changes: Mapping[str, Any], widths: Sequence[int] = ()
+    folders: Mapping[Role, Path],
+    preset_name: str,
+    changes: Mapping[str, Any],
+    widths: Sequence[int] = (),
+    base: str | Path | None = None,
 ) -> dict[Role, Source]:
-    checkpoints = {role: open_checkpoint(folder) for role, folder in folders.items()}
+    checkpoints = {role: open_checkpoint(folder, base) for role, folder in folders.items()}
     # Both encoders need the same width, so the smaller hidden size decides.
     max_width = min([c.hidden_size for c in checkpoints.values()] + [*widths])
     sources: dict[Role, Source] = {}
@@ -179,16 +239,26 @@ def _from_manifest(folder: Path, changes: Mapping[str, Any]) -> Sources:
     return Sources(str(manifest.get("name") or folder.name), sources["query"], sources["document"])
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """Open an encoder's folder; for a LoRA adapter, resolve its base model too."""
-    adapter = folder / "adapter_config.json"
+def open_checkpoint(folder: Path, base: str | Path | None = None) -> Checkpoint:
+    """Open an encoder's folder; for a LoRA adapter, find its base model too: ``base``, or the one that it names."""
+    adapter = folder / ADAPTER
     if not adapter.is_file() or (folder / "config.json").is_file():
         return Checkpoint(folder)
-    base = read_json(adapter, "").get("base_model_name_or_path")
-    if not isinstance(base, str) or not base:
-        raise CareError(f"{adapter}: base_model_name_or_path is empty; set it to the base model")
-    local = folder / base
-    return Checkpoint(folder, base=local if local.is_dir() else _folder(base, None))
+    if base is not None:
+        return Checkpoint(folder, base=_folder(base, None))
+    values = read_json(adapter, "")
+    named = values.get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CareError(f"{adapter}: names no base model; name its folder with base=...")
+    local = folder / named
+    if local.is_dir():
+        return Checkpoint(folder, base=local)
+    try:
+        return Checkpoint(folder, base=_folder(named, values.get("revision")))
+    except CareError as problem:
+        raise CareError(
+            f"{adapter}: its base model is not there; if it moved, name its folder with base=... ({problem})"
+        ) from None
 
 
 def _folder(name: str | Path, revision: str | None) -> Path:

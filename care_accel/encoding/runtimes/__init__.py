@@ -5,9 +5,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+# In the mask of a batch: 0 at padding, 1 at a token, and this at a token that attention sees and pooling leaves out.
+UNPOOLED = 2
+
 
 class Runtime(Protocol):
-    """Token ids to embeddings: the network, pooling, slicing and normalising."""
+    """Token ids to embeddings: the network, pooling, dense layers, slicing and normalising."""
 
     device: str
 
@@ -16,4 +19,4 @@ class Runtime(Protocol):
         ...
 
 
-__all__ = ["Runtime"]
+__all__ = ["UNPOOLED", "Runtime"]

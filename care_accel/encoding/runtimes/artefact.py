@@ -14,8 +14,6 @@ from care_accel.files import check_format, read_json
 DESCRIPTION = "export.json"
 FORMAT = 1
 RUNTIMES = "runtimes"
-# Fields of the spec that are compiled into a graph; prompts and lengths are not.
-_COMPILED = ("pooling", "order", "width")
 _CHUNK = 1 << 22
 
 
@@ -56,9 +54,11 @@ class Artefact:
         if self.values.get("fingerprint") != fingerprint:
             return "its export was made from other weights"
         exported = self.values.get("spec") or {}
-        for name in _COMPILED:
-            if exported.get(name) != (expected := getattr(spec, name)):
-                return f"its export has {name} {exported.get(name)!r}, not {expected!r}"
+        found = {name: value for name, value in exported.items() if name != "max_tokens"}
+        expected = spec.compiled
+        for name in sorted(found.keys() | expected.keys()):
+            if found.get(name) != expected.get(name):
+                return f"its export has {name} {found.get(name)!r}, not {expected.get(name)!r}"
         if self.values.get("dtype") != spec.dtype:
             return f"its export has dtype {self.values.get('dtype')}, not {spec.dtype}"
         if int(exported.get("max_tokens", 0)) < spec.max_tokens:

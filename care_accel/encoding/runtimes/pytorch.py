@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
+    from care_accel.encoding.dense_layers import DenseLayers
+
 
 class PyTorchRuntime:
     """Runs a transformers network and pools its hidden states into embeddings.
@@ -27,6 +29,8 @@ class PyTorchRuntime:
     network : transformers.PreTrainedModel
         In evaluation mode; moved to the spec's device.
     spec : EncoderSpec
+    dense : DenseLayers, optional
+        The dense layers of the spec (`Checkpoint.load_dense`); needed if it has any.
     graphs : bool
         Use CUDA graphs on a GPU.
     compiled : bool
@@ -46,14 +50,22 @@ class PyTorchRuntime:
     """
 
     def __init__(
-        self, network: PreTrainedModel, spec: EncoderSpec, *, graphs: bool = True, compiled: bool = False
+        self,
+        network: PreTrainedModel,
+        spec: EncoderSpec,
+        dense: DenseLayers | None = None,
+        *,
+        graphs: bool = True,
+        compiled: bool = False,
     ) -> None:
         from care_accel.encoding.last_layer import PooledNetwork
         from care_accel.encoding.runtimes.cuda_graphs import CudaGraphs, GraphCounts, buckets_up_to
 
         self.device = resolve_device(spec.device)
         self.network = network.to(self.device)
-        self._encode = PooledNetwork(self.network, spec)
+        self._encode = PooledNetwork(
+            self.network, spec, None if dense is None else dense.to(self.device)
+        ).eval()
         self.counts = GraphCounts()
         self.graphs: CudaGraphs | None = None
         if graphs and self.device.startswith("cuda"):

@@ -281,6 +281,7 @@ class _EncoderWriter:
                 self.source.checkpoint.load_network("float32"),
                 self.source.spec,
                 version / _FILES[self.engine],
+                self.source.checkpoint.load_dense(self.source.spec),
             )
             return
         shutil.copyfile(self.artefact.checked(exported), version / _FILES[self.engine])

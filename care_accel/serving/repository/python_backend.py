@@ -71,8 +71,8 @@ def write_repository(
     several_tenants : bool
         Disable the query vector cache, whose response times reveal what other tenants asked.
     **options
-        Options of `DualEncoder.from_pretrained`: ``query``, ``document``, ``preset``, ``width``, ``max_tokens``, ``dtype``,
-        ``runtime``, ``revision``.
+        Options of `DualEncoder.from_pretrained`: ``query``, ``document``, ``base``, ``preset``, ``width``, ``max_tokens``,
+        ``dtype``, ``runtime``, ``revision``.
 
     Raises
     ------

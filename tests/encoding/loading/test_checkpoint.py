@@ -105,6 +105,33 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(folder):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(("eos", "pad"), [("高", "'高'"), (None, "'[UNK]'"), ("none", "token id 0")])
+def test_without_a_pad_token_another_fills_up_batches_and_is_said_once(folder, caplog, eos, pad):
+    from care_accel import DualEncoder
+
+    texts = ["头痛怎么办", "高血压患者应低盐饮食"]
+    two = {"query": folder, "document": folder, "runtime": "pytorch"}
+    expected = DualEncoder.from_pretrained(**two).encode_query(texts)
+    file = folder / "tokenizer_config.json"
+    values = json.loads(file.read_text())
+    for name in ("pad_token", *(("unk_token", "mask_token") if eos == "none" else ())):
+        del values[name]
+    if eos == "高":
+        values["eos_token"] = eos
+    file.write_text(json.dumps(values))
+    models = [DualEncoder.from_pretrained(**two) for _ in range(2)]
+    for model in models:
+        if eos != "高":  # a word that becomes special is split off
+            np.testing.assert_allclose(model.encode_query(texts), expected, atol=1e-6)
+        np.testing.assert_allclose(
+            model.encode_query(texts), [model.encode_query(text) for text in texts], atol=1e-6
+        )
+    assert np.isfinite(model.encode_query("")).all()
+    said = [line for line in caplog.messages if "has no pad token" in line]
+    assert len(said) == 1
+    assert said[0].endswith(f"is {pad}")
+
+
 def test_the_fingerprint_follows_weights_configuration_and_tokenizer_only(folder):
     before = Checkpoint(folder).fingerprint
     (folder / "README.md").write_text("a card")

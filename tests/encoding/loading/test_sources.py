@@ -157,14 +157,13 @@ def test_a_folder_does_not_take_the_embedded_model_s_name(saved, tmp_path, monke
     assert DualEncoder.from_pretrained("./care-mini").width == 24
 
 
-def bert(folder, tiny_folders, **config):
+def bert(folder, tiny_folders, kind="Bert"):
     """Write a network with absolute positions, 20 of them, with the tiny tokenizer."""
-    from transformers import AutoTokenizer, BertConfig, BertModel, RobertaConfig, RobertaModel
+    import transformers as library
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    tokenizer = AutoTokenizer.from_pretrained(tiny_folders / "query_encoder")
-    roberta = config.pop("roberta", False)
-    made, network = (RobertaConfig, RobertaModel) if roberta else (BertConfig, BertModel)
+    tokenizer = library.AutoTokenizer.from_pretrained(tiny_folders / "query_encoder")
+    made, network = (getattr(library, f"{kind}{part}") for part in ("Config", "Model"))
     network(
         made(vocab_size=len(tokenizer), max_position_embeddings=20, pad_token_id=0, **sizes)
     ).save_pretrained(folder)
@@ -172,9 +171,12 @@ def bert(folder, tiny_folders, **config):
     return folder
 
 
-@pytest.mark.parametrize(("roberta", "positions"), [(False, 20), (True, 19)])
-def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path, roberta, positions):
-    folder = bert(tmp_path / "bert", tiny_folders, roberta=roberta)
+@pytest.mark.parametrize(
+    ("kind", "positions"),
+    [("Bert", 20), ("Roberta", 19), ("XLMRoberta", 19), ("MPNet", 19), ("Camembert", 19)],
+)
+def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path, kind, positions):
+    folder = bert(tmp_path / "bert", tiny_folders, kind)
     model = DualEncoder.from_pretrained(query=folder, document=folder, preset="care")
     assert model.spec("query").max_tokens == positions
     assert np.isfinite(model.encode_query("高血压" * 100)).all()
@@ -182,6 +184,34 @@ def test_no_text_is_longer_than_the_network_has_positions(tiny_folders, tmp_path
         CareError, match=f"max_tokens 64 exceeds the network's maximum of {positions} positions"
     ):
         DualEncoder.from_pretrained(query=folder, document=folder, preset="care", max_tokens=64)
+
+
+@pytest.mark.parametrize("kind", ["Roberta", "XLMRoberta"])
+def test_a_limit_that_is_the_size_of_the_position_table_becomes_what_the_table_holds_and_is_said_once(
+    tiny_folders, tmp_path, caplog, kind
+):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    network = bert(tmp_path / "roberta", tiny_folders, kind)
+    transformer = Transformer(str(network))
+    transformer.tokenizer.padding_side = "right"
+    library = SentenceTransformer(modules=[transformer, Pooling(16, "mean"), Normalize()])
+    library.save(str(tmp_path / "m"))
+    assert library.max_seq_length == 20  # with which the library fails at 20 tokens
+    models = [DualEncoder.from_pretrained(tmp_path / "m") for _ in range(2)]
+    assert models[0].spec("query").max_tokens == 19
+    said = [
+        line for line in caplog.messages if "max_seq_length is 20, but the network has 19 positions" in line
+    ]
+    assert len(said) == 1
+    assert str(tmp_path / "m") in said[0]
+    texts = [*TEXTS, "高" * 19]
+    np.testing.assert_allclose(models[0].encode_query(texts), library.encode(texts), atol=1e-6)
+    assert np.isfinite(models[0].encode_query("高血压" * 100)).all()
+    with pytest.raises(CareError, match="max_tokens 20 exceeds the network's maximum of 19 positions"):
+        DualEncoder.from_pretrained(tmp_path / "m", max_tokens=20)
 
 
 def test_padding_on_the_left_is_refused_where_it_would_move_positions(tiny_folders, tmp_path):

@@ -10,6 +10,7 @@ from tritonclient.grpc import model_config_pb2 as schema
 from care_accel import DualEncoder, ExactIndex
 from care_accel.encoding.runtimes.artefact import file_digest
 from care_accel.encoding.runtimes.tensorrt_engine import Bucket, buckets_for
+from care_accel.encoding.spec import Dense
 from care_accel.errors import CareError
 from care_accel.files import write_json
 from care_accel.serving.repository import engines
@@ -72,8 +73,8 @@ def alike(given, taken):
 def no_graphs(monkeypatch):
     """Leave out what takes seconds: the graph is a file that says whose it is."""
 
-    def write(network, spec, file):
-        file.write_text(f"{network.config.model_type} {spec.pooling}")
+    def write(network, spec, file, dense=None):
+        file.write_text(f"{network.config.model_type} {spec.pooling} {dense is not None}")
 
     monkeypatch.setattr(engines, "write_graph", write)
 
@@ -138,6 +139,26 @@ def test_the_models_of_an_engine_s_repository_fit_together(with_engines, tmp_pat
             tmp_path / "r" / network.name / "1" / "model.plan"
         ).read_bytes() == f"engine of {role}".encode()
         assert not network.optimization.HasField("execution_accelerators")
+
+
+def test_dense_layers_are_in_the_graph_and_decide_the_width(no_graphs, tiny_folders, tmp_path):
+    from care_accel.encoding.loading.dense import store_random
+
+    folder = tiny_folders / "query_encoder"
+    plain = DualEncoder.from_pretrained(query=folder, document=folder)
+    plain.save_pretrained(tmp_path / "m")
+    store_random([Dense(12, "tanh")], 32, tmp_path / "m/query_encoder")
+    manifest = json.loads((tmp_path / "m/care.json").read_text())
+    for role in ROLES:
+        manifest[role]["spec"] |= {"width": 12, "dense": [{"width": 12, "activation": "tanh"}]}
+        del manifest[role]["revision"]
+    write_json(tmp_path / "m/care.json", manifest)
+    write_engine_repository(tmp_path / "r", tmp_path / "m", engine="onnxruntime")
+    found = configs(tmp_path / "r")
+    assert misfits(found) == []
+    network = found["query_encoder"].ensemble_scheduling.step[1].model_name
+    assert (tmp_path / "r" / network / "1/model.onnx").read_text() == "gte mean True"
+    assert list(found[network].output[0].dims) == [12]
 
 
 @pytest.mark.parametrize(
