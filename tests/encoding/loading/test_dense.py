@@ -24,7 +24,7 @@ def library(folder, encoder, *head, pooling="mean", **options):
     torch.manual_seed(3)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling), *head]
     model = SentenceTransformer(modules=modules, **options)
-    model.save(str(folder))
+    model.save(str(folder), create_model_card=False)
     return model
 
 

@@ -119,7 +119,7 @@ def with_pooling(place, folder, *pooling, head=(), **options):
     model = SentenceTransformer(
         modules=made, prompts={"query": "感冒发热，", "document": ""}, similarity_fn_name="dot"
     )
-    model.save(str(place))
+    model.save(str(place), create_model_card=False)
     return model
 
 
