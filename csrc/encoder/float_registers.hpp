@@ -82,21 +82,5 @@ CARE_INLINE Floats exponential(Floats x) {
     return x > -87.0f ? mantissa * power : Floats{};
 }
 
-// x Phi(x) = max(x, 0) - |x| Phi(-|x|), Phi(-a) = p(a)^-8 with p fitted so that the result errs by 4e-8, roundings
-// included by 3e-7, wherever x is: nothing cancels for a negative one.
-CARE_INLINE Floats gelu(Floats x) {
-    constexpr float kCoefficients[] = {3.3545986752869794e-06f, -2.0382500224513933e-05f, 0.00011809616989921778f,
-                                       8.748213440412655e-05f,  0.0011256251018494368f,   0.00931580737233162f,
-                                       0.04887039586901665f,    0.10875200480222702f,     1.0905083417892456f};
-    const Floats a = absolute(x);
-    Floats p = broadcast(kCoefficients[0]);
-#pragma GCC unroll 16
-    for (std::size_t i = 1; i < 9; ++i) p = multiply_add(p, a, broadcast(kCoefficients[i]));
-    p *= p;
-    p *= p;
-    p *= p;
-    return larger(x, Floats{}) - a / p;
-}
-
 }  // namespace
 }  // namespace care

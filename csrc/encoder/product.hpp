@@ -4,6 +4,7 @@
 // each weight once for all rows of the tile.
 #pragma once
 
+#include "activations.hpp"
 #include "float_registers.hpp"
 #include "kernel.hpp"
 
@@ -189,7 +190,7 @@ CARE_INLINE void multiply_panel(const PackedMap& map, std::size_t panel, const R
     }
 }
 
-template <typename Words>
+template <typename Words, typename Activate = Identity>
 void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
               std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
@@ -199,14 +200,14 @@ void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetc
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
-                store(to + row * stride + at, Words::output(map, at, sums[b][p], scale));
+                store(to + row * stride + at, Activate::of(Words::output(map, at, sums[b][p], scale)));
             }
         }
     };
     multiply_panel<Words>(map, panel, rows, prefetch, take);
 }
 
-template <typename Words>
+template <typename Words, typename Activate>
 void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
                     std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
@@ -219,7 +220,7 @@ void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, P
                 const Floats gate = Words::output(map, at, sums[b][p], scale);
                 const Floats up = Words::output(map, at + kBlock, sums[b + 1][p], scale);
                 const std::size_t half = panel * kPanel / 2 + (block + b) / 2 * kBlock + p * kFloats;
-                store(to + row * stride + half, gelu(gate) * up);
+                store(to + row * stride + half, Activate::of(gate) * up);
             }
         }
     };

@@ -127,7 +127,7 @@ def test_another_precision_than_an_export_that_is_there_is_refused(exported, dev
 def test_an_encoder_that_the_own_engine_does_not_know_is_named_before_anything_is_written(
     original, tiny_folders, dev, tmp_path
 ):
-    with pytest.raises(CareError, match="supports gte networks") as refused:
+    with pytest.raises(CareError, match="networks, not qwen3") as refused:
         export(original, tmp_path / "out", runtime="native", roles=("query", "document"), dev=dev)
     assert str(refused.value).startswith(str(tiny_folders / "document_encoder"))
     assert list(tmp_path.iterdir()) == []
