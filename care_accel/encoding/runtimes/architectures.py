@@ -235,6 +235,53 @@ def _bert_family(network: _Network, first_position: int, **others: Any) -> Descr
     )
 
 
+def _qwen3_refusal(config: Config) -> str | None:
+    if any(kind != "full_attention" for kind in config.get("layer_types") or ()):
+        return "supports full attention, not sliding windows"
+    return _rope_refusal(config)
+
+
+def _qwen3(network: _Network) -> Description:
+    count = network.config["num_hidden_layers"]
+
+    def layer(i: int) -> dict[str, Any]:
+        at = f"layers.{i}"
+        # A norm is that of the sum before it: a layer's last one is what the next layer reads.
+        after = "norm" if i + 1 == count else f"layers.{i + 1}.input_layernorm"
+        return {
+            "query": network.linear(f"{at}.self_attn.q_proj"),
+            "key": network.linear(f"{at}.self_attn.k_proj"),
+            "value": network.linear(f"{at}.self_attn.v_proj"),
+            "output": network.linear(f"{at}.self_attn.o_proj"),
+            "query_norm": network.weights[f"{at}.self_attn.q_norm.weight"],
+            "key_norm": network.weights[f"{at}.self_attn.k_norm.weight"],
+            "attention_norm": network.norm(f"{at}.post_attention_layernorm"),
+            "gate": network.linear(f"{at}.mlp.gate_proj"),
+            "up": network.linear(f"{at}.mlp.up_proj"),
+            "down": network.linear(f"{at}.mlp.down_proj"),
+            "feed_forward_norm": network.norm(after),
+        }
+
+    head = network.head("layers.0.self_attn.q_proj")
+    return Description(
+        network.sizes(
+            word_embeddings=network.weights["embed_tokens.weight"],
+            norm=network.norm("layers.0.input_layernorm"),
+            rotary=network.rotary(head),
+            positions=network.max_tokens,
+            key_value_heads=network.config["num_key_value_heads"],
+            head_size=head,
+            epsilon=network.config["rms_norm_eps"],
+            norm_kind="rms",
+            norm_place="pre",
+            gated=True,
+            # transformers makes attention bidirectional for this value of a configuration.
+            causal=network.config.get("is_causal", True),
+        ),
+        network.layers(layer),
+    )
+
+
 @dataclass(frozen=True)
 class _Architecture:
     describe: Callable[[_Network], Description]
@@ -244,6 +291,7 @@ class _Architecture:
 _ARCHITECTURES = {
     "bert": _Architecture(_bert, _bert_refusal),
     "gte": _Architecture(_gte, _rope_refusal),
+    "qwen3": _Architecture(_qwen3, _qwen3_refusal),
     "roberta": _Architecture(_roberta, _bert_refusal),
     "xlm-roberta": _Architecture(_roberta, _bert_refusal),
 }

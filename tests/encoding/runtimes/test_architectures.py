@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CONFIG_MAPPING, AutoModel, BertConfig, GteConfig, RobertaConfig
+from transformers import CONFIG_MAPPING, AutoModel, BertConfig, GteConfig, Qwen3Config, RobertaConfig
 
 from care_accel import CareError, DualEncoder, _native
 from care_accel.encoding.runtimes.architectures import ACTIVATIONS, describe, unsupported
@@ -33,6 +33,29 @@ NETWORKS = {
     "xlm-roberta": (
         "xlm-roberta",
         {"hidden_size": 64, "num_attention_heads": 4, "intermediate_size": 70, "hidden_act": "relu"},
+    ),
+    "qwen3": (
+        "qwen3",
+        {
+            "hidden_size": 36,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "head_dim": 10,
+            "intermediate_size": 50,
+        },
+    ),
+    "qwen3 with biases, bidirectional": (
+        "qwen3",
+        {
+            "hidden_size": 64,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "head_dim": 32,
+            "intermediate_size": 96,
+            "attention_bias": True,
+            "hidden_act": "gelu_new",
+            "is_causal": False,
+        },
     ),
 }
 POOLINGS = ("first", "last", "mean")
@@ -134,20 +157,31 @@ def test_a_vector_is_the_same_to_the_last_bit_in_any_batch_on_any_threads(name, 
         assert np.array_equal(two(ids[::-1], mask[::-1]), expected[::-1])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_network_of_any_size_has_transformers_vectors_alone_and_in_a_batch(data):
     draw = data.draw
     heads = draw(st.integers(1, 5), "heads")
+    kind = draw(st.sampled_from(["bert", "roberta", "xlm-roberta", "qwen3"]), "network")
+    head = draw(st.integers(1, 40), "head size")
+    others = {"type_vocab_size": draw(st.integers(1, 2), "types")}
+    if kind == "qwen3":
+        head += head % 2  # it is rotated in pairs
+        shared = draw(st.sampled_from([n for n in range(1, heads + 1) if heads % n == 0]), "key heads")
+        others = {
+            "num_key_value_heads": shared,
+            "head_dim": head,
+            "attention_bias": draw(st.booleans(), "bias"),
+        }
     net = network(
-        draw(st.sampled_from(["bert", "roberta", "xlm-roberta"]), "network"),
+        kind,
         seed=draw(st.integers(0, 3), "seed"),
-        hidden_size=heads * draw(st.integers(1, 40), "head size"),
+        hidden_size=heads * head if kind != "qwen3" else draw(st.integers(1, 150), "hidden"),
         num_attention_heads=heads,
         intermediate_size=draw(st.integers(1, 150), "intermediate"),
         num_hidden_layers=draw(st.integers(1, 3), "layers"),
         hidden_act=draw(st.sampled_from(sorted(ACTIVATIONS)), "activation"),
-        type_vocab_size=draw(st.integers(1, 2), "types"),
+        **others,
     )
     pooling = draw(st.sampled_from(POOLINGS), "pooling")
     width = draw(st.integers(1, net.config.hidden_size), "width")
@@ -265,6 +299,11 @@ def test_missing_weights_are_named():
         (RobertaConfig(add_cross_attention=True), "not a network with add_cross_attention"),
         (BertConfig(hidden_act="quick_gelu"), "not 'quick_gelu'"),
         (CONFIG_MAPPING["camembert"](), "networks, not camembert"),
+        (Qwen3Config(use_sliding_window=True, max_window_layers=1), "not sliding windows"),
+        (
+            Qwen3Config(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+            "'dynamic'",
+        ),
     ],
 )
 def test_what_would_be_wrong_without_a_word_is_refused(config, reason):
@@ -293,7 +332,7 @@ def test_an_embedding_that_is_no_number_is_seen_in_the_vector_and_leaves_nothing
         net.embeddings.word_embeddings.weight[7] = kept
 
 
-@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("model_type", ["bert", "roberta", "xlm-roberta", "qwen3"])
 def test_a_folder_is_run_natively_by_default(make_encoder, tmp_path, model_type):
     folder = make_encoder(tmp_path / model_type, model_type, max_position_embeddings=600)
     options = {"query": folder, "document": folder, "preset": "care", "device": "cpu"}
@@ -303,4 +342,5 @@ def test_a_folder_is_run_natively_by_default(make_encoder, tmp_path, model_type)
     expected = DualEncoder.from_pretrained(**options, runtime="pytorch").encode_document(asked)
     np.testing.assert_allclose(model.encode_document(asked), expected, atol=1e-5, rtol=0)
     coded = DualEncoder.from_pretrained(**options, dtype="int8").encode_document(asked)
-    assert cosines(coded, expected).min() > 0.99
+    there = expected.any(axis=1)  # a text of padding alone is zero where its embedding is
+    assert cosines(coded[there], expected[there]).min() > 0.99
