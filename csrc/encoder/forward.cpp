@@ -295,7 +295,7 @@ private:
         const float* const keys = space_.projections.row(row) + inner + key_value_head * shape_.head_size;
         const Buffer<float>& queries = pooled_only ? space_.pooled_queries : space_.projections;
         const std::size_t query_row = pooled_only ? text : row;
-        network_.kernel->attend({.causal = shape_.causal,
+        network_.kernel->attend[static_cast<std::size_t>(network_.precision)]({.causal = shape_.causal,
                                  .queries = queries.row(query_row) + at,
                                  .query_stride = queries.stride(),
                                  .query_count = pooled_only ? 1 : tokens,

@@ -34,7 +34,7 @@ struct Network {
     Precision precision;
     const EncoderKernel* kernel;
     const float* word_embeddings;
-    // Rows of rounded_to(hidden, kPanel), added to word embeddings: the token type, plus a position's each if there is a
+    // Rows of rounded_to(hidden, kPanel), added to word embeddings: the token type, plus a position each if there is a
     // table of them. Empty if nothing is added.
     std::vector<float> added;
     PositionTable positions;

@@ -85,12 +85,12 @@ using Attend = void(const Attention& attention);
 // Query rows of one tile of attention, the same for every instruction set.
 inline constexpr std::size_t kAttentionRows = 24;
 
-// Scratch memory of attention: packed keys, a tile of prepared queries and their attention weights, and sixteen
-// prepared keys.
-// Rows have sixteen more floats, so that they do not all map to the same set of the first-level cache.
+// Scratch memory of attention: packed keys and their scales, a tile of prepared queries and their attention weights,
+// and sixteen prepared keys. Rows have sixteen more floats, so that they do not all map to the same set of the
+// first-level cache.
 inline constexpr std::size_t attention_scratch(std::size_t tokens, std::size_t head_size) {
     const std::size_t all = rounded_to(tokens, 16), wide = rounded_to(head_size, 16);
-    return all * wide + kAttentionRows * (wide + 16 + all + 16) + 16 * wide;
+    return all * (wide + 1) + kAttentionRows * (wide + 16 + all + 16) + 16 * wide;
 }
 
 struct EncoderKernel {
@@ -101,7 +101,7 @@ struct EncoderKernel {
     Multiply* multiply_gated[2][kActivations];
     AddNorm* add_norm;
     Quantize* quantize;
-    Attend* attend;
+    Attend* attend[2];
 };
 
 // The kernel of that name, one of instruction_sets(), or the fastest if it is empty. Throws std::invalid_argument.

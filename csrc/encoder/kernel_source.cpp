@@ -20,6 +20,6 @@ const EncoderKernel CARE_KERNEL{
       multiply_gated<CodeWords, Silu>}},
     add_norm,
     quantize,
-    attend};
+    {attend<Float32Words>, attend<PairWords>}};
 
 }  // namespace care

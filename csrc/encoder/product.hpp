@@ -26,6 +26,7 @@ struct Float32Words {
     using Sum = Floats;
     using Weights = Floats;
     using Word = float;
+    static constexpr std::size_t kInputBytes = 4;
     CARE_INLINE static Weights weights(Bytes bytes) { return (Floats)bytes; }
     CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
     CARE_INLINE static void add(Sum& sum, Weights weights, Word word) {
@@ -68,6 +69,17 @@ struct CodeWords {
         return multiply_add(__builtin_convertvector(sum, Floats), load<Floats>(map.scales + at) * row_scale,
                             load<Floats>(map.biases + at));
     }
+};
+
+// Words of two int16 inputs, whose products are added exactly.
+struct PairWords {
+    using Sum = Ints;
+    using Weights = Bytes;
+    using Word = std::int32_t;
+    static constexpr std::size_t kInputBytes = 2;
+    CARE_INLINE static Weights weights(Bytes bytes) { return bytes; }
+    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
+    CARE_INLINE static void add(Sum& sum, Weights weights, Word word) { add_pairs(sum, weights, word); }
 };
 
 // The weights of a tile.

@@ -43,8 +43,7 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, float* sc
         const Ints size = load<Ints>(row + j) & 0x7fffffff;
         largest = size > largest ? size : largest;
     }
-    std::int32_t bits = 0;
-    for (std::size_t lane = 0; lane < kFloats; ++lane) bits = largest[lane] > bits ? largest[lane] : bits;
+    const std::int32_t bits = largest_of(largest);
     float largest_value;
     std::memcpy(&largest_value, &bits, sizeof largest_value);
     *scale = largest_value / 127.0f;
@@ -57,9 +56,7 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, float* sc
         const Chars small = __builtin_convertvector(integers, Chars);
         std::memcpy(codes + j, &small, sizeof small);
     }
-    std::int32_t total = 0;
-    for (std::size_t lane = 0; lane < kFloats; ++lane) total += sum[lane];
-    *correction = 128 * total;
+    *correction = 128 * sum_of(sum);
 }
 
 }  // namespace

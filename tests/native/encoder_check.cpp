@@ -284,6 +284,9 @@ int main() {
         // As BERT and RoBERTa.
         {{50, 36, 4, 4, 9, 50, 40, 1e-12f, kLayer, kPost, kGelu, false},
          2, true, kTable, Pooling::kMean, true, 24, {5, 1, 40, 16, 17}},
+        // More tokens than are summed exactly.
+        {{9, 48, 3, 3, 16, 20, 600, 1e-5f, kLayer, kPost, kRelu, false},
+         1, false, kTable, Pooling::kMean, true, 48, {600, 513, 257, 256}},
         {{9, 33, 3, 3, 11, 66, 20, 1e-5f, kLayer, kPost, kGeluTanh, false},
          2, true, kTableAfterPadding, Pooling::kFirst, true, 33, {20, 3, 9}},
         {{9, 32, 1, 1, 32, 40, 9, 1e-5f, kLayer, kPost, kRelu, false},

@@ -7,7 +7,7 @@
 //     for every layer:  x = N(x + O attention(R H Q x, R H K x, V x))
 //                       x = N(x + D (act(G x) * U x))       gated, or D act(U x)
 //
-// N is LayerNorm or RMS norm over the row, R an optional rotary position embedding, H an optional RMS norm of each head.
+// N is LayerNorm or RMS norm over the row, R an optional rotary position embedding, H an optional RMS norm of a head.
 // Every sum is normalised; with pre-norm the sum itself is carried on as x, and its norm is what the next map reads:
 //
 //     x = word_embeddings[id] + ..., n = N(x);  x = x + f(n), n = N(x) and so on; the last n is the output.
@@ -22,7 +22,11 @@
 //
 //     y[o] = float(sum_i w[o,i] c[i]) * (row scale * output scale[o]) + b[o]
 //
-// The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31); everything else is float32.
+// The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31). The products of attention have int16 codes, because
+// attention weights differ by orders of magnitude: queries and keys with one scale per token and head (up to 8191, or
+// as much as keeps the sum over a head exact), values with one per text and head (up to 2047), attention weights
+// e^(score - largest score) as round(4095 * weight); what they weigh is divided by the sum of their codes. Sums are exact over a
+// head, and over 256 tokens in turn. Everything else is float32.
 //
 // The embedding of a text does not depend on its batch, to the last bit. Every output of a linear map is summed over
 // its inputs in order, in one accumulator. Every other sum is over a row or over the tokens of one text, in an order
@@ -41,7 +45,7 @@ enum class Precision { kFloat32, kInt8 };
 enum class Pooling { kFirst, kLast, kMean };
 enum class NormKind { kLayer, kRms };
 enum class NormPlace { kPost, kPre };
-// kGelu: x Phi(x). kGeluTanh: its approximation x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2. kSilu: x / (1 + e^-x).
+// kGelu: x Phi(x). kGeluTanh: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, close to it. kSilu: x / (1 + e^-x).
 enum class Activation { kGelu, kGeluTanh, kRelu, kSilu };
 inline constexpr std::size_t kActivations = 4;
 
@@ -53,7 +57,7 @@ struct Linear {
     std::size_t inputs;
 };
 
-// Over a row: (x - mean) / sqrt(variance + epsilon) * weights + bias, or x / sqrt(mean of x^2 + epsilon) * weights + bias.
+// Over a row: (x - mean) / sqrt(variance + epsilon) * weights + bias; by RMS, the mean is taken for 0.
 struct Norm {
     const float* weights;  // null: no norm, where that is allowed
     const float* bias;     // or null
@@ -75,9 +79,9 @@ struct Shape {
     bool causal = false;
 };
 
-// Embeddings of positions, added to those of words: token t of a text has row `first` + t. The id `uncounted`, if a text
-// has it, gets row first - 1, and the tokens after it have the rows that they would have without it: so RoBERTa treats
-// the padding id.
+// Embeddings of positions, added to those of words: token t of a text has row `first` + t. The id `uncounted`, if a
+// text has it, gets row first - 1, and the tokens after it have the rows that they would have without it: so RoBERTa
+// treats the padding id.
 struct PositionTable {
     const float* rows = nullptr;  // [at least first + positions][hidden], or null: none are added
     std::size_t first = 0;
