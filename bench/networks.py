@@ -1,4 +1,4 @@
-"""The networks of the paper at true size with random weights, and the peer runtimes."""
+"""Networks at true size with random weights, the paper's and those that people serve, and the peer runtimes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,23 @@ import pytest
 
 from care_accel.encoding import EncoderSpec
 
+
+def _bert(layers, hidden, heads, vocabulary=21_128):
+    return {
+        "vocab_size": vocabulary,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * hidden,
+    }
+
+
 NETWORKS = {
+    # The shapes of bge-small-zh, multilingual-e5-small and bge-base-zh.
+    "bge-small, 4 x 512": ("bert", _bert(4, 512, 8)),
+    "e5-small, 12 x 384": ("bert", _bert(12, 384, 12, 250_037)),
+    "bge-base, 12 x 768": ("bert", _bert(12, 768, 12)),
+    "e5-small, small": ("bert", _bert(2, 64, 4, 9_000)),
     "gte, 305M": ("gte", {"vocab_size": 250048}),
     "gte, small": (
         "gte",
@@ -63,13 +79,15 @@ def network(name):
 
 def layer_weights(name):
     """Return how many weights the layers have, all of which a forward pass reads: nearly all in matrices."""
-    return sum(p.numel() for p in network(name).layers.parameters())
+    made = network(name)
+    layers = made.encoder.layer if NETWORKS[name][0] == "bert" else made.layers
+    return sum(p.numel() for p in layers.parameters())
 
 
 def spec(name, dtype="float32"):
     model_type, values = NETWORKS[name]
     return EncoderSpec(
-        pooling="first" if model_type == "gte" else "last",
+        pooling="last" if model_type == "qwen3" else "mean" if name.startswith("e5") else "first",
         order="normalize-then-slice",
         width=min(768, values.get("hidden_size", 768)),
         dtype=dtype,
@@ -149,11 +167,13 @@ def onnxruntime_int8(name):
     return OnnxRuntime(file)
 
 
-def openvino(name):
+def openvino(name, precision=None):
+    """Return OpenVINO on the same graph, by default in a precision of its own choice."""
     library = pytest.importorskip("openvino", reason="the peer openvino is not installed (extra bench)")
-    compiled = library.compile_model(
-        str(graph(name)), "CPU", {"INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))}
-    )
+    options = {"INFERENCE_NUM_THREADS": len(os.sched_getaffinity(0))}
+    if precision is not None:
+        options["INFERENCE_PRECISION_HINT"] = precision
+    compiled = library.compile_model(str(graph(name)), "CPU", options)
     return lambda ids, mask: compiled([ids, mask])[0]
 
 

@@ -29,9 +29,10 @@ def questions() -> list[str]:
     return texts
 
 
-def answers() -> list[str]:
-    """Return real documents longer than titles: doctors' answers; the demo's documents without data."""
+def answers(name: str | None = None) -> list[str]:
+    """Return real documents longer than titles: doctors' answers, of one set if it is there; the demo's without data."""
     files = [file for file in _files(data_folder() / "retrieval", "corpus") if "cmedir" not in file.parts]
+    files = [file for file in files if name in file.parts] or files
     return [f"{row.get('title', '')}{row['text']}" for file in files for _, row in read_jsonl(file)]
 
 

@@ -84,8 +84,10 @@ def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
 def instruction_sets() -> list[str]:
     """Return the instruction sets that this processor has a kernel for, the fastest first."""
 
-class GteEncoder:
-    """A gte network on the CPU; ``csrc/include/care/encoder.hpp``. Raises ``ValueError`` for arguments that do not fit."""
+_Weights = tuple[NDArray[np.float32], NDArray[np.float32] | None]
+
+class Encoder:
+    """A transformer network on the CPU; ``csrc/include/care/encoder.hpp``. Raises ``ValueError`` for arguments that do not fit."""
 
     nbytes: int
 
@@ -93,32 +95,50 @@ class GteEncoder:
         self,
         word_embeddings: NDArray[np.float32],
         *,
-        token_type: NDArray[np.float32] | None,
-        norm: tuple[NDArray[np.float32], NDArray[np.float32]],
-        cosines: NDArray[np.float32],
-        sines: NDArray[np.float32],
+        position_embeddings: NDArray[np.float32] | None = None,
+        first_position: int = 0,
+        uncounted: int = -1,
+        token_type: NDArray[np.float32] | None = None,
+        norm: _Weights,
+        rotary: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None,
+        positions: int,
         heads: int,
+        key_value_heads: int,
+        head_size: int,
         intermediate: int,
         epsilon: float,
+        norm_kind: str = "layer",
+        norm_place: str = "post",
+        activation: str,
+        gated: bool,
+        causal: bool = False,
         int8: bool,
         instruction_set: str = "",
     ) -> None:
-        """Use ``word_embeddings``, ``[vocabulary, hidden]``, in place; cosines and sines are ``[positions, head size]``."""
+        """Use ``word_embeddings``, ``[vocabulary, hidden]``, in place, and copies of the others.
+
+        ``positions`` is the maximum number of tokens. Token t of a text has row ``first_position`` + t of ``position_embeddings``;
+        the id ``uncounted`` has the row before the first, and does not count. ``rotary`` are cosines and sines, ``[positions, head
+        size]`` each. ``norm_kind`` is ``layer`` or ``rms``, ``norm_place`` ``post`` or ``pre``, ``activation`` ``gelu``, ``gelu_tanh``,
+        ``relu`` or ``silu``.
+        """
 
     def add_layer(
         self,
         *,
-        query: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        key: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        value: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        output: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        attention_norm: tuple[NDArray[np.float32], NDArray[np.float32]],
-        gate: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        up: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        down: tuple[NDArray[np.float32], NDArray[np.float32] | None],
-        feed_forward_norm: tuple[NDArray[np.float32], NDArray[np.float32]],
+        query: _Weights,
+        key: _Weights,
+        value: _Weights,
+        output: _Weights,
+        attention_norm: _Weights,
+        up: _Weights,
+        down: _Weights,
+        feed_forward_norm: _Weights,
+        gate: _Weights | None = None,
+        query_norm: NDArray[np.float32] | None = None,
+        key_norm: NDArray[np.float32] | None = None,
     ) -> None:
-        """Pack copies of the weights, ``[outputs, inputs]``, and biases of a layer."""
+        """Pack copies of the weights, ``[outputs, inputs]``, and biases of a layer; each norm is that of the sum before it."""
 
     def encode(
         self,

@@ -73,11 +73,11 @@ def make_encoder() -> Callable[..., Path]:
 
     from care_accel.training.networks import train_tokenizer
 
-    sizes = {"gte": 32, "qwen3": 48}
+    sizes = {"qwen3": 48}
 
     def make(folder: Path, model_type: str, seed: int = 0, **config: object) -> Path:
         tokenizer = train_tokenizer(TEXTS, vocab_size=160, alphabet=140)
-        hidden = config.pop("hidden_size", sizes[model_type])
+        hidden = config.pop("hidden_size", sizes.get(model_type, 32))
         values = {
             "vocab_size": len(tokenizer),
             "hidden_size": hidden,

@@ -164,7 +164,7 @@ def _attend(
     query = _rotate(query, _at(cos, position), _at(sin, position))
     keys = _rotate(keys, cos.unsqueeze(2), sin.unsqueeze(2)).transpose(1, 2)
     visible = tokens
-    if attention.is_causal:
+    if attention.is_causal and getattr(attention.config, "is_causal", True):
         visible = visible & (torch.arange(length, device=states.device) <= position.unsqueeze(1))
     # Grouped-query attention: with one token, the query heads of a group are several queries to one key head.
     attended = scaled_dot_product_attention(

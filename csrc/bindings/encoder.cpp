@@ -1,4 +1,4 @@
-// care_accel._native.GteEncoder: receives the weights as arrays, layer by layer.
+// care_accel._native.Encoder: receives the description of a network, and the weights as arrays, layer by layer.
 #include "care/encoder.hpp"
 
 #include <pybind11/stl.h>
@@ -21,45 +21,96 @@ const float* values(const Array<float>& array, std::size_t count) {
     return array.data();
 }
 
+const float* values(const std::optional<Array<float>>& array, std::size_t count) {
+    return array ? values(*array, count) : nullptr;
+}
+
 care::Linear linear(const Weights& map) {
     const auto& [weights, bias] = map;
     require(weights.ndim() == 2, "weights must be [outputs, inputs]");
     const std::size_t outputs = extent(weights, 0);
-    return {weights.data(), bias ? values(*bias, outputs) : nullptr, outputs, extent(weights, 1)};
+    return {weights.data(), values(bias, outputs), outputs, extent(weights, 1)};
 }
 
-care::Norm norm(const std::pair<Array<float>, Array<float>>& both, std::size_t width) {
+care::Norm norm(const Weights& both, std::size_t width) {
     return {values(both.first, width), values(both.second, width)};
+}
+
+// The place of a name in a list: the value of an enumeration.
+template <typename Value>
+Value named(const std::string& name, std::initializer_list<const char*> names, const char* otherwise) {
+    int place = 0;
+    for (const char* const known : names) {
+        if (name == known) return static_cast<Value>(place);
+        ++place;
+    }
+    throw std::invalid_argument(otherwise);
 }
 
 class Encoder {
 public:
-    Encoder(Array<float> word_embeddings, const std::optional<Array<float>>& token_type,
-            const std::pair<Array<float>, Array<float>>& embedding_norm, const Array<float>& cosines,
-            const Array<float>& sines, std::size_t heads, std::size_t intermediate, float epsilon, bool int8,
-            const std::string& instruction_set)
+    Encoder(Array<float> word_embeddings, const std::optional<Array<float>>& position_embeddings,
+            std::size_t first_position, std::int64_t uncounted, const std::optional<Array<float>>& token_type,
+            const Weights& embedding_norm, const std::optional<std::pair<Array<float>, Array<float>>>& rotary,
+            std::size_t positions, std::size_t heads, std::size_t key_value_heads, std::size_t head_size,
+            std::size_t intermediate, float epsilon, const std::string& norm_kind, const std::string& norm_place,
+            const std::string& activation, bool gated, bool causal, bool int8, const std::string& instruction_set)
         : word_embeddings_(std::move(word_embeddings)) {
         require(word_embeddings_.ndim() == 2, "word_embeddings must be [vocabulary, hidden]");
-        require(cosines.ndim() == 2 && sines.ndim() == 2 && extent(cosines, 0) == extent(sines, 0) &&
-                    extent(cosines, 1) == extent(sines, 1),
-                "cosines and sines must be [positions, head size]");
         const std::size_t hidden = extent(word_embeddings_, 1);
-        const care::GteShape shape{extent(word_embeddings_, 0), hidden, heads, extent(cosines, 1),
-                                   intermediate, extent(cosines, 0), epsilon};
-        const care::GteEmbedding embedding{word_embeddings_.data(),
-                                           token_type ? values(*token_type, hidden) : nullptr,
-                                           norm(embedding_norm, hidden), cosines.data(), sines.data()};
+        const care::Shape shape{
+            .vocabulary = extent(word_embeddings_, 0),
+            .hidden = hidden,
+            .heads = heads,
+            .key_value_heads = key_value_heads,
+            .head_size = head_size,
+            .intermediate = intermediate,
+            .positions = positions,
+            .epsilon = epsilon,
+            .norm = named<care::NormKind>(norm_kind, {"layer", "rms"}, "norm_kind must be layer or rms"),
+            .place = named<care::NormPlace>(norm_place, {"post", "pre"}, "norm_place must be post or pre"),
+            .activation = named<care::Activation>(activation, {"gelu", "gelu_tanh", "relu", "silu"},
+                                                  "activation must be gelu, gelu_tanh, relu or silu"),
+            .gated = gated,
+            .causal = causal};
+        if (position_embeddings) {
+            require(position_embeddings->ndim() == 2 && extent(*position_embeddings, 1) == hidden &&
+                        extent(*position_embeddings, 0) >= first_position + positions,
+                    "position_embeddings must be [at least first_position + positions, hidden]");
+        }
+        if (rotary) {
+            for (const Array<float>* angles : {&rotary->first, &rotary->second}) {
+                require(angles->ndim() == 2 && extent(*angles, 0) == positions && extent(*angles, 1) == head_size,
+                        "cosines and sines must be [positions, head size]");
+            }
+        }
+        const care::Embedding embedding{
+            .word_embeddings = word_embeddings_.data(),
+            .positions = {position_embeddings ? position_embeddings->data() : nullptr, first_position, uncounted},
+            .token_type = values(token_type, hidden),
+            .norm = norm(embedding_norm, hidden),
+            .cosines = rotary ? rotary->first.data() : nullptr,
+            .sines = rotary ? rotary->second.data() : nullptr};
         encoder_.emplace(shape, embedding, int8 ? care::Precision::kInt8 : care::Precision::kFloat32, instruction_set);
     }
 
     void add_layer(const Weights& query, const Weights& key, const Weights& value, const Weights& output,
-                   const std::pair<Array<float>, Array<float>>& attention_norm, const Weights& gate, const Weights& up,
-                   const Weights& down, const std::pair<Array<float>, Array<float>>& feed_forward_norm) {
-        const std::size_t hidden = encoder_->shape().hidden;
-        const care::GteLayer layer{linear(query), linear(key), linear(value), linear(output),
-                                   norm(attention_norm, hidden),
-                                   linear(gate), linear(up), linear(down),
-                                   norm(feed_forward_norm, hidden)};
+                   const Weights& attention_norm, const Weights& up, const Weights& down,
+                   const Weights& feed_forward_norm, const std::optional<Weights>& gate,
+                   const std::optional<Array<float>>& query_norm, const std::optional<Array<float>>& key_norm) {
+        const care::Shape& shape = encoder_->shape();
+        const care::Layer layer{
+            .query = linear(query),
+            .key = linear(key),
+            .value = linear(value),
+            .output = linear(output),
+            .query_norm = {values(query_norm, shape.head_size), nullptr},
+            .key_norm = {values(key_norm, shape.head_size), nullptr},
+            .attention_norm = norm(attention_norm, shape.hidden),
+            .gate = gate ? linear(*gate) : care::Linear{},
+            .up = linear(up),
+            .down = linear(down),
+            .feed_forward_norm = norm(feed_forward_norm, shape.hidden)};
         py::gil_scoped_release release;
         encoder_->add_layer(layer);
     }
@@ -67,7 +118,6 @@ public:
     Array<float> encode(const Array<std::int64_t>& ids, const Array<std::int64_t>& lengths, const std::string& pooling,
                         bool normalize_first, std::size_t width, std::size_t threads) const {
         require(ids.ndim() == 1 && lengths.ndim() == 1, "ids and lengths must have one dimension");
-        require(pooling == "first" || pooling == "last" || pooling == "mean", "pooling must be first, last or mean");
         std::int64_t total = 0;
         const std::int64_t* const tokens = lengths.data();
         for (py::ssize_t t = 0; t < lengths.shape(0); ++t) {
@@ -75,10 +125,9 @@ public:
             total += tokens[t];
         }
         require(total == ids.shape(0), "lengths must add up to the number of ids");
-        const care::Reduction reduction{pooling == "first"  ? care::Pooling::kFirst
-                                        : pooling == "last" ? care::Pooling::kLast
-                                                            : care::Pooling::kMean,
-                                        normalize_first, width};
+        const care::Reduction reduction{
+            named<care::Pooling>(pooling, {"first", "last", "mean"}, "pooling must be first, last or mean"),
+            normalize_first, width};
         const std::size_t texts = static_cast<std::size_t>(lengths.shape(0));
         Array<float> vectors({texts, width});
         float* const to = vectors.mutable_data();
@@ -92,23 +141,29 @@ public:
 
 private:
     Array<float> word_embeddings_;  // keeps the memory that the encoder reads
-    std::optional<care::GteEncoder> encoder_;
+    std::optional<care::Encoder> encoder_;
 };
 
 }  // namespace
 
 void bind_encoder(py::module_& module) {
-    py::class_<Encoder>(module, "GteEncoder", "A gte network; see csrc/include/care/encoder.hpp.")
-        .def(py::init<Array<float>, const std::optional<Array<float>>&, const std::pair<Array<float>, Array<float>>&,
-                      const Array<float>&, const Array<float>&, std::size_t, std::size_t, float, bool,
-                      const std::string&>(),
-             py::arg("word_embeddings").noconvert(), py::kw_only(), py::arg("token_type").noconvert(),
-             py::arg("norm").noconvert(), py::arg("cosines").noconvert(), py::arg("sines").noconvert(),
-             py::arg("heads"), py::arg("intermediate"), py::arg("epsilon"), py::arg("int8"), py::arg("instruction_set") = "")
-        .def("add_layer", &Encoder::add_layer, py::kw_only(), py::arg("query").noconvert(),
-             py::arg("key").noconvert(), py::arg("value").noconvert(), py::arg("output").noconvert(),
-             py::arg("attention_norm").noconvert(), py::arg("gate").noconvert(), py::arg("up").noconvert(),
-             py::arg("down").noconvert(), py::arg("feed_forward_norm").noconvert(),
+    using namespace py::literals;
+    // Arrays are never converted: a copy would not live as long as the encoder, or would hide what it costs.
+    py::class_<Encoder>(module, "Encoder", "A transformer network; see csrc/include/care/encoder.hpp.")
+        .def(py::init<Array<float>, const std::optional<Array<float>>&, std::size_t, std::int64_t,
+                      const std::optional<Array<float>>&, const Weights&,
+                      const std::optional<std::pair<Array<float>, Array<float>>>&, std::size_t, std::size_t,
+                      std::size_t, std::size_t, std::size_t, float, const std::string&, const std::string&,
+                      const std::string&, bool, bool, bool, const std::string&>(),
+             "word_embeddings"_a.noconvert(), py::kw_only(), "position_embeddings"_a.noconvert() = py::none(),
+             "first_position"_a = 0, "uncounted"_a = -1, "token_type"_a.noconvert() = py::none(),
+             "norm"_a.noconvert(), "rotary"_a.noconvert() = py::none(), "positions"_a, "heads"_a, "key_value_heads"_a,
+             "head_size"_a, "intermediate"_a, "epsilon"_a, "norm_kind"_a = "layer", "norm_place"_a = "post",
+             "activation"_a, "gated"_a, "causal"_a = false, "int8"_a, "instruction_set"_a = "")
+        .def("add_layer", &Encoder::add_layer, py::kw_only(), "query"_a.noconvert(), "key"_a.noconvert(),
+             "value"_a.noconvert(), "output"_a.noconvert(), "attention_norm"_a.noconvert(), "up"_a.noconvert(),
+             "down"_a.noconvert(), "feed_forward_norm"_a.noconvert(), "gate"_a.noconvert() = py::none(),
+             "query_norm"_a.noconvert() = py::none(), "key_norm"_a.noconvert() = py::none(),
              "Pack copies of a layer's weights.")
         .def("encode", &Encoder::encode, py::arg("ids").noconvert(), py::arg("lengths").noconvert(), py::kw_only(),
              py::arg("pooling"), py::arg("normalize_first"), py::arg("width"), py::arg("threads"),

@@ -1,62 +1,178 @@
-// Attention of one head over one text, in float32. Included by kernel_source.cpp alone.
+// Attention of one head over one text, in float32, or with its products of int16 codes: encoder.hpp. Included by
+// kernel_source.cpp alone.
 #pragma once
+
+#include <type_traits>
 
 #include "product.hpp"
 
 namespace care {
 namespace {
 
+// The largest codes of attention weights and of values, so that sums over kSummedTokens tokens fit into int32; and of
+// queries and keys, for small heads.
+constexpr float kWeightCode = 4095, kValueCode = 2047, kHeadCode = 8191;
+template <bool kCoded>
+constexpr std::size_t kSummedTokens = kCoded ? 256 : ~std::size_t{0} / 2;
+
+CARE_INLINE Floats as_floats(Floats values) { return values; }
+CARE_INLINE Floats as_floats(Ints values) { return __builtin_convertvector(values, Floats); }
+
 // Rotary position embedding: rotates the pairs of values i and i + head_size / 2.
-CARE_INLINE void rotate(const float* from, const float* cosines, const float* sines, std::size_t size, float scaling,
-                        float* to) {
+CARE_INLINE void rotate(const float* from, const float* cosines, const float* sines, std::size_t size, float* to) {
     const std::size_t half = size / 2;
     std::size_t i = 0;
     for (; i + kFloats <= half; i += kFloats) {
         const Floats low = load<Floats>(from + i), high = load<Floats>(from + i + half);
-        store(to + i, (low * load<Floats>(cosines + i) - high * load<Floats>(sines + i)) * scaling);
-        store(to + i + half,
-              (high * load<Floats>(cosines + i + half) + low * load<Floats>(sines + i + half)) * scaling);
+        store(to + i, low * load<Floats>(cosines + i) - high * load<Floats>(sines + i));
+        store(to + i + half, high * load<Floats>(cosines + i + half) + low * load<Floats>(sines + i + half));
     }
     for (; i < half; ++i) {
         const float low = from[i], high = from[i + half];
-        to[i] = (low * cosines[i] - high * sines[i]) * scaling;
-        to[i + half] = (high * cosines[i + half] + low * sines[i + half]) * scaling;
+        to[i] = low * cosines[i] - high * sines[i];
+        to[i + half] = high * cosines[i + half] + low * sines[i + half];
     }
 }
 
-// Writes exp(score - largest) in place, and returns 1 / their sum.
-CARE_INLINE float softmax(float* scores, std::size_t tokens) {
+// to = from / sqrt(mean of its squares + epsilon) * weights.
+CARE_INLINE void norm_head(const float* from, const float* weights, std::size_t size, float epsilon, float* to) {
+    const std::size_t whole = size / kFloats * kFloats;
+    Floats squares{};
+    for (std::size_t i = 0; i < whole; i += kFloats) {
+        const Floats values = load<Floats>(from + i);
+        squares = multiply_add(values, values, squares);
+    }
+    float sum = sum_of(squares);
+    for (std::size_t i = whole; i < size; ++i) sum += from[i] * from[i];
+    const float inverse = 1.0f / __builtin_sqrtf(sum / static_cast<float>(size) + epsilon);
+    for (std::size_t i = 0; i < whole; i += kFloats) {
+        store(to + i, load<Floats>(from + i) * inverse * load<Floats>(weights + i));
+    }
+    for (std::size_t i = whole; i < size; ++i) to[i] = from[i] * inverse * weights[i];
+}
+
+// A query or key as it is multiplied: normalised and rotated, where the network does that. It is `from`, or in `to`.
+CARE_INLINE const float* prepare(const Attention& a, const float* from, const float* norm, std::size_t position,
+                                 float* to) {
+    if (norm) norm_head(from, norm, a.head_size, a.epsilon, to);
+    const float* const normed = norm ? to : from;
+    if (!a.cosines) return normed;
+    const std::size_t at = position * a.head_size;
+    rotate(normed, a.cosines + at, a.sines + at, a.head_size, to);
+    return to;
+}
+
+// Writes take(exp(score - largest)) in place of each score, and -inf before as the scores of tokens that complete a
+// register.
+template <typename Take>
+CARE_INLINE void softmax(float* scores, std::size_t tokens, const Take& take) {
     const std::size_t all = rounded_to(tokens, kFloats);
     for (std::size_t j = tokens; j < all; ++j) scores[j] = -__builtin_inff();
     Floats largest = load<Floats>(scores);
     for (std::size_t j = kFloats; j < all; j += kFloats) largest = larger(load<Floats>(scores + j), largest);
     const float largest_score = largest_of(largest);
+    for (std::size_t j = 0; j < all; j += kFloats) take(j, exponential(load<Floats>(scores + j) - largest_score));
+}
+
+// Attention weights in place of scores. Returns 1 / their sum.
+CARE_INLINE float weigh(float* scores, std::size_t seen, std::size_t tokens) {
     Floats sum{};
-    for (std::size_t j = 0; j < all; j += kFloats) {
-        const Floats weight = exponential(load<Floats>(scores + j) - largest_score);
-        store(scores + j, weight);
-        sum += weight;
-    }
+    softmax(scores, seen, [&](std::size_t j, Floats weights) __attribute__((always_inline)) {
+        store(scores + j, weights);
+        sum += weights;
+    });
+    for (std::size_t t = rounded_to(seen, kFloats); t < tokens; ++t) scores[t] = 0;
     return 1.0f / sum_of(sum);
 }
 
-// Multiplies rows by all blocks of weights: take(block, row, sums) receives the sums of one block.
-template <typename Take>
-CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const Rows& rows, const Take& take) {
+using Shorts [[gnu::vector_size(kRegisterBytes / 2)]] = std::int16_t;
+
+CARE_INLINE void store_codes(std::int16_t* to, Ints codes) {
+    const Shorts narrow = __builtin_convertvector(codes, Shorts);
+    std::memcpy(to, &narrow, sizeof narrow);
+}
+
+CARE_INLINE Ints nearest(Floats values) { return (Ints)(values + kRoundingConstant) - kRoundingConstantBits; }
+
+// Codes of attention weights in place of scores: they are shorter, so that none overwrites a score before it is read.
+// Returns 1 / the sum of the codes.
+CARE_INLINE float weigh_coded(float* scores, std::size_t seen, std::size_t tokens) {
+    std::int16_t* const to = reinterpret_cast<std::int16_t*>(scores);
+    Ints sum{};
+    softmax(scores, seen, [&](std::size_t j, Floats weights) __attribute__((always_inline)) {
+        const Ints codes = nearest(weights * kWeightCode);
+        store_codes(to + j, codes);
+        sum += codes;
+    });
+    for (std::size_t t = rounded_to(seen, kFloats); t < tokens + tokens % 2; t += kFloats) store_codes(to + t, Ints{});
+    return 1.0f / static_cast<float>(sum_of(sum));
+}
+
+// The largest size of values, or of `found`; NaN is larger than all numbers, so that it reaches the scale.
+CARE_INLINE Ints larger_sizes(const float* from, std::size_t size, Ints found) {
+    for (std::size_t i = 0; i < size; i += kFloats) {
+        const Floats values = load_up_to(from + i, size - i);
+        const Ints sizes = (Ints)values & 0x7fffffff;
+        found = sizes > found ? sizes : found;
+    }
+    return found;
+}
+
+// The scale of codes up to `limit`, and its inverse.
+struct CodeScale {
+    float scale, inverse;
+    CARE_INLINE CodeScale(Ints sizes, float limit) {
+        const std::int32_t bits = largest_of(sizes);
+        float largest;
+        std::memcpy(&largest, &bits, sizeof largest);
+        scale = largest / limit;
+        inverse = largest >= 0x1p-100f ? limit / largest : 0.0f;
+    }
+};
+
+// Codes of a query or key, and their scale. `to` has room for whole registers.
+CARE_INLINE float encode_row(const float* from, std::size_t size, float limit, std::int16_t* to) {
+    const CodeScale scale(larger_sizes(from, size, Ints{}), limit);
+    for (std::size_t i = 0; i < size; i += kFloats) {
+        const Floats values = load_up_to(from + i, size - i);
+        store_codes(to + i, nearest(values * scale.inverse));
+    }
+    return scale.scale;
+}
+
+// Packs codes of the values: for every two tokens, words of both for each of their values. Returns the scale.
+CARE_INLINE float pack_values(const Attention& a, std::size_t wide, float* to) {
+    const std::size_t size = a.head_size;
+    Ints sizes{};
+    for (std::size_t t = 0; t < a.tokens; ++t) sizes = larger_sizes(a.values + t * a.stride, size, sizes);
+    const CodeScale scale(sizes, kValueCode);
+    for (std::size_t t = 0; t < a.tokens; t += 2, to += wide) {
+        const float* const row = a.values + t * a.stride;
+        const float* const next = row + a.stride;
+        for (std::size_t i = 0; i < size; i += kFloats) {
+            const Ints low = nearest(load_up_to(row + i, size - i) * scale.inverse);
+            const Ints high = t + 1 < a.tokens ? nearest(load_up_to(next + i, size - i) * scale.inverse) : Ints{};
+            store(to + i, (Floats)((low & 0xffff) | (high << 16)));
+        }
+        for (std::size_t i = rounded_to(size, kFloats); i < wide; ++i) to[i] = 0;
+    }
+    return scale.scale;
+}
+
+// Multiplies rows by all blocks of weights, as many at a time as fill a tile, then by the rest: take(block, row, sums)
+// receives the sums of one block.
+template <typename Words, std::size_t Blocks = kTileBlocks, typename Take>
+CARE_INLINE void multiply_blocks(TileWeights weights, std::size_t blocks, const Rows& rows, const Take& take,
+                                 std::size_t block = 0) {
     Prefetcher none({nullptr, 0}, 0, 0);
-    std::size_t block = 0;
-    for (; block + kTileBlocks <= blocks; block += kTileBlocks, weights.from += kTileBlocks * weights.block_stride) {
-        multiply_rows<Float32Words, kTileBlocks>(
-            weights, rows, none, [&](std::size_t row, const auto& sums) __attribute__((always_inline)) {
+    for (; block + Blocks <= blocks; block += Blocks, weights.from += Blocks * weights.block_stride) {
+        multiply_rows<Words, Blocks>(weights, rows, none,
+                                     [&](std::size_t row, const auto& sums) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                for (std::size_t b = 0; b < kTileBlocks; ++b) take(block + b, row, sums[b]);
-            });
+                                         for (std::size_t b = 0; b < Blocks; ++b) take(block + b, row, sums[b]);
+                                     });
     }
-    for (; block < blocks; ++block, weights.from += weights.block_stride) {
-        multiply_rows<Float32Words, 1>(
-            weights, rows, none,
-            [&](std::size_t row, const auto& sums) __attribute__((always_inline)) { take(block, row, sums[0]); });
-    }
+    if constexpr (Blocks > 1) multiply_blocks<Words, Blocks / 2>(weights, blocks, rows, take, block);
 }
 
 // Prefetches rows that other threads have written. They are kilobytes apart, which defeats hardware prefetchers.
@@ -67,60 +183,123 @@ CARE_INLINE void prefetch_rows(const float* from, std::size_t stride, std::size_
     }
 }
 
+// Packs the keys like weights, in blocks of sixteen tokens; there are zeros for tokens that complete a block.
+template <bool kCoded>
+CARE_INLINE void pack_keys(const Attention& a, float limit, float* keys, float* scales, float* prepared) {
+    const std::size_t wide = rounded_to(a.head_size, kBlock);
+    const std::size_t words = kCoded ? (a.head_size + 1) / 2 : a.head_size, whole = words / kFloats * kFloats;
+    for (std::size_t t = 0; t < a.tokens; t += kFloats) {
+        float* const to = keys + t / kBlock * kBlock * words + t % kBlock;
+        const std::size_t count = a.tokens - t < kFloats ? a.tokens - t : kFloats;
+        const float* rows[kFloats];
+        for (std::size_t r = 0; r < count; ++r) {
+            float* const place = prepared + r * wide;
+            rows[r] = prepare(a, a.keys + (t + r) * a.stride, a.key_norm, t + r, place);
+            if constexpr (kCoded) {
+                scales[t + r] = encode_row(rows[r], a.head_size, limit, reinterpret_cast<std::int16_t*>(place));
+                rows[r] = place;
+            }
+        }
+        for (std::size_t i = 0; i < whole; i += kFloats) {
+            Floats square[kFloats];
+            for (std::size_t r = 0; r < kFloats; ++r) square[r] = r < count ? load<Floats>(rows[r] + i) : Floats{};
+            transpose(square);
+#pragma GCC unroll 16
+            for (std::size_t r = 0; r < kFloats; ++r) store(to + (i + r) * kBlock, square[r]);
+        }
+        for (std::size_t i = whole; i < words; ++i) {
+            for (std::size_t r = 0; r < kFloats; ++r) to[i * kBlock + r] = r < count ? rows[r][i] : 0;
+        }
+    }
+    for (std::size_t t = rounded_to(a.tokens, kFloats); t % kBlock != 0; t += kFloats) {
+        float* const to = keys + t / kBlock * kBlock * words + t % kBlock;
+        for (std::size_t i = 0; i < words; ++i) store(to + i * kBlock, Floats{});
+    }
+}
+
+template <typename Words>
 void attend(const Attention& a) {
-    const std::size_t size = a.head_size, wide = rounded_to(size, kBlock), all = rounded_to(a.tokens, kBlock);
-    const std::size_t query_stride = wide + 16, score_stride = all + 16;
+    constexpr bool kCoded = !std::is_same_v<Words, Float32Words>;
+    const std::size_t size = a.head_size, wide = rounded_to(size, kBlock), most = rounded_to(a.tokens, kBlock);
+    const std::size_t words = kCoded ? (size + 1) / 2 : size, query_stride = wide + 16, score_stride = most + 16;
     float* const keys = a.scratch;
-    float* const queries = keys + all * wide;
+    float* const packed_values = keys + most * wide / 2;  // codes: both fit where float32 keys are
+    float* const key_scales = keys + most * wide;
+    float* const queries = key_scales + most;
     float* const scores = queries + kAttentionRows * query_stride;
-    float* const rotated = scores + kAttentionRows * score_stride;
+    float* const prepared = scores + kAttentionRows * score_stride;
+    // Sums of products of two such codes over a head fit into int32.
+    const double exact = __builtin_floor(__builtin_sqrt(2147483647.0 / static_cast<double>(size)));
+    const float limit = exact < double{kHeadCode} ? static_cast<float>(exact) : kHeadCode;
 
     prefetch_rows(a.keys, a.stride, a.tokens, size);
     prefetch_rows(a.queries, a.query_stride, a.query_count, size);
     prefetch_rows(a.values, a.stride, a.tokens, size);
-
-    // Packs the keys like weights, in blocks of sixteen tokens. The scores of padding tokens are never used.
-    for (std::size_t t = 0; t < all; ++t) {
-        float* const to = keys + t / kBlock * kBlock * size + t % kBlock;
-        if (t < a.tokens) {
-            rotate(a.keys + t * a.stride, a.cosines + t * size, a.sines + t * size, size, 1, rotated);
-            for (std::size_t i = 0; i < size; ++i) to[i * kBlock] = rotated[i];
-        } else {
-            for (std::size_t i = 0; i < size; ++i) to[i * kBlock] = 0;
-        }
-    }
-    const TileWeights key_weights{reinterpret_cast<const std::byte*>(keys), size * kGroupBytes, kGroupBytes, size};
-    const TileWeights value_weights{reinterpret_cast<const std::byte*>(a.values), kGroupBytes,
-                                    a.stride * sizeof(float), a.tokens};
+    pack_keys<kCoded>(a, limit, keys, key_scales, prepared);
+    float value_scale = 1;
+    if constexpr (kCoded) value_scale = pack_values(a, wide, packed_values);
 
     for (std::size_t first = 0; first < a.query_count; first += kAttentionRows) {
         const std::size_t count = a.query_count - first < kAttentionRows ? a.query_count - first : kAttentionRows;
+        const std::size_t position = a.first_position + first;
+        float scales[kAttentionRows];
         for (std::size_t r = 0; r < count; ++r) {
-            const std::size_t position = (a.first_position + first + r) * size;
-            rotate(a.queries + (first + r) * a.query_stride, a.cosines + position, a.sines + position, size, a.scaling,
-                   queries + r * query_stride);
+            float* const to = queries + r * query_stride;
+            const float* const query =
+                prepare(a, a.queries + (first + r) * a.query_stride, a.query_norm, position + r, to);
+            if constexpr (kCoded) {
+                scales[r] = encode_row(query, size, limit, reinterpret_cast<std::int16_t*>(to)) * a.scaling;
+            } else {
+                for (std::size_t i = 0; i < size; ++i) to[i] = query[i] * a.scaling;
+            }
         }
+        // Tokens that the last of these queries attends to. More of them would add zeros.
+        const std::size_t tokens = a.causal && position + count < a.tokens ? position + count : a.tokens;
         const Rows query_rows{reinterpret_cast<const std::byte*>(queries), query_stride * sizeof(float), nullptr,
                               nullptr, count};
-        multiply_blocks(key_weights, all / kBlock, query_rows,
-                        [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
-                            float* const to = scores + row * score_stride + block * kBlock;
+        const TileWeights key_weights{reinterpret_cast<const std::byte*>(keys), words * kGroupBytes, kGroupBytes,
+                                      words};
+        // The scores of tokens that complete a block are never used.
+        multiply_blocks<Words>(
+            key_weights, rounded_to(tokens, kBlock) / kBlock, query_rows,
+            [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
+                float* const to = scores + row * score_stride + block * kBlock;
 #pragma GCC unroll 8
-                            for (std::size_t p = 0; p < kBlockRegisters; ++p) store(to + p * kFloats, sums[p]);
-                        });
+                for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+                    if constexpr (kCoded) {
+                        const Floats by_key = load<Floats>(key_scales + block * kBlock + p * kFloats) * scales[row];
+                        store(to + p * kFloats, __builtin_convertvector(sums[p], Floats) * by_key);
+                    } else {
+                        store(to + p * kFloats, sums[p]);
+                    }
+                }
+            });
         float inverses[kAttentionRows];
-        for (std::size_t r = 0; r < count; ++r) inverses[r] = softmax(scores + r * score_stride, a.tokens);
-        const Rows weight_rows{reinterpret_cast<const std::byte*>(scores), score_stride * sizeof(float), nullptr,
-                               nullptr, count};
-        multiply_blocks(value_weights, wide / kBlock, weight_rows,
-                        [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
-                            float* const to = a.to + (first + row) * a.to_stride + block * kBlock;
+        for (std::size_t r = 0; r < count; ++r) {
+            const std::size_t seen = a.causal ? position + r + 1 : tokens;
+            float* const row = scores + r * score_stride;
+            inverses[r] = kCoded ? weigh_coded(row, seen, tokens) * value_scale : weigh(row, seen, tokens);
+        }
+        for (std::size_t from = 0; from < tokens; from += kSummedTokens<kCoded>) {
+            const std::size_t left = tokens - from, some = left < kSummedTokens<kCoded> ? left : kSummedTokens<kCoded>;
+            const std::byte* const weights = reinterpret_cast<const std::byte*>(scores) + from * Words::kInputBytes;
+            const Rows weight_rows{weights, score_stride * sizeof(float), nullptr, nullptr, count};
+            const float* const values = kCoded ? packed_values + from / 2 * wide : a.values;
+            const TileWeights value_weights{reinterpret_cast<const std::byte*>(values), kGroupBytes,
+                                            (kCoded ? wide : a.stride) * sizeof(float), kCoded ? (some + 1) / 2 : some};
+            multiply_blocks<Words>(
+                value_weights, wide / kBlock, weight_rows,
+                [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
+                    float* const to = a.to + (first + row) * a.to_stride + block * kBlock;
 #pragma GCC unroll 8
-                            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-                                const std::size_t at = block * kBlock + p * kFloats;
-                                store_first(to + p * kFloats, size - (at < size ? at : size), sums[p] * inverses[row]);
-                            }
-                        });
+                    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+                        const std::size_t at = block * kBlock + p * kFloats, room = size - (at < size ? at : size);
+                        Floats mixed = as_floats(sums[p]) * inverses[row];
+                        if (kCoded && from > 0) mixed += load_up_to(to + p * kFloats, room);
+                        store_first(to + p * kFloats, room, mixed);
+                    }
+                });
+        }
     }
 }
 

@@ -44,7 +44,7 @@ struct Session {
     Workspace workspace;
 };
 
-struct GteEncoder::State {
+struct Encoder::State {
     Network network;
     std::atomic<Session*> session{nullptr};
 
@@ -68,44 +68,71 @@ struct GteEncoder::State {
     }
 };
 
-GteEncoder::GteEncoder(const GteShape& shape, const GteEmbedding& embedding, Precision precision,
-                       std::string_view instruction_set)
+Encoder::Encoder(const Shape& shape, const Embedding& embedding, Precision precision, std::string_view instruction_set)
     : state_(std::make_unique<State>()) {
-    require(shape.hidden >= 1 && shape.hidden <= kMaxWidth && shape.heads >= 1 && shape.head_size >= 2 &&
-                shape.head_size % 2 == 0 && shape.heads * shape.head_size <= kMaxWidth && shape.intermediate >= 1 &&
+    require(shape.hidden >= 1 && shape.hidden <= kMaxWidth && shape.heads >= 1 && shape.head_size >= 1 &&
+                shape.heads * shape.head_size <= kMaxWidth && shape.intermediate >= 1 &&
                 shape.intermediate <= kMaxWidth && shape.vocabulary >= 1 && shape.positions >= 1,
             "a size of the network is out of range");
+    require(shape.key_value_heads >= 1 && shape.heads % shape.key_value_heads == 0,
+            "the number of key and value heads must divide that of query heads");
+    require(!embedding.cosines || shape.head_size % 2 == 0, "a rotary position embedding needs an even head size");
+    require(embedding.positions.uncounted < 0 || embedding.positions.first >= 1,
+            "an id that is not counted needs a row before the first position");
+    require(embedding.norm.weights != nullptr, "the embedding needs a norm");
     Network& network = state_->network;
     network.shape = shape;
     network.precision = precision;
     network.kernel = &encoder_kernel(instruction_set);
     network.word_embeddings = embedding.word_embeddings;
-    network.token_type = padded(embedding.token_type, embedding.token_type ? shape.hidden : 0);
     network.norm = PaddedNorm(embedding.norm, shape.hidden);
-    const std::size_t angles = shape.positions * shape.head_size;
-    network.cosines.assign(embedding.cosines, embedding.cosines + angles);
-    network.sines.assign(embedding.sines, embedding.sines + angles);
+    const std::size_t stride = rounded_to(shape.hidden, kPanel);
+    const std::size_t rows = embedding.positions.rows ? embedding.positions.first + shape.positions
+                                                      : embedding.token_type != nullptr;
+    network.added.resize(rows * stride);
+    for (std::size_t row = 0; row < rows; ++row) {
+        for (std::size_t j = 0; j < shape.hidden; ++j) {
+            network.added[row * stride + j] =
+                (embedding.positions.rows ? embedding.positions.rows[row * shape.hidden + j] : 0) +
+                (embedding.token_type ? embedding.token_type[j] : 0);
+        }
+    }
+    network.positions = embedding.positions;
+    if (embedding.positions.rows) network.positions.rows = network.added.data();
+    if (embedding.cosines) {
+        const std::size_t angles = shape.positions * shape.head_size;
+        network.cosines.assign(embedding.cosines, embedding.cosines + angles);
+        network.sines.assign(embedding.sines, embedding.sines + angles);
+    }
 }
 
-GteEncoder::~GteEncoder() = default;
+Encoder::~Encoder() = default;
 
-void GteEncoder::add_layer(const GteLayer& layer) {
+void Encoder::add_layer(const Layer& layer) {
     Network& network = state_->network;
-    const std::size_t hidden = network.shape.hidden, inner = network.shape.heads * network.shape.head_size;
-    const std::size_t intermediate = network.shape.intermediate;
-    for (const Linear* map : {&layer.query, &layer.key, &layer.value}) require_shape(*map, inner, hidden);
+    const Shape& shape = network.shape;
+    const std::size_t hidden = shape.hidden, inner = network.inner(), key_value_inner = network.key_value_inner();
+    require_shape(layer.query, inner, hidden);
+    for (const Linear* map : {&layer.key, &layer.value}) require_shape(*map, key_value_inner, hidden);
     require_shape(layer.output, hidden, inner);
-    for (const Linear* map : {&layer.gate, &layer.up}) require_shape(*map, intermediate, hidden);
-    require_shape(layer.down, hidden, intermediate);
-    network.layers.push_back({Packed::of({layer.query, layer.key, layer.value}, network.precision),
-                              Packed::of({layer.output}, network.precision),
-                              Packed::of_gated(layer.gate, layer.up, network.precision),
-                              Packed::of({layer.down}, network.precision),
+    if (shape.gated) require_shape(layer.gate, shape.intermediate, hidden);
+    require(shape.gated || !layer.gate.weights, "a gate was given to a network without gates");
+    require_shape(layer.up, shape.intermediate, hidden);
+    require_shape(layer.down, hidden, shape.intermediate);
+    require(layer.attention_norm.weights && layer.feed_forward_norm.weights, "a layer needs two norms");
+    const Precision precision = network.precision;
+    network.layers.push_back({Packed::of({layer.query, layer.key, layer.value}, precision),
+                              Packed::of({layer.output}, precision),
+                              shape.gated ? Packed::of_gated(layer.gate, layer.up, precision)
+                                          : Packed::of({layer.up}, precision),
+                              Packed::of({layer.down}, precision),
+                              PaddedNorm(layer.query_norm, shape.head_size),
+                              PaddedNorm(layer.key_norm, shape.head_size),
                               PaddedNorm(layer.attention_norm, hidden),
                               PaddedNorm(layer.feed_forward_norm, hidden)});
 }
 
-void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, std::size_t texts,
+void Encoder::encode(const std::int64_t* ids, const std::int64_t* lengths, std::size_t texts,
                         const Reduction& reduction, std::size_t threads, float* vectors) const {
     const Network& network = state_->network;
     require(!network.layers.empty(), "the encoder has no layers yet");
@@ -141,8 +168,8 @@ void GteEncoder::encode(const std::int64_t* ids, const std::int64_t* lengths, st
     }
 }
 
-const GteShape& GteEncoder::shape() const { return state_->network.shape; }
-std::size_t GteEncoder::layers() const { return state_->network.layers.size(); }
-std::size_t GteEncoder::packed_bytes() const { return state_->network.bytes(); }
+const Shape& Encoder::shape() const { return state_->network.shape; }
+std::size_t Encoder::layers() const { return state_->network.layers.size(); }
+std::size_t Encoder::packed_bytes() const { return state_->network.bytes(); }
 
 }  // namespace care

@@ -2,6 +2,8 @@
 // value does not depend on how the compiler treats the surrounding code.
 #pragma once
 
+#include <type_traits>
+
 #include "../scan/registers.hpp"
 
 namespace care {
@@ -30,6 +32,22 @@ CARE_INLINE Floats multiply_add(Floats a, Floats b, Floats c) {
 #endif
 }
 
+// Adds to each int32 lane the dot product of its two int16 values with the two of `word`.
+CARE_INLINE void add_pairs(Ints& sums, Bytes values, std::int32_t word) {
+#if defined(__AVX512VNNI__)
+    sums = (Ints)_mm512_dpwssd_epi32((__m512i)sums, (__m512i)values, _mm512_set1_epi32(word));
+#elif defined(__AVXVNNI__)
+    sums = (Ints)_mm256_dpwssd_avx_epi32((__m256i)sums, (__m256i)values, _mm256_set1_epi32(word));
+#elif defined(__AVX2__)
+    sums += (Ints)_mm256_madd_epi16((__m256i)values, _mm256_set1_epi32(word));
+#elif defined(__SSE2__)
+    sums += (Ints)_mm_madd_epi16((__m128i)values, _mm_set1_epi32(word));
+#else
+    const Ints all = (Ints)values;
+    sums += (all << 16 >> 16) * (word << 16 >> 16) + (all >> 16) * (word >> 16);
+#endif
+}
+
 CARE_INLINE void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
 
 // Stores the first `count` values, or all if there are fewer.
@@ -49,17 +67,40 @@ CARE_INLINE Floats load_first(const float* from, std::size_t count, float otherw
     return values;
 }
 
+// Loads the first `count` values, or all if there are fewer; the other lanes are zero.
+CARE_INLINE Floats load_up_to(const float* from, std::size_t count) {
+    return count >= kFloats ? load<Floats>(from) : load_first(from, count, 0);
+}
+
 // The horizontal sum, as a tree.
 CARE_INLINE float sum_of(Floats values) {
     const FourFloats four = reduce_to_four(values);
     return (four[0] + four[2]) + (four[1] + four[3]);
 }
 
+// Horizontal reductions of integers and of the largest value: of registers of four values, then of those.
+template <typename Register, typename Combine>
+CARE_INLINE auto reduced(Register values, const Combine& combine) {
+    using Four [[gnu::vector_size(16)]] = std::remove_reference_t<decltype(values[0])>;
+    Four parts[kRegisterBytes / sizeof(Four)];
+    std::memcpy(parts, &values, sizeof values);
+    Four four = parts[0];
+#pragma GCC unroll 4
+    for (std::size_t i = 1; i < kRegisterBytes / sizeof(Four); ++i) four = combine(four, parts[i]);
+    four = combine(four, __builtin_shufflevector(four, four, 2, 3, 0, 1));
+    return combine(four, __builtin_shufflevector(four, four, 1, 0, 3, 2))[0];
+}
+
 CARE_INLINE float largest_of(Floats values) {
-    float largest = values[0];
-#pragma GCC unroll 16
-    for (std::size_t lane = 1; lane < kFloats; ++lane) largest = values[lane] > largest ? values[lane] : largest;
-    return largest;
+    return reduced(values, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
+}
+
+CARE_INLINE std::int32_t largest_of(Ints values) {
+    return reduced(values, [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; });
+}
+
+CARE_INLINE std::int32_t sum_of(Ints values) {
+    return reduced(values, [](auto a, auto b) __attribute__((always_inline)) { return a + b; });
 }
 
 // Added to a value below 2^22, it leaves the nearest integer, ties to even, in the last bits.
@@ -80,22 +121,6 @@ CARE_INLINE Floats exponential(Floats x) {
     const Floats mantissa = multiply_add(s, r * r, r) + 1.0f;
     const Floats power = (Floats)(((Ints)shifted - kRoundingConstantBits + 127) << 23);
     return x > -87.0f ? mantissa * power : Floats{};
-}
-
-// x Phi(x) = max(x, 0) - |x| Phi(-|x|), Phi(-a) = p(a)^-8 with p fitted so that the result errs by 4e-8, roundings
-// included by 3e-7, wherever x is: nothing cancels for a negative one.
-CARE_INLINE Floats gelu(Floats x) {
-    constexpr float kCoefficients[] = {3.3545986752869794e-06f, -2.0382500224513933e-05f, 0.00011809616989921778f,
-                                       8.748213440412655e-05f,  0.0011256251018494368f,   0.00931580737233162f,
-                                       0.04887039586901665f,    0.10875200480222702f,     1.0905083417892456f};
-    const Floats a = absolute(x);
-    Floats p = broadcast(kCoefficients[0]);
-#pragma GCC unroll 16
-    for (std::size_t i = 1; i < 9; ++i) p = multiply_add(p, a, broadcast(kCoefficients[i]));
-    p *= p;
-    p *= p;
-    p *= p;
-    return larger(x, Floats{}) - a / p;
 }
 
 }  // namespace

@@ -65,11 +65,14 @@ public:
     Forward(const Network& network, const Reduction& reduction, const Batch& batch, std::size_t threads,
             Workspace& space)
         : network_(network), shape_(network.shape), reduction_(reduction), batch_(batch), space_(space),
-          threads_(threads), barrier_(threads), starts_(batch.texts + 1) {
+          threads_(threads), barrier_(threads), starts_(batch.texts + 1),
+          all_{space.hidden, network.pre_norm() ? space.normed : space.hidden},
+          pooled_{space.pooled, network.pre_norm() ? space.pooled_normed : space.pooled} {
         for (std::size_t t = 0; t < batch.texts; ++t) {
             starts_[t + 1] = starts_[t] + static_cast<std::size_t>(batch.lengths[t]);
             longest_ = std::max(longest_, static_cast<std::size_t>(batch.lengths[t]));
         }
+        find_positions();
         reserve();
         plan();
     }
@@ -78,7 +81,7 @@ public:
         const DefaultFloatEnvironment environment;
         Worker me{worker, 0, 0};
         me.panel = claim(0);
-        const Operand embedded = operand(space_.hidden, shape_.hidden, batch_.tokens);
+        const Operand embedded = operand(all_.normed, shape_.hidden, batch_.tokens);
         for_share(worker, batch_.tokens, [&](std::size_t row) { embed(row, embedded); });
         barrier_.wait();
         for (std::size_t l = 0; l < network_.layers.size(); ++l) run_layer(l, me);
@@ -92,6 +95,11 @@ private:
         std::size_t panel;    // the claimed panel of it
     };
 
+    // The rows of all tokens, or of the pooled ones: what is added to, and what is read. With post-norm it is the same.
+    struct Stream {
+        const Buffer<float>&sums, &normed;
+    };
+
     bool pools_one_token() const { return reduction_.pooling != Pooling::kMean; }
     bool only_pooled_tokens(std::size_t layer) const {
         return pools_one_token() && layer + 1 == network_.layers.size();
@@ -100,10 +108,14 @@ private:
     void reserve() {
         const std::size_t inner = rounded_to(network_.inner(), kPanel), tokens = batch_.tokens;
         space_.hidden.reserve(tokens, shape_.hidden);
+        if (network_.pre_norm()) {
+            space_.normed.reserve(tokens, shape_.hidden);
+            space_.pooled_normed.reserve(batch_.texts, shape_.hidden);
+        }
         space_.added.reserve(tokens, shape_.hidden);
-        space_.projections.reserve(tokens, 3 * inner);
+        space_.projections.reserve(tokens, inner + 2 * rounded_to(network_.key_value_inner(), kPanel));
         space_.context.reserve(tokens, inner);
-        space_.gated.reserve(tokens, shape_.intermediate);
+        space_.intermediate.reserve(tokens, shape_.intermediate);
         space_.pooled.reserve(batch_.texts, shape_.hidden);
         space_.pooled_queries.reserve(batch_.texts, inner);
         space_.scratch.reserve(threads_, attention_scratch(longest_, shape_.head_size));
@@ -118,38 +130,36 @@ private:
 
     // The products of all layers, in order.
     void plan() {
+        const EncoderKernel& kernel = *network_.kernel;
         const std::size_t which = static_cast<std::size_t>(network_.precision);
         const std::size_t inner = rounded_to(network_.inner(), kPanel), panels = inner / kPanel;
-        Multiply* const multiply = network_.kernel->multiply[which];
-        const auto add = [&](const PackedMap& map, const Operand& from, float* to, std::size_t stride) {
-            products_.push_back({map, from.rows(), to, stride, multiply});
+        const auto add = [&](Multiply* multiply, const PackedMap& map, const Operand& from, const Buffer<float>& to,
+                             std::size_t at = 0) {
+            products_.push_back({map, from.rows(), to.row(0) + at, to.stride(), multiply});
         };
+        Multiply* const multiply = kernel.multiply[which];
+        Multiply* const multiply_up = (shape_.gated ? kernel.multiply_gated : kernel.multiply_activated)[which][
+            static_cast<std::size_t>(shape_.activation)];
         // Allocates the codes at their largest size first: growing moves them.
         for (const std::size_t width : {shape_.hidden, network_.inner(), shape_.intermediate}) {
             operand(space_.hidden, width, batch_.tokens);
         }
         for (std::size_t l = 0; l < network_.layers.size(); ++l) {
             const PackedLayer& layer = network_.layers[l];
-            const std::size_t rows = only_pooled_tokens(l) ? batch_.texts : batch_.tokens;
-            const Operand all = operand(space_.hidden, shape_.hidden, batch_.tokens);
-            float* const projected = space_.projections.row(0);
-            if (only_pooled_tokens(l)) {
-                const Operand pooled(network_, space_.pooled, shape_.hidden, rows, space_.pooled_codes);
-                add(layer.query_key_value.map(0, panels), pooled, space_.pooled_queries.row(0),
-                    space_.pooled_queries.stride());
-                add(layer.query_key_value.map(panels, 2 * panels), all, projected + inner,
-                    space_.projections.stride());
+            const bool pooled_only = only_pooled_tokens(l);
+            const std::size_t rows = pooled_only ? batch_.texts : batch_.tokens;
+            const Operand all = operand(all_.normed, shape_.hidden, batch_.tokens);
+            if (pooled_only) {
+                const Operand pooled(network_, pooled_.normed, shape_.hidden, rows, space_.pooled_codes);
+                add(multiply, layer.query_key_value.map(0, panels), pooled, space_.pooled_queries);
+                add(multiply, layer.query_key_value.from(panels), all, space_.projections, inner);
             } else {
-                add(layer.query_key_value.map(), all, projected, space_.projections.stride());
+                add(multiply, layer.query_key_value.map(), all, space_.projections);
             }
-            add(layer.output.map(), operand(space_.context, network_.inner(), rows), space_.added.row(0),
-                space_.added.stride());
-            const Buffer<float>& hidden = only_pooled_tokens(l) ? space_.pooled : space_.hidden;
-            add(layer.gate_up.map(), operand(hidden, shape_.hidden, rows), space_.gated.row(0),
-                space_.gated.stride());
-            products_.back().multiply = network_.kernel->multiply_gated[which];
-            add(layer.down.map(), operand(space_.gated, shape_.intermediate, rows), space_.added.row(0),
-                space_.added.stride());
+            add(multiply, layer.output.map(), operand(space_.context, network_.inner(), rows), space_.added);
+            add(multiply_up, layer.up.map(), operand(stream(pooled_only).normed, shape_.hidden, rows),
+                space_.intermediate);
+            add(multiply, layer.down.map(), operand(space_.intermediate, shape_.intermediate, rows), space_.added);
         }
     }
 
@@ -193,19 +203,34 @@ private:
         std::memcpy(to, network_.word_embeddings + id * hidden, hidden * sizeof(float));
         // Clears the padding: NaN left there by an earlier batch would reach the sums of this one.
         std::fill(to + hidden, to + space_.hidden.stride(), 0.0f);
-        network_.kernel->add_norm(to, network_.token_type.empty() ? nullptr : network_.token_type.data(),
-                                  network_.norm.weights.data(), network_.norm.biases.data(), hidden, shape_.epsilon,
-                                  to);
-        embedded.quantize(row);
+        const std::size_t at = position_rows_.empty() ? 0 : position_rows_[row] * rounded_to(hidden, kPanel);
+        norm_sum(all_, network_.added.empty() ? nullptr : network_.added.data() + at, network_.norm, embedded, row);
     }
 
-    // hidden = norm(hidden + added), quantised for the next product.
-    void add_and_norm(const Buffer<float>& hidden, const PaddedNorm& norm, const Operand& operand, std::size_t row) {
-        float* const to = hidden.row(row);
-        network_.kernel->add_norm(to, space_.added.row(row), norm.weights.data(), norm.biases.data(), shape_.hidden,
-                                  shape_.epsilon, to);
+    // Rows of the position table, by token.
+    void find_positions() {
+        if (!network_.positions.rows) return;
+        position_rows_.reserve(batch_.tokens);
+        for (std::size_t t = 0; t < batch_.texts; ++t) {
+            std::size_t next = network_.positions.first;
+            for (std::size_t row = starts_[t]; row < starts_[t + 1]; ++row) {
+                const bool counts = batch_.ids[row] != network_.positions.uncounted;
+                position_rows_.push_back(counts ? next++ : network_.positions.first - 1);
+            }
+        }
+    }
+
+    // Adds to the sums of a row, normalises it, and quantises that for the next product.
+    void norm_sum(const Stream& rows, const float* more, const PaddedNorm& norm, const Operand& operand,
+                  std::size_t row) {
+        float* const sums = rows.sums.row(row);
+        network_.kernel->add_norm(
+            {shape_.norm, norm.weights.data(), norm.biases.data(), shape_.hidden, shape_.epsilon}, sums, more, sums,
+            rows.normed.row(row));
         operand.quantize(row);
     }
+
+    const Stream& stream(bool pooled_only) const { return pooled_only ? pooled_ : all_; }
 
     std::size_t pooled_position(std::size_t text) const {
         return reduction_.pooling == Pooling::kLast ? static_cast<std::size_t>(batch_.lengths[text]) - 1 : 0;
@@ -215,12 +240,14 @@ private:
         const PackedLayer& layer = network_.layers[l];
         const bool pooled_only = only_pooled_tokens(l);
         const std::size_t rows = pooled_only ? batch_.texts : batch_.tokens;
-        const Buffer<float>& hidden = pooled_only ? space_.pooled : space_.hidden;
+        const Stream& now = stream(pooled_only);
         if (pooled_only) {
-            const Operand pooled(network_, space_.pooled, shape_.hidden, rows, space_.pooled_codes);
+            const Operand pooled(network_, now.normed, shape_.hidden, rows, space_.pooled_codes);
             for_share(me.number, rows, [&](std::size_t text) {
-                std::memcpy(space_.pooled.row(text), space_.hidden.row(starts_[text] + pooled_position(text)),
-                            space_.pooled.stride() * sizeof(float));
+                const std::size_t from = starts_[text] + pooled_position(text);
+                const std::size_t bytes = space_.pooled.stride() * sizeof(float);
+                std::memcpy(now.sums.row(text), all_.sums.row(from), bytes);
+                if (network_.pre_norm()) std::memcpy(now.normed.row(text), all_.normed.row(from), bytes);
                 pooled.quantize(text);
             });
             barrier_.wait();
@@ -233,24 +260,25 @@ private:
         const std::size_t pairs = batch_.texts * shape_.heads;
         for (std::size_t pair = heads.fetch_add(1, std::memory_order_relaxed); pair < pairs;
              pair = heads.fetch_add(1, std::memory_order_relaxed)) {
-            attend(pair / shape_.heads, pair % shape_.heads, pooled_only, me.number);
+            attend(layer, pair / shape_.heads, pair % shape_.heads, pooled_only, me.number);
         }
         barrier_.wait();
         quantize_rows(space_.context, network_.inner(), rows, me);
         multiply(me);
         barrier_.wait();
-        const Operand between = operand(hidden, shape_.hidden, rows);
-        for_share(me.number, rows,
-                  [&](std::size_t row) { add_and_norm(hidden, layer.attention_norm, between, row); });
-        barrier_.wait();
+        const Operand normed = operand(now.normed, shape_.hidden, rows);
+        const auto add = [&](const PaddedNorm& norm) {
+            for_share(me.number, rows,
+                      [&](std::size_t row) { norm_sum(now, space_.added.row(row), norm, normed, row); });
+            barrier_.wait();
+        };
+        add(layer.attention_norm);
         multiply(me);
         barrier_.wait();
-        quantize_rows(space_.gated, shape_.intermediate, rows, me);
+        quantize_rows(space_.intermediate, shape_.intermediate, rows, me);
         multiply(me);
         barrier_.wait();
-        for_share(me.number, rows,
-                  [&](std::size_t row) { add_and_norm(hidden, layer.feed_forward_norm, between, row); });
-        barrier_.wait();
+        add(layer.feed_forward_norm);
     }
 
     void quantize_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, const Worker& me) {
@@ -260,27 +288,42 @@ private:
         barrier_.wait();
     }
 
-    void attend(std::size_t text, std::size_t head, bool pooled_only, std::size_t worker) {
+    void attend(const PackedLayer& layer, std::size_t text, std::size_t head, bool pooled_only, std::size_t worker) {
         const std::size_t inner = rounded_to(network_.inner(), kPanel), at = head * shape_.head_size;
         const std::size_t row = starts_[text], tokens = static_cast<std::size_t>(batch_.lengths[text]);
-        const float* const projected = space_.projections.row(row) + at;
+        const std::size_t key_value_head = head / (shape_.heads / shape_.key_value_heads);
+        const float* const keys = space_.projections.row(row) + inner + key_value_head * shape_.head_size;
         const Buffer<float>& queries = pooled_only ? space_.pooled_queries : space_.projections;
-        network_.kernel->attend({queries.row(pooled_only ? text : row) + at, queries.stride(), pooled_only ? 1 : tokens,
-                                 pooled_only ? pooled_position(text) : 0, projected + inner, projected + 2 * inner,
-                                 space_.projections.stride(), tokens, network_.cosines.data(), network_.sines.data(),
-                                 shape_.head_size, 1 / std::sqrt(static_cast<float>(shape_.head_size)),
-                                 space_.scratch.row(worker), space_.context.row(pooled_only ? text : row) + at,
-                                 space_.context.stride()});
+        const std::size_t query_row = pooled_only ? text : row;
+        network_.kernel->attend[static_cast<std::size_t>(network_.precision)]({.causal = shape_.causal,
+                                 .queries = queries.row(query_row) + at,
+                                 .query_stride = queries.stride(),
+                                 .query_count = pooled_only ? 1 : tokens,
+                                 .first_position = pooled_only ? pooled_position(text) : 0,
+                                 .keys = keys,
+                                 .values = keys + rounded_to(network_.key_value_inner(), kPanel),
+                                 .stride = space_.projections.stride(),
+                                 .tokens = tokens,
+                                 .cosines = network_.cosines.empty() ? nullptr : network_.cosines.data(),
+                                 .sines = network_.sines.data(),
+                                 .query_norm = layer.query_norm.given(),
+                                 .key_norm = layer.key_norm.given(),
+                                 .epsilon = shape_.epsilon,
+                                 .head_size = shape_.head_size,
+                                 .scaling = 1 / std::sqrt(static_cast<float>(shape_.head_size)),
+                                 .scratch = space_.scratch.row(worker),
+                                 .to = space_.context.row(query_row) + at,
+                                 .to_stride = space_.context.stride()});
     }
 
     // As care_accel/kernels/reference.py, with sums in float64.
     void reduce(std::size_t text) {
         const std::size_t tokens = static_cast<std::size_t>(batch_.lengths[text]), hidden = shape_.hidden;
-        float* pooled = space_.pooled.row(text);
+        float* const pooled = pooled_.normed.row(text);
         if (!pools_one_token()) {
             for (std::size_t j = 0; j < hidden; ++j) {
                 double sum = 0;
-                for (std::size_t t = 0; t < tokens; ++t) sum += double{space_.hidden.row(starts_[text] + t)[j]};
+                for (std::size_t t = 0; t < tokens; ++t) sum += double{all_.normed.row(starts_[text] + t)[j]};
                 pooled[j] = static_cast<float>(sum / static_cast<double>(tokens));
             }
         }
@@ -293,7 +336,7 @@ private:
     }
 
     const Network& network_;
-    const GteShape& shape_;
+    const Shape& shape_;
     const Reduction& reduction_;
     const Batch& batch_;
     Workspace& space_;
@@ -301,6 +344,8 @@ private:
     Barrier barrier_;
     std::vector<std::size_t> starts_;
     std::size_t longest_ = 0;
+    const Stream all_, pooled_;
+    std::vector<std::size_t> position_rows_;
     std::vector<Product> products_;
 };
 

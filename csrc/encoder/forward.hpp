@@ -16,27 +16,36 @@ namespace care {
 struct PaddedNorm {
     PaddedNorm() = default;
     PaddedNorm(const Norm& norm, std::size_t width)
-        : weights(padded(norm.weights, width)), biases(padded(norm.bias, width)) {}
+        : weights(padded(norm.weights, norm.weights ? width : 0)), biases(rounded_to(width, kPanel)) {
+        if (norm.bias) biases = padded(norm.bias, width);
+    }
+    const float* given() const { return weights.empty() ? nullptr : weights.data(); }
     std::vector<float> weights, biases;
 };
 
 struct PackedLayer {
-    Packed query_key_value, output, gate_up, down;
-    PaddedNorm attention_norm, feed_forward_norm;
-    std::size_t bytes() const { return query_key_value.bytes() + output.bytes() + gate_up.bytes() + down.bytes(); }
+    Packed query_key_value, output, up, down;  // up is interleaved with the gate, if there is one
+    PaddedNorm query_norm, key_norm, attention_norm, feed_forward_norm;
+    std::size_t bytes() const { return query_key_value.bytes() + output.bytes() + up.bytes() + down.bytes(); }
 };
 
 struct Network {
-    GteShape shape;
+    Shape shape;
     Precision precision;
     const EncoderKernel* kernel;
     const float* word_embeddings;
-    std::vector<float> token_type;  // empty if there is none
+    // Rows of rounded_to(hidden, kPanel), added to word embeddings: the token type, plus a position each if there is a
+    // table of them. Empty if nothing is added.
+    std::vector<float> added;
+    PositionTable positions;
     PaddedNorm norm;
     std::vector<float> cosines, sines;
     std::vector<PackedLayer> layers;
 
+    // Values of all query heads, and of all key or value heads.
     std::size_t inner() const { return shape.heads * shape.head_size; }
+    std::size_t key_value_inner() const { return shape.key_value_heads * shape.head_size; }
+    bool pre_norm() const { return shape.place == NormPlace::kPre; }
     std::size_t bytes() const {
         std::size_t sum = 0;
         for (const PackedLayer& layer : layers) sum += layer.bytes();
@@ -72,8 +81,9 @@ struct QuantizedRows {
 
 // Memory that is reused from call to call.
 struct Workspace {
-    Buffer<float> hidden, added, projections, context, gated;
-    Buffer<float> pooled, pooled_queries;  // of the tokens that are pooled
+    // With pre-norm `hidden` are the sums and `normed` their norms, otherwise `hidden` are the norms.
+    Buffer<float> hidden, normed, added, projections, context, intermediate;
+    Buffer<float> pooled, pooled_normed, pooled_queries;  // of the tokens that are pooled
     QuantizedRows codes, pooled_codes;
     Buffer<float> scratch;  // one row per thread
     std::vector<std::atomic<std::uint32_t>> claims;

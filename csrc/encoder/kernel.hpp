@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string_view>
 
+#include "care/encoder.hpp"
+
 namespace care {
 
 // Layout of a packed linear map: panels of 64 outputs. For every group of inputs a panel has one word of four bytes per
@@ -48,20 +50,30 @@ struct Prefetch {
 using Multiply = void(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
                       std::size_t stride);
 
-// to = norm(a + b) over `width` values; b may be null. Arrays are padded with zeros to a multiple of sixteen.
-using AddNorm = void(const float* a, const float* b, const float* weights, const float* biases, std::size_t width,
-                     float epsilon, float* to);
+// A norm over `width` values. Arrays are padded with zeros to a multiple of sixteen.
+struct RowNorm {
+    NormKind kind;
+    const float *weights, *biases;
+    std::size_t width;
+    float epsilon;
+};
+
+// sums = a + b, to = norm(sums); b may be null, and all others may be the same.
+using AddNorm = void(const RowNorm& norm, const float* a, const float* b, float* sums, float* to);
 
 // Quantises a row to int8. Both row and codes are padded with zeros to a multiple of sixteen.
 using Quantize = void(const float* row, std::size_t width, std::int8_t* codes, float* scale, std::int32_t* correction);
 
 // One head of one text.
 struct Attention {
+    bool causal;
     const float* queries;  // [query_count], query_stride floats apart
     std::size_t query_stride, query_count, first_position;
     const float *keys, *values;  // [tokens], stride floats apart; readable up to a multiple of 16 values each
     std::size_t stride, tokens;
-    const float *cosines, *sines;  // [positions][head_size]
+    const float *cosines, *sines;  // [positions][head_size], or null: nothing is rotated
+    const float *query_norm, *key_norm;  // [head_size], weights of an RMS norm, or null
+    float epsilon;
     std::size_t head_size;
     float scaling;
     float* scratch;  // attention_scratch(tokens, head_size) floats, 64-byte aligned
@@ -73,21 +85,23 @@ using Attend = void(const Attention& attention);
 // Query rows of one tile of attention, the same for every instruction set.
 inline constexpr std::size_t kAttentionRows = 24;
 
-// Scratch memory of attention: packed keys, a tile of rotated queries and their attention weights, and one rotated key.
-// Rows have sixteen more floats, so that they do not all map to the same set of the first-level cache.
+// Scratch memory of attention: packed keys and their scales, a tile of prepared queries and their attention weights,
+// and sixteen prepared keys. Rows have sixteen more floats, so that they do not all map to the same set of the
+// first-level cache.
 inline constexpr std::size_t attention_scratch(std::size_t tokens, std::size_t head_size) {
     const std::size_t all = rounded_to(tokens, 16), wide = rounded_to(head_size, 16);
-    return all * wide + kAttentionRows * (wide + 16 + all + 16) + wide;
+    return all * (wide + 1) + kAttentionRows * (wide + 16 + all + 16) + 16 * wide;
 }
 
 struct EncoderKernel {
     std::string_view instruction_set;
     Multiply* multiply[2];  // by Precision
-    // For a panel whose blocks of sixteen outputs are gate, up, gate, up: writes gelu(gate) * up, 32 values.
-    Multiply* multiply_gated[2];
+    Multiply* multiply_activated[2][kActivations];
+    // For a panel whose blocks of sixteen outputs are gate, up, gate, up: writes act(gate) * up, 32 values.
+    Multiply* multiply_gated[2][kActivations];
     AddNorm* add_norm;
     Quantize* quantize;
-    Attend* attend;
+    Attend* attend[2];
 };
 
 // The kernel of that name, one of instruction_sets(), or the fastest if it is empty. Throws std::invalid_argument.

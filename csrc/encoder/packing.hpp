@@ -34,9 +34,10 @@ public:
     // Interleaves two maps in blocks: sixteen outputs of `gate`, the same sixteen of `up`, and so on.
     static Packed of_gated(const Linear& gate, const Linear& up, Precision precision);
 
-    // `count` panels from `first`.
+    // `count` panels from `first`, or all from it.
     PackedMap map(std::size_t first, std::size_t count) const;
-    PackedMap map() const { return map(0, biases_.size() / kPanel); }
+    PackedMap from(std::size_t first) const { return map(first, biases_.size() / kPanel - first); }
+    PackedMap map() const { return from(0); }
     std::size_t bytes() const { return pages_.size(); }
 
 private:

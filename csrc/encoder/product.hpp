@@ -4,6 +4,7 @@
 // each weight once for all rows of the tile.
 #pragma once
 
+#include "activations.hpp"
 #include "float_registers.hpp"
 #include "kernel.hpp"
 
@@ -25,6 +26,7 @@ struct Float32Words {
     using Sum = Floats;
     using Weights = Floats;
     using Word = float;
+    static constexpr std::size_t kInputBytes = 4;
     CARE_INLINE static Weights weights(Bytes bytes) { return (Floats)bytes; }
     CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
     CARE_INLINE static void add(Sum& sum, Weights weights, Word word) {
@@ -67,6 +69,17 @@ struct CodeWords {
         return multiply_add(__builtin_convertvector(sum, Floats), load<Floats>(map.scales + at) * row_scale,
                             load<Floats>(map.biases + at));
     }
+};
+
+// Words of two int16 inputs, whose products are added exactly.
+struct PairWords {
+    using Sum = Ints;
+    using Weights = Bytes;
+    using Word = std::int32_t;
+    static constexpr std::size_t kInputBytes = 2;
+    CARE_INLINE static Weights weights(Bytes bytes) { return bytes; }
+    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
+    CARE_INLINE static void add(Sum& sum, Weights weights, Word word) { add_pairs(sum, weights, word); }
 };
 
 // The weights of a tile.
@@ -189,7 +202,7 @@ CARE_INLINE void multiply_panel(const PackedMap& map, std::size_t panel, const R
     }
 }
 
-template <typename Words>
+template <typename Words, typename Activate = Identity>
 void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
               std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
@@ -199,14 +212,14 @@ void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetc
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
-                store(to + row * stride + at, Words::output(map, at, sums[b][p], scale));
+                store(to + row * stride + at, Activate::of(Words::output(map, at, sums[b][p], scale)));
             }
         }
     };
     multiply_panel<Words>(map, panel, rows, prefetch, take);
 }
 
-template <typename Words>
+template <typename Words, typename Activate>
 void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
                     std::size_t stride) {
     const auto take = [&](std::size_t block, std::size_t row, const auto& sums) __attribute__((always_inline)) {
@@ -219,7 +232,7 @@ void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, P
                 const Floats gate = Words::output(map, at, sums[b][p], scale);
                 const Floats up = Words::output(map, at + kBlock, sums[b + 1][p], scale);
                 const std::size_t half = panel * kPanel / 2 + (block + b) / 2 * kBlock + p * kFloats;
-                store(to + row * stride + half, gelu(gate) * up);
+                store(to + row * stride + half, Activate::of(gate) * up);
             }
         }
     };

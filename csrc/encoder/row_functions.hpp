@@ -1,4 +1,4 @@
-// Operations on single rows: LayerNorm and quantisation. Included by kernel_source.cpp alone.
+// Operations on single rows: norms and quantisation. Included by kernel_source.cpp alone.
 #pragma once
 
 #include "float_registers.hpp"
@@ -7,31 +7,31 @@
 namespace care {
 namespace {
 
-void add_norm(const float* a, const float* b, const float* weights, const float* biases, std::size_t width,
-              float epsilon, float* to) {
-    const std::size_t all = rounded_to(width, kBlock), whole = width / kFloats * kFloats, rest = width - whole;
+void add_norm(const RowNorm& norm, const float* a, const float* b, float* sums, float* to) {
+    const std::size_t width = norm.width, all = rounded_to(width, kBlock);
+    const std::size_t whole = width / kFloats * kFloats, rest = width - whole;
     Floats sum{};
     for (std::size_t j = 0; j < all; j += kFloats) {
         Floats values = load<Floats>(a + j);
         if (b) values += load<Floats>(b + j);
-        store(to + j, values);
+        store(sums + j, values);
         sum += values;  // the padding is zero
     }
-    const float mean = sum_of(sum) / static_cast<float>(width);
+    const float mean = norm.kind == NormKind::kLayer ? sum_of(sum) / static_cast<float>(width) : 0.0f;
     Floats squares{};
     for (std::size_t j = 0; j < whole; j += kFloats) {
-        const Floats difference = load<Floats>(to + j) - mean;
+        const Floats difference = load<Floats>(sums + j) - mean;
         squares = multiply_add(difference, difference, squares);
     }
     if (rest > 0) {
-        const Floats difference = load_first(to + whole, rest, mean) - mean;
+        const Floats difference = load_first(sums + whole, rest, mean) - mean;
         squares = multiply_add(difference, difference, squares);
     }
     const float variance = sum_of(squares) / static_cast<float>(width);
-    const float inverse = 1.0f / __builtin_sqrtf(variance + epsilon);
+    const float inverse = 1.0f / __builtin_sqrtf(variance + norm.epsilon);
     for (std::size_t j = 0; j < all; j += kFloats) {
-        const Floats difference = (load<Floats>(to + j) - mean) * inverse;
-        store(to + j, multiply_add(difference, load<Floats>(weights + j), load<Floats>(biases + j)));
+        const Floats difference = (load<Floats>(sums + j) - mean) * inverse;
+        store(to + j, multiply_add(difference, load<Floats>(norm.weights + j), load<Floats>(norm.biases + j)));
     }
 }
 
@@ -43,8 +43,7 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, float* sc
         const Ints size = load<Ints>(row + j) & 0x7fffffff;
         largest = size > largest ? size : largest;
     }
-    std::int32_t bits = 0;
-    for (std::size_t lane = 0; lane < kFloats; ++lane) bits = largest[lane] > bits ? largest[lane] : bits;
+    const std::int32_t bits = largest_of(largest);
     float largest_value;
     std::memcpy(&largest_value, &bits, sizeof largest_value);
     *scale = largest_value / 127.0f;
@@ -57,9 +56,7 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, float* sc
         const Chars small = __builtin_convertvector(integers, Chars);
         std::memcpy(codes + j, &small, sizeof small);
     }
-    std::int32_t total = 0;
-    for (std::size_t lane = 0; lane < kFloats; ++lane) total += sum[lane];
-    *correction = 128 * total;
+    *correction = 128 * sum_of(sum);
 }
 
 }  // namespace

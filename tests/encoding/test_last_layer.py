@@ -15,6 +15,10 @@ NETWORKS = {
     "gte without token types": ("gte", {"hidden_size": 32, "type_vocab_size": 0}),
     "qwen3": ("qwen3", {"hidden_size": 48, "num_key_value_heads": 2, "head_dim": 20}),
     "qwen3 ungrouped": ("qwen3", {"hidden_size": 48, "num_key_value_heads": 4, "head_dim": 12}),
+    "qwen3, bidirectional": (
+        "qwen3",
+        {"hidden_size": 48, "num_key_value_heads": 4, "head_dim": 12, "is_causal": False},
+    ),
 }
 
 

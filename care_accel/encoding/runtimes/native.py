@@ -1,4 +1,4 @@
-"""The gte network on the CPU in this package's native code: ``csrc/include/care/encoder.hpp``."""
+"""Networks on the CPU in this package's native code: ``csrc/include/care/encoder.hpp``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel import _native
+from care_accel.encoding.runtimes.architectures import describe, unsupported
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 
@@ -17,21 +18,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 DTYPES = ("float32", "int8")
+POOLINGS = ("first", "last", "mean")
 
 
 class NativeRuntime:
-    """Runs a gte network without PyTorch, in float32 or with int8 weights and activations.
+    """Runs a network without PyTorch, in float32 or with int8 weights and activations.
 
     An embedding is bit-identical whatever the batch and the number of threads. Padding is not computed. Thread-safe;
     concurrent calls are serialised.
 
     Parameters
     ----------
-    network : transformers.GteModel
-        In float32. Its layers are copied into the native layout and its word embeddings are used in place; the rest
-        is not needed afterwards.
+    network : transformers.PreTrainedModel
+        In float32, of an architecture in `care_accel.encoding.runtimes.architectures`. Its layers are copied into the native
+        layout and its word embeddings are used in place; the rest is not needed afterwards.
     spec : EncoderSpec
-        Its dtype is ``float32`` or ``int8``; ``max_tokens`` limits the length of a text.
+        Its dtype is ``float32`` or ``int8``; ``max_tokens`` limits the length of a text, and so does the network's table of
+        positions, if it has one.
     threads : int, optional
         By default as many as the process may use; a small batch uses fewer.
     instruction_set : str, optional
@@ -59,42 +62,19 @@ class NativeRuntime:
         threads: int | None = None,
         instruction_set: str = "",
     ) -> None:
-        import torch
-
         if reason := self.unsupported_reason(network.config, spec):
             raise CareError(f"runtime 'native' cannot run this network: {reason}; use runtime='pytorch'")
         self.threads = threads or len(os.sched_getaffinity(0))
         self._spec = spec
-        embeddings, config = network.embeddings, network.config
-        types = embeddings.token_type_embeddings
-        positions = torch.arange(spec.max_tokens, device="cpu")[None]
-        with torch.inference_mode():
-            cosines, sines = network.rotary_emb(torch.zeros(1), positions)
-        self._encoder = _native.GteEncoder(
-            _array(embeddings.word_embeddings.weight),
-            token_type=None if types is None else _array(types.weight[0]),
-            norm=_norm(embeddings.LayerNorm),
-            cosines=_array(cosines[0]),
-            sines=_array(sines[0]),
-            heads=config.num_attention_heads,
-            intermediate=config.intermediate_size,
-            epsilon=config.layer_norm_eps,
-            int8=spec.dtype == "int8",
-            instruction_set=instruction_set,
-        )
+        weights = {name: _array(tensor) for name, tensor in network.state_dict().items()}
+        made = describe(network.config.to_dict(), weights, spec.max_tokens, _rotary(network, spec.max_tokens))
+        self._most = made.network["positions"]
         try:
-            for layer in network.layers[: config.num_hidden_layers]:
-                self._encoder.add_layer(
-                    query=_linear(layer.self_attn.q_proj),
-                    key=_linear(layer.self_attn.k_proj),
-                    value=_linear(layer.self_attn.v_proj),
-                    output=_linear(layer.self_attn.o_proj),
-                    attention_norm=_norm(layer.post_attention_layernorm),
-                    gate=_linear(layer.mlp.gate_proj),
-                    up=_linear(layer.mlp.up_proj),
-                    down=_linear(layer.mlp.down_proj),
-                    feed_forward_norm=_norm(layer.post_mlp_layernorm),
-                )
+            self._encoder = _native.Encoder(
+                **made.network, int8=spec.dtype == "int8", instruction_set=instruction_set
+            )
+            for layer in made.layers:
+                self._encoder.add_layer(**layer)
         except ValueError as wrong:
             raise CareError(f"runtime 'native' cannot use this network's weights: {wrong}") from None
 
@@ -108,13 +88,10 @@ class NativeRuntime:
             Configuration of the network.
         spec : EncoderSpec
         """
-        if config.model_type != "gte":
-            return f"supports gte networks, not {config.model_type}"
-        if config.hidden_act != "gelu":
-            return f"supports the activation gelu, not {config.hidden_act!r}"
-        kind = (config.rope_parameters or {}).get("rope_type", "default")
-        if "dynamic" in kind or kind == "longrope":
-            return f"does not support rope_type {kind!r}, which depends on the length of a batch"
+        if reason := unsupported(config.to_dict()):
+            return reason
+        if spec.pooling not in POOLINGS:
+            return f"supports the poolings {', '.join(POOLINGS)}, not {spec.pooling!r}"
         if spec.dtype not in DTYPES:
             return f"supports dtype {' and '.join(DTYPES)}, not {spec.dtype!r}"
         if spec.device not in ("auto", "cpu"):
@@ -127,11 +104,23 @@ class NativeRuntime:
         return self._encoder.nbytes
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``."""
+        """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``.
+
+        Raises
+        ------
+        CareError
+            A text is longer than the network has positions for.
+        """
         is_token = mask.astype(bool)
+        lengths = is_token.sum(axis=1, dtype=np.int64)
+        if len(lengths) and (longest := int(lengths.max())) > self._most:
+            raise CareError(
+                f"a text has {longest} tokens, and the network has positions for {self._most}; set max_tokens to "
+                f"{self._most} or less, or split the text"
+            )
         return self._encoder.encode(
             np.ascontiguousarray(ids[is_token], dtype=np.int64),
-            is_token.sum(axis=1, dtype=np.int64),
+            lengths,
             pooling=self._spec.pooling,
             normalize_first=self._spec.order == "normalize-then-slice",
             width=self._spec.width,
@@ -144,9 +133,15 @@ def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
     return tensor.detach().float().cpu().contiguous().numpy()
 
 
-def _linear(layer: torch.nn.Linear) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    return _array(layer.weight), None if layer.bias is None else _array(layer.bias)
+def _rotary(
+    network: PreTrainedModel, max_tokens: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Return cosines and sines of a network's own rotary position embedding, if it has one: there are many types."""
+    import torch
 
-
-def _norm(layer: torch.nn.LayerNorm) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return _array(layer.weight), _array(layer.bias)
+    if not hasattr(network, "rotary_emb"):
+        return None
+    with torch.inference_mode():
+        angles = network.rotary_emb(torch.zeros(1), torch.arange(max_tokens, device="cpu")[None])
+    cosines, sines = (_array(values[0]) for values in angles)
+    return cosines, sines

@@ -1,10 +1,18 @@
-// The gte network as a query encoder on the CPU, in float32 or int8: token ids to embeddings.
+// A transformer network as an encoder on the CPU, in float32 or int8: token ids to embeddings.
 //
-// The texts of a batch are concatenated without padding, so a batch is a matrix with one row per token. For each row
+// A network is a description (Shape) and weights; there is one engine. The texts of a batch are concatenated without
+// padding, so a batch is a matrix with one row per token. For each row, with post-norm
 //
-//     x = N(word_embeddings[id] + token_type)                   N: LayerNorm over the row
-//     for every layer:  x = N(x + O attention(R Q x, R K x, V x))       R: rotary position embedding
-//                       x = N(x + D (gelu(G x) * U x))                  gelu(a) = a Phi(a)
+//     x = N(word_embeddings[id] + position_embeddings[p] + token_type)
+//     for every layer:  x = N(x + O attention(R H Q x, R H K x, V x))
+//                       x = N(x + D (act(G x) * U x))       gated, or D act(U x)
+//
+// N is LayerNorm or RMS norm over the row, R an optional rotary position embedding, H an optional RMS norm of a head.
+// Every sum is normalised; with pre-norm the sum itself is carried on as x, and its norm is what the next map reads:
+//
+//     x = word_embeddings[id] + ..., n = N(x);  x = x + f(n), n = N(x) and so on; the last n is the output.
+//
+// Attention is bidirectional or causal. Several query heads in a row may share a key and value head.
 //
 // The embedding of a text is pooled from its rows, normalised and truncated. With first-token or last-token pooling the
 // last layer computes that token alone: the others are needed for K and V only.
@@ -14,7 +22,11 @@
 //
 //     y[o] = float(sum_i w[o,i] c[i]) * (row scale * output scale[o]) + b[o]
 //
-// The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31); everything else is float32.
+// The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31). The products of attention have int16 codes, because
+// attention weights differ by orders of magnitude: queries and keys with one scale per token and head (up to 8191, or
+// as much as keeps the sum over a head exact), values with one per text and head (up to 2047), attention weights
+// e^(score - largest score) as round(4095 * weight); what they weigh is divided by the sum of their codes. Sums are exact over a
+// head, and over 256 tokens in turn. Everything else is float32.
 //
 // The embedding of a text does not depend on its batch, to the last bit. Every output of a linear map is summed over
 // its inputs in order, in one accumulator. Every other sum is over a row or over the tokens of one text, in an order
@@ -31,6 +43,11 @@ namespace care {
 
 enum class Precision { kFloat32, kInt8 };
 enum class Pooling { kFirst, kLast, kMean };
+enum class NormKind { kLayer, kRms };
+enum class NormPlace { kPost, kPre };
+// kGelu: x Phi(x). kGeluTanh: x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, close to it. kSilu: x / (1 + e^-x).
+enum class Activation { kGelu, kGeluTanh, kRelu, kSilu };
+inline constexpr std::size_t kActivations = 4;
 
 // y = W x + b; weights [outputs][inputs], bias [outputs] or null.
 struct Linear {
@@ -40,35 +57,52 @@ struct Linear {
     std::size_t inputs;
 };
 
-// LayerNorm: (x - mean) / sqrt(variance + epsilon) * weights + bias over a row.
+// Over a row: (x - mean) / sqrt(variance + epsilon) * weights + bias; by RMS, the mean is taken for 0.
 struct Norm {
-    const float* weights;
-    const float* bias;
+    const float* weights;  // null: no norm, where that is allowed
+    const float* bias;     // or null
 };
 
-struct GteShape {
+struct Shape {
     std::size_t vocabulary;
     std::size_t hidden;
     std::size_t heads;
-    std::size_t head_size;  // even
+    std::size_t key_value_heads;  // divides heads
+    std::size_t head_size;
     std::size_t intermediate;
     std::size_t positions;  // maximum tokens of a text
-    float epsilon;          // of every LayerNorm
+    float epsilon;          // of every norm
+    NormKind norm = NormKind::kLayer;
+    NormPlace place = NormPlace::kPost;
+    Activation activation = Activation::kGelu;
+    bool gated = true;
+    bool causal = false;
 };
 
-struct GteEmbedding {
+// Embeddings of positions, added to those of words: token t of a text has row `first` + t. The id `uncounted`, if a
+// text has it, gets row first - 1, and the tokens after it have the rows that they would have without it: so RoBERTa
+// treats the padding id.
+struct PositionTable {
+    const float* rows = nullptr;  // [at least first + positions][hidden], or null: none are added
+    std::size_t first = 0;
+    std::int64_t uncounted = -1;
+};
+
+struct Embedding {
     const float* word_embeddings;  // [vocabulary][hidden], not copied: must outlive the encoder
+    PositionTable positions;       // copied
     const float* token_type;       // [hidden], added to every token, or null
     Norm norm;
-    const float* cosines;  // [positions][head_size], of the rotary position embedding
+    const float* cosines;  // [positions][head_size], of the rotary position embedding; null: there is none
     const float* sines;
 };
 
-struct GteLayer {
-    Linear query, key, value, output;  // hidden to heads * head_size, and back
-    Norm attention_norm;
-    Linear gate, up, down;  // hidden to intermediate, and back
-    Norm feed_forward_norm;
+struct Layer {
+    Linear query, key, value, output;  // hidden to heads (key_value_heads) * head_size, and back
+    Norm query_norm, key_norm;         // of each head, by RMS; both or none
+    Norm attention_norm;               // of the sum after attention
+    Linear gate, up, down;             // hidden to intermediate, and back; no gate weights unless the shape is gated
+    Norm feed_forward_norm;            // of the sum after the feed-forward
 };
 
 // How hidden states become an embedding: care_accel/kernels/reference.py.
@@ -78,18 +112,17 @@ struct Reduction {
     std::size_t width;
 };
 
-class GteEncoder {
+class Encoder {
 public:
     // `instruction_set`: one of instruction_sets(), or empty for the fastest. Throws std::invalid_argument.
-    GteEncoder(const GteShape& shape, const GteEmbedding& embedding, Precision precision,
-               std::string_view instruction_set = {});
-    ~GteEncoder();
-    GteEncoder(const GteEncoder&) = delete;
-    GteEncoder& operator=(const GteEncoder&) = delete;
+    Encoder(const Shape& shape, const Embedding& embedding, Precision precision, std::string_view instruction_set = {});
+    ~Encoder();
+    Encoder(const Encoder&) = delete;
+    Encoder& operator=(const Encoder&) = delete;
 
     // Packs copies of the weights. Not thread-safe with encode(). Throws std::invalid_argument for shapes that do not
     // fit and, in int8, for weights that are not finite.
-    void add_layer(const GteLayer& layer);
+    void add_layer(const Layer& layer);
 
     // Writes [texts][width] embeddings. Text t has the next lengths[t] >= 1 ids, each below the vocabulary.
     //
@@ -98,7 +131,7 @@ public:
     void encode(const std::int64_t* ids, const std::int64_t* lengths, std::size_t texts, const Reduction& reduction,
                 std::size_t threads, float* vectors) const;
 
-    const GteShape& shape() const;
+    const Shape& shape() const;
     std::size_t layers() const;
     std::size_t packed_bytes() const;
 
