@@ -7,7 +7,7 @@ from care_accel.encoding.loading.checkpoint import Checkpoint
 from care_accel.encoding.loading.dense import store_random, stored_files
 from care_accel.encoding.loading.sources import Source, Sources
 from care_accel.encoding.spec import Dense
-from care_accel.eval.baselines import BM25Model, untrained
+from care_accel.eval.baselines import BM25Model, e5_small, untrained
 from care_accel.eval.tasks import folder_tasks
 
 
@@ -57,3 +57,13 @@ def test_the_twin_of_a_symmetric_model_is_symmetric(tiny_folders, tmp_path):
     twin = untrained(model, tmp_path)
     assert twin.symmetric
     np.testing.assert_array_equal(twin.encode_query("头痛"), twin.encode_document("头痛"))
+
+
+@pytest.mark.slow
+def test_e5_small_is_the_published_network_with_its_prompts(tmp_path):
+    model = e5_small(tmp_path)
+    assert (model.name, model.width, model.symmetric) == ("multilingual-e5-small", 384, True)
+    question, answer, other = "高血压怎么治", "高血压患者要规律服用降压药。", "骨折后应固定，尽快拍片。"
+    scores = model.encode_query([question]) @ model.encode_document([answer, other]).T
+    assert scores[0, 0] > scores[0, 1]
+    assert model.spec("query").format(question, "retrieval") == f"query: {question}"
