@@ -149,9 +149,7 @@ class Checkpoint:
         return self.config.to_dict() if self.plain_config is None else self.plain_config
 
     def _setting(self, name: str) -> Any:
-        return (
-            getattr(self.config, name, None) if self.plain_config is None else self.plain_config.get(name)
-        )
+        return getattr(self.config, name, None) if self.plain_config is None else self.plain_config.get(name)
 
     @property
     def hidden_size(self) -> int:

@@ -120,7 +120,7 @@ def plain_values(stored: Mapping[str, Any]) -> Config | None:
     except (CareError, ArithmeticError, LookupError, TypeError, ValueError):
         return None  # transformers' way says what is wrong
     kind = values.get("model_type")
-    if kind not in DEFAULTS or any(name in values for name in _UNKNOWN_HERE):
+    if kind not in DEFAULTS or any(values.get(name) is not None for name in _UNKNOWN_HERE):
         return None
     values = DEFAULTS[kind] | values
     if not all(_fits(name, values[name], default) for name, default in DEFAULTS[kind].items()):

@@ -27,8 +27,22 @@ _LISTED = ("extra_special_tokens", "additional_special_tokens")
 # transformers drops add_bos_token and add_eos_token where there is a tokenizer.json.
 _HARMLESS = (
     *("add_bos_token", "add_eos_token", "added_tokens_decoder", "backend", "chat_template"),
-    *("clean_up_tokenization_spaces", "do_basic_tokenize", "is_local", "local_files_only", "max_len", "max_length"),
-    *("model_input_names", "model_max_length", "name_or_path", "never_split", "pad_to_multiple_of", "padding_side"),
+    *(
+        "clean_up_tokenization_spaces",
+        "do_basic_tokenize",
+        "is_local",
+        "local_files_only",
+        "max_len",
+        "max_length",
+    ),
+    *(
+        "model_input_names",
+        "model_max_length",
+        "name_or_path",
+        "never_split",
+        "pad_to_multiple_of",
+        "padding_side",
+    ),
     *("pad_token_type_id", "processor_class", "sp_model_kwargs", "special_tokens_map_file", "stride"),
     *("tokenizer_class", "tokenizer_file", "truncation_side", "truncation_strategy"),
 )
@@ -51,7 +65,7 @@ class PlainTokenizer:
         backend.no_padding()
         self.backend_tokenizer = backend
         self.pad_token = pad_token
-        self.pad_token_id: int = backend.token_to_id(pad_token)
+        self.pad_token_id = backend.token_to_id(pad_token)
         self._load = load
         self._whole: PreTrainedTokenizerFast | None = None
         self._max_length: int | None = None
@@ -217,11 +231,10 @@ def _xlm_roberta(backend: tokenizers.Tokenizer, settings: Settings, stored: Sett
             return False
         backend.normalizer = normalizers.Precompiled(base64.b64decode(compiled[0]))
     scheme = "always" if settings["add_prefix_space"] else "never"
-    space = {"replacement": "▁", "prepend_scheme": scheme}
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(**space)]  # type: ignore[list-item]
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace("▁", prepend_scheme=scheme)]
     )
-    backend.decoder = decoders.Metaspace(**space)
+    backend.decoder = decoders.Metaspace("▁", prepend_scheme=scheme)
     first, last = (_content(settings[name]) for name in ("bos_token", "eos_token"))
     _between(backend, f"{first} $A {last}", f"{first} $A {last} {last} $B {last}", (first, last))
     return _keeps_ids({token: i for i, (token, _) in enumerate(model["vocab"])}, stored)

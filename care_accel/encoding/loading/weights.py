@@ -86,9 +86,7 @@ def read_weights(folder: Path, config: Mapping[str, Any]) -> Weights | None:
     return {name: np.ascontiguousarray(weights[name]) for name in expected}
 
 
-def _renamed(
-    name: str, values: NDArray[np.float32], kind: str
-) -> Iterator[tuple[str, NDArray[np.float32]]]:
+def _renamed(name: str, values: NDArray[np.float32], kind: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Yield a stored weight under transformers' name, or its parts under theirs."""
     for prefix in _PREFIXES[kind]:
         name = name.removeprefix(f"{prefix}.")
