@@ -100,10 +100,9 @@ def choose(source: Source, requested: str = "auto") -> Choice:
         The requested runtime cannot run this encoder here, or no runtime can; the message gives the reasons.
     """
     require_runtime(requested)
-    device = resolve_device(source.spec.device)
     # A CPU-only runtime or dtype decides the device if the spec leaves it open.
-    if source.spec.device == "auto" and (requested in ("native", "onnx") or source.spec.dtype == "int8"):
-        device = "cpu"
+    cpu_only = requested in ("native", "onnx") or source.spec.dtype == "int8"
+    device = "cpu" if source.spec.device == "auto" and cpu_only else resolve_device(source.spec.device)
     on_gpu = device.startswith("cuda")
     names = (requested,) if requested != "auto" else _ON_GPU if on_gpu else _ON_CPU
     rejected: dict[str, str] = {}

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from care_accel.encoding.dense_layers import DenseLayers
 
 
+_DEVICES = Path("/dev")
 _GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 
 
@@ -127,7 +128,7 @@ def may_have_gpu() -> bool:
     """
     if not sys.platform.startswith("linux") or "torch" in sys.modules:
         return True
-    if any(next(Path("/dev").glob(pattern), None) for pattern in _GPU_FILES):
+    if any(next(_DEVICES.glob(pattern), None) for pattern in _GPU_FILES):
         return True
     try:
         ctypes.CDLL("libcuda.so.1")
