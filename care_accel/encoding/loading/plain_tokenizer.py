@@ -240,11 +240,60 @@ def _xlm_roberta(backend: tokenizers.Tokenizer, settings: Settings, stored: Sett
     return _keeps_ids({token: i for i, (token, _) in enumerate(model["vocab"])}, stored)
 
 
+def _qwen(backend: tokenizers.Tokenizer, settings: Settings, stored: Settings) -> bool:
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    # This class adds its special tokens once more, with these flags.
+    special = {*_special(settings)}
+    added = [token for token in stored["added_tokens"] if token["content"] in special]
+    if any(token[flag] for token in added for flag in ("lstrip", "rstrip", "single_word", "normalized")):
+        return False
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_QWEN_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=bool(settings["add_prefix_space"]), use_regex=False),
+        ]
+    )
+    backend.decoder = decoders.ByteLevel()
+    return _merges_bytes(stored)
+
+
+def _roberta(backend: tokenizers.Tokenizer, settings: Settings, stored: Settings) -> bool:
+    from tokenizers import decoders, pre_tokenizers, processors
+
+    if stored["normalizer"] is not None:
+        return False
+    space = settings["add_prefix_space"]
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=space)
+    backend.decoder = decoders.ByteLevel()
+    first, last = _pairs(backend, [_content(settings[name]) for name in ("cls_token", "sep_token")])
+    backend.post_processor = processors.RobertaProcessing(last, first, settings["trim_offsets"], space)
+    return _merges_bytes(stored)
+
+
+def _merges_bytes(stored: Settings) -> bool:
+    """Return whether the vocabulary is one of byte pairs with transformers' settings."""
+    model = stored["model"]
+    unusual = (
+        *("continuing_subword_prefix", "end_of_word_suffix", "dropout", "unk_token"),
+        *("fuse_unk", "byte_fallback", "ignore_merges"),
+    )
+    if model["type"] != "BPE" or any(model.get(name) for name in unusual):
+        return False
+    return _keeps_ids(model["vocab"], stored)
+
+
 def _between(backend: tokenizers.Tokenizer, single: str, pair: str, special: Sequence[str | None]) -> None:
     from tokenizers import processors
 
-    ids = [(token, backend.token_to_id(token)) for token in special if token is not None]
+    ids = _pairs(backend, special)
     backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=ids)
+
+
+def _pairs(backend: tokenizers.Tokenizer, special: Sequence[str | None]) -> list[tuple[str, int]]:
+    """Return special tokens with their ids; a token that is not there makes the class fail, here as in transformers."""
+    return [(str(token), cast(int, backend.token_to_id(str(token)))) for token in special]
 
 
 def _keeps_ids(vocabulary: Mapping[str, int], stored: Settings) -> bool:
@@ -258,6 +307,16 @@ def _keeps_ids(vocabulary: Mapping[str, int], stored: Settings) -> bool:
     return True
 
 
+_QWEN_WORDS = r"""(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"""
+_BEGIN_AND_END = {
+    "bos_token": "<s>",
+    "eos_token": "</s>",
+    "sep_token": "</s>",
+    "cls_token": "<s>",
+    "unk_token": "<unk>",
+    "pad_token": "<pad>",
+    "mask_token": "<mask>",
+}
 # The classes of transformers that are known here: their defaults, and what they do with tokenizer.json.
 _CLASSES: dict[str, tuple[Settings, Callable[[tokenizers.Tokenizer, Settings, Settings], bool]]] = {
     "TokenizersBackend": ({}, _as_stored),
@@ -275,17 +334,20 @@ _CLASSES: dict[str, tuple[Settings, Callable[[tokenizers.Tokenizer, Settings, Se
         },
         _bert,
     ),
-    "XLMRobertaTokenizer": (
+    "XLMRobertaTokenizer": ({"add_prefix_space": True, **_BEGIN_AND_END}, _xlm_roberta),
+    "RobertaTokenizer": (
+        {"add_prefix_space": False, "trim_offsets": True, "errors": "replace", **_BEGIN_AND_END},
+        _roberta,
+    ),
+    "Qwen2Tokenizer": (
         {
-            "add_prefix_space": True,
-            "bos_token": "<s>",
-            "eos_token": "</s>",
-            "sep_token": "</s>",
-            "cls_token": "<s>",
-            "unk_token": "<unk>",
-            "pad_token": "<pad>",
-            "mask_token": "<mask>",
+            "add_prefix_space": None,
+            "errors": "replace",
+            "bos_token": None,
+            "eos_token": "<|endoftext|>",
+            "unk_token": "<|endoftext|>",
+            "pad_token": "<|endoftext|>",
         },
-        _xlm_roberta,
+        _qwen,
     ),
 }

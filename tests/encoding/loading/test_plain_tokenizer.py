@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
+    CONFIG_MAPPING,
     AutoTokenizer,
-    BertConfig,
     BertTokenizerFast,
     PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
     RobertaTokenizerFast,
-    XLMRobertaConfig,
     XLMRobertaTokenizerFast,
 )
 
 from care_accel import DualEncoder
+from care_accel.encoding.loading.plain_config import DEFAULTS
 from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer, open_tokenizer
 from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.training.networks import train_tokenizer
@@ -31,7 +32,18 @@ CORPUS = [
 ]
 TEXTS = [
     *CORPUS,
-    *("", " ", "\n\t", "[CLS]高血压[SEP]", "</s>x<s>", "[PAD][MASK] [UNK]", "<mask>热", "a  b   c"),
+    *(
+        "",
+        " ",
+        "\n\t",
+        "<|im_start|>热<|endoftext|>",
+        "I'll don't  \r\n x",
+        "[CLS]高血压[SEP]",
+        "</s>x<s>",
+        "[PAD][MASK] [UNK]",
+        "<mask>热",
+        "a  b   c",
+    ),
     *("İstanbul ΑΣ ß ﬁ", "㍿㈱ ½ ①", "👨‍👩‍👧 🤒", "\u200b零宽\ufeff", "café cafe\u0301", "ＨＢＡ１ｃ　７"),
     "血" * 50,
     "x" * 150,
@@ -120,19 +132,21 @@ def edited(make, change):
 
 @cache
 def config(kind="bert"):
-    return BertConfig() if kind == "bert" else XLMRobertaConfig()
+    return CONFIG_MAPPING[kind]()
 
 
 def compared(folder):
     """Return the tokenizer opened without transformers, compared with transformers' own in every part."""
 
-    def load():
-        return AutoTokenizer.from_pretrained(folder, config=config(), truncation_side="right")
+    def load(kind="bert"):
+        return AutoTokenizer.from_pretrained(folder, config=config(kind), truncation_side="right")
 
     found = open_tokenizer(folder, load)
     if found is None:
         return None
     expected = load()
+    for kind in DEFAULTS:
+        assert load(kind).backend_tokenizer.to_str() == expected.backend_tokenizer.to_str()
     parts = json.loads(found.backend_tokenizer.to_str())
     theirs = json.loads(expected.backend_tokenizer.to_str())
     for part in ("added_tokens", "normalizer", "pre_tokenizer", "model", "decoder"):
@@ -147,6 +161,35 @@ def compared(folder):
         for one, other in zip(ours.encodings, own.encodings, strict=True):
             assert bool(one.overflowing) == bool(other.overflowing)
     return found
+
+
+def bytes_and_merges(special):
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(pair) for pair in model["merges"]]}
+
+
+def trained_roberta(folder, **options):
+    RobertaTokenizerFast(**bytes_and_merges([*XLM, "<mask>"]), **options).save_pretrained(folder)
+
+
+def trained_qwen(folder, template=None, **options):
+    made = bytes_and_merges([])
+    tokenizer = Qwen2Tokenizer(**made, extra_special_tokens=["<|im_start|>", "<|im_end|>"], **options)
+    if template:
+        end = ("<|endoftext|>", tokenizer.pad_token_id)
+        tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single=template, special_tokens=[end]
+        )
+    tokenizer.save_pretrained(folder)
 
 
 def fast(folder):
@@ -180,6 +223,12 @@ KNOWN = {
     "named by its old class": by_settings(fast, tokenizer_class="PreTrainedTokenizerFast"),
     "xlm-roberta": trained_xlm_roberta,
     "xlm-roberta without a space": lambda f: trained_xlm_roberta(f, add_prefix_space=False),
+    "roberta": trained_roberta,
+    "roberta with a space": lambda f: trained_roberta(f, add_prefix_space=True, trim_offsets=False),
+    "qwen": trained_qwen,
+    "qwen with an end": lambda f: trained_qwen(f, "$A <|endoftext|>"),
+    "qwen with another pad token": lambda f: trained_qwen(f, pad_token="<|im_end|>"),
+    "qwen of other settings": by_settings(trained_qwen, add_prefix_space=True, add_bos_token=False),
     "xlm-roberta of another file": edited(
         trained_xlm_roberta, lambda values: values.update(post_processor=None, pre_tokenizer=None)
     ),
@@ -192,14 +241,12 @@ def test_parts_and_ids_are_those_of_transformers(tmp_path, make):
     assert isinstance(compared(tmp_path), PlainTokenizer)
 
 
-def roberta(folder):
-    byte_level = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: i for i, token in enumerate([*XLM, "<mask>", *byte_level])}
-    RobertaTokenizerFast(vocab=vocabulary, merges=[]).save_pretrained(folder)
-
-
 def extra_token(values):
     values["added_tokens"].append({**values["added_tokens"][0], "id": 999, "content": "<extra>"})
+
+
+def spaces(values):
+    next(t for t in values["added_tokens"] if t["content"] == "<|endoftext|>")["lstrip"] = True
 
 
 def not_special(values):
@@ -207,7 +254,10 @@ def not_special(values):
 
 
 UNKNOWN = {
-    "another class": roberta,
+    "another class": by_settings(trained_qwen, tokenizer_class="GPT2Tokenizer"),
+    "roberta with a normalizer": edited(trained_roberta, lambda v: v.update(normalizer={"type": "NFC"})),
+    "roberta with an unknown token": edited(trained_roberta, lambda v: v["model"].update(unk_token="<unk>")),
+    "qwen with a token that takes spaces": edited(trained_qwen, spaces),
     "no class": by_settings(fast, tokenizer_class="absent"),
     "a class of nobody": by_settings(fast, tokenizer_class="AbacusTokenizer"),
     "no tokenizer.json": lambda f: (trained_bert(f), (f / "tokenizer.json").unlink()),
