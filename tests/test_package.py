@@ -69,6 +69,7 @@ import sys
 from care_accel import DualEncoder, Retriever
 model = DualEncoder.from_pretrained("care-mini", runtime="native")
 assert model.encode_query("高血压怎么治").shape == (256,)
+assert DualEncoder.from_pretrained("care-mini", dtype="int8").encode_query("高血压怎么治").shape == (256,)
 assert model.encode_document(["高血压患者应低盐饮食", "感冒"]).shape == (2, 256)
 retriever = Retriever.from_documents(model, ["高血压患者应低盐饮食", "感冒"])
 assert len(retriever.search("高血压怎么治", k=1)) == 1

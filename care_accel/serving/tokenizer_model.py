@@ -168,7 +168,8 @@ def save_tokenizing(encoder: Encoder, folder: Path) -> None:
 def load_tokenizing(folder: Path, spec: EncoderSpec) -> Encoder:
     """Load what `save_tokenizing` wrote."""
     load = partial(_by_transformers, folder)
-    return tokenizing(spec, open_tokenizer(folder, load) or load(), Vocabulary.load(folder))
+    plain = open_tokenizer(folder, load)
+    return tokenizing(spec, load() if plain is None else plain, Vocabulary.load(folder))
 
 
 def _by_transformers(folder: Path) -> PreTrainedTokenizerFast:

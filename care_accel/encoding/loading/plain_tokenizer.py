@@ -99,6 +99,9 @@ class PlainTokenizer:
         """Return the ids of all tokens."""
         return self.backend_tokenizer.get_vocab(with_added_tokens=True)
 
+    def __len__(self) -> int:
+        return self.backend_tokenizer.get_vocab_size(with_added_tokens=True)
+
     @property
     def whole(self) -> PreTrainedTokenizerFast:
         """Transformers' tokenizer of the same folder."""

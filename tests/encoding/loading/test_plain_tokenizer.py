@@ -154,6 +154,7 @@ def compared(folder):
     assert (found.pad_token, found.pad_token_id) == (expected.pad_token, expected.pad_token_id)
     assert found.num_special_tokens_to_add() == expected.num_special_tokens_to_add()
     assert found.get_vocab() == expected.get_vocab()
+    assert len(found) == len(expected)
     options = {"truncation": True, "return_attention_mask": False, "verbose": False}
     for length in (512, 9, 5, 512):
         ours, own = (one(TEXTS, max_length=length, **options) for one in (found, expected))
