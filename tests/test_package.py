@@ -64,6 +64,41 @@ def test_importing_the_kernels_loads_neither_torch_nor_triton():
     assert not {"torch", "triton", "transformers"} & set(loaded)
 
 
+SEARCH = """
+import sys
+from care_accel import DualEncoder, Retriever
+model = DualEncoder.from_pretrained("care-mini", runtime="native")
+assert model.encode_query("高血压怎么治").shape == (256,)
+assert DualEncoder.from_pretrained("care-mini", dtype="int8").encode_query("高血压怎么治").shape == (256,)
+assert model.encode_document(["高血压患者应低盐饮食", "感冒"]).shape == (2, 256)
+retriever = Retriever.from_documents(model, ["高血压患者应低盐饮食", "感冒"])
+assert len(retriever.search("高血压怎么治", k=1)) == 1
+model.explain()
+loaded = {name.partition(".")[0] for name in sys.modules}
+assert not loaded & {"torch", "transformers", "huggingface_hub"}, loaded
+"""
+
+
+def test_a_query_service_on_the_cpu_needs_neither_torch_nor_transformers():
+    pytest.importorskip("care_accel._native", reason="this build has no native engine")
+    python(SEARCH)
+
+
+def test_where_there_may_be_a_gpu_torch_is_asked():
+    code = """
+import sys
+from care_accel import DualEncoder
+from care_accel.encoding.runtimes import pytorch
+pytorch.may_have_gpu = lambda: {there}
+model = DualEncoder.from_pretrained("care-mini")
+model.choice("query")
+print("torch" in sys.modules)
+"""
+    pytest.importorskip("care_accel._native", reason="this build has no native engine")
+    for there in (True, False):
+        assert python(code.format(there=there)).strip() == str(there)
+
+
 def test_every_public_name_is_there():
     for name in care_accel.__all__:
         assert getattr(care_accel, name).__name__ == name

@@ -100,10 +100,9 @@ def choose(source: Source, requested: str = "auto") -> Choice:
         The requested runtime cannot run this encoder here, or no runtime can; the message gives the reasons.
     """
     require_runtime(requested)
-    device = resolve_device(source.spec.device)
     # A CPU-only runtime or dtype decides the device if the spec leaves it open.
-    if source.spec.device == "auto" and (requested in ("native", "onnx") or source.spec.dtype == "int8"):
-        device = "cpu"
+    cpu_only = requested in ("native", "onnx") or source.spec.dtype == "int8"
+    device = "cpu" if source.spec.device == "auto" and cpu_only else resolve_device(source.spec.device)
     on_gpu = device.startswith("cuda")
     names = (requested,) if requested != "auto" else _ON_GPU if on_gpu else _ON_CPU
     rejected: dict[str, str] = {}
@@ -133,7 +132,13 @@ def load_runtime(choice: Choice, source: Source) -> Runtime:
         Exported files were changed or cannot be loaded.
     """
     if choice.runtime == "native":
-        return import_module(_NATIVE).NativeRuntime(source.checkpoint.load_network("float32"), source.spec)
+        native = import_module(_NATIVE)
+        weights = source.checkpoint.read_weights()
+        if weights is None:
+            network = source.checkpoint.load_network("float32")
+        else:
+            network = native.PlainNetwork(source.checkpoint.settings, weights)
+        return native.NativeRuntime(network, source.spec)
     artefact = Artefact.find(source.checkpoint.folder, choice.runtime)
     assert artefact is not None  # `choose` found it
     if choice.runtime == "onnx":
@@ -211,7 +216,7 @@ def _native_problem(source: Source, device: str, explicit: bool) -> str | None:
         return "does not run dense layers after pooling"
     if not source.spec.include_prompt:
         return "does not leave the prompt out of pooling"
-    return import_module(_NATIVE).NativeRuntime.unsupported_reason(source.checkpoint.config, source.spec)
+    return import_module(_NATIVE).NativeRuntime.unsupported_reason(source.checkpoint.settings, source.spec)
 
 
 def _onnx_problem(source: Source, device: str, explicit: bool) -> str | None:

@@ -178,7 +178,9 @@ class DualEncoder(BaseDualEncoder):
         checkpoint = source.checkpoint
         self._signatures[role] = checkpoint.signature
         source.verify()
-        tokenizer = checkpoint.load_tokenizer()
+        # PyTorch's networks are transformers' own: with one loaded, nothing is saved by doing without its tokenizers.
+        plain = self.choice(role).runtime in ("native", "onnx")
+        tokenizer = checkpoint.open_tokenizer() if plain else checkpoint.load_tokenizer()
         encoder = Encoder(source.spec, tokenizer, self._load_runtime(role), checkpoint.load_vocabulary())
         encoder.origin = self._origin(role)
         remember(encoder.runtime, encoder.origin)
@@ -220,7 +222,7 @@ class DualEncoder(BaseDualEncoder):
     def _explanation(self) -> list[str]:
         lines = []
         for role in ROLES:
-            network = f"{self.source(role).checkpoint.config.model_type} network"
+            network = f"{self.source(role).checkpoint.settings['model_type']} network"
             try:
                 choice = self.choice(role)
             except CareError as problem:

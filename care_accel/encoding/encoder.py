@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
+    from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer
+
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +58,7 @@ class Encoder(BaseEncoder):
     Parameters
     ----------
     spec : EncoderSpec
-    tokenizer : transformers.PreTrainedTokenizerFast
+    tokenizer : transformers.PreTrainedTokenizerFast or PlainTokenizer
         Without a pad token, token 0 fills up batches, behind the mask.
     runtime : Runtime
         Executes the network.
@@ -80,7 +82,7 @@ class Encoder(BaseEncoder):
     def __init__(
         self,
         spec: EncoderSpec,
-        tokenizer: PreTrainedTokenizerFast,
+        tokenizer: PreTrainedTokenizerFast | PlainTokenizer,
         runtime: Runtime,
         vocabulary: Vocabulary | None = None,
     ) -> None:

@@ -1,12 +1,14 @@
 """Python backend model of a tokenizer: TEXT to token ids, for a network in another backend.
 
-It needs an encoder's tokenizer and spec, but neither weights nor torch.
+It needs an encoder's tokenizer and spec, but neither weights nor torch, nor transformers for the tokenizers that
+`plain_tokenizer` knows.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
@@ -15,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding.encoder import Encoder
+from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer, open_tokenizer
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.spec import EncoderSpec, Role, Task
 from care_accel.errors import CareError
@@ -132,7 +135,9 @@ def shared_lengths(lengths: Sequence[int], stretch: float) -> list[int]:
 
 
 def tokenizing(
-    spec: EncoderSpec, tokenizer: PreTrainedTokenizerFast, vocabulary: Vocabulary | None = None
+    spec: EncoderSpec,
+    tokenizer: PreTrainedTokenizerFast | PlainTokenizer,
+    vocabulary: Vocabulary | None = None,
 ) -> Encoder:
     """Return an encoder that only tokenises and pads."""
     return Encoder(spec, tokenizer, _NoNetwork(), vocabulary)
@@ -149,7 +154,7 @@ def save_tokenizing(encoder: Encoder, folder: Path) -> None:
     encoder.tokenizer.save_pretrained(folder)
     if encoder.vocabulary is not None:
         encoder.vocabulary.save(folder)
-    back = load_tokenizing(folder, encoder.spec).tokenizer
+    back = _by_transformers(folder)
     ours = encoder.tokenizer
     if (ours.backend_tokenizer.to_str(), ours.pad_token_id) != (
         back.backend_tokenizer.to_str(),
@@ -162,10 +167,15 @@ def save_tokenizing(encoder: Encoder, folder: Path) -> None:
 
 def load_tokenizing(folder: Path, spec: EncoderSpec) -> Encoder:
     """Load what `save_tokenizing` wrote."""
+    load = partial(_by_transformers, folder)
+    plain = open_tokenizer(folder, load)
+    return tokenizing(spec, load() if plain is None else plain, Vocabulary.load(folder))
+
+
+def _by_transformers(folder: Path) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, truncation_side="right")
-    return tokenizing(spec, tokenizer, Vocabulary.load(folder))
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, truncation_side="right")
 
 
 class _NoNetwork:

@@ -21,8 +21,8 @@ class NativeStandIn:
 
     @staticmethod
     def unsupported_reason(config, spec):
-        if config.model_type != "gte":
-            return f"supports gte networks, not {config.model_type}"
+        if config["model_type"] != "gte":
+            return f"supports gte networks, not {config['model_type']}"
         return None if spec.dtype in ("float32", "int8") else f"dtype is {spec.dtype!r}"
 
 
@@ -30,7 +30,10 @@ class NativeStandIn:
 def native(monkeypatch):
     """Give the own engine, or a stand-in with its rules, whatever the build has."""
     name = "care_accel.encoding.runtimes.native"
-    monkeypatch.setitem(sys.modules, name, SimpleNamespace(NativeRuntime=NativeStandIn, __spec__=object()))
+    module = SimpleNamespace(
+        NativeRuntime=NativeStandIn, PlainNetwork=lambda config, weights: None, __spec__=object()
+    )
+    monkeypatch.setitem(sys.modules, name, module)
 
 
 @pytest.fixture

@@ -17,7 +17,10 @@ def test_each_encoder_is_loaded_when_it_is_first_used(tiny_folders, monkeypatch)
         Checkpoint, "load_network", lambda c, d: (loaded.append(c.folder.name), load(c, d))[1]
     )
     model = DualEncoder.from_pretrained(
-        query=tiny_folders / "query_encoder", document=tiny_folders / "document_encoder", preset="care"
+        query=tiny_folders / "query_encoder",
+        document=tiny_folders / "document_encoder",
+        preset="care",
+        runtime="pytorch",
     )
     model.encode_query(TEXTS)
     model.encode_query(TEXTS)

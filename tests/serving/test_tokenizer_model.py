@@ -68,11 +68,11 @@ def test_a_tokenizer_that_comes_back_as_another_is_refused(tiny_model, tmp_path,
         save_tokenizing(encoder, tmp_path / "t")
 
 
-def test_it_tokenises_where_there_is_no_torch(tiny_model, tmp_path):
+def test_it_tokenises_where_there_is_neither_torch_nor_transformers(tiny_model, tmp_path):
     encoder = tiny_model.encoder("query")
     save_tokenizing(encoder, tmp_path / "t")
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
         "from care_accel.encoding import EncoderSpec\n"
         "from care_accel.serving.tokenizer_model import load_tokenizing\n"
         "from pathlib import Path\n"

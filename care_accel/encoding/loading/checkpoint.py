@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import logging
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,9 +20,12 @@ from care_accel.encoding.loading.dense import load_tensors, stored_files, stored
 from care_accel.encoding.loading.int8_weights import FILE as INT8_WEIGHTS
 from care_accel.encoding.loading.int8_weights import load_int8
 from care_accel.encoding.loading.notices import notice_once
+from care_accel.encoding.loading.plain_config import CAUSAL, gte_values, plain_values
+from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer, open_tokenizer
 from care_accel.encoding.loading.quiet import quiet_transformers
 from care_accel.encoding.loading.vocabulary import FILE as VOCABULARY
 from care_accel.encoding.loading.vocabulary import Vocabulary
+from care_accel.encoding.loading.weights import LAYER, Weights, read_weights
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.errors import CareError
 from care_accel.files import read_json
@@ -37,7 +39,6 @@ _HASHED = ("*.safetensors", "*.json", "*.txt", "*.model")
 # Metadata that does not affect embeddings.
 _NOT_HASHED = ("README", "generation_config.json", "trainer_state.json", "care.json")
 _CHUNK = 1 << 22
-_LAYER = re.compile(r"layers?\.\d+\..*weight$")
 # Networks with absolute positions that count from pad_token_id + 1, as RoBERTa's do.
 _OFFSET_POSITIONS = (
     *("camembert", "data2vec-text", "esm", "ibert", "longformer", "luke", "markuplm", "mpnet", "roberta"),
@@ -127,7 +128,7 @@ class Checkpoint:
         values.pop("auto_map", None)
         try:
             if values.get("model_type") == "new":
-                values = _gte_values(values)
+                values = gte_values(values)
             model_type = str(values.get("model_type"))
             if model_type in CONFIG_MAPPING:
                 return CONFIG_MAPPING[model_type].from_dict(values)
@@ -136,6 +137,19 @@ class Checkpoint:
         raise CareError(
             f"{file}: transformers {release} does not support model_type {model_type!r}; install a release that does"
         )
+
+    @cached_property
+    def plain_config(self) -> dict[str, Any] | None:
+        """The values of `config` as far as they are known without transformers; None if they are not."""
+        return plain_values(self.config_values)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The values of `config`, with transformers only where it is needed."""
+        return self.config.to_dict() if self.plain_config is None else self.plain_config
+
+    def _setting(self, name: str) -> Any:
+        return getattr(self.config, name, None) if self.plain_config is None else self.plain_config.get(name)
 
     @property
     def hidden_size(self) -> int:
@@ -150,6 +164,8 @@ class Checkpoint:
     @property
     def causal(self) -> bool:
         """Whether the network uses causal attention (an LLM-based encoder)."""
+        if self.plain_config is not None:
+            return self.plain_config["model_type"] in CAUSAL
         from transformers.models.auto import modeling_auto
 
         name = self.config.model_type
@@ -161,13 +177,17 @@ class Checkpoint:
     @property
     def rotary(self) -> bool:
         """Whether positions are relative (RoPE), so that left padding does not change results."""
-        return getattr(self.config, "rope_parameters", None) is not None
+        return self._setting("rope_parameters") is not None
 
     @property
     def max_tokens(self) -> int | None:
         """Maximum sequence length of the network; None if its configuration sets no limit."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        offset = (self.config.pad_token_id or 0) + 1 if self.config.model_type in _OFFSET_POSITIONS else 0
+        positions = self._setting("max_position_embeddings")
+        offset = (
+            (self._setting("pad_token_id") or 0) + 1
+            if self._setting("model_type") in _OFFSET_POSITIONS
+            else 0
+        )
         return positions - offset if positions else None
 
     @cached_property
@@ -223,14 +243,34 @@ class Checkpoint:
                 f"{folder}: the tokenizer has no pad token; padding, which is masked, is "
                 f"{'token id 0' if substitute is None else repr(str(substitute))}"
             )
+        self._require_rows(tokenizer)
+        return tokenizer
+
+    def open_tokenizer(self) -> PlainTokenizer | PreTrainedTokenizerFast:
+        """Load the tokenizer as `load_tokenizer` does, without transformers if the folder allows it: the ids are the same.
+
+        Raises
+        ------
+        CareError
+            As `load_tokenizer` does.
+        """
+        plain = None
+        if self.plain_config is not None:
+            plain = open_tokenizer(self.tokenizer_folder, self.load_tokenizer)
+        if plain is None:
+            return self.load_tokenizer()
+        self._require_rows(plain)
+        return plain
+
+    def _require_rows(self, tokenizer: PlainTokenizer | PreTrainedTokenizerFast) -> None:
+        """Refuse a tokenizer with ids beyond the embedding matrix."""
         vocabulary = self.load_vocabulary()
-        rows = int(self.config.vocab_size) if vocabulary is None else len(vocabulary.rows)
+        rows = int(self._setting("vocab_size")) if vocabulary is None else len(vocabulary.rows)
         if (highest := max(tokenizer.get_vocab().values())) >= rows:
             raise CareError(
-                f"{folder}: the tokenizer does not match the network: its highest token id is {highest}, "
+                f"{self.tokenizer_folder}: the tokenizer does not match the network: its highest token id is {highest}, "
                 f"the network has {rows} embeddings; use the tokenizer of this network"
             )
-        return tokenizer
 
     def load_vocabulary(self) -> Vocabulary | None:
         """Return the pruned vocabulary; None if the network has an embedding for every token.
@@ -241,10 +281,10 @@ class Checkpoint:
             The pruned vocabulary does not match the network, or its file is corrupt.
         """
         vocabulary = Vocabulary.load(self.network_folder)
-        if vocabulary is not None and vocabulary.kept != int(self.config.vocab_size):
+        if vocabulary is not None and vocabulary.kept != int(self._setting("vocab_size")):
             raise CareError(
                 f"{self.network_folder}: the pruned vocabulary has {vocabulary.kept} tokens, the network "
-                f"{self.config.vocab_size} embeddings; export the model again"
+                f"{self._setting('vocab_size')} embeddings; export the model again"
             )
         return vocabulary
 
@@ -260,6 +300,18 @@ class Checkpoint:
             raise CareError(
                 f"{self.folder}: has a pruned vocabulary; {action} the model it was exported from"
             )
+
+    def read_weights(self) -> Weights | None:
+        """Return the weights of `load_network` in float32 without PyTorch; None if only PyTorch can load them.
+
+        Raises
+        ------
+        CareError
+            Weights in int8 are corrupt.
+        """
+        if self.plain_config is None or self.base is not None:
+            return None
+        return read_weights(self.network_folder, self.plain_config)
 
     @quiet_transformers()
     def load_network(self, dtype: str) -> PreTrainedModel:
@@ -293,7 +345,7 @@ class Checkpoint:
                 f"{missing[0]}; save the complete network again"
             )
         # Extra heads do not matter; an extra layer means that config.json is wrong.
-        if unknown := sorted(name for name in report["unexpected_keys"] if _LAYER.search(name)):
+        if unknown := sorted(name for name in report["unexpected_keys"] if LAYER.search(name)):
             log.warning(
                 "%s: %d weights such as %s belong to no layer of config.json and are ignored",
                 self.network_folder,
@@ -318,34 +370,6 @@ def without_pooler(network: PreTrainedModel) -> PreTrainedModel:
     if "add_pooling_layer" in inspect.signature(type(network).__init__).parameters:
         network.pooler = None
     return network
-
-
-def _gte_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Translate the configuration of an original gte checkpoint (``model_type: "new"``).
-
-    Those networks scale RoPE statically by NTK: base times the factor, and every frequency divided by
-    factor^(2 / head dimension). transformers calls this rope_type ``linear``.
-    """
-    values = {k: v for k, v in values.items() if k not in ("rope_theta", "rope_scaling", "architectures")} | {
-        "model_type": "gte",
-        "rope_parameters": _rope_parameters(values),
-    }
-    return values
-
-
-def _rope_parameters(values: dict[str, Any]) -> dict[str, Any]:
-    if "rope_parameters" in values:
-        return values["rope_parameters"]
-    theta = float(values.get("rope_theta", 10_000.0))
-    scaling = values.get("rope_scaling")
-    if not scaling:
-        return {"rope_type": "default", "rope_theta": theta}
-    kind = scaling.get("type", scaling.get("rope_type"))
-    if kind != "ntk":
-        raise CareError(f"rope_scaling type {kind!r} is not supported for a gte network; use ntk")
-    factor = float(scaling["factor"])
-    head = int(values["hidden_size"]) // int(values["num_attention_heads"])
-    return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head)}
 
 
 def _one_line(cause: BaseException) -> str:

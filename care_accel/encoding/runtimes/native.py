@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +23,22 @@ DTYPES = ("float32", "int8")
 POOLINGS = ("first", "last", "mean")
 
 
+@dataclass(frozen=True)
+class PlainNetwork:
+    """A network without PyTorch.
+
+    Attributes
+    ----------
+    config : mapping
+        Values of its configuration, with all defaults.
+    weights : mapping of str to numpy.ndarray
+        By transformers' names, float32, C-contiguous.
+    """
+
+    config: Mapping[str, Any]
+    weights: Mapping[str, NDArray[np.float32]]
+
+
 class NativeRuntime:
     """Runs a network without PyTorch, in float32 or with int8 weights and activations.
 
@@ -29,7 +47,7 @@ class NativeRuntime:
 
     Parameters
     ----------
-    network : transformers.PreTrainedModel
+    network : transformers.PreTrainedModel or PlainNetwork
         In float32, of an architecture in `care_accel.encoding.runtimes.architectures`. Its layers are copied into the native
         layout and its word embeddings are used in place; the rest is not needed afterwards.
     spec : EncoderSpec
@@ -56,7 +74,7 @@ class NativeRuntime:
 
     def __init__(
         self,
-        network: PreTrainedModel,
+        network: PreTrainedModel | PlainNetwork,
         spec: EncoderSpec,
         *,
         threads: int | None = None,
@@ -66,8 +84,12 @@ class NativeRuntime:
             raise CareError(f"runtime 'native' cannot run this network: {reason}; use runtime='pytorch'")
         self.threads = threads or len(os.sched_getaffinity(0))
         self._spec = spec
-        weights = {name: _array(tensor) for name, tensor in network.state_dict().items()}
-        made = describe(network.config.to_dict(), weights, spec.max_tokens, _rotary(network, spec.max_tokens))
+        if isinstance(network, PlainNetwork):
+            made = describe(network.config, network.weights, spec.max_tokens)
+        else:
+            weights = {name: _array(tensor) for name, tensor in network.state_dict().items()}
+            rotary = _rotary(network, spec.max_tokens)
+            made = describe(network.config.to_dict(), weights, spec.max_tokens, rotary)
         self._most = made.network["positions"]
         try:
             self._encoder = _native.Encoder(
@@ -79,16 +101,16 @@ class NativeRuntime:
             raise CareError(f"runtime 'native' cannot use this network's weights: {wrong}") from None
 
     @staticmethod
-    def unsupported_reason(config: PreTrainedConfig, spec: EncoderSpec) -> str | None:
+    def unsupported_reason(config: PreTrainedConfig | Mapping[str, Any], spec: EncoderSpec) -> str | None:
         """Return why this runtime does not support a network, or None if it does.
 
         Parameters
         ----------
-        config : transformers.PreTrainedConfig
-            Configuration of the network.
+        config : transformers.PreTrainedConfig or mapping
+            Configuration of the network, or all its values.
         spec : EncoderSpec
         """
-        if reason := unsupported(config.to_dict()):
+        if reason := unsupported(config if isinstance(config, Mapping) else config.to_dict()):
             return reason
         if spec.pooling not in POOLINGS:
             return f"supports the poolings {', '.join(POOLINGS)}, not {spec.pooling!r}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from care_accel.encoding.dense_layers import DenseLayers
+
+
+_DEVICES = Path("/dev")
+_GPU_FILES = ("nvidia*", "nvhost*", "nvmap", "kfd", "dxg")
 
 
 class PyTorchRuntime:
@@ -113,6 +120,23 @@ class PyTorchRuntime:
         return self._encode(torch.from_numpy(ids).to(self.device), torch.from_numpy(mask).to(self.device))
 
 
+def may_have_gpu() -> bool:
+    """Return whether it is worth asking PyTorch for a GPU: there is a device file or a driver of one.
+
+    False only where PyTorch would find none: on Linux it needs the devices of NVIDIA (``nvidia*``; ``nvhost*`` and ``nvmap`` on
+    Jetson), AMD (``kfd``) or WSL (``dxg``), or NVIDIA's driver library in the way of any sandbox.
+    """
+    if not sys.platform.startswith("linux") or "torch" in sys.modules:
+        return True
+    if any(next(_DEVICES.glob(pattern), None) for pattern in _GPU_FILES):
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def resolve_device(device: str) -> str:
     """Return the torch device for a spec's ``device``; ``"auto"`` is a GPU if there is one.
 
@@ -121,6 +145,8 @@ def resolve_device(device: str) -> str:
     CareError
         The device is unknown or not available.
     """
+    if device == "cpu" or (device == "auto" and not may_have_gpu()):
+        return "cpu"  # PyTorch takes seconds to import
     import torch
 
     if device == "auto":

@@ -174,7 +174,7 @@ def test_a_base_that_moved_is_named_by_base_and_the_message_says_so(base, tmp_pa
     ) as error:
         DualEncoder.from_pretrained(**two)
     assert "\n" not in str(error.value)
-    model = DualEncoder.from_pretrained(**two, base=there)
+    model = DualEncoder.from_pretrained(**two, base=there, runtime="pytorch")
     np.testing.assert_allclose(hidden(model.encoder("query").runtime.network), expected, atol=1e-6)
     with pytest.raises(CareError, match="nowhere: no such folder"):
         DualEncoder.from_pretrained(**two, base="nowhere")

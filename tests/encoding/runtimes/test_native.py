@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GteConfig, GteModel
 
-from care_accel import CareError, _native
+from care_accel import CareError, DualEncoder, _native
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.spec import EncoderSpec
@@ -357,3 +357,21 @@ def test_a_text_that_is_no_number_leaves_nothing_behind(hidden, dtype):
     before = runtime(ids, np.ones_like(ids))
     assert np.isnan(runtime(np.full_like(ids, 7), np.ones_like(ids))).all()
     np.testing.assert_array_equal(runtime(ids, np.ones_like(ids)), before)
+
+
+ROPES = {"linear": {"rope_type": "linear", "rope_theta": 5e3, "factor": 3.5}, "theta": {"rope_theta": 77.0}}
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta", "gte", "qwen3"])
+@pytest.mark.parametrize("rope", ROPES)
+def test_a_network_read_without_pytorch_has_the_same_vectors(make_encoder, tmp_path, monkeypatch, kind, rope):
+    others = {"rope_parameters": ROPES[rope]} if kind in ("gte", "qwen3") else {}
+    folder = make_encoder(tmp_path / "encoder", kind, max_position_embeddings=70, **others)
+    made = DualEncoder.from_pretrained(query=folder, document=folder, max_tokens=64, runtime="native")
+    texts = ["高血压患者应低盐饮食", "头痛", "感冒发热怎么办？多饮水休息" * 9]
+    whole = NativeRuntime(made.source("query").checkpoint.load_network("float32"), made.spec("query"))
+    expected = whole(*made.encoder("query").pad(made.encoder("query").tokenize(texts)))
+    again = DualEncoder.from_pretrained(query=folder, document=folder, max_tokens=64, runtime="native")
+    monkeypatch.setattr(type(made.source("query").checkpoint), "load_network", None)
+    # Cosines of rotary positions are rounded by other libraries.
+    np.testing.assert_allclose(again.encode_query(texts), expected, atol=1e-6 if others else 0, rtol=0)
