@@ -259,7 +259,8 @@ def side(engine):
         "query encoder, native": mini.model,
         "query encoder, native int8": lambda: mini.model(dtype="int8"),
         "query encoder, PyTorch": lambda: mini.model(runtime="pytorch"),
-        "document encoder, PyTorch": mini.twin,
+        "document encoder, native": mini.twin,
+        "document encoder, PyTorch": lambda: mini.twin(runtime="pytorch"),
     }[engine]()
     return model.encode_query, mini.network_bytes(model)
 
@@ -268,6 +269,7 @@ SIDES = (
     "query encoder, native",
     "query encoder, native int8",
     "query encoder, PyTorch",
+    "document encoder, native",
     "document encoder, PyTorch",
     "sentence-transformers, query encoder",
     "sentence-transformers, document encoder",
