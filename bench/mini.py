@@ -25,9 +25,9 @@ def model(**options: Any) -> DualEncoder:
 
 
 @functools.cache
-def twin() -> DualEncoder:
+def twin(**options: Any) -> DualEncoder:
     """Return its symmetric twin: the document encoder also encodes queries."""
-    return model().twin()
+    return model(**options).twin()
 
 
 @functools.cache

@@ -66,7 +66,8 @@ CONFIGURATIONS = {
         for width in WIDTHS
         for precision, suffix in (("float32", ""), ("int8", ", int8"))
     },
-    "symmetric twin": Configuration("symmetric"),
+    "symmetric twin": Configuration("symmetric", runtime="pytorch"),
+    "symmetric twin, native": Configuration("symmetric"),
     "BM25": Configuration("lexical"),
     "care-mini and BM25": Configuration("hybrid"),
     "care-mini and BM25, int8": Configuration("hybrid", "int8"),

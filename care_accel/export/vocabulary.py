@@ -56,6 +56,9 @@ def prune_vocabulary(folder: Path, specs: Iterable[EncoderSpec], texts: Sequence
     ids = {name: getattr(network.config, name, None) for name in _CONFIG_IDS}
     pad = tokenizer.pad_token_id or 0  # `Encoder` uses token 0 without one
     kept |= {value for value in ids.values() if isinstance(value, int)} | {pad}
+    # RoBERTa-like networks number positions from the padding id + 1: it keeps its row.
+    if "roberta" in network.config.model_type:
+        kept |= set(range(network.config.pad_token_id))
     unknown = pad if tokenizer.unk_token_id is None else tokenizer.unk_token_id
     embeddings = network.get_input_embeddings()
     vocabulary = Vocabulary.from_token_ids(sorted(kept), len(embeddings.weight), unknown)

@@ -28,7 +28,7 @@ def test_the_untrained_twin_has_the_same_shape_and_other_weights(tiny_model, tmp
     twin = untrained(tiny_model, tmp_path / "one")
     assert twin.name == f"{tiny_model.name}-untrained"
     assert twin.spec("query") == tiny_model.spec("query")
-    ours, theirs = (m.encoder("document").runtime.network for m in (tiny_model, twin))
+    ours, theirs = (m.source("document").checkpoint.load_network("float32") for m in (tiny_model, twin))
     assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
     assert twin.encode_query("头痛") != pytest.approx(tiny_model.encode_query("头痛"), abs=1e-3)
 

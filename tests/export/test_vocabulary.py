@@ -123,3 +123,19 @@ def test_a_vocabulary_of_another_network_is_refused(trimmed, tmp_path):
     (tmp_path / "copy" / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
     with pytest.raises(CareError, match="pruned vocabulary has"):
         Checkpoint(tmp_path / "copy").load_vocabulary()
+
+
+@pytest.mark.parametrize("runtime", ["native", "pytorch"])
+def test_a_network_that_numbers_positions_from_the_padding_id_keeps_them(
+    make_encoder, inside, tmp_path, runtime
+):
+    folder = make_encoder(tmp_path / "whole", "roberta", pad_token_id=30, max_position_embeddings=600)
+    whole = DualEncoder.from_pretrained(query=folder, document=folder, preset="care", runtime="pytorch")
+    shutil.copytree(folder, tmp_path / "cut")
+    vocabulary = prune_vocabulary(tmp_path / "cut", [whole.spec("query")], inside[:2])
+    assert vocabulary.rows[30] == 30
+    assert vocabulary.kept < len(vocabulary.rows)
+    cut = DualEncoder.from_pretrained(
+        query=tmp_path / "cut", document=tmp_path / "cut", preset="care", runtime=runtime
+    )
+    np.testing.assert_allclose(cut.encode_query(inside[:2]), whole.encode_query(inside[:2]), atol=1e-5)
