@@ -31,8 +31,8 @@ struct PackedMap {
     const std::byte* panel(std::size_t which) const { return panels + which * panel_bytes(); }
 };
 
-// A code beyond 127, one of a row's two largest values, is low + 128 high: `low` is among the row's codes, and `high` is
-// the one code of a group that is multiplied besides.
+// A code beyond 127, of one of a row's two largest values, is low + 128 high: `low` is among the row's codes, and `high`
+// is the only code of a word that is multiplied with the same group of weights in addition.
 inline constexpr std::size_t kOutliers = 2;
 inline constexpr int kHighBits = 7;
 

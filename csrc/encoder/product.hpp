@@ -24,7 +24,7 @@ constexpr std::size_t kLineBytes = 64;
 // Words of one float32 input.
 struct Float32Words {
     using Sum = Floats;
-    static constexpr bool kCodes = false;
+    static constexpr bool kCodes = false;  // whether rows have a RowCode
     using Weights = Floats;
     using Word = float;
     static constexpr std::size_t kInputBytes = 4;
@@ -111,8 +111,8 @@ private:
     std::size_t left_, groups_, passes_, lines_ = 0;
 };
 
-// Starts the sums of a row: with the high parts of its outliers, and without 128 times its codes where weights have 128
-// more than their codes.
+// Starts the sums of a row: with the high parts of its outliers, and less 128 times its codes where weights are stored
+// as their codes plus 128.
 template <typename Words, std::size_t Blocks>
 CARE_INLINE void start_row(const TileWeights& weights, const Rows& rows, std::size_t row,
                            typename Words::Sum (&sums)[Blocks][kBlockRegisters]) {

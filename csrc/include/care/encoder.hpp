@@ -26,7 +26,8 @@
 //
 //     y[o] = float(sum_i w[o,i] c[i]) * (row scale * output scale[o]) + b[o]
 //
-// The sum is an exact int32: at most 255 * 127 * (65536 + 2 * 128) < 2^31, where 255 is the largest weight code as stored.
+// The sum is an exact int32: at most 255 * 127 * (65536 + 2 * 128) < 2^31, where 255 is the largest weight code as it is
+// stored.
 //
 // The products of attention have int16 codes, because attention weights differ by orders of magnitude: queries and keys
 // with one scale per token and head (up to 8191, or as much as keeps the sum over a head exact), values with one per
