@@ -255,8 +255,7 @@ void attend(const Attention& a) {
         }
         // Tokens that the last of these queries attends to. More of them would add zeros.
         const std::size_t tokens = a.causal && position + count < a.tokens ? position + count : a.tokens;
-        const Rows query_rows{reinterpret_cast<const std::byte*>(queries), query_stride * sizeof(float), nullptr,
-                              nullptr, count};
+        const Rows query_rows{reinterpret_cast<const std::byte*>(queries), query_stride * sizeof(float), nullptr, count};
         const TileWeights key_weights{reinterpret_cast<const std::byte*>(keys), words * kGroupBytes, kGroupBytes,
                                       words};
         // The scores of tokens that complete a block are never used.
@@ -283,7 +282,7 @@ void attend(const Attention& a) {
         for (std::size_t from = 0; from < tokens; from += kSummedTokens<kCoded>) {
             const std::size_t left = tokens - from, some = left < kSummedTokens<kCoded> ? left : kSummedTokens<kCoded>;
             const std::byte* const weights = reinterpret_cast<const std::byte*>(scores) + from * Words::kInputBytes;
-            const Rows weight_rows{weights, score_stride * sizeof(float), nullptr, nullptr, count};
+            const Rows weight_rows{weights, score_stride * sizeof(float), nullptr, count};
             const float* const values = kCoded ? packed_values + from / 2 * wide : a.values;
             const TileWeights value_weights{reinterpret_cast<const std::byte*>(values), kGroupBytes,
                                             (kCoded ? wide : a.stride) * sizeof(float), kCoded ? (some + 1) / 2 : some};

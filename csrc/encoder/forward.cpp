@@ -19,10 +19,7 @@ public:
           codes_(&codes), width_(width), stride_(rounded_to(width, kPanel) + kPanel), rows_(rows) {
         if (!quantized_) return;
         if (rows * stride_ > codes.codes.size()) codes.codes = Pages(rows * stride_);
-        if (rows > codes.scales.size()) {
-            codes.scales.resize(rows);
-            codes.corrections.resize(rows);
-        }
+        if (rows > codes.rows.size()) codes.rows.resize(rows);
     }
 
     bool quantized() const { return quantized_; }
@@ -31,16 +28,15 @@ public:
     void quantize(std::size_t row) const {
         if (!quantized_) return;
         kernel_.quantize(floats_->row(row), width_,
-                         reinterpret_cast<std::int8_t*>(codes_->codes.data()) + row * stride_, &codes_->scales[row],
-                         &codes_->corrections[row]);
+                         reinterpret_cast<std::int8_t*>(codes_->codes.data()) + row * stride_, &codes_->rows[row]);
     }
 
     Rows rows() const {
         if (!quantized_) {
             return {reinterpret_cast<const std::byte*>(floats_->row(0)), floats_->stride() * sizeof(float), nullptr,
-                    nullptr, rows_};
+                    rows_};
         }
-        return {codes_->codes.data(), stride_, codes_->scales.data(), codes_->corrections.data(), rows_};
+        return {codes_->codes.data(), stride_, codes_->rows.data(), rows_};
     }
 
 private:

@@ -75,8 +75,7 @@ private:
 // Rows quantised to int8, of one width at a time.
 struct QuantizedRows {
     Pages codes;
-    std::vector<float> scales;
-    std::vector<std::int32_t> corrections;
+    std::vector<RowCode> rows;
 };
 
 // Memory that is reused from call to call.

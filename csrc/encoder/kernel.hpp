@@ -31,12 +31,24 @@ struct PackedMap {
     const std::byte* panel(std::size_t which) const { return panels + which * panel_bytes(); }
 };
 
+// A code beyond 127, of one of a row's two largest values, is low + 128 high: `low` is among the row's codes, and `high`
+// is the only code of a word that is multiplied with the same group of weights in addition.
+inline constexpr std::size_t kOutliers = 2;
+inline constexpr int kHighBits = 7;
+
+// What a row has beside its codes. Outliers that it does not have are words of zero.
+struct RowCode {
+    float scale;
+    std::int32_t correction;  // 128 times the sum of the whole codes
+    std::int32_t outlier_words[kOutliers];
+    std::uint32_t outlier_groups[kOutliers];
+};
+
 // The rows that a linear map is applied to.
 struct Rows {
     const std::byte* words;  // the groups of each row, int8 codes or float32
     std::size_t stride;      // bytes per row
-    const float* scales;     // int8 only, like the next
-    const std::int32_t* corrections;  // 128 times the sum of a row's codes
+    const RowCode* codes;    // int8 only
     std::size_t count;
 };
 
@@ -62,7 +74,7 @@ struct RowNorm {
 using AddNorm = void(const RowNorm& norm, const float* a, const float* b, float* sums, float* to);
 
 // Quantises a row to int8. Both row and codes are padded with zeros to a multiple of sixteen.
-using Quantize = void(const float* row, std::size_t width, std::int8_t* codes, float* scale, std::int32_t* correction);
+using Quantize = void(const float* row, std::size_t width, std::int8_t* codes, RowCode* code);
 
 // One head of one text.
 struct Attention {

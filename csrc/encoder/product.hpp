@@ -24,11 +24,11 @@ constexpr std::size_t kLineBytes = 64;
 // Words of one float32 input.
 struct Float32Words {
     using Sum = Floats;
+    static constexpr bool kCodes = false;  // whether rows have a RowCode
     using Weights = Floats;
     using Word = float;
     static constexpr std::size_t kInputBytes = 4;
     CARE_INLINE static Weights weights(Bytes bytes) { return (Floats)bytes; }
-    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
     CARE_INLINE static void add(Sum& sum, Weights weights, Word word) {
         sum = multiply_add(weights, broadcast(word), sum);
     }
@@ -41,6 +41,7 @@ struct Float32Words {
 // Words of four int8 inputs.
 struct CodeWords {
     using Sum = Ints;
+    static constexpr bool kCodes = true;
     using Word = std::int32_t;
 #if defined(__AVX2__) && !defined(__AVX512VNNI__) && !defined(__AVXVNNI__)
     // add_products would limit the codes of rows to 63. |w| times sign(w) c adds pairs in 16 bits too, but 2 * 127 *
@@ -48,11 +49,11 @@ struct CodeWords {
     struct Weights {
         __m256i sizes, signs;
     };
+    static constexpr bool kCorrected = false;
     CARE_INLINE static Weights weights(Bytes bytes) {
         const __m256i centred = (__m256i)(bytes ^ 0x80);
         return {_mm256_abs_epi8(centred), centred};
     }
-    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
     CARE_INLINE static void add(Sum& sum, const Weights& weights, Word word) {
         const __m256i values = _mm256_sign_epi8(_mm256_set1_epi32(word), weights.signs);
         const __m256i pairs = _mm256_maddubs_epi16(weights.sizes, values);
@@ -61,10 +62,10 @@ struct CodeWords {
 #else
     using Weights = Bytes;
     CARE_INLINE static Weights weights(Bytes bytes) { return bytes; }
-    CARE_INLINE static Sum start(const Rows& rows, std::size_t row) { return Ints{} - rows.corrections[row]; }
+    static constexpr bool kCorrected = true;
     CARE_INLINE static void add(Sum& sum, Weights weights, Word word) { add_products(sum, weights, word); }
 #endif
-    CARE_INLINE static float row_scale(const Rows& rows, std::size_t row) { return rows.scales[row]; }
+    CARE_INLINE static float row_scale(const Rows& rows, std::size_t row) { return rows.codes[row].scale; }
     CARE_INLINE static Floats output(const PackedMap& map, std::size_t at, Sum sum, float row_scale) {
         return multiply_add(__builtin_convertvector(sum, Floats), load<Floats>(map.scales + at) * row_scale,
                             load<Floats>(map.biases + at));
@@ -74,11 +75,11 @@ struct CodeWords {
 // Words of two int16 inputs, whose products are added exactly.
 struct PairWords {
     using Sum = Ints;
+    static constexpr bool kCodes = false;
     using Weights = Bytes;
     using Word = std::int32_t;
     static constexpr std::size_t kInputBytes = 2;
     CARE_INLINE static Weights weights(Bytes bytes) { return bytes; }
-    CARE_INLINE static Sum start(const Rows&, std::size_t) { return Sum{}; }
     CARE_INLINE static void add(Sum& sum, Weights weights, Word word) { add_pairs(sum, weights, word); }
 };
 
@@ -110,6 +111,31 @@ private:
     std::size_t left_, groups_, passes_, lines_ = 0;
 };
 
+// Starts the sums of a row: with the high parts of its outliers, and less 128 times its codes where weights are stored
+// as their codes plus 128.
+template <typename Words, std::size_t Blocks>
+CARE_INLINE void start_row(const TileWeights& weights, const Rows& rows, std::size_t row,
+                           typename Words::Sum (&sums)[Blocks][kBlockRegisters]) {
+#pragma GCC unroll 8
+    for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+            sums[b][p] = typename Words::Sum{};
+            if constexpr (Words::kCodes) {
+                const RowCode& code = rows.codes[row];
+#pragma GCC unroll 8
+                for (std::size_t k = 0; k < kOutliers; ++k) {
+                    const std::byte* const from = weights.from + code.outlier_groups[k] * weights.group_stride +
+                                                  b * weights.block_stride + p * kRegisterBytes;
+                    Words::add(sums[b][p], Words::weights(load<Bytes>(from)), code.outlier_words[k]);
+                }
+                sums[b][p] <<= kHighBits;
+                if constexpr (Words::kCorrected) sums[b][p] -= code.correction;
+            }
+        }
+    }
+}
+
 template <typename Words, std::size_t Blocks, std::size_t Count>
 using TileSums = typename Words::Sum[Count][Blocks][kBlockRegisters];
 
@@ -124,11 +150,7 @@ template <typename Words, std::size_t Blocks, std::size_t Count>
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Count; ++r) {
         row[r] = rows.words + (first + r) * rows.stride;
-#pragma GCC unroll 8
-        for (std::size_t b = 0; b < Blocks; ++b) {
-#pragma GCC unroll 8
-            for (std::size_t p = 0; p < kBlockRegisters; ++p) sums[r][b][p] = Words::start(rows, first + r);
-        }
+        start_row<Words, Blocks>(weights, rows, first + r, sums[r]);
     }
     local.start_pass();
     const std::byte* from = weights.from;

@@ -17,16 +17,23 @@
 // The embedding of a text is pooled from its rows, normalised and truncated. With first-token or last-token pooling the
 // last layer computes that token alone: the others are needed for K and V only.
 //
-// int8. In a linear map y[o] = sum_i W[o,i] x[i] + b[o] the weights are quantised with one scale per output and the
-// activations with one scale per row, both as round(v * 127 / max |v|), ties to even, scale = max |v| / 127:
+// int8. In a linear map y[o] = sum_i W[o,i] x[i] + b[o] the weights are quantised with one scale per output, as round(v
+// * 127 / max |v|), ties to even, scale = max |v| / 127. The activations have one scale per row, m / 127, and codes
+// round(v * 127 / m), where m is the third largest |v| of the row, or 1/128 of the largest if that is more: networks
+// have rows with one or two values that are many times the others, which would leave the others few codes. So at most
+// two codes of a row, the outliers, are beyond 127, and at most 127 * 128. They are split: c = low + 128 high, -64 <=
+// low < 64. The low codes are multiplied with all the others, the high ones apart.
 //
 //     y[o] = float(sum_i w[o,i] c[i]) * (row scale * output scale[o]) + b[o]
 //
-// The sum is an exact int32 (at most 255 * 127 * 65536 < 2^31). The products of attention have int16 codes, because
-// attention weights differ by orders of magnitude: queries and keys with one scale per token and head (up to 8191, or
-// as much as keeps the sum over a head exact), values with one per text and head (up to 2047), attention weights
-// e^(score - largest score) as round(4095 * weight); what they weigh is divided by the sum of their codes. Sums are exact over a
-// head, and over 256 tokens in turn. Everything else is float32.
+// The sum is an exact int32: at most 255 * 127 * (65536 + 2 * 128) < 2^31, where 255 is the largest weight code as it is
+// stored.
+//
+// The products of attention have int16 codes, because attention weights differ by orders of magnitude: queries and keys
+// with one scale per token and head (up to 8191, or as much as keeps the sum over a head exact), values with one per
+// text and head (up to 2047), attention weights e^(score - largest score) as round(4095 * weight); what they weigh is
+// divided by the sum of their codes. Sums are exact over a head, and over 256 tokens in turn. Everything else is
+// float32.
 //
 // The embedding of a text does not depend on its batch, to the last bit. Every output of a linear map is summed over
 // its inputs in order, in one accumulator. Every other sum is over a row or over the tokens of one text, in an order

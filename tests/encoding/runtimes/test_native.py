@@ -144,12 +144,14 @@ def wide_runtime(dtype):
 def int8_reference(net, ids, width):
     """Return the vector of one text in the arithmetic that encoder.hpp states, sums in float64."""
 
-    def codes(values, limit=127, axis=-1):
+    def codes(values, limit=127, axis=-1, outliers=0):
         most, limit = np.abs(values).max(axis=axis, keepdims=True).astype(np.float32), np.float32(limit)
+        if outliers:
+            most = np.maximum(np.sort(np.abs(values.astype(np.float32)))[:, -1 - outliers, None], most / 128)
         return np.rint(values.astype(np.float32) * (limit / most)), most / limit
 
     def linear(layer, rows):
-        (w, w_scale), (c, c_scale) = codes(layer.weight.detach().numpy()), codes(rows)
+        (w, w_scale), (c, c_scale) = codes(layer.weight.detach().numpy()), codes(rows, outliers=2)
         product = (c @ w.T) * (c_scale * w_scale[:, 0])
         return product if layer.bias is None else product + layer.bias.detach().numpy()
 
@@ -207,6 +209,26 @@ def test_int8_is_the_arithmetic_that_is_stated(instruction_set):
         beside.append(np.abs(float32(ids, mask)[0] - expected).max())
     assert np.median(apart) < 5e-6
     assert max(apart) < min(beside)
+
+
+@pytest.mark.parametrize("instruction_set", _native.instruction_sets())
+@pytest.mark.parametrize("gain", [20, 500])  # the third largest value sets the scale, or the largest
+def test_two_outliers_of_a_row_leave_the_others_their_precision(gain, instruction_set):
+    net, outliers = network(num_hidden_layers=1), [5, 30]
+    with torch.no_grad():
+        net.embeddings.LayerNorm.weight[outliers] *= gain
+        for layer in (net.layers[0].self_attn.v_proj, net.layers[0].mlp.up_proj, net.layers[0].mlp.gate_proj):
+            layer.weight[:, outliers] /= gain
+        net.layers[0].post_mlp_layernorm.weight[outliers] = 0
+    coded, plain = (
+        NativeRuntime(net, spec(dtype=dtype), instruction_set=instruction_set)
+        for dtype in ("int8", "float32")
+    )
+    ids = [batch([9], seed=seed)[0] for seed in range(20)]
+    found, floats = (np.concatenate([run(row, np.ones_like(row)) for row in ids]) for run in (coded, plain))
+    expected = np.array([int8_reference(net, row[0], 24) for row in ids])
+    assert np.median(np.abs(found - expected).max(axis=1)) < 5e-6
+    assert cosines(found, floats).min() > 0.9999  # 0.9998 and 0.9994 with the scale of the largest
 
 
 @pytest.mark.parametrize("instruction_set", _native.instruction_sets())
