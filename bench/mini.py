@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -100,9 +102,11 @@ class SentenceTransformers:
 
         source = model().source(role)
         spec, checkpoint = source.spec, source.checkpoint
-        transformer = base.Transformer(
-            str(checkpoint.folder), max_seq_length=spec.max_tokens, model_kwargs={"dtype": spec.dtype}
-        )
+        with tempfile.TemporaryDirectory() as place:  # the library reads no int8 weights
+            checkpoint.save_float32(Path(place))
+            transformer = base.Transformer(
+                place, max_seq_length=spec.max_tokens, model_kwargs={"dtype": spec.dtype}
+            )
         pooling = modules.Pooling(checkpoint.hidden_size, pooling_mode=spec.pooling)
         outer = self
 
@@ -114,6 +118,7 @@ class SentenceTransformers:
                 return found
 
         self.tokenize = 0.0
+        self.prompt = spec.format("", "retrieval")
         self.model = Timed(
             modules=[transformer, pooling, base.Normalize()],
             device="cpu",
@@ -124,4 +129,6 @@ class SentenceTransformers:
     def __call__(self, some: Sequence[str]) -> NDArray[np.float32]:
         """Encode texts as one batch."""
         self.tokenize = 0.0
-        return self.model.encode(list(some), batch_size=len(some), show_progress_bar=False)
+        return self.model.encode(
+            list(some), batch_size=len(some), prompt=self.prompt, show_progress_bar=False
+        )

@@ -68,8 +68,7 @@ def _write_in_float32(model: DualEncoder, folder: Path) -> None:
             checkpoint = model.source(role).checkpoint
             place = Path(temporary) / ("both" if model.symmetric else role)
             if not place.is_dir():
-                save_network(checkpoint.load_network("float32"), place)
-                checkpoint.load_tokenizer().save_pretrained(place)
+                checkpoint.save_float32(place)
             sources[role] = Source(Checkpoint(place), model.spec(role))
         DualEncoder(Sources(model.name, sources["query"], sources["document"])).save_pretrained(folder)
 

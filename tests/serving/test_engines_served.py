@@ -130,4 +130,4 @@ def test_a_wrong_request_is_refused_and_the_next_one_answered(client, texts, mor
     with pytest.raises(InferenceServerException, match=said) as refused:
         ask(client, "query_encoder", texts, **more)
     assert "INVALID_ARGUMENT" in refused.value.status()
-    assert ask(client, "query_encoder", ["x"]).as_numpy("EMBEDDING").shape == (1, 256)
+    assert ask(client, "query_encoder", ["x"]).as_numpy("EMBEDDING").shape == (1, 384)

@@ -104,7 +104,7 @@ def test_a_part_of_the_outputs_can_be_asked_for_in_any_order(client):
     some = client.infer("query_encoder", tensors(grpc, text), outputs=wanted)
     assert some.as_numpy("EMBEDDING") is None
     whole = client.infer("query_encoder", tensors(grpc, text))
-    assert whole.as_numpy("EMBEDDING").shape == (1, 256)
+    assert whole.as_numpy("EMBEDDING").shape == (1, 384)
     np.testing.assert_array_equal(whole.as_numpy("TOKENS"), some.as_numpy("TOKENS"))
 
 
@@ -152,7 +152,7 @@ WRONG = {
     "an input that there is not": ("search", {"texts": ["a"], "WHAT": True}, "unexpected inference input"),
     "a vector that is not finite": (
         "scan",
-        {"EMBEDDING": np.full((1, 256), np.nan, np.float32)},
+        {"EMBEDDING": np.full((1, 384), np.nan, np.float32)},
         "EMBEDDING 0 has a value that is not finite",
     ),
     "a vector of another width": ("scan", {"EMBEDDING": np.ones((1, 3), np.float32)}, "shape"),

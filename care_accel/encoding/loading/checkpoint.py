@@ -22,7 +22,7 @@ from care_accel.encoding.loading.int8_weights import load_int8
 from care_accel.encoding.loading.notices import notice_once
 from care_accel.encoding.loading.plain_config import CAUSAL, gte_values, plain_values
 from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer, open_tokenizer
-from care_accel.encoding.loading.quiet import quiet_transformers
+from care_accel.encoding.loading.quiet import quiet_transformers, save_network
 from care_accel.encoding.loading.vocabulary import FILE as VOCABULARY
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.loading.weights import LAYER, Weights, read_weights
@@ -355,6 +355,11 @@ class Checkpoint:
         if self.base is not None:
             network = merge_adapter(network, self.folder)
         return without_pooler(network).eval()
+
+    def save_float32(self, folder: Path) -> None:
+        """Write network and tokenizer as other libraries read them: in float32, with an adapter merged."""
+        save_network(self.load_network("float32"), folder)
+        self.load_tokenizer().save_pretrained(folder)
 
     def load_dense(self, spec: EncoderSpec) -> DenseLayers | None:
         """Load the dense layers of a spec on the CPU; None if it has none."""

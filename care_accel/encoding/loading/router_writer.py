@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,11 @@ def write_router_format(model: DualEncoder, folder: str | Path) -> None:
         prompts[role] = template.removesuffix(PLAIN)
         if spec.width < source.full_width:
             sliced.add(spec.order)
-        with quiet_transformers():
-            transformer = Transformer(str(checkpoint.folder), max_seq_length=spec.max_tokens)
+        with tempfile.TemporaryDirectory() as place, quiet_transformers():
+            if checkpoint.stored_int8:
+                checkpoint.save_float32(Path(place))
+            stored = place if checkpoint.stored_int8 else str(checkpoint.folder)
+            transformer = Transformer(stored, max_seq_length=spec.max_tokens)
         pooling = Pooling(
             checkpoint.hidden_size,
             pooling_mode=LIBRARY_POOLINGS[spec.pooling],

@@ -153,7 +153,7 @@ def test_two_folders_may_be_whole_dual_encoders_of_which_each_gives_its_part(sav
 def test_a_folder_does_not_take_the_embedded_model_s_name(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     DualEncoder.from_pretrained(saved).save_pretrained("care-mini")
-    assert DualEncoder.from_pretrained().width == DualEncoder.from_pretrained("care-mini").width == 256
+    assert DualEncoder.from_pretrained().width == DualEncoder.from_pretrained("care-mini").width == 384
     assert DualEncoder.from_pretrained("./care-mini").width == 24
 
 

@@ -112,7 +112,7 @@ def test_an_index_that_the_model_cannot_search_is_refused_before_anything_is_wri
     index = ExactIndex(3)
     index.add(np.eye(3, dtype=np.float32))
     index.save(tmp_path / "narrow")
-    with pytest.raises(CareError, match="the index has width 3, but care-mini has width 256"):
+    with pytest.raises(CareError, match="the index has width 3, but care-mini has width 384"):
         write_repository(tmp_path / "r", index=tmp_path / "narrow")
     with pytest.raises(CareError, match="no such file"):
         write_repository(tmp_path / "r", index=tmp_path / "nowhere")
