@@ -118,7 +118,7 @@ class SentenceTransformers:
                 return found
 
         self.tokenize = 0.0
-        self.prompt = spec.format("", "retrieval")
+        self.prompt = model().spec("query").format("", "retrieval")  # it encodes queries, as the twin does
         self.model = Timed(
             modules=[transformer, pooling, base.Normalize()],
             device="cpu",

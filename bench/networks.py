@@ -28,12 +28,12 @@ NETWORKS = {
     "bge-small, 4 x 512": ("bert", _bert(4, 512, 8)),
     "e5-small, 12 x 384": ("bert", _bert(12, 384, 12, 250_037)),
     "bge-base, 12 x 768": ("bert", _bert(12, 768, 12)),
-    "e5-small, small": ("bert", _bert(2, 64, 4, 9_000)),
+    "e5-small, small": ("bert", _bert(2, 64, 4, 14_000)),
     "gte, 305M": ("gte", {"vocab_size": 250048}),
     "gte, small": (
         "gte",
         {
-            "vocab_size": 9000,
+            "vocab_size": 14_000,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
             "hidden_size": 64,
@@ -55,7 +55,7 @@ NETWORKS = {
     "qwen3, small": (
         "qwen3",
         {
-            "vocab_size": 9000,
+            "vocab_size": 14_000,
             "hidden_size": 128,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,

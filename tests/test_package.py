@@ -68,9 +68,9 @@ SEARCH = """
 import sys
 from care_accel import DualEncoder, Retriever
 model = DualEncoder.from_pretrained("care-mini", runtime="native")
-assert model.encode_query("高血压怎么治").shape == (256,)
-assert DualEncoder.from_pretrained("care-mini", dtype="int8").encode_query("高血压怎么治").shape == (256,)
-assert model.encode_document(["高血压患者应低盐饮食", "感冒"]).shape == (2, 256)
+assert model.encode_query("高血压怎么治").shape == (384,)
+assert DualEncoder.from_pretrained("care-mini", dtype="int8").encode_query("高血压怎么治").shape == (384,)
+assert model.encode_document(["高血压患者应低盐饮食", "感冒"]).shape == (2, 384)
 retriever = Retriever.from_documents(model, ["高血压患者应低盐饮食", "感冒"])
 assert len(retriever.search("高血压怎么治", k=1)) == 1
 model.explain()

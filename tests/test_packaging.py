@@ -95,7 +95,7 @@ def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
         assert f"care_accel/{name}" in names
     assert any(name.startswith("care_accel/assets/care-demo/retrieval/") for name in names)
     assert not [name for name in names if name.startswith(("tests/", "bench/", "csrc/"))]
-    assert shipped <= 40e6
+    assert shipped <= 60e6
 
 
 def test_the_wheel_works_away_from_the_checkout(wheel, tmp_path):

@@ -13,7 +13,7 @@ def test_the_embedded_model_is_the_default():
     model = DualEncoder.from_pretrained()
     assert model.name == "care-mini"
     kinds = [model.source(role).checkpoint.config_values["model_type"] for role in ("query", "document")]
-    assert kinds == ["gte", "qwen3"]
+    assert kinds == ["bert", "bert"]
 
 
 def test_two_folders_follow_a_preset(tiny_folders):
