@@ -59,6 +59,6 @@ def test_it_runs_rankings_only_and_is_another_model_than_its_parts(hybrid, tiny_
     assert hybrid.name == f"{tiny_model.name}-hybrid"
     assert hybrid.manifest()["reciprocal rank fusion"] == {
         "constant": 5,
-        "lexical weight": 2.0,
+        "lexical weight": 0.5,
         "depth": 100,
     }
