@@ -302,7 +302,7 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path
 
 def long_texts(number):
     """Return 160 requests of 16 texts that no other number has: a text that was encoded lately is not encoded again."""
-    return [[f"{number} {i} {j} {'胸闷气短' * 100}" for j in range(16)] for i in range(160)]
+    return [[f"{number} {i} {j} {'胸闷气短' * 20}" for j in range(16)] for i in range(160)]
 
 
 def resident(server):
