@@ -10,13 +10,14 @@ Advance = Callable[[int], None]
 
 
 @contextmanager
-def progress_bar(description: str, total: int, *, show: bool = True) -> Iterator[Advance]:
+def progress_bar(description: str, total: int | None, *, show: bool = True) -> Iterator[Advance]:
     """Show a progress bar while the context is open.
 
     Parameters
     ----------
     description : str
-    total : int
+    total : int or None
+        None if it is not known.
     show : bool
         If false, nothing is shown and rich is not imported, to keep queries fast.
 

@@ -35,18 +35,21 @@ class Hit:
 
     Attributes
     ----------
-    id : int
-        Position of the document in the index.
+    id : int or str
+        Position of the document in the index; in a `Collection` the user's own id.
     score : float
         Inner product of query and document embedding. With a lexical index, the score of reciprocal rank fusion:
         1 / (5 + dense rank) + 2 / (5 + lexical rank).
     document : object
         The stored document, None if the retriever has no documents.
+    span : tuple of int or None
+        Of a document in chunks: start and end, in characters of its text, of the chunk that matched.
     """
 
-    id: int
+    id: Any
     score: float
     document: Any = None
+    span: tuple[int, int] | None = None
 
 
 class Timings(NamedTuple):

@@ -57,7 +57,11 @@ class DualEncoder(BaseDualEncoder):
         Embedding dimension.
     symmetric : bool
         Whether one network serves both roles.
+    loaded_with : dict or None
+        The arguments of `from_pretrained` that say which model it is; None if it was made in another way.
     """
+
+    loaded_with: dict[str, Any] | None = None
 
     def __init__(self, sources: Sources, runtime: RuntimeName = "auto", compiled: bool = False) -> None:
         self._sources = sources
@@ -140,7 +144,11 @@ class DualEncoder(BaseDualEncoder):
             sources = with_int8(find_sources(model, query, document, preset, revision, changes, base))
         if compiled:
             require_compilable(sources, runtime)
-        return cls(sources, runtime, compiled)
+        found = cls(sources, runtime, compiled)
+        which = {"model": model, "query": query, "document": document, "preset": preset, "width": width, "base": base}
+        which |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision}
+        found.loaded_with = {name: value for name, value in which.items() if value is not None}
+        return found
 
     @classmethod
     def from_server(cls, address: str, **options: Any) -> ServedDualEncoder:

@@ -1,0 +1,142 @@
+"""Snapshots on disk: what a search needs, derived from the table. It may be deleted; nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from care_accel.collection.manifest import Manifest
+from care_accel.collection.snapshot import Snapshot
+from care_accel.collection.stored_rows import StoredRows
+from care_accel.collection.table import is_remote
+from care_accel.errors import CareError
+from care_accel.files import read_json, write_json
+from care_accel.index import ExactIndex
+
+log = logging.getLogger(__name__)
+
+FOLDER = "index"
+MANIFEST = "snapshot.json"
+FORMAT = 1
+_NAME = re.compile(r"version-(\d+)")
+_VECTORS = "vectors"
+# Another process may replace a snapshot while this one opens it.
+_TRIES = 5
+
+
+def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
+    """Return where a collection's snapshots are: beside its table, or for an object store in the user's cache."""
+    if index_dir is not None:
+        return Path(index_dir)
+    if not is_remote(uri):
+        return Path(uri) / FOLDER
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "care_accel" / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
+
+
+class Cache:
+    """The folder of a collection's snapshots: one folder a version, of which the newest is kept.
+
+    Parameters
+    ----------
+    folder : Path
+    manifest : Manifest
+        A snapshot of another collection is left alone.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.folder = folder
+        self._manifest = manifest
+
+    def load(self, version: int, **options: Any) -> Snapshot | None:
+        """Return the snapshot that is nearest to a version, None if there is none that can be read.
+
+        Parameters
+        ----------
+        version : int
+        **options
+            Of `ExactIndex.load`: device, threads.
+        """
+        for _ in range(_TRIES):
+            found = self._versions()
+            if not found:
+                return None
+            nearest = min(found, key=lambda number: (abs(number - version), -number))
+            try:
+                return self._load(found[nearest], **options)
+            except CareError as problem:
+                if found[nearest].is_dir() and self._versions() == found:
+                    log.warning("%s is rebuilt: %s", found[nearest], problem)
+                    return None
+        return None
+
+    def _load(self, folder: Path, **options: Any) -> Snapshot | None:
+        manifest = read_json(folder / MANIFEST, "a saved snapshot has one")
+        if manifest.get("format") != FORMAT or manifest.get("uuid") != self._manifest.uuid:
+            return None
+        index = ExactIndex.load(folder / _VECTORS, verify=False, **options)
+        rows = StoredRows.load([folder / str(name) for name in manifest["rows"]])
+        if len(index) != len(rows):
+            raise CareError(f"{folder}: has {len(index)} vectors and {len(rows)} rows")
+        return Snapshot(int(manifest["version"]), index, rows)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Write a snapshot, and remove older ones; a folder that cannot be written is left as it is.
+
+        Files that an older snapshot has already are linked: it costs what has changed.
+        """
+        target = self.folder / f"version-{snapshot.version}"
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as temporary:
+                built = Path(temporary) / "snapshot"
+                built.mkdir(mode=0o700)
+                snapshot.index.save(built / _VECTORS)
+                names = snapshot.rows.save(built)
+                values = {
+                    "format": FORMAT,
+                    "uuid": self._manifest.uuid,
+                    "version": snapshot.version,
+                    "rows": names,
+                }
+                write_json(built / MANIFEST, values, private=True)
+                # Another process may have written the same version: its files are as good.
+                with contextlib.suppress(OSError):
+                    os.rename(built, target)
+        except (OSError, CareError) as cause:
+            log.warning("%s: the index is not saved, and will be made again: %s", self.folder, cause)
+            return
+        self._remove_older(snapshot.version)
+
+    def replace(self, snapshot: Snapshot) -> None:
+        """Write a snapshot in the place of another one of the same version."""
+        self._remove_older(snapshot.version + 1)
+        self.save(snapshot)
+
+    def _versions(self) -> dict[int, Path]:
+        try:
+            entries = list(self.folder.iterdir())
+        except OSError:
+            return {}
+        return {int(found[1]): entry for entry in entries if (found := _NAME.fullmatch(entry.name))}
+
+    def _remove_older(self, version: int) -> None:
+        """Remove snapshots of versions before one. Programs that have them open keep what they need."""
+        for number, folder in self._versions().items():
+            if number < version:
+                # Renamed first, so that nobody opens a half of it.
+                doomed = self.folder / f".old-{number}-{os.getpid()}"
+                with contextlib.suppress(OSError):
+                    os.rename(folder, doomed)
+                    shutil.rmtree(doomed, ignore_errors=True)
+
+    def remove(self) -> None:
+        """Remove all snapshots."""
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Documents to the texts that are encoded: whole, or in chunks that the title leads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from care_accel.collection.chunking import Span, cut, token_starts
+from care_accel.collection.manifest import Manifest
+from care_accel.encoding.base import BaseEncoder
+from care_accel.errors import CareError, require_count
+
+# A chunk that is tokenised alone may have a few more tokens than inside its text.
+_SPARE = 4
+
+
+class Chunker:
+    """Cuts documents as a collection's manifest says.
+
+    Parameters
+    ----------
+    manifest : Manifest
+    encoder : BaseEncoder
+        The document encoder; chunks need its tokenizer.
+
+    Attributes
+    ----------
+    name : str
+        Names how documents are cut; part of the hash of what was encoded.
+    """
+
+    def __init__(self, manifest: Manifest, encoder: BaseEncoder) -> None:
+        self._tokens = manifest.chunk_tokens
+        self._overlap = manifest.chunk_overlap
+        self._tokenizer: Any = None
+        self.name = "whole" if self._tokens is None else f"{self._tokens}/{self._overlap}"
+        if self._tokens is not None:
+            self._tokenizer = getattr(encoder, "tokenizer", None)
+            if self._tokenizer is None:
+                raise CareError(
+                    "this collection cuts documents into chunks, which needs a local document encoder with its tokenizer"
+                )
+
+    def cut(self, titles: Sequence[str], texts: Sequence[str]) -> tuple[list[list[Span]], list[str]]:
+        """Return the spans of each document's chunks, and the texts of all chunks in that order."""
+        if self._tokens is None:
+            return [[Span(0, len(text))] for text in texts], [
+                with_title(title, text) for title, text in zip(titles, texts, strict=True)
+            ]
+        spans, chunks = [], []
+        starts_of_titles = token_starts(self._tokenizer, titles)
+        starts_of_texts = token_starts(self._tokenizer, texts)
+        for title, title_starts, text, starts in zip(
+            titles, starts_of_titles, texts, starts_of_texts, strict=True
+        ):
+            most = self._tokens // 2
+            if len(title_starts) > most:  # a title that long leaves no place for the text
+                title = title[: int(title_starts[most])]
+            room = self._tokens - min(len(title_starts), most)
+            found = cut(text, starts, room, min(self._overlap, room - 1))
+            spans.append(found)
+            chunks += [with_title(title, text[span.start : span.end]) for span in found]
+        return spans, chunks
+
+
+def with_title(title: str, text: str) -> str:
+    """Join title and text as mteb does, so that scores match an evaluation."""
+    return f"{title} {text}".strip() if title else text
+
+
+def check_chunking(chunk_tokens: int | None, chunk_overlap: int, encoder: Any) -> None:
+    """Check that chunks fit the model, before a collection is made.
+
+    Raises
+    ------
+    CareError
+        A number is wrong, or a chunk would be cut by the model.
+    """
+    if chunk_tokens is None:
+        if chunk_overlap:
+            raise CareError("chunk_overlap needs chunk_tokens")
+        return
+    require_count("chunk_tokens", chunk_tokens)
+    if not isinstance(chunk_overlap, int) or not 0 <= chunk_overlap < chunk_tokens:
+        raise CareError(f"chunk_overlap is {chunk_overlap!r}; it must be 0 to {chunk_tokens - 1} (below chunk_tokens)")
+    if not hasattr(encoder, "tokenize"):
+        raise CareError("chunk_tokens needs a local document encoder: its tokenizer counts the tokens")
+    around = len(encoder.tokenize([""])[0])
+    most = encoder.spec.max_tokens
+    if chunk_tokens + around + _SPARE > most:
+        raise CareError(
+            f"chunk_tokens is {chunk_tokens}; the model takes {most} tokens, of which prompt and special tokens need "
+            f"{around}: use at most {most - around - _SPARE}"
+        )

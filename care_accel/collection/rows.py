@@ -1,0 +1,230 @@
+"""Rows of a user, checked: ids, texts, and the types of fields."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+
+from care_accel.errors import CareError
+from care_accel.files import replace_lone_surrogates
+
+# Of a document; all other names of a row are the user's fields.
+ID, TITLE, TEXT = "id", "title", "text"
+HASH_BYTES = 16
+
+TYPE_NAMES = {
+    pa.bool_(): "true or false",
+    pa.int64(): "an integer",
+    pa.float64(): "a number",
+    pa.string(): "a text",
+    pa.list_(pa.string()): "a list of texts",
+    pa.date32(): "a date",
+    pa.timestamp("us"): "a time",
+    pa.timestamp("us", "UTC"): "a time with its zone",
+}
+_INT64 = 2**63
+
+
+@dataclass(slots=True)
+class Document:
+    """A checked row.
+
+    Attributes
+    ----------
+    id : str
+    title, text : str
+    fields : dict
+        The user's fields, without those that are None.
+    """
+
+    id: str
+    title: str
+    text: str
+    fields: dict[str, Any]
+
+    def content_hash(self, chunking: str) -> bytes:
+        """Return a hash of what is encoded: title and text, and how they are cut."""
+        return _hash(self.title, self.text, chunking)
+
+    def row_hash(self, chunking: str) -> bytes:
+        """Return a hash of everything: equal rows need not be written again."""
+        fields = json.dumps(self.fields, ensure_ascii=False, sort_keys=True, default=str)
+        return _hash(self.title, self.text, chunking, fields)
+
+
+def _hash(*parts: str) -> bytes:
+    digest = blake2b(digest_size=HASH_BYTES)
+    for part in parts:
+        raw = part.encode()
+        # The length tells where a part ends: ("ab", "c") is not ("a", "bc").
+        digest.update(len(raw).to_bytes(8, "little"))
+        digest.update(raw)
+    return digest.digest()
+
+
+class FieldTypes:
+    """The types of a collection's fields, which grow by the fields of new rows.
+
+    Parameters
+    ----------
+    known : mapping of str to pyarrow.DataType
+    """
+
+    def __init__(self, known: Mapping[str, pa.DataType]) -> None:
+        self.known = dict(known)
+
+    def checked(self, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Return the fields of a row without those that are None; learn the types of new ones.
+
+        Raises
+        ------
+        CareError
+            A name or a value cannot be stored, or a value has another type than before.
+        """
+        fields = {}
+        for name, value in values.items():
+            if value is None:
+                continue
+            if getattr(value, "ndim", None) == 0:  # a scalar of numpy
+                value = value.item()
+            kind = _type_of(value, f"{where}: field {name!r}")
+            known = self.known.get(name)
+            if known is None:
+                check_name(name, where)
+                self.known[name] = known = kind
+            if known == pa.float64() and kind == pa.int64():
+                value = float(value)
+            elif known == pa.timestamp("us") and kind == pa.date32():
+                value = datetime.datetime.combine(value, datetime.time())
+            elif kind != known:
+                raise CareError(
+                    f"{where}: field {name!r} is {TYPE_NAMES[kind]} ({_shown(value)}), but in this collection it is "
+                    f"{TYPE_NAMES.get(known, str(known))}; convert the value, or use another name"
+                )
+            if isinstance(value, str):
+                value = replace_lone_surrogates(value)[0]
+            elif isinstance(value, list | tuple):
+                value = [replace_lone_surrogates(item)[0] for item in value]
+            fields[name] = value
+        return fields
+
+
+def check_name(name: Any, where: str) -> None:
+    """Check the name of a field.
+
+    Raises
+    ------
+    CareError
+        It is empty, taken, or cannot be used in a filter.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise CareError(f"{where}: a field is named {name!r}; names are texts that are not empty")
+    if name.startswith("_"):
+        raise CareError(f"{where}: field {name!r} begins with an underscore; such names are taken, use another one")
+    if set(name) & set(".`\"'\n\r\0") or len(name) > 200:
+        raise CareError(
+            f"{where}: field {_shown(name)} cannot be used in filters; use a name of at most 200 characters without dots, "
+            "quotes and line ends"
+        )
+
+
+def _type_of(value: Any, where: str) -> pa.DataType:
+    if isinstance(value, bool):
+        return pa.bool_()
+    if isinstance(value, int):
+        if not -_INT64 <= value < _INT64:
+            raise CareError(f"{where} is {value}, beyond 64 bits; store it as a text")
+        return pa.int64()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise CareError(f"{where} is {value}; use a finite number or null")
+        return pa.float64()
+    if isinstance(value, str):
+        return pa.string()
+    if isinstance(value, datetime.datetime):
+        return pa.timestamp("us") if value.tzinfo is None else pa.timestamp("us", "UTC")
+    if isinstance(value, datetime.date):
+        return pa.date32()
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return pa.list_(pa.string())
+    raise CareError(
+        f"{where} is a {type(value).__name__}; a field is a text, a number, true or false, a date, or a list of texts"
+    )
+
+
+def checked_id(value: Any, where: str) -> str:
+    """Return a document's id as a text; integers are taken as their digits.
+
+    Raises
+    ------
+    CareError
+        It is missing, empty or no id.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    elif hasattr(value, "__index__") and not isinstance(value, bool | str):
+        value = str(value.__index__())
+    if not isinstance(value, str):
+        problem = "is missing" if value is None else f"is a {type(value).__name__}"
+        raise CareError(f"{where}: the id {problem}; it must be a text or an integer")
+    if not value:
+        raise CareError(f"{where}: the id is empty; give every document one of its own")
+    return replace_lone_surrogates(value)[0]
+
+
+def documents(rows: Any, types: FieldTypes) -> Iterator[Document]:
+    """Check rows one after another.
+
+    Parameters
+    ----------
+    rows : iterable of mapping, or pyarrow.Table or RecordBatch
+    types : FieldTypes
+        Learns new fields.
+
+    Raises
+    ------
+    CareError
+        A row cannot be stored; the message has its position, from 0, and its id. The rows before it have been yielded.
+    """
+    for position, row in enumerate(_as_mappings(rows)):
+        where = f"row {position}"
+        if not isinstance(row, Mapping):
+            raise CareError(f"{where} is a {type(row).__name__}; it must be a dict with id and text")
+        identifier = checked_id(row.get(ID), where)
+        where = f"{where} (id {_shown(identifier)})"
+        text = _text(row, TEXT, where)
+        if text is None:
+            raise CareError(f"{where}: the text is missing; give every document a text, empty if it must be")
+        others = {name: value for name, value in row.items() if name not in (ID, TITLE, TEXT)}
+        yield Document(identifier, _text(row, TITLE, where) or "", text, types.checked(others, where))
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise CareError(f"{where}: the {name} is a {type(value).__name__}; it must be a text")
+    return replace_lone_surrogates(value)[0]
+
+
+def _as_mappings(rows: Any) -> Iterable[Any]:
+    if isinstance(rows, pa.Table):
+        return (row for batch in rows.to_batches(max_chunksize=1024) for row in batch.to_pylist())
+    if isinstance(rows, pa.RecordBatch):
+        return _as_mappings(pa.table(rows))
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
+        raise CareError(f"rows are a {type(rows).__name__}; give a list or an iterator of dicts, or an Arrow table")
+    return rows
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

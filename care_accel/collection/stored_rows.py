@@ -1,0 +1,151 @@
+"""The chunks of a collection by their position in the index, in Arrow files that are mapped into memory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from care_accel.collection import table as columns
+from care_accel.collection.rows import ID, TEXT, TITLE
+from care_accel.errors import CareError
+
+# Everything of a chunk but its vector and its hashes.
+KEPT = (columns.ROW_ID, columns.UPDATED, ID, columns.CHUNK, columns.START, columns.END, TITLE, TEXT)
+
+
+class StoredRows:
+    """Chunks in the order of their positions in the index; it never changes, `extended` returns another.
+
+    Parameters
+    ----------
+    parts : sequence of pyarrow.Table
+        Consecutive chunks with the columns of `KEPT` and the user's fields.
+    files : sequence of Path or None
+        The file that each part is in.
+    """
+
+    def __init__(self, parts: Sequence[pa.Table] = (), files: Sequence[Path | None] = ()) -> None:
+        self._parts = [part for part in parts if len(part)]
+        kept = [file for part, file in zip(parts, files, strict=True) if len(part)]
+        self._files: list[Path | None] = kept
+        self._ends = list(accumulate(map(len, self._parts)))
+        self.row_ids = self._numbers(columns.ROW_ID)
+        self.updated = self._numbers(columns.UPDATED)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def _numbers(self, name: str) -> NDArray[np.uint64]:
+        found = [column.to_numpy() for part in self._parts for column in part[name].chunks]
+        return np.concatenate(found) if found else np.empty(0, np.uint64)
+
+    def extended(self, rows: pa.Table) -> StoredRows:
+        """Return these chunks and others behind them.
+
+        Small last parts are joined, so that there are few.
+        """
+        parts, files = [*self._parts, rows], [*self._files, None]
+        while len(parts) > 1 and len(parts[-2]) <= 2 * len(parts[-1]):
+            joined = pa.concat_tables(parts[-2:], promote_options="default")
+            parts[-2:], files[-2:] = [joined], [None]
+        return StoredRows(parts, files)
+
+    def taken(self, positions: NDArray[np.int64]) -> StoredRows:
+        """Return only the chunks at some positions, which ascend."""
+        kept = []
+        for part, end in zip(self._parts, self._ends, strict=True):
+            inside = positions[(positions >= end - len(part)) & (positions < end)]
+            kept.append(part.take(pa.array(inside - (end - len(part)))))
+        return StoredRows(kept, [None] * len(kept)) if kept else StoredRows()
+
+    def ids(self, positions: Sequence[int]) -> list[str]:
+        """Return the documents' ids of some positions."""
+        return [self._column(position, ID) for position in positions]
+
+    def all_ids(self) -> pa.ChunkedArray:
+        """Return the documents' ids of all positions."""
+        return pa.chunked_array([c for part in self._parts for c in part[ID].chunks], pa.string())
+
+    def chunk_numbers(self) -> NDArray[np.int32]:
+        """Return the number of each chunk in its document, int32 ``[len(self)]``."""
+        found = [column.to_numpy() for part in self._parts for column in part[columns.CHUNK].chunks]
+        return np.concatenate(found) if found else np.empty(0, np.int32)
+
+    def chunk(self, position: int) -> tuple[str, int, int, int]:
+        """Return a chunk's document, its number there, and its span in the text."""
+        part, place = self._place(position)
+        names = (ID, columns.CHUNK, columns.START, columns.END)
+        identifier, number, start, end = (part[name][place].as_py() for name in names)
+        return identifier, number, start, end
+
+    def document(self, position: int) -> dict[str, Any]:
+        """Return the row of the document whose first chunk is at a position: id, title, text and fields."""
+        part, place = self._place(position)
+        row = {ID: part[ID][place].as_py()}
+        for name in part.column_names:
+            if name in (TITLE, TEXT) or name not in KEPT:
+                row[name] = part[name][place].as_py()
+        return row
+
+    def _column(self, position: int, name: str) -> Any:
+        part, place = self._place(position)
+        return part[name][place].as_py()
+
+    def _place(self, position: int) -> tuple[pa.Table, int]:
+        number = int(np.searchsorted(self._ends, position, side="right"))
+        return self._parts[number], position - (self._ends[number - 1] if number else 0)
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the parts into a folder, and return the names of their files. Files that are there already are linked."""
+        names = []
+        for number, (part, file) in enumerate(zip(self._parts, self._files, strict=True)):
+            name = f"rows-{number}.arrow"
+            if file is None or not _linked(file, folder / name):
+                _write(part, folder / name)
+            names.append(name)
+        return names
+
+    @classmethod
+    def load(cls, files: Iterable[Path]) -> StoredRows:
+        """Map files of `save` into memory.
+
+        Raises
+        ------
+        CareError
+            A file is missing or damaged.
+        """
+        files = list(files)
+        try:
+            parts = [pa.ipc.open_file(pa.memory_map(str(file))).read_all() for file in files]
+        except (OSError, pa.ArrowInvalid) as cause:
+            raise CareError(f"{files[0].parent}: the rows cannot be read: {cause}") from None
+        return cls(parts, files)
+
+
+def _write(part: pa.Table, file: Path) -> None:
+    descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as raw, pa.ipc.new_file(raw, part.schema) as stream:
+        stream.write_table(part.combine_chunks())
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Link a file, or copy it to another device; return False if it is gone."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        try:
+            shutil.copyfile(source, target)
+        except OSError:
+            return False
+        target.chmod(0o600)
+    return True

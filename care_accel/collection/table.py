@@ -1,0 +1,409 @@
+"""The Lance table of a collection: its columns, and every call of Lance that reads or changes it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from care_accel.collection.rows import ID, TEXT, TITLE, TYPE_NAMES
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    import lance
+
+log = logging.getLogger(__name__)
+
+FOLDER = "documents.lance"
+# Columns of a chunk. Title, text and fields are in the first chunk of a document only: nothing is there twice.
+CHUNK, START, END, CONTENT_HASH, ROW_HASH, VECTOR = "_chunk", "_start", "_end", "_hash", "_row_hash", "_vector"
+OWN = (ID, CHUNK, START, END, TITLE, TEXT, CONTENT_HASH, ROW_HASH, VECTOR)
+# Kept by Lance: a row keeps its id when it is updated or moved; the version says when it was last changed.
+ROW_ID, UPDATED = "_rowid", "_row_last_updated_at_version"
+FIRST_CHUNK = f"{CHUNK} = 0"
+# Lance refuses two commits that insert the same key: writers at once cannot make a document twice.
+_KEY = {"lance-schema:unenforced-primary-key": "true"}
+_RETRIES = 50
+_RETRY_FOR = timedelta(minutes=5)
+# Where in its source Lance raised an error; and the prefixes that it puts before one.
+_NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
+_REMOTE = re.compile(r"[a-z][a-z0-9+]+://")
+
+
+def schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
+    """Return the schema of a collection without fields."""
+    return pa.schema(
+        [
+            pa.field(ID, pa.string(), nullable=False, metadata=_KEY),
+            pa.field(CHUNK, pa.int32(), nullable=False, metadata=_KEY),
+            pa.field(START, pa.int64(), nullable=False),
+            pa.field(END, pa.int64(), nullable=False),
+            pa.field(TITLE, pa.string()),
+            pa.field(TEXT, pa.string()),
+            pa.field(CONTENT_HASH, pa.binary()),
+            pa.field(ROW_HASH, pa.binary()),
+            pa.field(VECTOR, pa.list_(pa.float32(), width)),
+        ],
+        metadata=dict(metadata),
+    )
+
+
+def is_remote(uri: str) -> bool:
+    """Return whether a collection is in an object store."""
+    return bool(_REMOTE.match(uri))
+
+
+def table_uri(uri: str) -> str:
+    return f"{uri.rstrip('/')}/{FOLDER}"
+
+
+def is_collection(folder: str | Path) -> bool:
+    """Return whether a local folder holds a collection."""
+    return (Path(folder) / FOLDER).is_dir()
+
+
+class Table:
+    """A collection's table at one version.
+
+    Parameters
+    ----------
+    uri : str
+        Of the collection, for messages.
+    dataset : lance.LanceDataset
+    """
+
+    def __init__(self, uri: str, dataset: lance.LanceDataset) -> None:
+        self.uri = uri
+        self._dataset = dataset
+
+    @classmethod
+    def create(cls, uri: str, empty: pa.Schema) -> Table:
+        """Create an empty table, in a folder that only its owner can read.
+
+        Raises
+        ------
+        CareError
+            Something is there, or the folder cannot be written.
+        """
+        if not is_remote(uri):
+            folder = Path(uri)
+            if folder.is_dir() and (names := sorted(entry.name for entry in folder.iterdir())):
+                if FOLDER in names:
+                    raise CareError(f"{uri} is a collection already; open it, or choose another folder")
+                raise CareError(f"{uri} exists and contains {names[0]}; choose a folder that is empty or missing")
+            try:
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                folder.chmod(0o700)
+            except OSError as cause:
+                raise CareError(f"{uri}: the folder cannot be created: {cause.strerror}") from None
+        with _lance_errors(uri):
+            made = _lance().write_dataset(
+                empty.empty_table(), table_uri(uri), mode="create", enable_stable_row_ids=True
+            )
+        return cls(uri, made)
+
+    @classmethod
+    def open(cls, uri: str, version: int | None = None) -> Table:
+        """Open a table.
+
+        Raises
+        ------
+        CareError
+            There is none, it has no such version, or a newer format.
+        """
+        if not is_remote(uri) and not is_collection(uri):
+            what = "no such folder" if not Path(uri).exists() else f"is not a collection (it has no {FOLDER})"
+            raise CareError(f"{uri}: {what}; create one with Collection.create or care-accel index")
+        with _lance_errors(uri):
+            opened = _lance().dataset(table_uri(uri))
+            if version is not None and version != opened.version:
+                known = [entry["version"] for entry in opened.versions()]
+                if version not in known:
+                    raise CareError(
+                        f"{uri}: version {version} does not exist; the versions are {_ranges(known)} (older ones are removed by "
+                        "compact)"
+                    )
+                opened = opened.checkout_version(version)
+        return cls(uri, opened)
+
+    def latest(self) -> Table:
+        """Return the table at its newest version; this object if there is no newer one."""
+        with _lance_errors(self.uri):
+            if self._dataset.latest_version == self.version:
+                return self
+            return Table(self.uri, self._handle())
+
+    @property
+    def version(self) -> int:
+        """Number of the version; every commit makes one."""
+        return int(self._dataset.version)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Schema, with the manifest in its metadata."""
+        return self._dataset.schema
+
+    @property
+    def metadata(self) -> dict[bytes, bytes]:
+        return self.schema.metadata or {}
+
+    @property
+    def fields(self) -> dict[str, pa.DataType]:
+        """The user's fields and their types."""
+        return {field.name: field.type for field in self.schema if field.name not in OWN}
+
+    def versions(self) -> list[dict[str, Any]]:
+        """Return number, time and number of rows of every version, oldest first."""
+        return [
+            {
+                "version": entry["version"],
+                "time": entry["timestamp"],
+                "rows": int(entry["metadata"].get("total_rows", 0)),
+            }
+            for entry in self._dataset.versions()
+        ]
+
+    def count(self, condition: str | None = None) -> int:
+        """Count rows."""
+        with _lance_errors(self.uri):
+            return int(self._dataset.count_rows(filter=condition))
+
+    def read(self, columns: Sequence[str], condition: str | None = None) -> pa.Table:
+        """Read columns of the rows under a condition."""
+        with _lance_errors(self.uri):
+            return self._dataset.to_table(columns=list(columns), filter=condition)
+
+    def batches(
+        self, columns: Sequence[str], condition: str | None = None, *, batch_size: int = 4096
+    ) -> Iterator[pa.RecordBatch]:
+        """Read columns batch by batch."""
+        with _lance_errors(self.uri):
+            yield from self._dataset.scanner(
+                columns=list(columns), filter=condition, batch_size=batch_size, scan_in_order=True
+            ).to_batches()
+
+    def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
+        """Read columns of all chunks of some documents."""
+        if 20 * len(ids) < self._dataset.count_rows():
+            return self.read(columns, _in(ids))
+        import pyarrow.compute as pc
+
+        # So many that one pass over the ids costs less than a search for each.
+        found = self.read([*dict.fromkeys([ID, *columns])])
+        return found.filter(pc.is_in(found[ID], pa.array(list(ids), pa.string()))).select(list(columns))
+
+    def filtered(self, expression: str) -> NDArray[np.uint64]:
+        """Return the row ids of the documents, by their first chunks, that a user's filter leaves.
+
+        Raises
+        ------
+        CareError
+            The filter is no expression over the fields.
+        """
+        with self._filter_errors(expression):
+            found = self._dataset.to_table(columns=[ROW_ID], filter=f"({expression}) AND {FIRST_CHUNK}")
+        return found[ROW_ID].to_numpy()
+
+    def check_filter(self, expression: str) -> None:
+        """Check a user's filter; see `filtered`."""
+        if not isinstance(expression, str) or not expression.strip():
+            raise CareError(f"the filter is {expression!r}; give an expression such as \"department = '儿科'\"")
+        # Parentheses are put around it, which nothing in it may close or comment out.
+        if not _is_enclosed(expression):
+            raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
+        with self._filter_errors(expression):
+            self._dataset.scanner(columns=[ID], filter=f"({expression}) AND {FIRST_CHUNK}", limit=1).to_table()
+
+    def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
+        """Return the table with new fields, null in all rows; another writer may have added them as well."""
+        for _ in range(_RETRIES):
+            table = self.latest()
+            missing = [pa.field(name, kind) for name, kind in wanted.items() if name not in table.fields]
+            for name, kind in wanted.items():
+                if table.fields.get(name, kind) != kind:
+                    raise CareError(
+                        f"{self.uri}: field {name!r} has become {TYPE_NAMES.get(table.fields[name], 'another type')} "
+                        f"meanwhile, by another writer; here it is {TYPE_NAMES.get(kind, kind)}"
+                    )
+            if not missing:
+                return table
+            try:
+                table._handle().add_columns(pa.schema(missing))
+            except (OSError, ValueError, RuntimeError) as cause:
+                if table.latest() is table:  # nobody else wrote: it is not a conflict
+                    raise _translated(self.uri, cause) from None
+        raise CareError(f"{self.uri}: other writers changed the table {_RETRIES} times meanwhile; try again")
+
+    def merge(self, rows: pa.Table, replaced: Sequence[str]) -> Table:
+        """Insert and update chunks in one commit.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            All chunks of each document.
+        replaced : sequence of str
+            Documents of which chunks that are not in ``rows`` are deleted.
+
+        Raises
+        ------
+        CareError
+            The disk is full, or others kept changing the same documents.
+        """
+        with _lance_errors(self.uri):
+            # Lance takes a missing column for null only where it knows the order of the columns.
+            aligned = rows.select([name for name in self.schema.names])
+            merge = self._handle().merge_insert([ID, CHUNK]).when_matched_update_all().when_not_matched_insert_all()
+            if replaced:
+                merge = merge.when_not_matched_by_source_delete(_in(replaced))
+            merge.conflict_retries(_RETRIES).retry_timeout(_RETRY_FOR).execute(aligned)
+        return self.latest()
+
+    def delete(self, ids: Sequence[str]) -> Table:
+        """Delete documents in one commit; unknown ids are fine."""
+        with _lance_errors(self.uri):
+            self._handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+        return self.latest()
+
+    def delete_where(self, expression: str) -> Table:
+        """Delete the rows that a user's filter leaves, in one commit."""
+        with self._filter_errors(expression):
+            self._handle().delete(expression, conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+        return self.latest()
+
+    def index_ids(self) -> None:
+        """Create or bring up to date the index by which documents are found by their ids."""
+        with _lance_errors(self.uri):
+            dataset = self._handle()
+            if any(ID in entry.field_names for entry in dataset.describe_indices()):
+                dataset.optimize.optimize_indices()
+            else:
+                dataset.create_scalar_index(ID, "BTREE")
+
+    def compact(self, older_than: timedelta) -> Table:
+        """Merge small files, drop deleted rows, and remove versions and leftovers of killed writers that are old."""
+        with _lance_errors(self.uri):
+            self._handle().optimize.compact_files()
+            self.index_ids()
+            self._handle().cleanup_old_versions(
+                older_than=older_than, delete_unverified=older_than >= timedelta(days=1)
+            )
+        return self.latest()
+
+    def bytes_on_disk(self) -> int | None:
+        """Return the size of all versions, in bytes; None in an object store."""
+        if is_remote(self.uri):
+            return None
+        return folder_bytes(Path(table_uri(self.uri)))
+
+    def _handle(self) -> lance.LanceDataset:
+        """Return the newest version to write to: Lance moves what it writes through to the version that it makes."""
+        return _lance().dataset(table_uri(self.uri))
+
+    @contextmanager
+    def _filter_errors(self, expression: str) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError, pa.ArrowInvalid) as cause:
+            if isinstance(cause, CareError):
+                raise
+            known = ", ".join(
+                f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
+                for name, kind in [(ID, pa.string()), (TITLE, pa.string()), (TEXT, pa.string()), *self.fields.items()]
+            )
+            problem = _cleaned(cause).partition(" Valid fields are")[0].rstrip(". ")
+            problem = re.sub(r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem)
+            problem = re.sub(r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem)
+            raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(root) / name).stat().st_size
+            except OSError:  # removed meanwhile
+                continue
+    return total
+
+
+def vectors_of(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
+    """Return a column of vectors as float32 ``[n, width]``."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    width = array.type.list_size
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def vector_column(vectors: NDArray[np.float32], width: int) -> pa.Array:
+    """Return float32 ``[n, width]`` as a column."""
+    flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
+
+
+def _in(ids: Sequence[str]) -> str:
+    quoted = ",".join("'" + value.replace("'", "''") + "'" for value in ids)
+    return f"{ID} IN ({quoted})"
+
+
+def _is_enclosed(expression: str) -> bool:
+    """Return whether an expression stays in the parentheses that are put around it."""
+    bare = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)
+    if re.search(r"['`\";]|--|/\*", bare):
+        return False
+    depth = 0
+    for mark in re.findall("[()]", bare):
+        depth += 1 if mark == "(" else -1
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 4 else ", ".join(map(str, numbers))
+
+
+def _lance() -> Any:
+    try:
+        import lance
+    except ImportError:
+        raise CareError("a collection needs the package pylance: pip install 'care-accel[collection]'") from None
+    return lance
+
+
+@contextmanager
+def _lance_errors(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, pa.ArrowInvalid) as cause:
+        if isinstance(cause, CareError):
+            raise
+        raise _translated(uri, cause) from None
+
+
+def _translated(uri: str, cause: Exception) -> CareError:
+    text = _cleaned(cause)
+    lower = text.lower()
+    if os.strerror(errno.ENOSPC).lower() in lower:
+        return CareError(f"{uri}: the disk is full; what was committed before is whole, free some space and go on")
+    if "permission denied" in lower or "read-only file system" in lower:
+        return CareError(f"{uri}: not writable or not readable: {text[:200]}")
+    if "feature" in lower and ("upgrade" in lower or "support" in lower or "flag" in lower):
+        return CareError(f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance")
+    if "was not found" in lower:
+        return CareError(f"{uri}: there is no collection; create one with Collection.create or care-accel index")
+    return CareError(f"{uri}: {text[:400]}")
+
+
+def _cleaned(cause: Exception) -> str:
+    return " ".join(_NOISE.sub("", str(cause)).split())

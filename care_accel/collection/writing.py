@@ -1,0 +1,313 @@
+"""Upserts: of rows, what is new or changed is encoded and committed, in steps that a killed run keeps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from care_accel.collection import table as columns
+from care_accel.collection.chunks import Chunker, Span
+from care_accel.collection.manifest import Manifest
+from care_accel.collection.rows import ID, TEXT, TITLE, Document, FieldTypes, documents
+from care_accel.collection.table import Table, vector_column, vectors_of
+from care_accel.encoding.base import BaseEncoder
+from care_accel.errors import CareError
+
+log = logging.getLogger(__name__)
+
+# Documents that are looked up and encoded together: enough to batch texts of similar length, seconds of work.
+_PIECE = 1024
+# A commit writes what was encoded when so many seconds have passed, or so many documents wait.
+COMMIT_SECONDS = 60.0
+COMMIT_ROWS = 16_384
+
+
+@dataclass
+class Upserted:
+    """What an upsert did, so far while it runs.
+
+    Attributes
+    ----------
+    new, changed, same : int
+        Documents that were not there, that were encoded or written again, and that were there as they are.
+    doubled : int
+        Rows whose id came again later in the same call; the last one is kept.
+    chunks : int
+        Chunks that were encoded.
+    tokens : int
+        Their tokens, with prompts.
+    truncated : int
+        Chunks that were longer than the model takes and were cut.
+    seconds, encode_seconds, commit_seconds : float
+        Wall-clock time of all, of encoding, and of commits.
+    version : int
+        Version of the collection after the last commit.
+    stopped : bool
+        Whether `stop` ended it before the last row.
+    """
+
+    new: int = 0
+    changed: int = 0
+    same: int = 0
+    doubled: int = 0
+    chunks: int = 0
+    tokens: int = 0
+    truncated: int = 0
+    seconds: float = 0.0
+    encode_seconds: float = 0.0
+    commit_seconds: float = 0.0
+    version: int = 0
+    stopped: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows that were read."""
+        return self.new + self.changed + self.same + self.doubled
+
+
+@dataclass
+class _Waiting:
+    """Documents that are encoded and not yet committed."""
+
+    ids: list[str] = field(default_factory=list)
+    tables: list[pa.Table] = field(default_factory=list)
+    since: float = field(default_factory=perf_counter)
+    new: int = 0
+    changed: int = 0
+
+
+class Writer:
+    """Writes one upsert.
+
+    Parameters
+    ----------
+    table : Table
+    manifest : Manifest
+    encoder : BaseEncoder
+        The document encoder.
+    report : callable
+        Called with the `Upserted` so far after every step.
+    stop : callable
+        Asked after every step; true ends the upsert with a commit.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        manifest: Manifest,
+        encoder: BaseEncoder,
+        *,
+        report: Callable[[Upserted], None] = lambda so_far: None,
+        stop: Callable[[], bool] = lambda: False,
+        commit_seconds: float = COMMIT_SECONDS,
+    ) -> None:
+        self.table = table
+        self.manifest = manifest
+        self.encoder = encoder
+        self.types = FieldTypes(table.fields)
+        self.chunker = Chunker(manifest, encoder)
+        self.done = Upserted(version=table.version)
+        self._report = report
+        self._stop = stop
+        self._commit_seconds = commit_seconds
+        self._waiting = _Waiting()
+
+    def write(self, rows: Any, *, on_duplicate: Literal["last", "error"] = "last") -> Upserted:
+        """Write rows; see `Collection.upsert`."""
+        begun = perf_counter()
+        seen: set[str] = set()
+        try:
+            # What an error or Ctrl-C leaves encoded is committed: the next call does not encode it again.
+            try:
+                for piece in _pieces(documents(rows, self.types)):
+                    self._add(self._without_doubles(piece, seen, on_duplicate))
+                    self.done.seconds = perf_counter() - begun
+                    self._report(self.done)
+                    if self._stop():
+                        self.done.stopped = True
+                        break
+            finally:
+                self._commit()
+        finally:
+            self.done.seconds = perf_counter() - begun
+        if self.done.doubled:
+            log.warning("%d rows have an id that comes again; the last one of each was kept", self.done.doubled)
+        return self.done
+
+    def _without_doubles(
+        self, piece: list[Document], seen: set[str], on_duplicate: str
+    ) -> dict[str, Document]:
+        kept: dict[str, Document] = {}
+        for document in piece:
+            if document.id in seen:
+                if on_duplicate == "error":
+                    self._add(kept)
+                    raise CareError(
+                        f"id {document.id!r} comes twice; give every document an id of its own, or on_duplicate='last'"
+                    )
+                self.done.doubled += 1
+            seen.add(document.id)
+            kept.pop(document.id, None)
+            kept[document.id] = document
+        return kept
+
+    def _add(self, piece: dict[str, Document]) -> None:
+        """Encode what is new or changed of some documents, and commit when it is time."""
+        if not piece:
+            return
+        if self._waiting.ids and not piece.keys().isdisjoint(self._waiting.ids):
+            self._commit()  # a row that comes again is compared with what was written
+        stored = _Stored(self.table.latest(), list(piece))
+        chunking = self.chunker.name
+        kept: list[Document] = []
+        for document in piece.values():
+            if stored.row_hash(document.id) == document.row_hash(chunking):
+                self.done.same += 1
+            else:
+                kept.append(document)
+        moved = [d for d in kept if stored.content_hash(d.id) == d.content_hash(chunking)]
+        encoded = [d for d in kept if stored.content_hash(d.id) != d.content_hash(chunking)]
+        for some, make in ((moved, stored.chunks), (encoded, self._encoded)):
+            if some:
+                spans, vectors = make(some)
+                self._waiting.tables.append(self._as_table(some, spans, vectors))
+                self._waiting.ids += [d.id for d in some]
+        known = sum(stored.row_hash(d.id) is not None for d in kept)
+        self._waiting.changed += known
+        self._waiting.new += len(kept) - known
+        if (
+            perf_counter() - self._waiting.since >= self._commit_seconds
+            or len(self._waiting.ids) >= COMMIT_ROWS
+        ):
+            self._commit()
+
+    def _encoded(self, some: Sequence[Document]) -> tuple[list[list[Span]], NDArray[np.float32]]:
+        spans, texts = self.chunker.cut([d.title for d in some], [d.text for d in some])
+        counts = getattr(self.encoder, "counts", None)
+        before = (counts.truncated, counts.tokens) if counts else (0, 0)
+        begun = perf_counter()
+        vectors = self.encoder.encode(texts)
+        self.done.encode_seconds += perf_counter() - begun
+        self.done.chunks += len(texts)
+        if counts:
+            self.done.truncated += counts.truncated - before[0]
+            self.done.tokens += counts.tokens - before[1]
+        return spans, vectors
+
+    def _as_table(
+        self, some: Sequence[Document], spans: Sequence[Sequence[Span]], vectors: NDArray[np.float32]
+    ) -> pa.Table:
+        """Return the rows of documents: one a chunk; title, text and fields in the first."""
+        first = [number == 0 for chunks in spans for number in range(len(chunks))]
+        owner = [d for d, chunks in zip(some, spans, strict=True) for _ in chunks]
+        all_spans = [span for chunks in spans for span in chunks]
+        chunking = self.chunker.name
+        made: dict[str, pa.Array] = {
+            ID: pa.array([d.id for d in owner], pa.string()),
+            columns.CHUNK: pa.array([n for chunks in spans for n in range(len(chunks))], pa.int32()),
+            columns.START: pa.array([span.start for span in all_spans], pa.int64()),
+            columns.END: pa.array([span.end for span in all_spans], pa.int64()),
+            columns.VECTOR: vector_column(vectors, self.manifest.width),
+        }
+        of_document: dict[str, tuple[pa.DataType, Callable[[Document], Any]]] = {
+            TITLE: (pa.string(), lambda d: d.title),
+            TEXT: (pa.string(), lambda d: d.text),
+            columns.CONTENT_HASH: (pa.binary(), lambda d: d.content_hash(chunking)),
+            columns.ROW_HASH: (pa.binary(), lambda d: d.row_hash(chunking)),
+        }
+        for name, kind in self.types.known.items():
+            of_document[name] = (kind, lambda d, name=name: d.fields.get(name))  # type: ignore[misc]
+        for name, (kind, value) in of_document.items():
+            values = [value(d) if is_first else None for d, is_first in zip(owner, first, strict=True)]
+            made[name] = pa.array(values, kind)
+        return pa.table(made)
+
+    def _commit(self) -> None:
+        waiting, self._waiting = self._waiting, _Waiting()
+        if not waiting.ids:
+            return
+        begun = perf_counter()
+        table = self.table.add_fields(self.types.known)
+        rows = pa.concat_tables(
+            [_with_fields(part, table.fields) for part in waiting.tables], promote_options="none"
+        )
+        # Another writer may have made more chunks of the same documents meanwhile.
+        replaced = waiting.ids if self.manifest.chunk_tokens else []
+        self.table = table.merge(rows, replaced)
+        self.done.version = self.table.version
+        self.done.new += waiting.new
+        self.done.changed += waiting.changed
+        self.done.commit_seconds += perf_counter() - begun
+        self._report(self.done)
+
+
+class _Stored:
+    """What the table has of some documents."""
+
+    def __init__(self, table: Table, ids: Sequence[str]) -> None:
+        self._table = table
+        self._hashes: dict[str, tuple[bytes, bytes]] = {}
+        names = [ID, columns.CHUNK, columns.CONTENT_HASH, columns.ROW_HASH]
+        found = table.rows_of(ids, names)
+        for row in found.to_pylist():
+            if row[columns.CHUNK] == 0:
+                self._hashes[row[ID]] = (row[columns.CONTENT_HASH], row[columns.ROW_HASH])
+
+    def content_hash(self, identifier: str) -> bytes | None:
+        return self._hashes.get(identifier, (None, None))[0]
+
+    def row_hash(self, identifier: str) -> bytes | None:
+        return self._hashes.get(identifier, (None, None))[1]
+
+    def chunks(self, some: Sequence[Document]) -> tuple[list[list[Span]], NDArray[np.float32]]:
+        """Return spans and vectors of documents whose content has not changed."""
+        names = [ID, columns.CHUNK, columns.START, columns.END, columns.VECTOR]
+        found = self._table.rows_of([d.id for d in some], names).sort_by(
+            [(ID, "ascending"), (columns.CHUNK, "ascending")]
+        )
+        places: dict[str, list[int]] = {}
+        for place, identifier in enumerate(found[ID].to_pylist()):
+            places.setdefault(identifier, []).append(place)
+        ends = found[columns.END].to_pylist()
+        spans = [
+            [Span(start, ends[place]) for place, start in zip(places[d.id], _starts(found, places[d.id]), strict=True)]
+            for d in some
+        ]
+        order = [place for d in some for place in places[d.id]]
+        return spans, vectors_of(found[columns.VECTOR])[order]
+
+
+def _starts(found: pa.Table, places: Sequence[int]) -> list[int]:
+    return [found[columns.START][place].as_py() for place in places]
+
+
+def _with_fields(part: pa.Table, fields: dict[str, pa.DataType]) -> pa.Table:
+    for name, kind in fields.items():
+        if name not in part.column_names:
+            part = part.append_column(name, pa.nulls(len(part), kind))
+    return part.select(sorted(part.column_names))
+
+
+def _pieces(found: Iterable[Document]) -> Iterator[list[Document]]:
+    """Yield documents in pieces; those before an error come first."""
+    source = iter(found)
+    while True:
+        piece: list[Document] = []
+        try:
+            for document in islice(source, _PIECE):
+                piece.append(document)
+        except BaseException:
+            if piece:
+                yield piece
+            raise
+        if not piece:
+            return
+        yield piece
