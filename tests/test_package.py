@@ -27,6 +27,7 @@ ARROWS = {
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "progress", "errors", "_native"},
     "index": {"files", "errors", "_native"},
+    "collection": {"encoding", "index", "retriever", "files", "progress", "errors"},
     "retriever": {"encoding", "index", "files", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "progress", "errors", "version"},
     "training": {"encoding", "index", "retriever", "kernels", "fields", "files", "errors", "version"},
