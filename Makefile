@@ -68,7 +68,7 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NAT
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e '.[eval,train,curate,onnx,server,gateway,bench,dev]'
+	  -e '.[collection,eval,train,curate,onnx,server,gateway,bench,dev]'
 # The wheel's server has no numpy for Python 3.13.
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
 	@touch $@

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from care_accel.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from care_accel.collection import Collection
     from care_accel.encoding import DualEncoder, EncoderSpec
     from care_accel.errors import CareError
     from care_accel.index import ExactIndex
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _HOME_OF = {
     "CareError": "care_accel.errors",
+    "Collection": "care_accel.collection",
     "DualEncoder": "care_accel.encoding",
     "EncoderSpec": "care_accel.encoding",
     "ExactIndex": "care_accel.index",
@@ -23,7 +25,7 @@ _HOME_OF = {
     "Retriever": "care_accel.retriever",
 }
 
-__all__ = ["CareError", "DualEncoder", "EncoderSpec", "ExactIndex", "Hit", "Retriever"]
+__all__ = ["CareError", "Collection", "DualEncoder", "EncoderSpec", "ExactIndex", "Hit", "Retriever"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from care_accel.collection.commands import deleting, managing, searching
 from care_accel.curation import command as curate_command
 from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
@@ -17,6 +18,9 @@ from care_accel.training import command as train_command
 from care_accel.version import __version__
 
 _VERBS = {
+    "search": (searching, "search a collection"),
+    "delete": (deleting, "delete documents of a collection"),
+    "collection": (managing, "describe, check or compact a collection"),
     "eval": (eval_command, "score a dual encoder on CMedTEB, a data folder or the embedded demo"),
     "compare": (compare_command, "test which differences between two evaluations are significant"),
     "export": (export_command, "export an encoder for a faster runtime, behind an accuracy gate"),

@@ -29,6 +29,7 @@ ARROWS = {
     "index": {"files", "errors", "_native"},
     "collection": {"encoding", "index", "retriever", "files", "progress", "errors"},
     "retriever": {"encoding", "index", "files", "errors"},
+    "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "progress", "errors", "version"},
     "training": {"encoding", "index", "retriever", "kernels", "fields", "files", "errors", "version"},
     # of training, what its data files look like
@@ -39,7 +40,7 @@ ARROWS = {
     "export": {"encoding", "index", "eval", "kernels", "files", "errors", "version"},
     "serving": {"encoding", "index", "retriever", "export", "files", "errors", "version"},
     "report": {"eval", "files", "errors", "version"},
-    "cli": {"curation", "eval", "report", "serving", "training", "errors", "version"},
+    "cli": {"collection", "curation", "eval", "report", "serving", "training", "errors", "version"},
     "__main__": {"cli"},
 }
 

@@ -211,7 +211,21 @@ class Collection:
 
     def __len__(self) -> int:
         """Return the number of documents."""
-        return self._state.table.count(tables.FIRST_CHUNK if self.manifest.chunk_tokens else None)
+        return self.count()
+
+    def count(self, filter: str | None = None) -> int:
+        """Return how many documents a filter leaves; all without one.
+
+        Raises
+        ------
+        CareError
+            The filter is wrong.
+        """
+        table = self._state.table
+        if filter is None:
+            return table.count(tables.FIRST_CHUNK if self.manifest.chunk_tokens else None)
+        table.check_filter(filter)
+        return len(table.filtered(filter))
 
     def versions(self) -> list[dict[str, Any]]:
         """Return number, time and rows (chunks) of every version, oldest first."""

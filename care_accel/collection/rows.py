@@ -219,7 +219,7 @@ def _as_mappings(rows: Any) -> Iterable[Any]:
     if isinstance(rows, pa.Table):
         return (row for batch in rows.to_batches(max_chunksize=1024) for row in batch.to_pylist())
     if isinstance(rows, pa.RecordBatch):
-        return _as_mappings(pa.table(rows))
+        return _as_mappings(pa.Table.from_batches([rows]))
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
         raise CareError(f"rows are a {type(rows).__name__}; give a list or an iterator of dicts, or an Arrow table")
     return rows

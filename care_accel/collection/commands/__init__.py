@@ -1,0 +1,1 @@
+"""Command lines of collections: ``care-accel index``, ``search``, ``delete`` and ``collection``."""

@@ -1,0 +1,106 @@
+"""Command line: ``care-accel collection info|versions|compact|verify``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from care_accel.collection.commands.options import add_collection, open_collection
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from care_accel.collection import Collection
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the verbs and their options to a parser."""
+    verbs = parser.add_subparsers(dest="collection_verb", required=True, metavar="verb")
+    texts = {
+        "info": "sizes, version, model and fields",
+        "versions": "number, time and chunks of every version",
+        "compact": "merge small files, drop what was deleted, remove old versions",
+        "verify": "check that every document is there once and whole, and the index as the table",
+    }
+    made = {}
+    for name, text in texts.items():
+        made[name] = verbs.add_parser(name, help=text, description=text)
+        add_collection(made[name], positional=True)
+    for name in ("info", "versions", "verify"):
+        made[name].add_argument("--json", action="store_true", help="for programs")
+    made["compact"].add_argument(
+        "--keep-days",
+        type=float,
+        default=7.0,
+        metavar="N",
+        help="keep versions, and with them the texts of deleted documents, so long; 0 only while nobody writes; default: "
+        "%(default)g",
+    )
+    made["verify"].add_argument(
+        "--encode", type=int, default=0, metavar="N", help="encode so many documents again and compare"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a verb."""
+    collection = open_collection(options)
+    {"info": _info, "versions": _versions, "compact": _compact, "verify": _verify}[options.collection_verb](
+        collection, options
+    )
+
+
+def _info(collection: Collection, options: argparse.Namespace) -> None:
+    values = collection.info()
+    if options.json:
+        _print_json(values)
+        return
+    if values["chunk_tokens"]:
+        values["chunking"] = f"{values['chunk_tokens']} tokens, overlap {values['chunk_overlap']}"
+    for name in ("chunk_tokens", "chunk_overlap"):
+        del values[name]
+    values["fields"] = ", ".join(f"{name} ({kind})" for name, kind in values["fields"].items()) or "none"
+    for name, value in values.items():
+        if name.endswith("_bytes") and value is not None:
+            value = f"{value / 1e6:,.1f} MB"
+        elif isinstance(value, bool):
+            value = "yes" if value else "no"
+        elif isinstance(value, int) and name not in ("width", "version"):
+            value = f"{value:,}"
+        print(f"{name.removesuffix('_bytes').replace('_', ' '):<16} {value}")
+
+
+def _versions(collection: Collection, options: argparse.Namespace) -> None:
+    found = collection.versions()
+    if options.json:
+        _print_json([entry | {"time": entry["time"].isoformat()} for entry in found])
+        return
+    for entry in found:
+        print(f"{entry['version']:>6}  {entry['time']:%Y-%m-%d %H:%M:%S}  {entry['rows']:,} chunks")
+
+
+def _compact(collection: Collection, options: argparse.Namespace) -> None:
+    before = _bytes(collection)
+    collection.compact(keep_days=options.keep_days)
+    print(f"{before / 1e6:,.1f} MB -> {_bytes(collection) / 1e6:,.1f} MB; {len(collection.versions())} versions are left")
+
+
+def _bytes(collection: Collection) -> int:
+    values = collection.info()
+    return int(values["table_bytes"] or 0) + int(values["index_bytes"])
+
+
+def _verify(collection: Collection, options: argparse.Namespace) -> None:
+    found = collection.verify(encode=options.encode)
+    if options.json:
+        _print_json(vars(found))
+    else:
+        again = f", {found.encoded:,} encoded again" if options.encode else ""
+        print(f"{found.documents:,} documents, {found.chunks:,} chunks, version {collection.version}{again}")
+    if not found.ok:
+        raise CareError(
+            f"{collection.uri}: {'; '.join(found.problems)}; index the documents again, or open an earlier version"
+        )
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, ensure_ascii=False, indent=2))
