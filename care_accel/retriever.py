@@ -70,6 +70,7 @@ class Timings(NamedTuple):
 
 Found = tuple[list[list[Hit]], Timings]
 Subset = ArrayLike | None
+Texts = Sequence[str]
 
 
 class ModelIdentity(Protocol):
@@ -93,12 +94,7 @@ class _Searcher:
 
     @overload
     def search(
-        self,
-        queries: Sequence[str],
-        k: int = ...,
-        *,
-        subset: Subset = ...,
-        return_timings: Literal[False] = ...,
+        self, queries: Texts, k: int = ..., *, subset: Subset = ..., return_timings: Literal[False] = ...
     ) -> list[list[Hit]]: ...
 
     @overload
@@ -108,21 +104,11 @@ class _Searcher:
 
     @overload
     def search(
-        self,
-        queries: Sequence[str],
-        k: int = ...,
-        *,
-        subset: Subset = ...,
-        return_timings: Literal[True],
+        self, queries: Texts, k: int = ..., *, subset: Subset = ..., return_timings: Literal[True]
     ) -> tuple[list[list[Hit]], Timings]: ...
 
     def search(
-        self,
-        queries: str | Sequence[str],
-        k: int = 10,
-        *,
-        subset: Subset = None,
-        return_timings: bool = False,
+        self, queries: str | Texts, k: int = 10, *, subset: Subset = None, return_timings: bool = False
     ) -> Any:
         """Return the top k documents, by descending score, then by ascending id.
 
@@ -223,11 +209,8 @@ class Retriever(_Searcher):
         **options
             Passed to `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
-        index = ExactIndex(
-            model.width,
-            encoder_revision=model.revision("document"),
-            order=model.spec("document").order,
-        )
+        revision, order = model.revision("document"), model.spec("document").order
+        index = ExactIndex(model.width, encoder_revision=revision, order=order)
         index.add(model.encode_document(documents, **options))
         return cls(model, index, documents, lexical=BM25Index(documents) if lexical else None)
 
