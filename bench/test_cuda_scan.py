@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from care_accel import ExactIndex, _native
+from care_accel.index.parts import Part
 
 torch = pytest.importorskip("torch", reason="the peer torch is not installed")
 pytestmark = pytest.mark.skipif(
@@ -78,7 +79,7 @@ def expected_of(rows, width, count):
 def on_the_cpu(index):
     """Return the same index without its GPU: vectors and codes are shared."""
     other = ExactIndex(index.width)
-    other._stored, other._count, other._codes = index._stored, index._count, index._codes
+    other._parts = tuple(Part(part.stored, part.codes) for part in index._parts)
     return other
 
 

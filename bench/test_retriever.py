@@ -20,6 +20,7 @@ import pytest
 from care_accel import ExactIndex, Retriever
 from care_accel.eval.command import DEMO
 from care_accel.index.codes import Codes
+from care_accel.index.parts import Part
 
 sys.path.insert(0, str(Path(__file__).parent))
 import mini
@@ -67,11 +68,10 @@ class Documents:
     @functools.cached_property
     def without_int4(self):
         """Return an index of the same vectors and int8 codes."""
-        index, codes = ExactIndex(self.index.width), self.index._codes
-        index._stored, index._count = self.index._stored, len(self.index)
-        index._codes = Codes.from_arrays(
-            len(self.index), codes.bytes, codes.norms, codes.mean, codes.exponent
-        )
+        index, (part,) = ExactIndex(self.index.width), self.index._parts
+        codes = part.codes
+        plain = Codes.from_arrays(part.count, codes.bytes, codes.norms, codes.mean, codes.exponent)
+        index._parts = (Part(part.stored, plain),)
         return index
 
 

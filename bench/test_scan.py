@@ -106,7 +106,8 @@ def index_of(vectors):
 
 def index_bytes(index):
     """Return the bytes of an index's vectors, int8 and int4 codes, without spare capacity."""
-    codes, int4 = index._codes, index._codes.int4
+    codes = index._parts[0].codes
+    int4 = codes.int4
     coded = codes.blocks * codes.bytes.shape[1] + len(index) * 4 * len(codes.norms)
     if int4:
         coded += codes.blocks * int4.bytes.shape[1]
@@ -128,7 +129,7 @@ def ours_with_avx2(vectors):
     if "avx2" not in _native.instruction_sets():
         pytest.skip("this processor has no AVX2")
     index = index_of(vectors)
-    codes, threads = index._codes.search_arguments(), len(os.sched_getaffinity(0))
+    codes, threads = index._parts[0].codes.search_arguments(), len(os.sched_getaffinity(0))
     return lambda queries: _native.search(
         index.vectors, **codes, queries=queries, k=K, threads=threads, instruction_set="avx2"
     )[1]

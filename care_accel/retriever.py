@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Any, Literal, NamedTuple, Protocol, Self, cast, overload
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from care_accel.encoding import DualEncoder
 from care_accel.encoding.base import checked_texts
@@ -20,6 +20,7 @@ from care_accel.encoding.spec import Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
 from care_accel.index import BM25Index, ExactIndex, SearchStats
+from care_accel.index.checks import subset_mask
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 
 MANIFEST = "retriever.json"
@@ -39,7 +40,7 @@ class Hit:
         Position of the document in the index; in a `Collection` the user's own id.
     score : float
         Inner product of query and document embedding. With a lexical index, the score of reciprocal rank fusion:
-        1 / (5 + dense rank) + 2 / (5 + lexical rank).
+        1 / (5 + dense rank) + 0.5 / (5 + lexical rank).
     document : object
         The stored document, None if the retriever has no documents.
     span : tuple of int or None
@@ -70,6 +71,11 @@ class Timings(NamedTuple):
     scan: float
 
 
+Found = tuple[list[list[Hit]], Timings]
+Subset = ArrayLike | None
+Texts = Sequence[str]
+
+
 class ModelIdentity(Protocol):
     """Identifies the model of an index: a `DualEncoder`, or the description of one that runs elsewhere."""
 
@@ -86,25 +92,27 @@ class _Searcher:
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
     def search(  # type: ignore[overload-overlap]
-        self, queries: str, k: int = ..., *, return_timings: Literal[False] = ...
+        self, queries: str, k: int = ..., *, subset: Subset = ..., return_timings: Literal[False] = ...
     ) -> list[Hit]: ...
 
     @overload
     def search(
-        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[False] = ...
+        self, queries: Texts, k: int = ..., *, subset: Subset = ..., return_timings: Literal[False] = ...
     ) -> list[list[Hit]]: ...
 
     @overload
     def search(  # type: ignore[overload-overlap]
-        self, queries: str, k: int = ..., *, return_timings: Literal[True]
+        self, queries: str, k: int = ..., *, subset: Subset = ..., return_timings: Literal[True]
     ) -> tuple[list[Hit], Timings]: ...
 
     @overload
     def search(
-        self, queries: Sequence[str], k: int = ..., *, return_timings: Literal[True]
+        self, queries: Texts, k: int = ..., *, subset: Subset = ..., return_timings: Literal[True]
     ) -> tuple[list[list[Hit]], Timings]: ...
 
-    def search(self, queries: str | Sequence[str], k: int = 10, *, return_timings: bool = False) -> Any:
+    def search(
+        self, queries: str | Texts, k: int = 10, *, subset: Subset = None, return_timings: bool = False
+    ) -> Any:
         """Return the top k documents, by descending score, then by ascending id.
 
         Parameters
@@ -112,6 +120,8 @@ class _Searcher:
         queries : str or sequence of str
         k : int
             Maximum hits per query; an index with fewer documents gives fewer.
+        subset : array_like, optional
+            Search only these documents: a mask, bool ``[n]``, or positions in any order.
         return_timings : bool
 
         Returns
@@ -121,13 +131,13 @@ class _Searcher:
         timings : Timings
             If ``return_timings``: total over all queries.
         """
-        single = isinstance(queries, str)
         require_count("k", k)
-        hits, timings = self._find(checked_texts([queries] if isinstance(queries, str) else queries), k)
-        found = hits[0] if single else hits
+        texts = checked_texts([queries] if isinstance(queries, str) else queries)
+        hits, timings = self._find(texts, k, subset)
+        found = hits[0] if isinstance(queries, str) else hits
         return (found, timings) if return_timings else found
 
-    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+    def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
         raise NotImplementedError
 
 
@@ -202,11 +212,8 @@ class Retriever(_Searcher):
         **options
             Passed to `DualEncoder.encode_document`: ``batch_size``, ``show_progress``.
         """
-        index = ExactIndex(
-            model.width,
-            encoder_revision=model.revision("document"),
-            order=model.spec("document").order,
-        )
+        revision, order = model.revision("document"), model.spec("document").order
+        index = ExactIndex(model.width, encoder_revision=revision, order=order)
         index.add(model.encode_document(documents, **options))
         return cls(model, index, documents, lexical=BM25Index(documents) if lexical else None)
 
@@ -219,7 +226,7 @@ class Retriever(_Searcher):
             The folder exists and holds something else, or a document is not a JSON value.
         """
         with replaced_folder(Path(folder), MANIFEST, [_VECTORS, _LEXICAL, _OLD_LEXICAL, _DOCUMENTS]) as built:
-            self.index.save(built / _VECTORS)
+            self.index.save(built / _VECTORS, moved_to=Path(folder) / _VECTORS)
             if self.lexical is not None:
                 self.lexical.save(built / _LEXICAL)
             if self.documents is not None:
@@ -276,10 +283,10 @@ class Retriever(_Searcher):
         lexical = BM25Index.load(folder / lexical_name) if parts[lexical_name] else None
         return cls(model, ExactIndex.load(folder / _VECTORS, device=device), documents, lexical=lexical)
 
-    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+    def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
         vectors, tokenise, encode = self.model.encoder("query").encode_timed(queries)
         begun = perf_counter()
-        scores, ids, _ = self.search_vectors(vectors, k, queries)
+        scores, ids, _ = self.search_vectors(vectors, k, queries, subset=subset)
         scan = 1e6 * (perf_counter() - begun)
         hits = [
             [Hit(int(i), float(s), self.document(int(i))) for i, s in zip(row, values, strict=True) if i >= 0]
@@ -288,7 +295,12 @@ class Retriever(_Searcher):
         return hits, Timings(tokenise, encode, scan)
 
     def search_vectors(
-        self, vectors: NDArray[np.float32], k: int = 10, queries: Sequence[str] | None = None
+        self,
+        vectors: NDArray[np.float32],
+        k: int = 10,
+        queries: Sequence[str] | None = None,
+        *,
+        subset: Subset = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]:
         """Search with encoded queries.
 
@@ -299,6 +311,8 @@ class Retriever(_Searcher):
         k : int
         queries : sequence of str, optional
             Texts of the queries; required with a lexical index.
+        subset : array_like, optional
+            As in `search`; of both rankings with a lexical index. Removed vectors are in neither.
 
         Returns
         -------
@@ -310,16 +324,20 @@ class Retriever(_Searcher):
         Raises
         ------
         CareError
-            k is below 1, the vectors do not fit the index, or the texts for a lexical index are missing.
+            k is below 1, the vectors do not fit the index, a document of the subset does not exist, or the texts for a
+            lexical index are missing.
         """
         if self.lexical is None:
-            return self.index.search(vectors, k=k, return_stats=True)
+            return self.index.search(vectors, k=k, subset=subset, return_stats=True)
         if queries is None or len(queries) != len(vectors):
             raise CareError("this retriever has a lexical index; give the text of every query")
         require_count("k", k)
         depth = max(k, DEPTH)
-        _, ids, stats = self.index.search(vectors, k=depth, return_stats=True)
-        rankings = [ids, self.lexical.search(queries, k=depth)[1]]
+        _, ids, stats = self.index.search(vectors, k=depth, subset=subset, return_stats=True)
+        if self.index.alive < len(self.index):
+            alive = ~self.index.removed
+            subset = alive if subset is None else alive & subset_mask(subset, len(alive))
+        rankings = [ids, self.lexical.search(queries, k=depth, subset=subset)[1]]
         return *reciprocal_rank_fusion(rankings, k), stats
 
     def document(self, position: int) -> Any:
@@ -341,7 +359,9 @@ class ServedRetriever(_Searcher):
     def __init__(self, client: ServerClient) -> None:
         self.client = client
 
-    def _find(self, queries: list[str], k: int) -> tuple[list[list[Hit]], Timings]:
+    def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
+        if subset is not None:
+            raise CareError("a server searches all of its documents; load the index to search a subset")
         found = self.client.search(queries, k)
         hits = [
             [Hit(int(i), float(s), d) for i, s, d in zip(*row, strict=True) if i >= 0]

@@ -118,6 +118,38 @@ def test_a_query_that_shares_no_term_is_answered_by_vectors_alone(hybrid, retrie
     assert [h.id for h in hybrid.search("xyz")] == [h.id for h in retriever.search("xyz")]
 
 
+@pytest.mark.parametrize("subset", [[3, 0], [True, False, False, True]])
+def test_a_subset_is_searched_in_both_rankings(hybrid, retriever, subset):
+    query = "感冒和骨折后应固定吗"
+    for one in (hybrid, retriever):
+        assert [h.id for h in one.search(query)] != [3, 0]
+        assert sorted(h.id for h in one.search(query, subset=subset)) == [0, 3]
+        assert one.search(query, subset=[]) == []
+    with pytest.raises(CareError, match="subset contains id 4"):
+        hybrid.search(query, subset=[4])
+
+
+def test_removed_documents_are_in_neither_ranking(hybrid):
+    query = "感冒和骨折后应固定吗"
+    hybrid.index.remove([3])
+    assert sorted(h.id for h in hybrid.search(query)) == [0, 1, 2]
+    assert [h.id for h in hybrid.search(query, subset=[3, 1])] == [1]
+    vectors = hybrid.model.encode_query([query])
+    assert hybrid.search_vectors(vectors, 3, [query], subset=[3, 2])[1].tolist() == [[2, -1, -1]]
+
+
+def test_a_retriever_that_is_saved_again_writes_no_vectors_again(tiny_model, tmp_path):
+    retriever = Retriever.from_documents(tiny_model, DOCUMENTS)
+    file = tmp_path / "saved" / "vectors" / "parts" / "0" / "vectors.npy"
+    retriever.save(tmp_path / "saved")
+    before = file.stat().st_ino
+    retriever.index.remove([1])
+    retriever.save(tmp_path / "saved")
+    assert file.stat().st_ino == before
+    loaded = Retriever.load(tmp_path / "saved", tiny_model)
+    assert sorted(h.id for h in loaded.search("感冒")) == [0, 2, 3]
+
+
 def test_a_lexical_index_of_another_number_of_documents_is_refused(tiny_model, retriever):
     with pytest.raises(CareError, match="the lexical index has 2 documents, the index 4 vectors"):
         Retriever(tiny_model, retriever.index, lexical=BM25Index(DOCUMENTS[:2]))

@@ -1,7 +1,8 @@
 """Indexes: vectors, or the text of documents, to hits."""
 
 from care_accel.index.bm25 import BM25Index
-from care_accel.index.exact import ExactIndex, SearchStats
+from care_accel.index.exact import ExactIndex
+from care_accel.index.parts import SearchStats
 from care_accel.index.shards import Shards
 
 __all__ = ["BM25Index", "ExactIndex", "SearchStats", "Shards"]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel import _native
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
 
 
 def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
@@ -26,16 +26,64 @@ def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
             raise CareError(f"subset is a mask of shape {list(chosen.shape)}; it must be [{count}]")
         return chosen
     mask = np.zeros(count, dtype=bool)
-    if chosen.size:
-        if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
-            raise CareError(
-                f"subset is {chosen.dtype} {list(chosen.shape)}; it must be a mask or integer ids [n]"
-            )
-        wrong = (chosen < 0) | (chosen >= count)
-        if wrong.any():
-            raise CareError(f"subset contains id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
-        mask[chosen] = True
+    mask[checked_ids(chosen, "subset", count, "a mask or integer ids [n]")] = True
     return mask
+
+
+def checked_ids(
+    ids: ArrayLike, name: str, count: int, wanted: str = "integers [n], positions of vectors"
+) -> NDArray[np.int64]:
+    """Return ids of an index with ``count`` vectors.
+
+    Raises
+    ------
+    CareError
+        They are no integers ``[n]``, or one does not exist.
+    """
+    chosen = np.asarray(ids)
+    if chosen.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if chosen.ndim != 1 or chosen.dtype.kind not in "iu":
+        raise CareError(f"{name} is {chosen.dtype} {list(chosen.shape)}; it must be {wanted}")
+    wrong = (chosen < 0) | (chosen >= count)
+    if wrong.any():
+        raise CareError(f"{name} contains id {chosen[np.argmax(wrong)]}; the index has {count} vectors")
+    return chosen.astype(np.int64)
+
+
+def require_prefix(width: int, whole: int, order: str) -> None:
+    """Check that the vectors of an index can be compared by their first ``width`` of ``whole`` values.
+
+    Raises
+    ------
+    CareError
+        They are narrower, or are not normalised after they are cut.
+    """
+    require_count("width", width)
+    if width > whole:
+        raise CareError(f"width is {width}; the index has {whole}")
+    if order != "normalize-then-slice":
+        raise CareError(
+            f"width is {width}, but the encoder of this index normalises after it slices, so a prefix is not a "
+            f"normalised vector; encode the documents at width {width} and index them"
+        )
+
+
+def query_rows(
+    array: NDArray[np.float32 | np.float16], width: int, whole: int, order: str
+) -> NDArray[np.float32]:
+    """Return queries ``[n, width]`` of an array of `as_floats`, which may be as wide as the index.
+
+    Raises
+    ------
+    CareError
+        As in `checked_rows` and `require_prefix`.
+    """
+    if width != whole:
+        require_prefix(width, whole, order)
+        if array.ndim == 2 and array.shape[1] == whole:
+            array = array[:, :width]
+    return checked_rows(array, width, "queries")
 
 
 def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[np.float32]:

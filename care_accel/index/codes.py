@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -137,15 +138,23 @@ class Codes:
         """Return the arguments of `_native.search`."""
         return {**self.arguments(), **(self.int4.arguments() if self.int4 else {})}
 
-    def update(self, vectors: NDArray[np.float32], threads: int) -> None:
-        """Quantise the vectors that have no codes yet.
+    def extended(self, vectors: NDArray[np.float32], threads: int) -> Codes:
+        """Return the codes of these vectors and of more, which share memory with these where it has room.
+
+        These stay as they are, also if it fails. Of the codes that share memory only the longest can be extended.
 
         Parameters
         ----------
         vectors : numpy.ndarray
-            float32 ``[n, width]``: all vectors of the index, finite.
+            float32 ``[n, width]``, finite: those that have codes already, and the new ones.
         threads : int
         """
+        more = copy(self)
+        more.int4 = copy(self.int4)
+        more._update(vectors, threads)
+        return more
+
+    def _update(self, vectors: NDArray[np.float32], threads: int) -> None:
         count = len(vectors)
         if count == self.count:
             return
@@ -154,7 +163,7 @@ class Codes:
         if outdated or exponent > self.exponent + _MAX_EXPONENT_GROWTH:
             self.mean, self.exponent = _mean(vectors), _exponent(vectors)
             self._mean_count = count
-            self.count, self.int4 = 0, None
+            self.count, self.bytes, self.norms, self.int4 = 0, self.bytes[:0], self.norms[:, :0], None
         self._reserve(-(-count // _native.BLOCK))
         _native.encode(vectors[self.count :], first=self.count, threads=threads, **self.arguments())
         self.count = count

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,8 +67,13 @@ class CudaScan:
                 f"width is {width}; a GPU supports {_native.CUDA_MAX_WIDTH:,} at most: use device='cpu'"
             )
         self._device = device
+        self._width = width
         self._copy: Any = None
-        self._copied = -1
+        self._copied: Callable[[], Codes | None] = lambda: None  # whose copy it is
+
+    def another(self) -> CudaScan:
+        """Return one for other vectors, on the same GPU."""
+        return CudaScan(self._device, self._width)
 
     def search(
         self,
@@ -111,13 +118,13 @@ class CudaScan:
     ) -> tuple[Any, int]:
         if k > _native.CUDA_MAX_K:
             raise CareError(f"k is {k}; a GPU supports {_native.CUDA_MAX_K:,} at most: use device='cpu'")
-        if self._copied != len(vectors):
+        if self._copied() is not codes:
             self._copy = None  # frees its memory first
             try:
                 self._copy = _native.CudaIndex(vectors, device=self._device, **codes.arguments())
             except RuntimeError as error:
                 raise CareError(f"cuda:{self._device}: {error}") from None
-            self._copied = len(vectors)
+            self._copied = weakref.ref(codes)
         allowed_count = len(vectors) if allowed is None else int(np.unpackbits(allowed.view(np.uint8)).sum())
         return self._copy, allowed_count
 

@@ -4,32 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel import _native
 from care_accel.errors import CareError, require_count
-from care_accel.index import store
-from care_accel.index.checks import as_floats, checked_rows, subset_mask, to_float32
-from care_accel.index.codes import Codes
+from care_accel.index import checks, parts, store
 from care_accel.index.cuda import CudaScan, is_on_gpu, require_cuda
-
-_FIRST_CAPACITY = 1024
-
-
-class SearchStats(NamedTuple):
-    """Statistics of a search.
-
-    Attributes
-    ----------
-    rescored : numpy.ndarray
-        int64 ``[n]``: how many vectors were scored exactly for each query; a scalar for one query. With several
-        threads it may differ a little between runs; hits do not.
-    """
-
-    rescored: NDArray[np.int64]
+from care_accel.index.parts import Part, SearchStats
 
 
 class ExactIndex:
@@ -45,7 +29,11 @@ class ExactIndex:
     and 12 to 28 bytes per vector; from 64 MiB of codes on, 0.75 bytes per value and 12 bytes per vector more. `load` can
     leave the vectors themselves on disk.
 
-    Several threads may search one index at the same time, but not while one adds to it.
+    Vectors can be removed and replaced; the ids of the others stay as they are until `compact`. What is added to a saved or
+    loaded index becomes a part of its own, so that adding and saving cost what is new; hits do not depend on the parts.
+
+    Several threads may search one index at the same time, also while one other changes it: a search sees the index before or
+    after a change. Changes must not overlap.
 
     Parameters
     ----------
@@ -53,8 +41,8 @@ class ExactIndex:
         Number of values of a vector.
     device : str
         Where the scan runs: ``"cpu"``, ``"cuda"`` or one GPU such as ``"cuda:1"``. Hits and scores are the same. A GPU
-        gets a copy of vectors and codes at the first search after an `add`; it supports at most 1,024 hits and a width of
-        8,192.
+        gets a copy of the vectors and codes that an `add` changed at the first search after it; it supports at most 1,024
+        hits and a width of 8,192.
     threads : int, optional
         Threads of one search; by default all cores that the process may use.
     encoder_revision : str, optional
@@ -98,19 +86,25 @@ class ExactIndex:
         self.encoder_revision = encoder_revision
         self.order = order
         self.threads = int(threads) if threads else len(os.sched_getaffinity(0))
-        self._stored: NDArray[np.float32] = np.empty((0, self.width), dtype=np.float32)
-        self._count = 0
-        self._codes = Codes(self.width)
+        self._parts: tuple[Part, ...] = (Part.empty(self.width, self._gpu),)
 
     def __len__(self) -> int:
-        return self._count
+        return sum(part.count for part in self._parts)
 
     @property
     def vectors(self) -> NDArray[np.float32]:
-        """A read-only view of the vectors, float32 ``[len(self), width]``."""
-        view = self._stored[: self._count]
-        view.flags.writeable = False
-        return view
+        """The vectors, removed ones included, read-only float32 ``[len(self), width]``: a view, or a copy of several parts."""
+        return parts.vectors(self._parts)
+
+    @property
+    def removed(self) -> NDArray[np.bool_]:
+        """Which vectors are removed: a read-only mask, bool ``[len(self)]``."""
+        return parts.removed(self._parts)
+
+    @property
+    def alive(self) -> int:
+        """Number of vectors that are not removed."""
+        return sum(part.alive_count for part in self._parts)
 
     def add(self, vectors: ArrayLike, *, convert: bool = False) -> None:
         """Append vectors; their ids continue from ``len(self)``.
@@ -119,8 +113,7 @@ class ExactIndex:
         ----------
         vectors : array_like
             ``[n, width]``: an array or a torch tensor in float32, float16 or bfloat16, which are stored as they are, or
-            lists of Python numbers, which are rounded to float32. A tensor may require a gradient or be on a GPU. A loaded
-            index is copied into memory first.
+            lists of Python numbers, which are rounded to float32. A tensor may require a gradient or be on a GPU.
         convert : bool
             Round arrays and tensors of other dtypes, such as float64, to float32 instead of refusing them.
 
@@ -130,11 +123,71 @@ class ExactIndex:
             The shape or dtype is wrong, or a value is not finite; the message names the first such row. Nothing is
             added then.
         """
-        rows = checked_rows(as_floats(vectors, "vectors", convert=convert), self.width, "vectors")
-        self._reserve(self._count + len(rows))
-        self._stored[self._count : self._count + len(rows)] = rows
-        self._codes.update(self._stored[: self._count + len(rows)], self.threads)
-        self._count += len(rows)
+        rows = checks.checked_rows(
+            checks.as_floats(vectors, "vectors", convert=convert), self.width, "vectors"
+        )
+        self._parts = parts.extended(self._parts, rows, self.threads)
+
+    def remove(self, ids: ArrayLike) -> int:
+        """Remove vectors: no search finds them again. The ids of the others stay as they are.
+
+        Parameters
+        ----------
+        ids : array_like
+            Integers ``[n]`` in any order. They may repeat, and vectors may be removed already.
+
+        Returns
+        -------
+        int
+            How many vectors were removed that were not before.
+
+        Raises
+        ------
+        CareError
+            The ids are no integers, or one does not exist. Nothing is removed then.
+        """
+        before = self.alive
+        self._parts = parts.without(self._parts, checks.checked_ids(ids, "ids", len(self)))
+        return before - self.alive
+
+    def replace(self, ids: ArrayLike, vectors: ArrayLike, *, convert: bool = False) -> NDArray[np.int64]:
+        """Remove vectors and append others in one step: a search finds either the old ones or the new ones.
+
+        Parameters
+        ----------
+        ids, vectors, convert
+            As in `remove` and `add`; there may be more or fewer vectors than ids.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64 ``[n]``: ids of the new vectors.
+
+        Raises
+        ------
+        CareError
+            As in `remove` and `add`. Nothing is changed then.
+        """
+        rows = checks.checked_rows(
+            checks.as_floats(vectors, "vectors", convert=convert), self.width, "vectors"
+        )
+        count = len(self)
+        kept = parts.without(self._parts, checks.checked_ids(ids, "ids", count))
+        self._parts = parts.extended(kept, rows, self.threads)
+        return np.arange(count, count + len(rows))
+
+    def compact(self) -> NDArray[np.int64]:
+        """Drop removed vectors, and join all parts to one in memory. Ids change.
+
+        Returns
+        -------
+        numpy.ndarray
+            int64 ``[len(self)]``: the old id of each new one, ascending.
+        """
+        kept = np.flatnonzero(~self.removed).astype(np.int64, copy=False)
+        if len(self._parts) > 1 or len(kept) < len(self):
+            self._parts = (parts.compacted(self._parts, self.threads),)
+        return kept
 
     @overload
     def search(
@@ -187,7 +240,7 @@ class ExactIndex:
         width : int, optional
             Compare only a prefix of so many values (Matryoshka).
         subset : array_like, optional
-            Search only these vectors: a mask, bool ``[len(self)]``, or ids in any order.
+            Search only these vectors, without removed ones: a mask, bool ``[len(self)]``, or ids in any order.
         threads : int, optional
             By default `threads` of the index.
         convert : bool
@@ -210,10 +263,10 @@ class ExactIndex:
             The shape or dtype is wrong, a value is not finite, k is below 1, a score is out of the range of float32, an
             id does not exist, or ``width`` is given for an index whose truncated vectors have to be normalised again.
         """
-        array = as_floats(queries, "queries", convert=convert)
+        array = checks.as_floats(queries, "queries", convert=convert)
         rows = array[np.newaxis] if array.ndim == 1 else array
         exact, ids, rescored = self.search_in_float64(rows, k, width=width, subset=subset, threads=threads)
-        scores = to_float32(exact, ids)
+        scores = checks.to_float32(exact, ids)
         if array.ndim == 1:
             scores, ids, rescored = scores[0], ids[0], rescored[0]
         return (scores, ids, SearchStats(rescored)) if return_stats else (scores, ids)
@@ -232,23 +285,18 @@ class ExactIndex:
         require_count("k", k)
         if threads is not None:
             require_count("threads", threads)
-        rows = self._prefix(as_floats(queries, "queries", convert=convert), width)
-        allowed = None if subset is None else self._allowed(subset)
-        if self._gpu is not None:
-            return self._gpu.search(self.vectors, self._codes, rows, int(k), allowed)
-        return _native.search(
-            self.vectors,
-            **self._codes.search_arguments(),
-            queries=rows,
-            k=int(k),
-            threads=int(threads or self.threads),
-            allowed=allowed,
-        )
+        array = checks.as_floats(queries, "queries", convert=convert)
+        rows = checks.query_rows(array, self.width if width is None else width, self.width, self.order)
+        searched = self._parts
+        mask = None if subset is None else checks.subset_mask(subset, sum(part.count for part in searched))
+        return parts.search(searched, rows, int(k), int(threads or self.threads), mask)
 
     def search_on_device(
         self, queries: Any, k: int = 10, *, subset: ArrayLike | None = None, stream: int | None = None
     ) -> tuple[Any, Any]:
         """Search for queries in the memory of the index's GPU, without waiting for the result.
+
+        Several parts are joined first, in host memory.
 
         Parameters
         ----------
@@ -277,46 +325,33 @@ class ExactIndex:
                 "search_on_device needs an index with device='cuda' and queries on its GPU; otherwise use search"
             )
         if queries.shape[-1] != self.width:
-            self._require_prefix(int(queries.shape[-1]))
-        allowed = None if subset is None else self._allowed(subset)
-        return self._gpu.search_on_device(self.vectors, self._codes, queries, int(k), allowed, stream)
+            checks.require_prefix(int(queries.shape[-1]), self.width, self.order)
+        if len(self._parts) > 1:
+            self._parts = (parts.joined(self._parts, self.threads),)
+        part = self._parts[0]
+        mask = None if subset is None else checks.subset_mask(subset, part.count)
+        return part.search_on_device(queries, int(k), mask, stream)
 
-    def _prefix(self, array: NDArray[np.float32 | np.float16], width: int | None) -> NDArray[np.float32]:
-        if width is None or width == self.width:
-            return checked_rows(array, self.width, "queries")
-        self._require_prefix(width)
-        if array.ndim == 2 and array.shape[1] == self.width:
-            array = array[:, :width]
-        return checked_rows(array, width, "queries")
-
-    def _require_prefix(self, width: int) -> None:
-        require_count("width", width)
-        if width > self.width:
-            raise CareError(f"width is {width}; the index has {self.width}")
-        if self.order != "normalize-then-slice":
-            raise CareError(
-                f"width is {width}, but the encoder of this index normalises after it slices, so a prefix is not a "
-                f"normalised vector; encode the documents at width {width} and index them"
-            )
-
-    def _allowed(self, subset: ArrayLike) -> NDArray[np.uint16]:
-        """Return a bit mask, one 16-bit word per block."""
-        mask = np.zeros(-(-self._count // _native.BLOCK) * _native.BLOCK, dtype=bool)
-        mask[: self._count] = subset_mask(subset, self._count)
-        return np.packbits(mask, bitorder="little").view("<u2").astype(np.uint16, copy=False)
-
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, moved_to: str | Path | None = None) -> None:
         """Write the index to a folder that only its owner can read.
 
         An existing index is replaced; any other folder is refused. If writing is interrupted, the existing index stays
-        intact.
+        intact. Vectors that were loaded from or saved to the same file system before are not written again: their files
+        appear in both folders, as hard links.
+
+        Parameters
+        ----------
+        folder : str or Path
+        moved_to : str or Path, optional
+            Where the caller is going to move the folder, so that the next `save` finds its files.
 
         Raises
         ------
         CareError
             The folder exists and contains no index.
         """
-        store.save(Path(folder), store.Stored(self.vectors, self._codes, self.order, self.encoder_revision))
+        index = store.Stored(self._parts, self.width, self.order, self.encoder_revision)
+        self._parts = store.save(Path(folder), index, Path(moved_to or folder))
 
     @classmethod
     def load(
@@ -333,12 +368,11 @@ class ExactIndex:
         Parameters
         ----------
         folder : str or Path
-        device : str
+        device, threads
             As in `ExactIndex`.
-        threads : int, optional
         resident : {"codes", "all"}, optional
-            What is read into memory; the rest is memory-mapped. With ``"codes"`` a search reads from disk only the
-            vectors that it rescores, and the index needs a third of its memory or less.
+            What is read into memory; the rest is memory-mapped. With ``"codes"`` a search reads only the vectors that it
+            rescores, from disk, and the index needs a third of its memory or less.
         verify : bool
             Compare checksums. This reads every file once.
 
@@ -350,23 +384,13 @@ class ExactIndex:
         if resident not in (None, "codes", "all"):
             raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
         found = store.load(Path(folder), resident=resident, verify=verify)
-        index = cls(
-            found.vectors.shape[1],
-            device=device,
-            threads=threads,
-            encoder_revision=found.encoder_revision,
-            order=found.order,
-        )
-        index._stored, index._count, index._codes = found.vectors, len(found.vectors), found.codes
+        index = cls(found.width, device=device, threads=threads, order=found.order)
+        index.encoder_revision = found.encoder_revision
+        index._parts = found.parts
+        if index._gpu is not None:
+            index._parts = tuple(part.searched_by(index._gpu.another()) for part in found.parts)
         return index
 
-    def _reserve(self, count: int) -> None:
-        if count <= len(self._stored) and self._stored.flags.writeable:
-            return
-        # Capacity doubles, so that adding vectors one by one costs as much as adding them at once.
-        grown = np.empty((max(count, 2 * self._count, _FIRST_CAPACITY), self.width), dtype=np.float32)
-        grown[: self._count] = self._stored[: self._count]
-        self._stored = grown
-
     def __repr__(self) -> str:
-        return f"<ExactIndex of {self._count} vectors, width {self.width}>"
+        removed = len(self) - self.alive
+        return f"<ExactIndex of {len(self)} vectors{f', {removed} removed' if removed else ''}, width {self.width}>"

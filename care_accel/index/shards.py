@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel.errors import CareError, require_count
 from care_accel.index.checks import as_floats, subset_mask, to_float32
 from care_accel.index.exact import ExactIndex
+from care_accel.index.parts import merged
 
 
 class Shards:
@@ -59,15 +60,13 @@ class Shards:
         rows = array[np.newaxis] if array.ndim == 1 else array
         ends = list(accumulate(map(len, self.indexes)))
         mask = None if subset is None else subset_mask(subset, ends[-1])
-        parts = []
-        for index, end in zip(self.indexes, ends, strict=True):
-            start = end - len(index)
-            scores, ids, _ = index.search_in_float64(
+        starts = [end - len(index) for index, end in zip(self.indexes, ends, strict=True)]
+        found = [
+            index.search_in_float64(
                 rows, k, width=width, subset=None if mask is None else mask[start:end], threads=threads
             )
-            parts.append((scores, np.where(ids >= 0, ids + start, -1)))
-        scores, ids = (np.concatenate(part, axis=1) for part in zip(*parts, strict=True))
-        best = np.lexsort((ids, -scores), axis=-1)[:, :k]
-        scores, ids = np.take_along_axis(scores, best, axis=1), np.take_along_axis(ids, best, axis=1)
-        found = to_float32(scores, ids)
-        return (found[0], ids[0]) if array.ndim == 1 else (found, ids)
+            for index, start, end in zip(self.indexes, starts, ends, strict=True)
+        ]
+        exact, ids, _ = merged(starts, found, int(k))
+        scores = to_float32(exact, ids)
+        return (scores[0], ids[0]) if array.ndim == 1 else (scores, ids)

@@ -1,122 +1,151 @@
-"""An index on disk: a folder with vectors, codes, and a manifest that lists the files."""
+"""An index on disk: a folder with a manifest, a folder for each part, and the mask of removed vectors.
+
+Format 3 has the files of part i in ``parts/i``. Format 2, of earlier releases, has one part, beside the manifest.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-import zlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from care_accel import _native
 from care_accel.errors import CareError
 from care_accel.files import check_format, read_json, replaced_folder
-from care_accel.index.codes import Codes, Int4Codes
+from care_accel.index import parts as index_parts
+from care_accel.index.part_files import (
+    FILES,
+    INT4_FILES,
+    OLD_NAMES,
+    check_file,
+    open_array,
+    read_part,
+    write_array,
+    write_part,
+)
+from care_accel.index.parts import Part
+from care_accel.index.saved_file import create
 
 MANIFEST = "index.json"
-VECTORS, CODES, NORMS, MEAN = "vectors.npy", "codes.npy", "norms.npy", "mean.npy"
-FILES = (VECTORS, CODES, NORMS, MEAN)
-INT4_CODES, RESIDUAL_CODES, INT4_NORMS = "int4_codes.npy", "residual_codes.npy", "int4_norms.npy"
-# Only a large index has them.
-INT4_FILES = (INT4_CODES, RESIDUAL_CODES, INT4_NORMS)
-# Their names in care_accel 0.1.0.
-OLD_NAMES = {INT4_CODES: "halves.npy", RESIDUAL_CODES: "quarters.npy", INT4_NORMS: "half_norms.npy"}
-FORMAT = 2
+PARTS, REMOVED = "parts", "removed.npy"
+FORMAT, OLD_FORMAT = 3, 2
 ORDERS = ("normalize-then-slice", "slice-then-normalize")
-_PIECE = 2**22
 
 
 @dataclass(frozen=True)
 class Stored:
     """The contents of a saved index."""
 
-    vectors: NDArray[np.float32]
-    codes: Codes
+    parts: tuple[Part, ...]
+    width: int
     order: str
     encoder_revision: str | None
 
 
-def save(folder: Path, index: Stored) -> None:
-    """Write an index; see `ExactIndex.save`."""
-    codes = index.codes
-    arrays: dict[str, NDArray[Any]] = {
-        VECTORS: index.vectors,
-        CODES: codes.bytes[: codes.blocks],
-        NORMS: codes.norms[:, : codes.blocks * _native.BLOCK],
-        MEAN: codes.mean,
-    }
-    if codes.int4:
-        arrays |= {
-            INT4_CODES: codes.int4.bytes[: codes.blocks],
-            RESIDUAL_CODES: codes.int4.residuals[: codes.blocks * _native.BLOCK],
-            INT4_NORMS: codes.int4.norms[:, : codes.blocks * _native.BLOCK],
-        }
-    with replaced_folder(folder, MANIFEST, (*FILES, *INT4_FILES, *OLD_NAMES.values())) as built:
-        for name, array in arrays.items():
-            with os.fdopen(_create(built / name), "wb") as stream:
-                np.save(stream, array, allow_pickle=False)
+def save(folder: Path, index: Stored, moved_to: Path) -> tuple[Part, ...]:
+    """Write an index; return its parts with the files that hold them. See `ExactIndex.save`.
+
+    Files of parts that are on disk already are linked, not copied. ``moved_to`` is where the caller moves the folder next.
+    """
+    full = [part for part in index.parts if part.count]
+    removed = index_parts.removed(full or index.parts)
+    names = (PARTS, REMOVED, *FILES, *INT4_FILES, *OLD_NAMES.values())
+    with replaced_folder(folder, MANIFEST, names) as built:
+        (built / PARTS).mkdir(mode=0o700)
+        written = [write_part(built / PARTS / str(number), part) for number, part in enumerate(full)]
+        others = {}
+        if removed.any():
+            bits = np.packbits(removed, bitorder="little")
+            others[REMOVED] = write_array(built / REMOVED, bits).listed()
         manifest = {
             "format": FORMAT,
-            "count": len(index.vectors),
-            "width": index.vectors.shape[1],
+            "count": len(removed),
+            "removed": int(removed.sum()),
+            "width": index.width,
             "dtype": "float32",
             "order": index.order,
-            "exponent": codes.exponent,
             "encoder_revision": index.encoder_revision,
-            "files": {
-                name: {"bytes": (built / name).stat().st_size, "crc32": _checksum(built / name)}
-                for name in arrays
-            },
+            "files": others,
+            "parts": [
+                {
+                    "count": part.count,
+                    "exponent": part.codes.exponent,
+                    "files": {name: file.listed() for name, file in files.items()},
+                }
+                for part, files in zip(full, written, strict=True)
+            ],
         }
-        with os.fdopen(_create(built / MANIFEST), "w", encoding="utf-8") as stream:
+        with os.fdopen(create(built / MANIFEST), "w", encoding="utf-8") as stream:
             stream.write(json.dumps(manifest, indent=2) + "\n")
+    place = moved_to.resolve() / PARTS
+    return (
+        tuple(
+            part.saved({name: replace(file, path=place / str(number) / name) for name, file in files.items()})
+            for number, (part, files) in enumerate(zip(full, written, strict=True))
+        )
+        or index.parts
+    )
 
 
 def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> Stored:
     """Open a saved index; see `ExactIndex.load`. Mapped arrays are read-only."""
     file = folder / MANIFEST
     manifest = read_json(file, "a saved index has one")
-    check_format(manifest, file, FORMAT)
+    check_format(manifest, file, OLD_FORMAT, FORMAT)
     count, width = (_number(manifest, name, file) for name in ("count", "width"))
-    exponent = _number(manifest, "exponent", file, minimum=-150, maximum=128)
     if not 1 <= width <= _native.MAX_WIDTH:
         raise CareError(f"{file}: width {width} is not supported; save the index again")
     if manifest.get("order") not in ORDERS:
         raise CareError(f"{file}: order {manifest.get('order')!r} is unknown; save the index again")
-    blocks = -(-count // _native.BLOCK)
-    padded = blocks * _native.BLOCK
-    shapes: dict[str, tuple[Any, list[int]]] = {
-        VECTORS: (np.float32, [count, width]),
-        CODES: (np.uint8, [blocks, _native.block_bytes(width)]),
-        NORMS: (np.float32, [2 + _native.error_norm_count(width), padded]),
-        MEAN: (np.float32, [width]),
-    }
-    files = manifest.get("files")
-    listed = files if isinstance(files, dict) else {}
-    has_int4 = any(name in listed or OLD_NAMES[name] in listed for name in INT4_FILES)
-    if has_int4:
-        shapes |= {
-            INT4_CODES: (np.uint8, [blocks, _native.int4_block_bytes(width)]),
-            RESIDUAL_CODES: (np.uint8, [padded, _native.residual_bytes(width)]),
-            INT4_NORMS: (np.float32, [3, padded]),
-        }
-    arrays = {}
-    for name, (dtype, shape) in shapes.items():
-        stored = OLD_NAMES[name] if OLD_NAMES.get(name) in listed else name
-        _check_file(folder / stored, listed, verify=verify)
-        mapped = count > 0 and resident != "all" and not (resident == "codes" and name != VECTORS)
-        arrays[name] = _open(folder / stored, dtype, shape, mapped=mapped)
-    int4 = None
-    if has_int4:
-        int4 = Int4Codes.from_arrays(
-            count, width, arrays[INT4_CODES], arrays[RESIDUAL_CODES], arrays[INT4_NORMS]
+    described = [manifest] if manifest["format"] == OLD_FORMAT else manifest.get("parts")
+    if not isinstance(described, list) or not all(isinstance(one, dict) for one in described):
+        raise CareError(f"{file}: 'parts' must be a list of parts; save the index again")
+    # Files are linked from where they are, wherever the process goes.
+    place = folder.resolve()
+    parts = []
+    for number, one in enumerate(described):
+        parts.append(
+            read_part(
+                place if one is manifest else place / PARTS / str(number),
+                _number(one, "count", file),
+                width,
+                _number(one, "exponent", file, minimum=-150, maximum=128),
+                _files(one),
+                file,
+                resident=resident,
+                verify=verify,
+            )
         )
-    codes = Codes.from_arrays(count, arrays[CODES], arrays[NORMS], arrays[MEAN], exponent, int4)
-    return Stored(arrays[VECTORS], codes, manifest["order"], manifest.get("encoder_revision"))
+    if sum(part.count for part in parts) != count:
+        raise CareError(f"{file}: 'count' is {count}, but its parts have other counts; save the index again")
+    if _number(manifest, "removed", file) if manifest["format"] != OLD_FORMAT else 0:
+        parts = list(_without_removed(parts, manifest, file, verify=verify))
+    found = tuple(parts) or (Part.empty(width),)
+    return Stored(found, width, manifest["order"], manifest.get("encoder_revision"))
+
+
+def _without_removed(
+    parts: Sequence[Part], manifest: dict[str, Any], file: Path, *, verify: bool
+) -> tuple[Part, ...]:
+    bits_file, count = file.with_name(REMOVED), int(manifest["count"])
+    check_file(bits_file, _files(manifest), file, verify=verify)
+    bits = open_array(bits_file, np.uint8, [-(-count // 8)], mapped=False)
+    ids = np.flatnonzero(np.unpackbits(bits, count=count, bitorder="little"))
+    if len(ids) != manifest["removed"]:
+        raise CareError(
+            f"{file}: 'removed' is {manifest['removed']}, but {bits_file} has {len(ids)}; save the index again"
+        )
+    return index_parts.without(parts, ids)
+
+
+def _files(described: dict[str, Any]) -> dict[str, Any]:
+    files = described.get("files")
+    return files if isinstance(files, dict) else {}
 
 
 def _number(manifest: dict[str, Any], name: str, file: Path, minimum: int = 0, maximum: int = 2**48) -> int:
@@ -124,45 +153,3 @@ def _number(manifest: dict[str, Any], name: str, file: Path, minimum: int = 0, m
     if type(value) is not int or not minimum <= value <= maximum:
         raise CareError(f"{file}: {name!r} is {value!r}; save the index again")
     return value
-
-
-def _check_file(file: Path, listed: dict[str, Any], *, verify: bool) -> None:
-    expected = listed.get(file.name)
-    if not isinstance(expected, dict):
-        raise CareError(f"{file.with_name(MANIFEST)}: does not list {file.name}; save the index again")
-    if not file.is_file():
-        raise CareError(f"{file}: is missing; save the index again")
-    size = file.stat().st_size
-    if size != expected.get("bytes"):
-        raise CareError(
-            f"{file}: has {size} bytes, but its manifest says {expected.get('bytes')}; save the index again"
-        )
-    if verify and _checksum(file) != expected.get("crc32"):
-        raise CareError(f"{file}: its checksum does not match its manifest; save the index again")
-
-
-def _open(file: Path, dtype: Any, shape: list[int], *, mapped: bool) -> NDArray[Any]:
-    try:
-        array = np.load(file, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except Exception as cause:  # for a damaged header NumPy raises whatever its parsers raise
-        raise CareError(f"{file}: cannot be read: {' '.join(str(cause).split())}") from None
-    if array.dtype != dtype or list(array.shape) != shape:
-        raise CareError(
-            f"{file}: contains {array.dtype} {list(array.shape)}, but its manifest says {np.dtype(dtype)} {shape}; "
-            "save the index again"
-        )
-    if not array.flags.c_contiguous:
-        raise CareError(f"{file}: is in column-major order; save the index again")
-    return array
-
-
-def _checksum(file: Path) -> int:
-    value = 0
-    with file.open("rb") as stream:
-        while piece := stream.read(_PIECE):
-            value = zlib.crc32(piece, value)
-    return value
-
-
-def _create(file: Path) -> int:
-    return os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

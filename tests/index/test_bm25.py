@@ -99,3 +99,15 @@ def test_a_saved_index_that_is_not_whole_is_refused(tmp_path):
 def test_k_below_1_is_refused():
     with pytest.raises(CareError, match="k is 0"):
         BM25Index(DOCUMENTS).search(["高血压"], k=0)
+
+
+def test_a_subset_is_ranked_alone_with_the_scores_of_all():
+    index = BM25Index(["头痛", "头痛发热", "头痛", "骨折"])
+    scores, ids = index.search(["头痛"], k=4)
+    assert ids.tolist() == [[0, 2, 1, -1]]
+    for subset in ([2, 1], [False, True, True, False]):
+        some = index.search(["头痛"], k=3, subset=subset)
+        assert some[1].tolist() == [[2, 1, -1]]
+        assert some[0][0, :2].tolist() == scores[0, 1:3].tolist()
+    with pytest.raises(CareError, match="subset contains id 4"):
+        index.search(["头痛"], subset=[4])

@@ -29,7 +29,7 @@ def forced(index, queries, k, instruction_set, **options):
     """Search with one instruction set; float64 scores and ids."""
     return _native.search(
         index.vectors,
-        **index._codes.arguments(),
+        **index._parts[0].codes.arguments(),
         queries=queries,
         k=k,
         threads=2,

@@ -38,13 +38,13 @@ def expected_hits(vectors, query, k, mask=None):
 
 def index_of(vectors):
     index = ExactIndex(vectors.shape[1])
-    index._codes.int4_min_bytes = 0
+    index._parts[0].codes.int4_min_bytes = 0
     index.add(vectors)
     return index
 
 
 def search(index, queries, k, instruction_set="", allowed=None, threads=2, int4=True):
-    codes = index._codes
+    codes = index._parts[0].codes
     return _native.search(
         index.vectors,
         **(codes.search_arguments() if int4 else codes.arguments()),
@@ -166,14 +166,14 @@ def test_one_query_uses_the_int4_codes(width, instruction_set):
     index, queries = index_of(made(power_law, 5000, width)), made(power_law, 12, width, seed=1)
     true = [search(index, query[np.newaxis], 1, int4=False)[1][0, 0] for query in queries]
     # What int4 codes prune is not scanned again: with scales and errors of 0 they prune true hits.
-    index._codes.int4.norms[:2] = 0
+    index._parts[0].codes.int4.norms[:2] = 0
     options = {"instruction_set": instruction_set, "threads": 1}
     found = [search(index, query[np.newaxis], 1, **options)[1][0, 0] for query in queries]
     assert sum(a != b for a, b in zip(found, true, strict=True)) > 6
     # Several queries do not use them.
     assert list(search(index, queries, 1, **options)[1][:, 0]) == true
     # With infinite errors they prune nothing.
-    index._codes.int4.norms[1] = np.inf
+    index._parts[0].codes.int4.norms[1] = np.inf
     assert_exact(index, queries[:1], 1, instruction_set=instruction_set)
 
 
@@ -191,21 +191,21 @@ def test_int4_codes_grow_with_the_index():
     asked = made(one_direction, 1, 40, seed=1)
     for seed, rows in enumerate([1, 1, 14, 900, 7000]):
         index.add(made(one_direction, rows, 40, seed=seed + 2))
-        assert index._codes.int4.count == len(index)
+        assert index._parts[0].codes.int4.count == len(index)
         assert_exact(index, asked, 10)
 
 
 def test_int4_codes_are_computed_again_with_a_new_mean():
     index = index_of(made(gaussian, 900, 24))
     index.add(made(gaussian, 2000, 24, seed=1, scale=1e30))
-    assert index._codes.int4.count == 2900
+    assert index._parts[0].codes.int4.count == 2900
     assert_exact(index, made(gaussian, 1, 24, seed=2), 10)
 
 
 def test_a_small_index_has_no_int4_codes():
     index = ExactIndex(40)
     index.add(made(gaussian, 2000, 40))
-    assert index._codes.int4 is None
+    assert index._parts[0].codes.int4 is None
 
 
 def test_one_query_of_a_prefix_or_a_subset_finds_the_same():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from care_accel import CareError, ExactIndex
-from care_accel.index import store
+from care_accel.index import part_files
 
+PART = Path("parts", "0")
 DATA = Path(__file__).parents[1] / "data"
 
 
@@ -36,10 +37,11 @@ def test_a_saved_index_comes_back_as_it_was(index, saved):
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_a_loaded_index_is_mapped_and_copied_only_when_it_grows(index, saved):
+def test_a_loaded_index_is_mapped_and_stays_so_when_it_grows(index, saved):
     loaded = ExactIndex.load(saved)
-    assert isinstance(loaded._stored, np.memmap)
+    assert isinstance(loaded._parts[0].stored, np.memmap)
     loaded.add(index.vectors[:2])
+    assert isinstance(loaded._parts[0].stored, np.memmap)
     assert len(loaded) == 32
     np.testing.assert_array_equal(loaded.vectors[30:], index.vectors[:2])
     assert len(ExactIndex.load(saved)) == 30
@@ -57,7 +59,7 @@ def test_an_empty_index_can_be_saved(tmp_path):
 def test_what_is_resident_changes_no_hit(index, saved, resident):
     loaded = ExactIndex.load(saved, resident=resident)
     kept = {None: [], "codes": ["codes"], "all": ["codes", "vectors"]}[resident]
-    arrays = {"vectors": loaded._stored, "codes": loaded._codes.bytes}
+    arrays = {"vectors": loaded._parts[0].stored, "codes": loaded._parts[0].codes.bytes}
     assert [name for name, array in sorted(arrays.items()) if not isinstance(array, np.memmap)] == kept
     queries = np.random.default_rng(1).standard_normal((4, 5)).astype(np.float32)
     for ours, theirs in zip(loaded.search(queries), index.search(queries), strict=True):
@@ -68,21 +70,21 @@ def test_what_is_resident_changes_no_hit(index, saved, resident):
 def test_int4_codes_are_saved_with_the_index(tmp_path, resident):
     rng = np.random.default_rng(0)
     index = ExactIndex(20)
-    index._codes.int4_min_bytes = 0
+    index._parts[0].codes.int4_min_bytes = 0
     index.add(rng.standard_normal((6000, 20)).astype(np.float32))
     index.save(tmp_path / "index")
     loaded = ExactIndex.load(tmp_path / "index", resident=resident)
-    assert isinstance(loaded._codes.int4.bytes, np.memmap) == (resident is None)
+    assert isinstance(loaded._parts[0].codes.int4.bytes, np.memmap) == (resident is None)
     for query in rng.standard_normal((3, 20)).astype(np.float32):
         for ours, theirs in zip(loaded.search(query), index.search(query), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     for part in ("bytes", "residuals"):
-        shown = [getattr(one._codes.int4, part)[:375] for one in (loaded, index)]
+        shown = [getattr(one._parts[0].codes.int4, part)[:375] for one in (loaded, index)]
         np.testing.assert_array_equal(*shown)
     # An index without them replaces one with them.
     small = ExactIndex(20)
     small.save(tmp_path / "index")
-    assert ExactIndex.load(tmp_path / "index")._codes.int4 is None
+    assert ExactIndex.load(tmp_path / "index")._parts[0].codes.int4 is None
 
 
 def test_an_unknown_residence_is_refused(saved):
@@ -91,7 +93,7 @@ def test_an_unknown_residence_is_refused(saved):
 
 
 def test_checksums_are_compared_unless_they_are_not_wanted(saved):
-    turn_a_byte(saved, "vectors.npy")
+    turn_a_byte(saved / PART, "vectors.npy")
     assert len(ExactIndex.load(saved, verify=False)) == 30
 
 
@@ -102,7 +104,9 @@ def test_the_order_is_saved_along(tmp_path):
 
 def test_only_the_owner_can_read_the_files(saved):
     assert stat.S_IMODE(saved.stat().st_mode) == 0o700
-    assert {stat.S_IMODE(file.stat().st_mode) for file in saved.iterdir()} == {0o600}
+    entries = list(saved.rglob("*"))
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in entries if entry.is_file()} == {0o600}
+    assert {stat.S_IMODE(entry.stat().st_mode) for entry in entries if entry.is_dir()} == {0o700}
 
 
 def test_an_index_is_replaced_and_leaves_nothing_beside_it(index, saved):
@@ -123,7 +127,8 @@ def test_an_interrupted_save_leaves_the_old_index_whole(index, saved, monkeypatc
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("care_accel.index.store.np.save", stop)
+    index.add(index.vectors[:1])
+    monkeypatch.setattr("care_accel.index.part_files.np.save", stop)
     with pytest.raises(KeyboardInterrupt):
         index.save(saved)
     assert len(ExactIndex.load(saved)) == 30
@@ -181,15 +186,20 @@ def change(saved, **values):
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+def change_part(saved, **values):
+    part = json.loads((saved / "index.json").read_text())["parts"][0]
+    change(saved, parts=[part | values])
+
+
 def accept(saved, name):
     """Write into the manifest what the file is now."""
-    files = json.loads((saved / "index.json").read_text())["files"]
-    content = (saved / name).read_bytes()
-    change(saved, files=files | {name: {"bytes": len(content), "crc32": zlib.crc32(content)}})
+    files = json.loads((saved / "index.json").read_text())["parts"][0]["files"]
+    content = (saved / PART / name).read_bytes()
+    change_part(saved, files=files | {name: {"bytes": len(content), "crc32": zlib.crc32(content)}})
 
 
 def shorten(saved):
-    file = saved / "vectors.npy"
+    file = saved / PART / "vectors.npy"
     file.write_bytes(file.read_bytes()[:-4])
 
 
@@ -200,12 +210,13 @@ def turn_a_byte(saved, name):
 
 
 def pickle_vectors(saved):
-    np.save(saved / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(saved / PART / "vectors.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     accept(saved, "vectors.npy")
 
 
 def turn_columns_first(saved):
-    np.save(saved / "vectors.npy", np.asfortranarray(np.load(saved / "vectors.npy")))
+    file = saved / PART / "vectors.npy"
+    np.save(file, np.asfortranarray(np.load(file)))
     accept(saved, "vectors.npy")
 
 
@@ -219,13 +230,17 @@ def turn_columns_first(saved):
         (lambda s: change(s, width="6"), "'width' is '6'"),
         (lambda s: change(s, count=-1), "'count' is -1"),
         (lambda s: change(s, width=2**20), "width 1048576 is not supported"),
-        (lambda s: change(s, exponent=1000), "'exponent' is 1000"),
+        (lambda s: change_part(s, exponent=1000), "'exponent' is 1000"),
         (lambda s: change(s, order="sliced"), "order 'sliced' is unknown"),
-        (lambda s: change(s, files=[]), "does not list vectors.npy"),
-        (lambda s: turn_a_byte(s, "vectors.npy"), "vectors.npy: its checksum"),
-        (lambda s: turn_a_byte(s, "codes.npy"), "codes.npy: its checksum"),
-        (lambda s: change(s, count=29), r"its manifest says float32 \[29, 5\]"),
-        (lambda s: (s / "vectors.npy").unlink(), "vectors.npy: is missing"),
+        (lambda s: change_part(s, files=[]), "does not list vectors.npy"),
+        (lambda s: turn_a_byte(s / PART, "vectors.npy"), "vectors.npy: its checksum"),
+        (lambda s: turn_a_byte(s / PART, "codes.npy"), "codes.npy: its checksum"),
+        (lambda s: change_part(s, count=29), r"its manifest says float32 \[29, 5\]"),
+        (lambda s: change(s, count=29), "'count' is 29, but its parts have other counts"),
+        (lambda s: change(s, parts=None), "'parts' must be a list of parts"),
+        (lambda s: change(s, parts=[1]), "'parts' must be a list of parts"),
+        (lambda s: change(s, removed=1), "does not list removed.npy"),
+        (lambda s: (s / PART / "vectors.npy").unlink(), "vectors.npy: is missing"),
         (shorten, "vectors.npy: has 7.. bytes, but its manifest says"),
         (pickle_vectors, "vectors.npy: cannot be read"),
         (turn_columns_first, "vectors.npy: is in column-major order"),
@@ -247,9 +262,9 @@ def test_an_index_of_release_0_1_finds_what_it_found_then(resident):
         scores, ids, _ = index.search_in_float64(queries[rows], expected["k"])
         assert ids.tolist() == expected["index"]["ids"][rows]
         assert scores.tolist() == expected["index"]["scores"][rows]  # to the last bit
-    int4 = index._codes.int4
-    for array, name in zip((int4.bytes, int4.residuals, int4.norms), store.INT4_FILES, strict=True):
-        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / store.OLD_NAMES[name]))
+    int4 = index._parts[0].codes.int4
+    for array, name in zip((int4.bytes, int4.residuals, int4.norms), part_files.INT4_FILES, strict=True):
+        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / part_files.OLD_NAMES[name]))
 
 
 def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):
@@ -257,7 +272,9 @@ def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):
     expected = json.loads((DATA / "hits-0.1.json").read_text(encoding="utf-8"))
     ExactIndex.load(tmp_path / "index").save(tmp_path / "index")
     names = {file.name for file in (tmp_path / "index").iterdir()}
-    assert names == {"index.json", *store.FILES, *store.INT4_FILES}
+    assert names == {"index.json", "parts"}
+    files = {file.name for file in (tmp_path / "index" / PART).iterdir()}
+    assert files == {*part_files.FILES, *part_files.INT4_FILES}
     found = ExactIndex.load(tmp_path / "index").search(
         np.array(expected["queries"], np.float32), expected["k"]
     )[1]

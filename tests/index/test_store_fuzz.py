@@ -13,16 +13,34 @@ from hypothesis import strategies as st
 
 from care_accel import CareError, ExactIndex
 
-FILES = ["index.json", "vectors.npy", "codes.npy", "norms.npy", "mean.npy"]
-FILES += ["int4_codes.npy", "residual_codes.npy", "int4_norms.npy"]
+NAMES = [
+    "vectors.npy",
+    "codes.npy",
+    "norms.npy",
+    "mean.npy",
+    "int4_codes.npy",
+    "residual_codes.npy",
+    "int4_norms.npy",
+]
+FILES = [
+    "index.json",
+    "removed.npy",
+    "parts/1/vectors.npy",
+    "parts/1/norms.npy",
+    *(f"parts/0/{n}" for n in NAMES),
+]
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     index = ExactIndex(70)
-    index._codes.int4_min_bytes = 0
-    index.add(np.random.default_rng(0).standard_normal((800, 70)).astype(np.float32))
+    index._parts[0].codes.int4_min_bytes = 0
+    vectors = np.random.default_rng(0).standard_normal((900, 70)).astype(np.float32)
+    index.add(vectors[:800])
     folder = tmp_path_factory.mktemp("fuzz") / "index"
+    index.save(folder)
+    index.add(vectors[800:])
+    index.remove(range(0, 900, 7))
     index.save(folder)
     return folder
 
@@ -55,7 +73,9 @@ def test_no_damage_crashes_the_loader_or_the_scan(whole, tmp_path, name, changes
     (folder / name).write_bytes(content)
     if checksum_too and name != "index.json":
         manifest = json.loads((folder / "index.json").read_text())
-        manifest["files"][name] = {"bytes": len(content), "crc32": zlib.crc32(content)}
+        *part, file = name.removeprefix("parts/").split("/")
+        files = manifest["parts"][int(part[0])]["files"] if part else manifest["files"]
+        files[file] = {"bytes": len(content), "crc32": zlib.crc32(content)}
         (folder / "index.json").write_text(json.dumps(manifest))
     queries = np.random.default_rng(1).standard_normal((6, 70)).astype(np.float32)
     with suppress(CareError):

@@ -139,7 +139,7 @@ def test_a_replaced_index_of_another_encoder_or_a_broken_one_is_refused_and_the_
         said = server.log.read_text(errors="replace")
         assert "sha256:of-another" in said
         assert model.revision("document") in said
-        (index / "vectors" / "codes.npy").write_bytes(b"broken")
+        (index / "vectors" / "parts" / "0" / "codes.npy").write_bytes(b"broken")
         os.utime(index / "retriever.json")
         wait_for_log(server, "codes.npy")
         again = client.infer("search", tensors(grpc, [DOCUMENTS[7]])).as_numpy("IDS")
