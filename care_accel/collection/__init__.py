@@ -22,4 +22,6 @@ def __getattr__(name: str) -> Any:
             raise
         from care_accel.errors import CareError
 
-        raise CareError("a collection needs the package pylance: pip install 'care-accel[collection]'") from None
+        raise CareError(
+            "a collection needs the package pylance: pip install 'care-accel[collection]'"
+        ) from None

@@ -98,8 +98,8 @@ class Cache:
             with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as temporary:
                 built = Path(temporary) / "snapshot"
                 built.mkdir(mode=0o700)
-                snapshot.index.save(built / _VECTORS)
-                names = snapshot.rows.save(built)
+                snapshot.index.save(built / _VECTORS, moved_to=target / _VECTORS)
+                names = snapshot.rows.save(built, moved_to=target)
                 values = {
                     "format": FORMAT,
                     "uuid": self._manifest.uuid,

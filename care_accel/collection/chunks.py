@@ -82,7 +82,9 @@ def check_chunking(chunk_tokens: int | None, chunk_overlap: int, encoder: Any) -
         return
     require_count("chunk_tokens", chunk_tokens)
     if not isinstance(chunk_overlap, int) or not 0 <= chunk_overlap < chunk_tokens:
-        raise CareError(f"chunk_overlap is {chunk_overlap!r}; it must be 0 to {chunk_tokens - 1} (below chunk_tokens)")
+        raise CareError(
+            f"chunk_overlap is {chunk_overlap!r}; it must be 0 to {chunk_tokens - 1} (below chunk_tokens)"
+        )
     if not hasattr(encoder, "tokenize"):
         raise CareError("chunk_tokens needs a local document encoder: its tokenizer counts the tokens")
     around = len(encoder.tokenize([""])[0])

@@ -180,7 +180,12 @@ class Collection:
         """
         table = Table.open(str(uri), version)
         return cls(
-            table, model=model, index_dir=index_dir, device=device, threads=threads, pinned=version is not None
+            table,
+            model=model,
+            index_dir=index_dir,
+            device=device,
+            threads=threads,
+            pinned=version is not None,
         )
 
     @property
@@ -266,6 +271,8 @@ class Collection:
         snapshot = base.at(table)
         if snapshot is not base and not self._pinned:
             self._cache.save(snapshot)
+            if snapshot.read > len(snapshot.rows) // 2:  # mapped, what was read need not stay in memory
+                snapshot = self._cache.load(table.version, **self._options) or snapshot
         return Searcher(table, snapshot, self.manifest)
 
     def upsert(
@@ -540,7 +547,9 @@ class Collection:
         encode : int
             Encode so many documents again, chosen at random, and compare their vectors.
         """
-        return verify(self._state.table, self.manifest, self.searcher().snapshot, self.model if encode else None, encode)
+        return verify(
+            self._state.table, self.manifest, self.searcher().snapshot, self.model if encode else None, encode
+        )
 
     def _require_writable(self) -> None:
         if self._pinned:

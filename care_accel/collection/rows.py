@@ -127,7 +127,9 @@ def check_name(name: Any, where: str) -> None:
     if not isinstance(name, str) or not name.strip():
         raise CareError(f"{where}: a field is named {name!r}; names are texts that are not empty")
     if name.startswith("_"):
-        raise CareError(f"{where}: field {name!r} begins with an underscore; such names are taken, use another one")
+        raise CareError(
+            f"{where}: field {name!r} begins with an underscore; such names are taken, use another one"
+        )
     if set(name) & set(".`\"'\n\r\0") or len(name) > 200:
         raise CareError(
             f"{where}: field {_shown(name)} cannot be used in filters; use a name of at most 200 characters without dots, "
@@ -221,7 +223,9 @@ def _as_mappings(rows: Any) -> Iterable[Any]:
     if isinstance(rows, pa.RecordBatch):
         return _as_mappings(pa.Table.from_batches([rows]))
     if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Iterable):
-        raise CareError(f"rows are a {type(rows).__name__}; give a list or an iterator of dicts, or an Arrow table")
+        raise CareError(
+            f"rows are a {type(rows).__name__}; give a list or an iterator of dicts, or an Arrow table"
+        )
     return rows
 
 

@@ -36,6 +36,7 @@ class Searcher:
         self.snapshot = snapshot
         self.manifest = manifest
         self._chunked = manifest.chunk_tokens is not None
+        self._names_of_fields = list(table.fields)
         self._masks: dict[str, tuple[NDArray[np.bool_], int]] = {}
         self._masking = threading.Lock()
 
@@ -91,9 +92,7 @@ class Searcher:
             scores, positions, _ = index.search_in_float64(some, depth, subset=mask)
             return scores, positions
 
-        return rank(
-            dense, len(vectors), k, names=self._names, group=grouping, reachable=reachable
-        )
+        return rank(dense, len(vectors), k, names=self._names, group=grouping, reachable=reachable)
 
     def _names(self, positions: Sequence[int]) -> list[tuple[str, int]]:
         return [self.snapshot.rows.chunk(position)[:2] for position in positions]
@@ -110,13 +109,19 @@ class Searcher:
         """Return id and row of the document at a position, and the span of its chunk; None if it is the whole text."""
         rows = self.snapshot.rows
         if not self._chunked:
-            document = rows.document(position)
+            document = self._complete(rows.document(position))
             return document["id"], document, None
         identifier, _, start, end = rows.chunk(position)
         first = int(self.snapshot.first_chunk_of[self.snapshot.document_of[position]])
         if first < 0:
             raise CareError(f"document {identifier!r} has no first chunk; run care-accel collection verify")
-        return identifier, rows.document(first), (start, end)
+        return identifier, self._complete(rows.document(first)), (start, end)
+
+    def _complete(self, document: dict[str, Any]) -> dict[str, Any]:
+        """Add fields that are newer than the document."""
+        for name in self._names_of_fields:
+            document.setdefault(name, None)
+        return document
 
 
 def _as_float32(score: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -19,6 +20,8 @@ from care_accel.errors import CareError
 
 # Everything of a chunk but its vector and its hashes.
 KEPT = (columns.ROW_ID, columns.UPDATED, ID, columns.CHUNK, columns.START, columns.END, TITLE, TEXT)
+_CHUNK = (ID, columns.CHUNK, columns.START, columns.END)
+_OWN = (columns.ROW_ID, columns.UPDATED, columns.CHUNK, columns.START, columns.END)
 
 
 class StoredRows:
@@ -37,6 +40,10 @@ class StoredRows:
         kept = [file for part, file in zip(parts, files, strict=True) if len(part)]
         self._files: list[Path | None] = kept
         self._ends = list(accumulate(map(len, self._parts)))
+        # Values of an array of one piece are read several times faster.
+        self._columns = [
+            {name: _one_piece(part.column(name)) for name in part.column_names} for part in self._parts
+        ]
         self.row_ids = self._numbers(columns.ROW_ID)
         self.updated = self._numbers(columns.UPDATED)
 
@@ -66,10 +73,6 @@ class StoredRows:
             kept.append(part.take(pa.array(inside - (end - len(part)))))
         return StoredRows(kept, [None] * len(kept)) if kept else StoredRows()
 
-    def ids(self, positions: Sequence[int]) -> list[str]:
-        """Return the documents' ids of some positions."""
-        return [self._column(position, ID) for position in positions]
-
     def all_ids(self) -> pa.ChunkedArray:
         """Return the documents' ids of all positions."""
         return pa.chunked_array([c for part in self._parts for c in part[ID].chunks], pa.string())
@@ -81,36 +84,34 @@ class StoredRows:
 
     def chunk(self, position: int) -> tuple[str, int, int, int]:
         """Return a chunk's document, its number there, and its span in the text."""
-        part, place = self._place(position)
-        names = (ID, columns.CHUNK, columns.START, columns.END)
-        identifier, number, start, end = (part[name][place].as_py() for name in names)
-        return identifier, number, start, end
+        columns_here, place = self._place(position)
+        return tuple(columns_here[name][place].as_py() for name in _CHUNK)  # type: ignore[return-value]
 
     def document(self, position: int) -> dict[str, Any]:
         """Return the row of the document whose first chunk is at a position: id, title, text and fields."""
-        part, place = self._place(position)
-        row = {ID: part[ID][place].as_py()}
-        for name in part.column_names:
-            if name in (TITLE, TEXT) or name not in KEPT:
-                row[name] = part[name][place].as_py()
-        return row
+        columns_here, place = self._place(position)
+        return {name: column[place].as_py() for name, column in columns_here.items() if name not in _OWN}
 
-    def _column(self, position: int, name: str) -> Any:
-        part, place = self._place(position)
-        return part[name][place].as_py()
+    def _place(self, position: int) -> tuple[dict[str, Any], int]:
+        number = bisect_right(self._ends, position)
+        return self._columns[number], position - (self._ends[number - 1] if number else 0)
 
-    def _place(self, position: int) -> tuple[pa.Table, int]:
-        number = int(np.searchsorted(self._ends, position, side="right"))
-        return self._parts[number], position - (self._ends[number - 1] if number else 0)
+    def save(self, folder: Path, *, moved_to: Path) -> list[str]:
+        """Write the parts into a folder, and return the names of their files. Files that exist already are linked.
 
-    def save(self, folder: Path) -> list[str]:
-        """Write the parts into a folder, and return the names of their files. Files that are there already are linked."""
+        Parameters
+        ----------
+        folder : Path
+        moved_to : Path
+            Where the folder will be: the files are linked from there the next time.
+        """
         names = []
         for number, (part, file) in enumerate(zip(self._parts, self._files, strict=True)):
             name = f"rows-{number}.arrow"
             if file is None or not _linked(file, folder / name):
                 _write(part, folder / name)
             names.append(name)
+        self._files = [moved_to / name for name in names]
         return names
 
     @classmethod
@@ -128,6 +129,10 @@ class StoredRows:
         except (OSError, pa.ArrowInvalid) as cause:
             raise CareError(f"{files[0].parent}: the rows cannot be read: {cause}") from None
         return cls(parts, files)
+
+
+def _one_piece(column: pa.ChunkedArray) -> Any:
+    return column.chunk(0) if column.num_chunks == 1 else column
 
 
 def _write(part: pa.Table, file: Path) -> None:

@@ -26,7 +26,14 @@ log = logging.getLogger(__name__)
 
 FOLDER = "documents.lance"
 # Columns of a chunk. Title, text and fields are in the first chunk of a document only: nothing is there twice.
-CHUNK, START, END, CONTENT_HASH, ROW_HASH, VECTOR = "_chunk", "_start", "_end", "_hash", "_row_hash", "_vector"
+CHUNK, START, END, CONTENT_HASH, ROW_HASH, VECTOR = (
+    "_chunk",
+    "_start",
+    "_end",
+    "_hash",
+    "_row_hash",
+    "_vector",
+)
 OWN = (ID, CHUNK, START, END, TITLE, TEXT, CONTENT_HASH, ROW_HASH, VECTOR)
 # Kept by Lance: a row keeps its id when it is updated or moved; the version says when it was last changed.
 ROW_ID, UPDATED = "_rowid", "_row_last_updated_at_version"
@@ -100,7 +107,9 @@ class Table:
             if folder.is_dir() and (names := sorted(entry.name for entry in folder.iterdir())):
                 if FOLDER in names:
                     raise CareError(f"{uri} is a collection already; open it, or choose another folder")
-                raise CareError(f"{uri} exists and contains {names[0]}; choose a folder that is empty or missing")
+                raise CareError(
+                    f"{uri} exists and contains {names[0]}; choose a folder that is empty or missing"
+                )
             try:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folder.chmod(0o700)
@@ -217,12 +226,16 @@ class Table:
     def check_filter(self, expression: str) -> None:
         """Check a user's filter; see `filtered`."""
         if not isinstance(expression, str) or not expression.strip():
-            raise CareError(f"the filter is {expression!r}; give an expression such as \"department = '儿科'\"")
+            raise CareError(
+                f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
+            )
         # Parentheses are put around it, which nothing in it may close or comment out.
         if not _is_enclosed(expression):
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
         with self._filter_errors(expression):
-            self._dataset.scanner(columns=[ID], filter=f"({expression}) AND {FIRST_CHUNK}", limit=1).to_table()
+            self._dataset.scanner(
+                columns=[ID], filter=f"({expression}) AND {FIRST_CHUNK}", limit=1
+            ).to_table()
 
     def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
         """Return the table with new fields, null in all rows; another writer may have added them as well."""
@@ -262,7 +275,12 @@ class Table:
         with _lance_errors(self.uri):
             # Lance takes a missing column for null only where it knows the order of the columns.
             aligned = rows.select([name for name in self.schema.names])
-            merge = self._handle().merge_insert([ID, CHUNK]).when_matched_update_all().when_not_matched_insert_all()
+            merge = (
+                self._handle()
+                .merge_insert([ID, CHUNK])
+                .when_matched_update_all()
+                .when_not_matched_insert_all()
+            )
             if replaced:
                 merge = merge.when_not_matched_by_source_delete(_in(replaced))
             merge.conflict_retries(_RETRIES).retry_timeout(_RETRY_FOR).execute(aligned)
@@ -318,11 +336,20 @@ class Table:
                 raise
             known = ", ".join(
                 f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
-                for name, kind in [(ID, pa.string()), (TITLE, pa.string()), (TEXT, pa.string()), *self.fields.items()]
+                for name, kind in [
+                    (ID, pa.string()),
+                    (TITLE, pa.string()),
+                    (TEXT, pa.string()),
+                    *self.fields.items(),
+                ]
             )
             problem = _cleaned(cause).partition(" Valid fields are")[0].rstrip(". ")
-            problem = re.sub(r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem)
-            problem = re.sub(r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem)
+            problem = re.sub(
+                r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem
+            )
+            problem = re.sub(
+                r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem
+            )
             raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
 
 
@@ -377,7 +404,9 @@ def _lance() -> Any:
     try:
         import lance
     except ImportError:
-        raise CareError("a collection needs the package pylance: pip install 'care-accel[collection]'") from None
+        raise CareError(
+            "a collection needs the package pylance: pip install 'care-accel[collection]'"
+        ) from None
     return lance
 
 
@@ -395,13 +424,19 @@ def _translated(uri: str, cause: Exception) -> CareError:
     text = _cleaned(cause)
     lower = text.lower()
     if os.strerror(errno.ENOSPC).lower() in lower:
-        return CareError(f"{uri}: the disk is full; what was committed before is whole, free some space and go on")
+        return CareError(
+            f"{uri}: the disk is full; what was committed before is whole, free some space and go on"
+        )
     if "permission denied" in lower or "read-only file system" in lower:
         return CareError(f"{uri}: not writable or not readable: {text[:200]}")
     if "feature" in lower and ("upgrade" in lower or "support" in lower or "flag" in lower):
-        return CareError(f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance")
+        return CareError(
+            f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance"
+        )
     if "was not found" in lower:
-        return CareError(f"{uri}: there is no collection; create one with Collection.create or care-accel index")
+        return CareError(
+            f"{uri}: there is no collection; create one with Collection.create or care-accel index"
+        )
     return CareError(f"{uri}: {text[:400]}")
 
 

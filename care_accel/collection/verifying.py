@@ -51,7 +51,9 @@ def verify(
 ) -> Verified:
     """Check a version of a collection; see `Collection.verify`."""
     found = Verified()
-    chunking = "whole" if manifest.chunk_tokens is None else f"{manifest.chunk_tokens}/{manifest.chunk_overlap}"
+    chunking = (
+        "whole" if manifest.chunk_tokens is None else f"{manifest.chunk_tokens}/{manifest.chunk_overlap}"
+    )
     chunks: dict[str, list[int]] = {}
     lengths: dict[str, int] = {}
     ends: dict[str, int] = {}
@@ -82,7 +84,9 @@ def verify(
             indexed += position >= 0
     for identifier, numbers in chunks.items():
         if sorted(numbers) != list(range(len(numbers))):
-            found.add(f"document {identifier!r}: its chunks are {sorted(numbers)[:10]}, not 0 to {len(numbers) - 1}")
+            found.add(
+                f"document {identifier!r}: its chunks are {sorted(numbers)[:10]}, not 0 to {len(numbers) - 1}"
+            )
         elif ends[identifier] > lengths.get(identifier, 0):
             found.add(f"document {identifier!r}: a chunk ends behind its text")
     if snapshot.index.alive != indexed:
@@ -100,7 +104,9 @@ def _encode_again(
     encoder = model.encoder("document")
     chunker = Chunker(manifest, encoder)
     names = [ID, columns.CHUNK, TITLE, TEXT, columns.VECTOR]
-    rows = table.rows_of([ids[i] for i in chosen], names).sort_by([(ID, "ascending"), (columns.CHUNK, "ascending")])
+    rows = table.rows_of([ids[i] for i in chosen], names).sort_by(
+        [(ID, "ascending"), (columns.CHUNK, "ascending")]
+    )
     stored = vectors_of(rows[columns.VECTOR])
     start = 0
     for row in rows.select(names[:-1]).to_pylist():

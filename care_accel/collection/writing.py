@@ -139,7 +139,9 @@ class Writer:
         finally:
             self.done.seconds = perf_counter() - begun
         if self.done.doubled:
-            log.warning("%d rows have an id that comes again; the last one of each was kept", self.done.doubled)
+            log.warning(
+                "%d rows have an id that comes again; the last one of each was kept", self.done.doubled
+            )
         return self.done
 
     def _without_doubles(
@@ -278,7 +280,10 @@ class _Stored:
             places.setdefault(identifier, []).append(place)
         ends = found[columns.END].to_pylist()
         spans = [
-            [Span(start, ends[place]) for place, start in zip(places[d.id], _starts(found, places[d.id]), strict=True)]
+            [
+                Span(start, ends[place])
+                for place, start in zip(places[d.id], _starts(found, places[d.id]), strict=True)
+            ]
             for d in some
         ]
         order = [place for d in some for place in places[d.id]]

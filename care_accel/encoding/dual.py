@@ -145,7 +145,14 @@ class DualEncoder(BaseDualEncoder):
         if compiled:
             require_compilable(sources, runtime)
         found = cls(sources, runtime, compiled)
-        which = {"model": model, "query": query, "document": document, "preset": preset, "width": width, "base": base}
+        which = {
+            "model": model,
+            "query": query,
+            "document": document,
+            "preset": preset,
+            "width": width,
+            "base": base,
+        }
         which |= {"max_tokens": max_tokens, "dtype": dtype, "revision": revision}
         found.loaded_with = {name: value for name, value in which.items() if value is not None}
         return found

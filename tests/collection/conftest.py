@@ -16,7 +16,12 @@ def model():
 @pytest.fixture
 def rows():
     return [
-        {"id": f"d{i}", "text": f"{word}怎么治疗，第{i}条", "department": ["儿科", "内科"][i % 2], "year": 2000 + i}
+        {
+            "id": f"d{i}",
+            "text": f"{word}怎么治疗，第{i}条",
+            "department": ["儿科", "内科"][i % 2],
+            "year": 2000 + i,
+        }
         for i, word in enumerate(WORDS)
     ]
 
@@ -41,7 +46,10 @@ def brute_force(model):
     def rank(rows, query, k):
         vector = model.encode_query([query])[0].astype(np.float64)
         scored = [
-            (row["id"], float(encoded(f"{row.get('title') or ''} {row['text']}".strip()).astype(np.float64) @ vector))
+            (
+                row["id"],
+                float(encoded(f"{row.get('title') or ''} {row['text']}".strip()).astype(np.float64) @ vector),
+            )
             for row in rows
         ]
         return sorted(scored, key=lambda hit: (-np.float32(hit[1]), hit[0]))[:k]

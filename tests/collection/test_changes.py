@@ -24,7 +24,11 @@ ROWS = st.lists(
     max_size=6,
 )
 QUERIES = ["高血压怎么办", "咳嗽"]
-FILTERS = {None: lambda year: True, "year >= 2002": lambda year: (year or 0) >= 2002, "year IS NULL": lambda year: year is None}
+FILTERS = {
+    None: lambda year: True,
+    "year >= 2002": lambda year: (year or 0) >= 2002,
+    "year IS NULL": lambda year: year is None,
+}
 _MODEL = []
 _VECTORS = {}
 
@@ -50,7 +54,9 @@ class Changes(RuleBasedStateMachine):
     @initialize()
     def create(self):
         self.folder = Path(tempfile.mkdtemp())
-        self.collection = Collection.create(self.folder / "c", model(), fields={"year": "int"}, **self.chunking)
+        self.collection = Collection.create(
+            self.folder / "c", model(), fields={"year": "int"}, **self.chunking
+        )
         self.chunker = Chunker(self.collection.manifest, model().encoder("document"))
         self.expected = {}
 
@@ -124,7 +130,11 @@ class ChangesInChunks(Changes):
 
 
 _SETTINGS = settings(
-    max_examples=6, stateful_step_count=14, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+    max_examples=6,
+    stateful_step_count=14,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
 )
 TestChanges = Changes.TestCase
 TestChanges.settings = _SETTINGS

@@ -97,7 +97,9 @@ def test_any_text_is_an_id(collection, identifier):
 
 
 def test_of_doubled_ids_the_last_one_is_kept_and_told(collection, caplog):
-    done = collection.upsert([{"id": "x", "text": "一"}, {"id": "y", "text": "二"}, {"id": "x", "text": "三"}])
+    done = collection.upsert(
+        [{"id": "x", "text": "一"}, {"id": "y", "text": "二"}, {"id": "x", "text": "三"}]
+    )
     assert (done.new, done.doubled) == (2, 1)
     assert collection.get("x")["text"] == "三"
     assert "1 rows have an id that comes again" in caplog.text
@@ -128,7 +130,10 @@ BAD = [
     ({"id": "a", "text": None}, "the text is missing"),
     ({"id": "a", "text": 3}, "the text is a int"),
     ({"id": "a", "text": "x", "title": []}, "the title is a list"),
-    ({"id": "a", "text": "x", "year": "2020"}, "'year' is a text .'2020'., but in this collection it is an integer"),
+    (
+        {"id": "a", "text": "x", "year": "2020"},
+        "'year' is a text .'2020'., but in this collection it is an integer",
+    ),
     ({"id": "a", "text": "x", "year": 2020.5}, "'year' is a number"),
     ({"id": "a", "text": "x", "f": {}}, "is a dict; a field is"),
     ({"id": "a", "text": "x", "f": [1]}, "is a list; a field is"),
@@ -167,7 +172,9 @@ def test_fields_keep_their_types(collection):
     }
     collection.upsert([row])
     assert collection.get("t") == row | {"title": "", "department": None, "year": None}
-    assert ids(collection.search("类型", filter="`科室` = '儿科' AND open AND score < 1 AND day > date '2019-01-01'")) == ["t"]
+    assert ids(
+        collection.search("类型", filter="`科室` = '儿科' AND open AND score < 1 AND day > date '2019-01-01'")
+    ) == ["t"]
     assert ids(collection.search("类型", filter="array_has(tags, 'b')")) == ["t"]
     collection.upsert([{"id": "u", "text": "整数", "score": 2}])
     assert collection.get("u")["score"] == 2.0
@@ -178,7 +185,10 @@ def test_declared_fields_have_their_types_before_the_first_row(model, tmp_path):
     with pytest.raises(CareError, match="'year' is a text"):
         made.upsert([{"id": "a", "text": "x", "year": "2020"}])
     assert made.search("x", filter="year > 3") == []
-    for fields, problem in [({"year": "number"}, "the types are"), ({"id": "text"}, "part of every document")]:
+    for fields, problem in [
+        ({"year": "number"}, "the types are"),
+        ({"id": "text"}, "part of every document"),
+    ]:
         with pytest.raises(CareError, match=problem):
             Collection.create(tmp_path / "d", model, fields=fields)
 
@@ -197,7 +207,10 @@ def test_equal_scores_are_ordered_by_id_whenever_they_were_written(model, tmp_pa
     made.upsert([{"id": "b", "text": "变了"}])
     made.upsert([{"id": "b", "text": "同样的话"}])
     assert ids(made.search("同样", k=4)) == sorted(names)[:4]
-    assert ids(Collection.open(tmp_path / "c", index_dir=tmp_path / "new").search("同样", k=4)) == sorted(names)[:4]
+    assert (
+        ids(Collection.open(tmp_path / "c", index_dir=tmp_path / "new").search("同样", k=4))
+        == sorted(names)[:4]
+    )
 
 
 def test_what_others_write_is_seen_after_refresh(collection, tmp_path):
@@ -314,7 +327,10 @@ FILTERS = [
 
 @pytest.mark.parametrize(("expression", "problem"), FILTERS)
 def test_a_wrong_filter_is_one_clear_line(collection, expression, problem):
-    for use in (lambda: collection.search("x", filter=expression), lambda: collection.delete(filter=expression)):
+    for use in (
+        lambda: collection.search("x", filter=expression),
+        lambda: collection.delete(filter=expression),
+    ):
         with pytest.raises(CareError, match=problem) as raised:
             use()
         assert "\n" not in str(raised.value)

@@ -83,7 +83,9 @@ def test_two_writers_lose_nothing_while_others_read(model, tmp_path):
         try:
             mine = Collection.open(uri, model=model, index_dir=tmp_path / name)
             for n in range(8):
-                shared = [{"id": f"s{i}", "title": name, "text": f"{name}写的。" * (1 + n % 4)} for i in range(4)]
+                shared = [
+                    {"id": f"s{i}", "title": name, "text": f"{name}写的。" * (1 + n % 4)} for i in range(4)
+                ]
                 mine.upsert([*shared, {"id": f"{name}{n}", "text": "自己的"}])
                 if n % 3 == 2:
                     mine.delete([f"{name}{n - 1}"])

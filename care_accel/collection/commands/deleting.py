@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="ids of documents; unknown ones are fine")
     add_collection(parser)
     parser.add_argument("--ids", type=Path, dest="file", metavar="FILE", help="a file with one id a line")
-    parser.add_argument("--filter", metavar="EXPR", help="delete the documents that this leaves, such as \"year < 2010\"")
+    parser.add_argument(
+        "--filter", metavar="EXPR", help='delete the documents that this leaves, such as "year < 2010"'
+    )
     parser.add_argument("--dry-run", action="store_true", help="count the documents, and delete none")
 
 
@@ -26,7 +28,11 @@ def run(options: argparse.Namespace) -> None:
     collection = open_collection(options)
     ids = options.ids or ([line.strip() for _, line in read_lines(options.file)] if options.file else None)
     if options.dry_run:
-        count = collection.count(options.filter) if options.filter else sum(r is not None for r in collection.get(ids))
+        count = (
+            collection.count(options.filter)
+            if options.filter
+            else sum(r is not None for r in collection.get(ids))
+        )
         print(f"{count:,} of {len(collection):,} documents would be deleted")
         return
     deleted = collection.delete(ids, filter=options.filter)

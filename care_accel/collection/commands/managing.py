@@ -81,7 +81,9 @@ def _versions(collection: Collection, options: argparse.Namespace) -> None:
 def _compact(collection: Collection, options: argparse.Namespace) -> None:
     before = _bytes(collection)
     collection.compact(keep_days=options.keep_days)
-    print(f"{before / 1e6:,.1f} MB -> {_bytes(collection) / 1e6:,.1f} MB; {len(collection.versions())} versions are left")
+    print(
+        f"{before / 1e6:,.1f} MB -> {_bytes(collection) / 1e6:,.1f} MB; {len(collection.versions())} versions are left"
+    )
 
 
 def _bytes(collection: Collection) -> int:

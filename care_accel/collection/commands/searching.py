@@ -21,16 +21,24 @@ _BATCH = 64
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options to a parser."""
-    parser.add_argument("queries", nargs="*", metavar="QUERY", help="without any, lines of standard input are read")
+    parser.add_argument(
+        "queries", nargs="*", metavar="QUERY", help="without any, lines of standard input are read"
+    )
     add_collection(parser)
     parser.add_argument("-k", type=int, default=10, metavar="N", help="hits of a query; default: %(default)s")
     parser.add_argument(
-        "--filter", metavar="EXPR", help="only documents that this leaves, such as \"department = '儿科' AND year >= 2020\""
+        "--filter",
+        metavar="EXPR",
+        help="only documents that this leaves, such as \"department = '儿科' AND year >= 2020\"",
     )
-    parser.add_argument("--chunks", action="store_true", help="show each matching chunk, instead of each document once")
+    parser.add_argument(
+        "--chunks", action="store_true", help="show each matching chunk, instead of each document once"
+    )
     parser.add_argument("--version", type=int, metavar="N", help="search an earlier version")
     parser.add_argument(
-        "--json", action="store_true", help="one line of JSON a query: query, hits with id, score, document and span"
+        "--json",
+        action="store_true",
+        help="one line of JSON a query: query, hits with id, score, document and span",
     )
 
 
