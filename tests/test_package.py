@@ -27,7 +27,6 @@ ARROWS = {
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "progress", "errors", "_native"},
     "index": {"files", "errors", "_native"},
-    "collection": {"encoding", "index", "retriever", "files", "progress", "errors"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
     "eval": {"encoding", "index", "retriever", "kernels", "files", "progress", "errors", "version"},

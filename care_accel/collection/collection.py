@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, overload
@@ -319,7 +319,7 @@ class Collection:
         self._require_writable()
         if on_duplicate not in ("last", "error"):
             raise CareError(f"on_duplicate is {on_duplicate!r}; it must be 'last' or 'error'")
-        total = len(rows) if hasattr(rows, "__len__") else None
+        total = len(rows) if isinstance(rows, Sized) else None
         with self._changing:
             self._state = _State(self._state.table.latest(), self._state.searcher)
         with progress_bar("indexing", total, show=show_progress) as advance:
@@ -416,15 +416,38 @@ class Collection:
         rows = [found.get(name) for name in names]
         return rows[0] if isinstance(ids, str | int) else rows
 
-    @overload
-    def search(
-        self, queries: str, k: int = ..., *, filter: str | None = ..., group: bool = ...
+    @overload  # a str is a sequence of str as well, which the checker cannot tell apart
+    def search(  # type: ignore[overload-overlap]
+        self,
+        queries: str,
+        k: int = ...,
+        *,
+        filter: str | None = ...,
+        group: bool = ...,
+        return_timings: Literal[False] = ...,
     ) -> list[Hit]: ...
 
     @overload
     def search(
-        self, queries: Sequence[str], k: int = ..., *, filter: str | None = ..., group: bool = ...
+        self,
+        queries: Sequence[str],
+        k: int = ...,
+        *,
+        filter: str | None = ...,
+        group: bool = ...,
+        return_timings: Literal[False] = ...,
     ) -> list[list[Hit]]: ...
+
+    @overload
+    def search(
+        self,
+        queries: str | Sequence[str],
+        k: int = ...,
+        *,
+        filter: str | None = ...,
+        group: bool = ...,
+        return_timings: Literal[True],
+    ) -> tuple[Any, Timings]: ...
 
     def search(
         self,

@@ -85,7 +85,7 @@ class StoredRows:
     def chunk(self, position: int) -> tuple[str, int, int, int]:
         """Return a chunk's document, its number there, and its span in the text."""
         columns_here, place = self._place(position)
-        return tuple(columns_here[name][place].as_py() for name in _CHUNK)  # type: ignore[return-value]
+        return tuple(columns_here[name][place].as_py() for name in _CHUNK)
 
     def document(self, position: int) -> dict[str, Any]:
         """Return the row of the document whose first chunk is at a position: id, title, text and fields."""

@@ -273,8 +273,7 @@ class Table:
             The disk is full, or others kept changing the same documents.
         """
         with _lance_errors(self.uri):
-            # Lance takes a missing column for null only where it knows the order of the columns.
-            aligned = rows.select([name for name in self.schema.names])
+            aligned = rows.select(self.schema.names)
             merge = (
                 self._handle()
                 .merge_insert([ID, CHUNK])

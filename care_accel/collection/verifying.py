@@ -62,7 +62,7 @@ def verify(
     indexed = 0
     for batch in table.batches([*names, columns.VECTOR]):
         stored = vectors_of(batch[columns.VECTOR])
-        finite = np.isfinite(stored).all(axis=1)
+        finite = np.isfinite(stored).all(axis=1).tolist()
         positions = snapshot.positions(batch[columns.ROW_ID].to_numpy())
         for place, row in enumerate(batch.select(names[1:]).to_pylist()):
             identifier, number = row[ID], row[columns.CHUNK]

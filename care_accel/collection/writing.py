@@ -308,7 +308,7 @@ def _pieces(found: Iterable[Document]) -> Iterator[list[Document]]:
         piece: list[Document] = []
         try:
             for document in islice(source, _PIECE):
-                piece.append(document)
+                piece.append(document)  # noqa: PERF402  # what came before an error is kept
         except BaseException:
             if piece:
                 yield piece

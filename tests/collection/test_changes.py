@@ -49,7 +49,7 @@ def vector(text, role):
 class Changes(RuleBasedStateMachine):
     """A collection and the dict that it should be."""
 
-    chunking: dict = {}
+    chunk_tokens = None
 
     @initialize()
     def create(self):
@@ -126,7 +126,7 @@ class Changes(RuleBasedStateMachine):
 
 
 class ChangesInChunks(Changes):
-    chunking = {"chunk_tokens": 8, "chunk_overlap": 2}
+    chunk_tokens = 8
 
 
 _SETTINGS = settings(

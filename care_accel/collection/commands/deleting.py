@@ -26,7 +26,9 @@ def run(options: argparse.Namespace) -> None:
     if sum(map(bool, (options.ids, options.file, options.filter))) != 1:
         raise CareError("give one of these: ids, --ids FILE or --filter EXPR")
     collection = open_collection(options)
-    ids = options.ids or ([line.strip() for _, line in read_lines(options.file)] if options.file else None)
+    ids: list[str] = options.ids or []
+    if options.file:
+        ids = [line.strip() for _, line in read_lines(options.file)]
     if options.dry_run:
         count = (
             collection.count(options.filter)
@@ -35,5 +37,5 @@ def run(options: argparse.Namespace) -> None:
         )
         print(f"{count:,} of {len(collection):,} documents would be deleted")
         return
-    deleted = collection.delete(ids, filter=options.filter)
+    deleted = collection.delete(None if options.filter else ids, filter=options.filter)
     print(f"{deleted:,} documents deleted; {len(collection):,} are left, version {collection.version}")
