@@ -83,15 +83,26 @@ def read_json_values(file: Path) -> Iterator[tuple[int, Any]]:
     """
     for number, line in read_lines(file):
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except ValueError as cause:
-            reason = (
-                f"{cause.msg} at character {cause.pos + 1}"
-                if isinstance(cause, json.JSONDecodeError)
-                else cause
-            )
-            raise CareError(f"{file}, line {number}: not JSON: {reason}") from None
+            raise CareError(f"{file}, line {number}: {cause}") from None
         yield number, value
+
+
+def parse_json(text: str) -> Any:
+    """Return the value of a JSON text.
+
+    Raises
+    ------
+    ValueError
+        It is not JSON; the message says why and where in the text, without the text.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as cause:
+        raise ValueError(f"not JSON: {cause.msg.removesuffix(' at')} at character {cause.pos + 1}") from None
+    except (ValueError, RecursionError) as cause:  # a number with thousands of digits; brackets in brackets
+        raise ValueError(f"not JSON: {cause}") from None
 
 
 def text_field(row: dict[str, Any], name: str, file: Path, line: int) -> str:

@@ -1,12 +1,13 @@
 """Cutting texts into chunks, with made-up tokens and with those of real tokenizers."""
 
 import itertools
-import unicodedata
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from care_accel import CareError
 from care_accel.collection.chunking import Span, cut, cut_texts, token_starts
@@ -53,14 +54,27 @@ def test_chunks_hold_everything_ascend_and_keep_to_their_limits(case, limit, ove
         assert shared.end <= shared.start or tokens_of(shared, starts) <= overlap
 
 
-@given(TEXTS, st.integers(12, 20))
-def test_characters_stay_with_what_belongs_to_them(text, limit):
-    for span in cut(text, range(len(text)), limit)[1:]:
-        first, last = text[span.start], text[span.start - 1]
-        run = text[: span.start].rstrip("e\u0301\u200d") != text[: span.start] or first in "\u0301\u200d"
-        joined = unicodedata.category(first) == "Mn" or first == "\u200d" or last == "\u200d"
-        # a run of marks that is longer than a chunk has to be cut somewhere
-        assert not joined or run
+CHARACTERS = [
+    "头",
+    "。",
+    "，",
+    " ",
+    "a",
+    "e\u0301",
+    "👨\u200d👩",
+    "👍🏽",
+    "🇨🇳",
+    "葛\U000e0100",
+    "\ud83d\ude00",
+]
+
+
+@given(st.lists(st.sampled_from(CHARACTERS), max_size=60), st.integers(3, 8), st.integers(0, 2))
+def test_characters_stay_with_what_belongs_to_them(characters, limit, overlap):
+    text = "".join(characters)
+    between = {0, *itertools.accumulate(map(len, characters))}
+    for span in cut(text, range(len(text)), limit, overlap):
+        assert {*span} <= between
 
 
 def test_a_text_that_fits_is_one_chunk_as_it_is():
@@ -114,34 +128,42 @@ def test_numbers_that_make_no_chunks_are_refused(limit, overlap):
 TEXT = "患者，男，45岁。头痛3.5天\ud83d，血压160/100 mmHg！Take aspirin. 👨‍👩‍👧囧" * 8
 
 
-def test_tokens_of_the_embedded_model_are_found_whatever_its_truncation(embedded_model):
+@pytest.fixture
+def bytes_tokenizer():
+    """Return a tokenizer whose tokens are bytes, as that of a byte-level vocabulary without merges."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    return SimpleNamespace(backend_tokenizer=backend)
+
+
+def test_tokens_are_found_whatever_the_truncation_of_the_tokenizer(embedded_model):
     tokenizer = embedded_model.encoder("document").tokenizer
     plain = token_starts(tokenizer, [TEXT, "", "头痛"])
     tokenizer(["头痛"], truncation=True, max_length=8, return_attention_mask=False, verbose=False)
     cut_off = token_starts(tokenizer, [TEXT, "", "头痛"])
     assert [starts.tolist() for starts in plain] == [starts.tolist() for starts in cut_off]
-    whole = tokenizer([TEXT.replace("\ud83d", "\ufffd")], add_special_tokens=False)
-    assert len(plain[0]) == len(whole["input_ids"][0])
-    assert plain[1].size == 0
-    assert plain[0][0] == 0
+    assert (plain[0][0], plain[1].size) == (0, 0)
     assert (np.diff(plain[0]) >= 0).all()
-    assert plain[0][-1] < len(TEXT)
+    assert plain[0][-1] == len(TEXT) - 1
 
 
-def test_chunks_that_are_tokenised_alone_keep_to_their_limit(embedded_model, tiny_folders):
-    from transformers import AutoTokenizer
+def test_bytes_of_a_character_start_where_it_does(bytes_tokenizer):
+    assert token_starts(bytes_tokenizer, ["a囧\ud83d"])[0].tolist() == [0, 1, 1, 1, 2, 2, 2]
 
-    for tokenizer in (
-        embedded_model.encoder("document").tokenizer,
-        AutoTokenizer.from_pretrained(tiny_folders / "document_encoder"),
-    ):
-        for limit, overlap in ((12, 5), (40, 0)):
+
+def test_chunks_that_are_tokenised_alone_keep_to_their_limit(embedded_model, bytes_tokenizer):
+    for tokenizer in (embedded_model.encoder("document").tokenizer, bytes_tokenizer):
+        for limit, overlap in ((6, 2), (12, 5), (40, 0)):
             spans, short = cut_texts(tokenizer, [TEXT, "头痛"], limit, overlap)
             chunks = [TEXT[start:end] for start, end in spans]
             assert max(map(len, token_starts(tokenizer, chunks))) <= limit
             assert short == [Span(0, 2)]
-            assert spans[0].start == 0
-            assert spans[-1].end == len(TEXT)
+            assert (spans[0].start, spans[-1].end) == (0, len(TEXT))
+
+
+def test_a_character_with_more_tokens_than_a_chunk_is_one_of_its_own(bytes_tokenizer):
+    assert cut_texts(bytes_tokenizer, ["囧a囧"], 2) == [[Span(0, 1), Span(1, 2), Span(2, 3)]]
 
 
 def test_a_tokenizer_without_positions_is_refused():
