@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection import table as columns
-from care_accel.collection.chunks import Chunker, Span
-from care_accel.collection.manifest import Manifest
-from care_accel.collection.rows import ID, TEXT, TITLE, Document, FieldTypes, documents
-from care_accel.collection.table import Table, vector_column, vectors_of
+from care_accel.collection.cutting.chunker import Chunker, Span
+from care_accel.collection.storage import table as columns
+from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document, FieldTypes, documents
+from care_accel.collection.storage.table import Table, vector_column, vectors_of
 from care_accel.encoding.base import BaseEncoder
 from care_accel.errors import CareError
 
@@ -28,6 +29,8 @@ _PIECE = 1024
 # A commit writes what was encoded when so many seconds have passed, or so many documents wait.
 COMMIT_SECONDS = 60.0
 COMMIT_ROWS = 16_384
+# Documents that are encoded to estimate how long all take.
+_SAMPLED = 64
 
 
 @dataclass
@@ -38,6 +41,8 @@ class Upserted:
     ----------
     new, changed, same : int
         Documents that were not there, that were encoded or written again, and that were there as they are.
+    read : int
+        Rows that were read, those that wait for their commit included.
     doubled : int
         Rows whose id came again later in the same call; the last one is kept.
     chunks : int
@@ -57,6 +62,7 @@ class Upserted:
     new: int = 0
     changed: int = 0
     same: int = 0
+    read: int = 0
     doubled: int = 0
     chunks: int = 0
     tokens: int = 0
@@ -66,11 +72,6 @@ class Upserted:
     commit_seconds: float = 0.0
     version: int = 0
     stopped: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Rows that were read."""
-        return self.new + self.changed + self.same + self.doubled
 
 
 @dataclass
@@ -120,6 +121,40 @@ class Writer:
         self._commit_seconds = commit_seconds
         self._waiting = _Waiting()
 
+    def preview(self, rows: Any) -> tuple[Upserted, list[Document]]:
+        """Count what `write` would do, without encoding or writing.
+
+        Returns
+        -------
+        counts : Upserted
+        some : list of Document
+            Documents that would be encoded, up to 64 from everywhere: to estimate how long it would take.
+        """
+        chunking = self.chunker.name
+        seen: set[str] = set()
+        some: list[Document] = []
+        encoded = 0
+        sampling = random.Random(0)
+        for piece in _pieces(documents(rows, self.types)):
+            self.done.read += len(piece)
+            kept = self._without_doubles(piece, seen, "last")
+            stored = _Stored(self.table, list(kept))
+            for document in kept.values():
+                known = stored.row_hash(document.id)
+                self.done.same += known == document.row_hash(chunking)
+                self.done.new += known is None
+                self.done.changed += known not in (None, document.row_hash(chunking))
+                if stored.content_hash(document.id) == document.content_hash(chunking):
+                    continue
+                encoded += 1
+                if len(some) < _SAMPLED:
+                    some.append(document)
+                elif (place := sampling.randrange(encoded)) < _SAMPLED:
+                    some[place] = document
+            self._report(self.done)
+        self.done.chunks = encoded
+        return self.done, some
+
     def write(self, rows: Any, *, on_duplicate: Literal["last", "error"] = "last") -> Upserted:
         """Write rows; see `Collection.upsert`."""
         begun = perf_counter()
@@ -129,6 +164,7 @@ class Writer:
             try:
                 for piece in _pieces(documents(rows, self.types)):
                     self._add(self._without_doubles(piece, seen, on_duplicate))
+                    self.done.read += len(piece)
                     self.done.seconds = perf_counter() - begun
                     self._report(self.done)
                     if self._stop():

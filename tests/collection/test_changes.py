@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from care_accel import Collection, DualEncoder
-from care_accel.collection.chunks import Chunker
+from care_accel.collection.cutting.chunker import Chunker
 
 WORDS = ["高血压", "糖尿病。", "感冒发热", "儿童咳嗽！", "胃炎；", "骨折", "头痛三天。"]
 IDS = [*(f"d{i}" for i in range(8)), "a'b", "😀"]
@@ -69,7 +69,7 @@ class Changes(RuleBasedStateMachine):
         self.expected |= {row["id"]: row for row in rows}
         done = self.collection.upsert(rows)
         assert done.new == len(self.expected) - len(before)
-        assert done.rows == len(rows)
+        assert done.read == len(rows)
 
     @rule(ids=st.lists(st.sampled_from(IDS), max_size=4))
     def delete(self, ids):

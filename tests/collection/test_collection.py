@@ -46,7 +46,7 @@ def test_an_empty_collection_has_no_hits(model, tmp_path):
     assert len(empty) == 0
     assert empty.verify().ok
     empty.compact()
-    assert empty.upsert([]).rows == 0
+    assert empty.upsert([]).read == 0
 
 
 def test_only_what_is_new_or_changed_is_encoded(collection, rows):
@@ -373,7 +373,7 @@ def test_stopping_commits_what_is_encoded(model, tmp_path, monkeypatch):
     made = Collection.create(tmp_path / "c", model)
     rows = [{"id": str(i), "text": f"文{i}"} for i in range(10)]
     seen = []
-    done = made.upsert(rows, report=lambda so_far: seen.append(so_far.rows), stop=lambda: len(seen) >= 2)
+    done = made.upsert(rows, report=lambda so_far: seen.append(so_far.read), stop=lambda: len(seen) >= 2)
     assert done.stopped
     assert done.new == len(made) == 6
     assert made.upsert(rows).new == 4

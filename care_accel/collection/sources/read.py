@@ -103,6 +103,13 @@ class DocumentReader:
         for document in self:
             yield document, self.place
 
+    def reject(self, reason: str) -> bool:
+        """Leave out the last document, which cannot be stored; return False if nothing may be left out."""
+        if self._skipped is None:
+            return False
+        self._leave_out(self.place, BadRow(reason.removeprefix(self.place).lstrip(": ")))
+        return True
+
     def fraction(self) -> float | None:
         """Return which part of all bytes is read, from 0 to 1; None if a source is a pipe."""
         sizes = [source.size for source in self._sources]
@@ -144,8 +151,6 @@ class DocumentReader:
                 yield document
             self._current = None
             self._finished += source.size or 0
-        if self._skipped is not None:
-            self._skipped.close()
 
     def _leave_out(self, place: str, bad: BadRow) -> None:
         if self._skipped is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from care_accel import CareError
-from care_accel.collection.chunking import Span, cut, cut_texts, token_starts
+from care_accel.collection.cutting.chunking import Span, cut, cut_texts, token_starts
 
 WORDS = st.sampled_from(
     [*"头痛，。！？；、…”） \n.a3e\u0301\u200d👨🇨", "Dr. ", "3.5", "高血压", "abc", "\r\n", "\ud83d"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from care_accel.collection.chunking import Span, cut, token_starts
-from care_accel.collection.manifest import Manifest
+from care_accel.collection.cutting.chunking import Span, cut, token_starts
+from care_accel.collection.storage.manifest import Manifest
 from care_accel.encoding.base import BaseEncoder
 from care_accel.errors import CareError, require_count
 

@@ -1,6 +1,6 @@
 import pytest
 
-from care_accel.collection.breaks import Breaks
+from care_accel.collection.cutting.breaks import Breaks
 
 
 def pieces(text, limit=None):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection.rows import ID, TEXT, TITLE, TYPE_NAMES
+from care_accel.collection.storage.lance_errors import filter_errors, is_enclosed, lance_errors, translated
+from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ FIRST_CHUNK = f"{CHUNK} = 0"
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
 _RETRIES = 50
 _RETRY_FOR = timedelta(minutes=5)
-# Where in its source Lance raised an error; and the prefixes that it puts before one.
-_NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
 _REMOTE = re.compile(r"[a-z][a-z0-9+]+://")
 
 
@@ -115,7 +112,7 @@ class Table:
                 folder.chmod(0o700)
             except OSError as cause:
                 raise CareError(f"{uri}: the folder cannot be created: {cause.strerror}") from None
-        with _lance_errors(uri):
+        with lance_errors(uri):
             made = _lance().write_dataset(
                 empty.empty_table(), table_uri(uri), mode="create", enable_stable_row_ids=True
             )
@@ -133,7 +130,7 @@ class Table:
         if not is_remote(uri) and not is_collection(uri):
             what = "no such folder" if not Path(uri).exists() else f"is not a collection (it has no {FOLDER})"
             raise CareError(f"{uri}: {what}; create one with Collection.create or care-accel index")
-        with _lance_errors(uri):
+        with lance_errors(uri):
             opened = _lance().dataset(table_uri(uri))
             if version is not None and version != opened.version:
                 known = [entry["version"] for entry in opened.versions()]
@@ -147,7 +144,7 @@ class Table:
 
     def latest(self) -> Table:
         """Return the table at its newest version; this object if there is no newer one."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             if self._dataset.latest_version == self.version:
                 return self
             return Table(self.uri, self._handle())
@@ -184,19 +181,19 @@ class Table:
 
     def count(self, condition: str | None = None) -> int:
         """Count rows."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             return int(self._dataset.count_rows(filter=condition))
 
     def read(self, columns: Sequence[str], condition: str | None = None) -> pa.Table:
         """Read columns of the rows under a condition."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             return self._dataset.to_table(columns=list(columns), filter=condition)
 
     def batches(
         self, columns: Sequence[str], condition: str | None = None, *, batch_size: int = 4096
     ) -> Iterator[pa.RecordBatch]:
         """Read columns batch by batch."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             yield from self._dataset.scanner(
                 columns=list(columns), filter=condition, batch_size=batch_size, scan_in_order=True
             ).to_batches()
@@ -219,7 +216,7 @@ class Table:
         CareError
             The filter is no expression over the fields.
         """
-        with self._filter_errors(expression):
+        with filter_errors(expression, self.fields):
             found = self._dataset.to_table(columns=[ROW_ID], filter=f"({expression}) AND {FIRST_CHUNK}")
         return found[ROW_ID].to_numpy()
 
@@ -230,9 +227,9 @@ class Table:
                 f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
             )
         # Parentheses are put around it, which nothing in it may close or comment out.
-        if not _is_enclosed(expression):
+        if not is_enclosed(expression):
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
-        with self._filter_errors(expression):
+        with filter_errors(expression, self.fields):
             self._dataset.scanner(
                 columns=[ID], filter=f"({expression}) AND {FIRST_CHUNK}", limit=1
             ).to_table()
@@ -254,7 +251,7 @@ class Table:
                 table._handle().add_columns(pa.schema(missing))
             except (OSError, ValueError, RuntimeError) as cause:
                 if table.latest() is table:  # nobody else wrote: it is not a conflict
-                    raise _translated(self.uri, cause) from None
+                    raise translated(self.uri, cause) from None
         raise CareError(f"{self.uri}: other writers changed the table {_RETRIES} times meanwhile; try again")
 
     def merge(self, rows: pa.Table, replaced: Sequence[str]) -> Table:
@@ -272,7 +269,7 @@ class Table:
         CareError
             The disk is full, or others kept changing the same documents.
         """
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             aligned = rows.select(self.schema.names)
             merge = (
                 self._handle()
@@ -287,19 +284,19 @@ class Table:
 
     def delete(self, ids: Sequence[str]) -> Table:
         """Delete documents in one commit; unknown ids are fine."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             self._handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def delete_where(self, expression: str) -> Table:
         """Delete the rows that a user's filter leaves, in one commit."""
-        with self._filter_errors(expression):
+        with filter_errors(expression, self.fields):
             self._handle().delete(expression, conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def index_ids(self) -> None:
         """Create or bring up to date the index by which documents are found by their ids."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             dataset = self._handle()
             if any(ID in entry.field_names for entry in dataset.describe_indices()):
                 dataset.optimize.optimize_indices()
@@ -308,7 +305,7 @@ class Table:
 
     def compact(self, older_than: timedelta) -> Table:
         """Merge small files, drop deleted rows, and remove versions and leftovers of killed writers that are old."""
-        with _lance_errors(self.uri):
+        with lance_errors(self.uri):
             self._handle().optimize.compact_files()
             self.index_ids()
             self._handle().cleanup_old_versions(
@@ -325,31 +322,6 @@ class Table:
     def _handle(self) -> lance.LanceDataset:
         """Return the newest version to write to: Lance moves what it writes through to the version that it makes."""
         return _lance().dataset(table_uri(self.uri))
-
-    @contextmanager
-    def _filter_errors(self, expression: str) -> Iterator[None]:
-        try:
-            yield
-        except (ValueError, OSError, RuntimeError, pa.ArrowInvalid) as cause:
-            if isinstance(cause, CareError):
-                raise
-            known = ", ".join(
-                f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
-                for name, kind in [
-                    (ID, pa.string()),
-                    (TITLE, pa.string()),
-                    (TEXT, pa.string()),
-                    *self.fields.items(),
-                ]
-            )
-            problem = _cleaned(cause).partition(" Valid fields are")[0].rstrip(". ")
-            problem = re.sub(
-                r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem
-            )
-            problem = re.sub(
-                r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem
-            )
-            raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
 
 
 def folder_bytes(folder: Path) -> int:
@@ -382,19 +354,6 @@ def _in(ids: Sequence[str]) -> str:
     return f"{ID} IN ({quoted})"
 
 
-def _is_enclosed(expression: str) -> bool:
-    """Return whether an expression stays in the parentheses that are put around it."""
-    bare = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)
-    if re.search(r"['`\";]|--|/\*", bare):
-        return False
-    depth = 0
-    for mark in re.findall("[()]", bare):
-        depth += 1 if mark == "(" else -1
-        if depth < 0:
-            return False
-    return depth == 0
-
-
 def _ranges(numbers: Sequence[int]) -> str:
     return f"{numbers[0]} to {numbers[-1]}" if len(numbers) > 4 else ", ".join(map(str, numbers))
 
@@ -407,37 +366,3 @@ def _lance() -> Any:
             "a collection needs the package pylance: pip install 'care-accel[collection]'"
         ) from None
     return lance
-
-
-@contextmanager
-def _lance_errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, pa.ArrowInvalid) as cause:
-        if isinstance(cause, CareError):
-            raise
-        raise _translated(uri, cause) from None
-
-
-def _translated(uri: str, cause: Exception) -> CareError:
-    text = _cleaned(cause)
-    lower = text.lower()
-    if os.strerror(errno.ENOSPC).lower() in lower:
-        return CareError(
-            f"{uri}: the disk is full; what was committed before is whole, free some space and go on"
-        )
-    if "permission denied" in lower or "read-only file system" in lower:
-        return CareError(f"{uri}: not writable or not readable: {text[:200]}")
-    if "feature" in lower and ("upgrade" in lower or "support" in lower or "flag" in lower):
-        return CareError(
-            f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance"
-        )
-    if "was not found" in lower:
-        return CareError(
-            f"{uri}: there is no collection; create one with Collection.create or care-accel index"
-        )
-    return CareError(f"{uri}: {text[:400]}")
-
-
-def _cleaned(cause: Exception) -> str:
-    return " ".join(_NOISE.sub("", str(cause)).split())

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
-from care_accel.collection import table as columns
-from care_accel.collection.chunks import Chunker
-from care_accel.collection.manifest import Manifest
-from care_accel.collection.rows import ID, TEXT, TITLE, Document
-from care_accel.collection.snapshot import Snapshot
-from care_accel.collection.table import Table, vectors_of
+from care_accel.collection.cutting.chunker import Chunker
+from care_accel.collection.storage import table as columns
+from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document
+from care_accel.collection.storage.table import Table, vectors_of
+from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.encoding.base import BaseDualEncoder
 
 _MOST_PROBLEMS = 20
@@ -62,7 +63,7 @@ def verify(
     indexed = 0
     for batch in table.batches([*names, columns.VECTOR]):
         stored = vectors_of(batch[columns.VECTOR])
-        finite = np.isfinite(stored).all(axis=1).tolist()
+        finite: NDArray[np.bool_] = np.all(np.isfinite(stored), axis=1)
         positions = snapshot.positions(batch[columns.ROW_ID].to_numpy())
         for place, row in enumerate(batch.select(names[1:]).to_pylist()):
             identifier, number = row[ID], row[columns.CHUNK]

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.collection.manifest import Manifest
-from care_accel.collection.ranking import Ranked, rank
-from care_accel.collection.snapshot import Snapshot
-from care_accel.collection.table import Table
+from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.table import Table
+from care_accel.collection.versions.ranking import Ranked, rank
+from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.errors import CareError
 from care_accel.retriever import Hit
 

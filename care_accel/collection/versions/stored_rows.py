@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection import table as columns
-from care_accel.collection.rows import ID, TEXT, TITLE
+from care_accel.collection.storage import table as columns
+from care_accel.collection.storage.rows import ID, TEXT, TITLE
 from care_accel.errors import CareError
 
 # Everything of a chunk but its vector and its hashes.

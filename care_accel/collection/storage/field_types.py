@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pyarrow as pa
 
-from care_accel.collection.rows import check_name
-from care_accel.collection.table import OWN
+from care_accel.collection.storage.rows import check_name
+from care_accel.collection.storage.table import OWN
 from care_accel.errors import CareError
 
 KINDS = {

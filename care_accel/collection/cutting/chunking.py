@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.collection.breaks import CLAUSE, Breaks
+from care_accel.collection.cutting.breaks import CLAUSE, Breaks
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 

@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from care_accel.collection.manifest import Manifest
-from care_accel.collection.snapshot import Snapshot
-from care_accel.collection.stored_rows import StoredRows
-from care_accel.collection.table import is_remote
+from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.table import is_remote
+from care_accel.collection.versions.snapshot import Snapshot
+from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
 from care_accel.index import ExactIndex

@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection import table as columns
-from care_accel.collection.manifest import Manifest
-from care_accel.collection.stored_rows import KEPT, StoredRows
-from care_accel.collection.table import Table, vectors_of
+from care_accel.collection.storage import table as columns
+from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.table import Table, vectors_of
+from care_accel.collection.versions.stored_rows import KEPT, StoredRows
 from care_accel.index import ExactIndex
 
 _NOWHERE = -1

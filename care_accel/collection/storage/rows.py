@@ -187,25 +187,36 @@ def documents(rows: Any, types: FieldTypes) -> Iterator[Document]:
     Parameters
     ----------
     rows : iterable of mapping, or pyarrow.Table or RecordBatch
+        May say where its last row came from (``place``), and take back a row that cannot be stored (``reject(reason)``,
+        which returns whether to go on), as `DocumentReader` does.
     types : FieldTypes
         Learns new fields.
 
     Raises
     ------
     CareError
-        A row cannot be stored; the message has its position, from 0, and its id. The rows before it have been yielded.
+        A row cannot be stored; the message has its position, from 0, or its place, and its id. The rows before it have been
+        yielded.
     """
+    reject = getattr(rows, "reject", None)
     for position, row in enumerate(_as_mappings(rows)):
-        where = f"row {position}"
-        if not isinstance(row, Mapping):
-            raise CareError(f"{where} is a {type(row).__name__}; it must be a dict with id and text")
-        identifier = checked_id(row.get(ID), where)
-        where = f"{where} (id {_shown(identifier)})"
-        text = _text(row, TEXT, where)
-        if text is None:
-            raise CareError(f"{where}: the text is missing; give every document a text, empty if it must be")
-        others = {name: value for name, value in row.items() if name not in (ID, TITLE, TEXT)}
-        yield Document(identifier, _text(row, TITLE, where) or "", text, types.checked(others, where))
+        try:
+            yield _document(row, types, getattr(rows, "place", None) or f"row {position}")
+        except CareError as problem:
+            if reject is None or not reject(str(problem)):
+                raise
+
+
+def _document(row: Any, types: FieldTypes, where: str) -> Document:
+    if not isinstance(row, Mapping):
+        raise CareError(f"{where} is a {type(row).__name__}; it must be a dict with id and text")
+    identifier = checked_id(row.get(ID), where)
+    where = f"{where} (id {_shown(identifier)})"
+    text = _text(row, TEXT, where)
+    if text is None:
+        raise CareError(f"{where}: the text is missing; give every document a text, empty if it must be")
+    others = {name: value for name, value in row.items() if name not in (ID, TITLE, TEXT)}
+    return Document(identifier, _text(row, TITLE, where) or "", text, types.checked(others, where))
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:

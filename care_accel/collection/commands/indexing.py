@@ -1,0 +1,284 @@
+"""Command line: ``care-accel index``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from care_accel.encoding.loading.sources import DEFAULT
+from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from care_accel import Collection
+    from care_accel.collection import Upserted
+    from care_accel.collection.sources import DocumentReader
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options to a parser."""
+    parser.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="files of JSON lines, CSV, TSV (plain, gzip, zstd) or Parquet, folders of these or in BEIR's layout, "
+        "hf:OWNER/NAME for a data set of the Hugging Face hub, - for standard input",
+    )
+    parser.add_argument(
+        "--collection",
+        required=True,
+        metavar="COLLECTION",
+        help="its folder or address; created if it is missing",
+    )
+    parser.add_argument("--index-dir", type=Path, metavar="DIR", help="folder of the derived index")
+    rows = parser.add_argument_group("rows")
+    rows.add_argument("--id", metavar="NAME", help="default: _id or id, whichever there is")
+    rows.add_argument("--text", default="text", metavar="NAME", help="default: %(default)s")
+    rows.add_argument("--title", metavar="NAME", help="default: title, where there is one")
+    rows.add_argument(
+        "--fields",
+        metavar="NAMES",
+        help="further values, by which searches can be filtered: department,year:int; types are str, int, float and bool "
+        "(of CSV, where all is text); * for all",
+    )
+    rows.add_argument("--encoding", default="utf-8", help="of text: utf-8 (the default), gb18030 or big5")
+    rows.add_argument(
+        "--skip-bad",
+        type=Path,
+        metavar="FILE",
+        help="leave out rows that are no documents, and write them to this file",
+    )
+    new = parser.add_argument_group("a new collection")
+    new.add_argument(
+        "--model", help=f"a folder or a name; default: {DEFAULT}; of an existing one: where it has moved"
+    )
+    new.add_argument(
+        "--chunk-tokens", type=int, metavar="N", help="cut documents into chunks; default: they are not cut"
+    )
+    new.add_argument("--chunk-overlap", type=int, metavar="N", help="tokens that chunks share; default: 0")
+    new.add_argument(
+        "--lexical", action="store_true", help="keep a lexical index (BM25) too, and fuse both rankings"
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument(
+        "--replace", action="store_true", help="delete the documents that the sources do not have"
+    )
+    how.add_argument(
+        "--commit-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="seconds of work between commits; default: %(default)g",
+    )
+    how.add_argument(
+        "--dry-run", action="store_true", help="count, estimate how long it would take, and write nothing"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Index documents; again, it goes on and takes what has changed."""
+    from care_accel import Collection
+    from care_accel.collection.sources import read_documents
+    from care_accel.collection.storage.table import is_collection, is_remote
+
+    fields = [name.strip() for name in options.fields.split(",")] if options.fields else None
+    with read_documents(
+        options.sources,
+        id=options.id,
+        text=options.text,
+        title=options.title,
+        fields=fields,
+        encoding=options.encoding,
+        skip_bad=options.skip_bad,
+    ) as reader:
+        if is_collection(options.collection) or (is_remote(options.collection) and _exists(options)):
+            collection = Collection.open(options.collection, model=options.model, index_dir=options.index_dir)
+            _check_same(collection, options)
+        elif options.dry_run:
+            raise CareError(
+                f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
+            )
+        else:
+            collection = Collection.create(
+                options.collection,
+                options.model or DEFAULT,
+                chunk_tokens=options.chunk_tokens,
+                chunk_overlap=options.chunk_overlap or 0,
+                lexical=options.lexical,
+                index_dir=options.index_dir,
+            )
+        if options.dry_run:
+            _preview(collection, reader)
+        else:
+            _index(collection, reader, options)
+
+
+def _exists(options: argparse.Namespace) -> bool:
+    from care_accel import Collection
+
+    try:
+        Collection.open(options.collection)
+    except CareError:
+        return False
+    return True
+
+
+def _check_same(collection: Collection, options: argparse.Namespace) -> None:
+    """Check that options of a new collection, if given, are those of the existing one."""
+    known = collection.manifest
+    for name in ("chunk_tokens", "chunk_overlap", "lexical"):
+        wanted = getattr(options, name)
+        if wanted not in (None, False) and wanted != getattr(known, name):
+            raise CareError(
+                f"{options.collection}: was created with {name.replace('_', ' ')} {getattr(known, name)}; leave out "
+                f"--{name.replace('_', '-')}, or index into another collection"
+            )
+
+
+def _preview(collection: Collection, reader: DocumentReader) -> None:
+    with _progress(reader, "counting") as report:
+        counts, seconds = collection.preview(reader, report=report)
+    print(
+        f"{counts.new:,} new, {counts.changed:,} changed, {counts.same:,} the same"
+        f"{f', {counts.doubled:,} doubled' if counts.doubled else ''}; {counts.chunks:,} would be encoded, in about "
+        f"{_duration(seconds)}; nothing was written"
+    )
+
+
+def _index(collection: Collection, reader: DocumentReader, options: argparse.Namespace) -> None:
+    seen: set[str] = set()
+    with _stops_once() as stopped, _progress(reader, "indexing") as report:
+        done = collection.upsert(
+            _Noted(reader, seen) if options.replace else reader,
+            report=report,
+            stop=stopped,
+            commit_seconds=options.commit_seconds,
+        )
+    removed = 0
+    if options.replace and not done.stopped:
+        if reader.skipped:
+            print("bad rows were left out, so nothing is deleted by --replace", file=sys.stderr)
+        else:
+            removed = collection.delete([name for name in collection.ids() if name not in seen])
+    _summary(collection, done, reader, removed)
+
+
+def _summary(collection: Collection, done: Upserted, reader: DocumentReader, removed: int) -> None:
+    parts = [f"{done.new:,} new", f"{done.changed:,} changed", f"{done.same:,} the same"]
+    for count, what in (
+        (removed, "deleted"),
+        (done.doubled, "doubled"),
+        (reader.skipped, "bad rows left out"),
+        (done.truncated, f"cut at the model's {_limit(collection)} tokens"),
+    ):
+        if count:
+            parts.append(f"{count:,} {what}")
+    rate = (
+        f", {done.chunks / done.encode_seconds:,.0f} texts a second"
+        if done.chunks and done.encode_seconds
+        else ""
+    )
+    print(f"{', '.join(parts)}; {_duration(done.seconds)}{rate}")
+    if done.stopped:
+        print("stopped; run the same command again to go on")
+    print(f"{collection.uri}: {len(collection):,} documents, version {collection.version}")
+
+
+def _limit(collection: Collection) -> int:
+    return collection.model.spec("document").max_tokens
+
+
+class _Noted:
+    """Rows of a reader, with their ids noted."""
+
+    def __init__(self, reader: DocumentReader, seen: set[str]) -> None:
+        self._reader, self._seen = reader, seen
+        self.reject = reader.reject
+
+    @property
+    def place(self) -> str:
+        return self._reader.place
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for row in self._reader:
+            self._seen.add(row["id"])
+            yield row
+
+
+@contextmanager
+def _stops_once() -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether Ctrl-C or SIGTERM came; a second Ctrl-C ends the program as usual."""
+    stopped = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        print(
+            "stopping after this step; Ctrl-C again stops at once, what is committed is kept", file=sys.stderr
+        )
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _progress(reader: DocumentReader, what: str) -> Iterator[Callable[[Upserted], None]]:
+    """Show a line that is brought up to date on a terminal, and one every half minute elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    begun = monotonic()
+    if not console.is_terminal:
+        told = begun
+
+        def tell(done: Upserted) -> None:
+            nonlocal told
+            if monotonic() - told >= 30:
+                told = monotonic()
+                print(_state(done, told - begun), file=sys.stderr, flush=True)
+
+        yield tell
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[state]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None, state="")
+
+        def show(done: Upserted) -> None:
+            fraction = reader.fraction()
+            progress.update(
+                task,
+                total=None if fraction is None else 1.0,
+                completed=fraction or 0.0,
+                state=_state(done, monotonic() - begun),
+            )
+
+        yield show
+
+
+def _state(done: Upserted, seconds: float) -> str:
+    rows = done.read
+    text = f"{rows:,} documents, {rows / max(seconds, 1e-9):,.0f} a second, {done.tokens:,} tokens"
+    return text + (f", {done.truncated:,} cut" if done.truncated else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -1,0 +1,91 @@
+"""What Lance says went wrong, in one line for the user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
+from care_accel.errors import CareError
+
+# Where in its source Lance raised an error; and the prefixes that it puts before one.
+_NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
+
+
+@contextmanager
+def lance_errors(uri: str) -> Iterator[None]:
+    """Raise `CareError` for what Lance and Arrow raise."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, pa.ArrowInvalid) as cause:
+        if isinstance(cause, CareError):
+            raise
+        raise translated(uri, cause) from None
+
+
+def translated(uri: str, cause: Exception) -> CareError:
+    """Return the error for the user of one of Lance's."""
+    text = _cleaned(cause)
+    lower = text.lower()
+    if os.strerror(errno.ENOSPC).lower() in lower:
+        return CareError(
+            f"{uri}: the disk is full; what was committed before is whole, free some space and go on"
+        )
+    if "permission denied" in lower or "read-only file system" in lower:
+        return CareError(f"{uri}: not writable or not readable: {text[:200]}")
+    if "feature" in lower and ("upgrade" in lower or "support" in lower or "flag" in lower):
+        return CareError(
+            f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance"
+        )
+    if "was not found" in lower:
+        return CareError(
+            f"{uri}: there is no collection; create one with Collection.create or care-accel index"
+        )
+    return CareError(f"{uri}: {text[:400]}")
+
+
+def _cleaned(cause: Exception) -> str:
+    return " ".join(_NOISE.sub("", str(cause)).split())
+
+
+@contextmanager
+def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterator[None]:
+    """Raise `CareError` with the filter and the fields for what Lance raises."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, pa.ArrowInvalid) as cause:
+        if isinstance(cause, CareError):
+            raise
+        known = ", ".join(
+            f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
+            for name, kind in [
+                (ID, pa.string()),
+                (TITLE, pa.string()),
+                (TEXT, pa.string()),
+                *fields.items(),
+            ]
+        )
+        problem = _cleaned(cause).partition(" Valid fields are")[0].rstrip(". ")
+        problem = re.sub(r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem)
+        problem = re.sub(
+            r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem
+        )
+        raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
+
+
+def is_enclosed(expression: str) -> bool:
+    """Return whether an expression stays in the parentheses that are put around it."""
+    bare = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)
+    if re.search(r"['`\";]|--|/\*", bare):
+        return False
+    depth = 0
+    for mark in re.findall("[()]", bare):
+        depth += 1 if mark == "(" else -1
+        if depth < 0:
+            return False
+    return depth == 0
