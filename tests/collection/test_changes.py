@@ -55,7 +55,11 @@ class Changes(RuleBasedStateMachine):
     def create(self):
         self.folder = Path(tempfile.mkdtemp())
         self.collection = Collection.create(
-            self.folder / "c", model(), fields={"year": "int"}, **self.chunking
+            self.folder / "c",
+            model(),
+            fields={"year": "int"},
+            chunk_tokens=self.chunk_tokens,
+            chunk_overlap=2 if self.chunk_tokens else 0,
         )
         self.chunker = Chunker(self.collection.manifest, model().encoder("document"))
         self.expected = {}

@@ -15,7 +15,7 @@ from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
-    from care_accel import Collection
+    from care_accel.collection import Collection
     from care_accel.collection import Upserted
     from care_accel.collection.sources import DocumentReader
 
@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Index documents; again, it goes on and takes what has changed."""
-    from care_accel import Collection
+    from care_accel.collection import Collection
     from care_accel.collection.sources import read_documents
     from care_accel.collection.storage.table import is_collection, is_remote
 
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _exists(options: argparse.Namespace) -> bool:
-    from care_accel import Collection
+    from care_accel.collection import Collection
 
     try:
         Collection.open(options.collection)

@@ -101,7 +101,7 @@ def test_the_overlap_is_whole_sentences_then_clauses():
 
 
 def test_a_hundred_thousand_characters_are_cut_in_a_number_of_steps_that_grows_with_them(monkeypatch):
-    from care_accel.collection import breaks
+    from care_accel.collection.cutting import breaks
 
     steps = 0
     solid = breaks.Breaks._solid
