@@ -15,8 +15,7 @@ from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
-    from care_accel.collection import Collection
-    from care_accel.collection import Upserted
+    from care_accel.collection import Collection, Upserted
     from care_accel.collection.sources import DocumentReader
 
 
