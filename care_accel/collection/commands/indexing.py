@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", help=f"a folder or a name; default: {DEFAULT}; of an existing one: where it has moved"
     )
     new.add_argument(
+        "--dtype",
+        help="precision of the encoders, of an existing collection too: int8 encodes about three times as many documents a "
+        "second on a CPU; default: the model's own",
+    )
+    new.add_argument(
         "--chunk-tokens", type=int, metavar="N", help="cut documents into chunks; default: they are not cut"
     )
     new.add_argument("--chunk-overlap", type=int, metavar="N", help="tokens that chunks share; default: 0")
@@ -84,6 +89,7 @@ def run(options: argparse.Namespace) -> None:
     from care_accel.collection import Collection
     from care_accel.collection.sources import read_documents
     from care_accel.collection.storage.table import is_collection, is_remote
+    from care_accel.encoding import DualEncoder
 
     fields = [name.strip() for name in options.fields.split(",")] if options.fields else None
     with read_documents(
@@ -98,6 +104,10 @@ def run(options: argparse.Namespace) -> None:
         if is_collection(options.collection) or (is_remote(options.collection) and _exists(options)):
             collection = Collection.open(options.collection, model=options.model, index_dir=options.index_dir)
             _check_same(collection, options)
+            if options.dtype:
+                load = {"model": options.model} if options.model else collection.manifest.load
+                model = DualEncoder.from_pretrained(**(load | {"dtype": options.dtype}))
+                collection = Collection.open(options.collection, model=model, index_dir=options.index_dir)
         elif options.dry_run:
             raise CareError(
                 f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
@@ -105,7 +115,7 @@ def run(options: argparse.Namespace) -> None:
         else:
             collection = Collection.create(
                 options.collection,
-                options.model or DEFAULT,
+                DualEncoder.from_pretrained(options.model or DEFAULT, dtype=options.dtype),
                 chunk_tokens=options.chunk_tokens,
                 chunk_overlap=options.chunk_overlap or 0,
                 lexical=options.lexical,

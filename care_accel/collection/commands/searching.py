@@ -116,7 +116,7 @@ def _show(query: str, hits: Sequence[Hit], *, with_query: bool) -> None:
             console.print(Text.assemble("    ", snippet(text, query, width - 4)))
         fields = [f"{name}: {_plain_text(value)}" for name, value in row.items() if _is_field(name, value)]
         if fields:
-            console.print(Text("    " + snippet("  ".join(fields), "", width - 4).plain, style="dim"))
+            console.print(Text("    " + snippet(" · ".join(fields), "", width - 4).plain, style="dim"))
 
 
 def _is_field(name: str, value: Any) -> bool:

@@ -1,0 +1,199 @@
+"""care-accel index, search, delete and collection."""
+
+import io
+import json
+import signal
+
+import pytest
+
+from care_accel.cli import main
+from care_accel.collection import Collection, writing
+
+ROWS = [
+    {"_id": "a", "title": "饮食", "text": "高血压患者应低盐饮食", "year": 2020},
+    {"_id": "b", "text": "骨折后应固定", "year": 2021},
+    {"_id": "c", "text": "感冒多喝水", "year": 2022},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    made = tmp_path / "rows.jsonl"
+    made.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ROWS), encoding="utf-8")
+    return str(made)
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs a command and returns what it printed."""
+
+    def command(*arguments, code=0):
+        assert main([str(argument) for argument in arguments]) == code
+        printed = capsys.readouterr()
+        return printed.err if code else printed.out
+
+    return command
+
+
+@pytest.fixture
+def folder(tmp_path, file, run):
+    run("index", file, "--collection", tmp_path / "c", "--fields", "*")
+    return tmp_path / "c"
+
+
+def test_indexing_again_takes_what_has_changed(folder, file, run, tmp_path):
+    assert run("index", file, "--collection", folder, "--fields", "*").startswith(
+        "0 new, 0 changed, 3 the same"
+    )
+    other = tmp_path / "other.csv"
+    other.write_text("id,text\na,高血压\nd,失眠\n", encoding="utf-8")
+    assert "1 new, 1 changed, 0 the same;" in run("index", other, "--collection", folder)
+    assert "2 documents" in run("index", other, "--collection", folder, "--replace")
+    assert sorted(Collection.open(folder).ids()) == ["a", "d"]
+
+
+def test_a_dry_run_writes_nothing(folder, tmp_path, run):
+    other = tmp_path / "other.csv"
+    other.write_text("id,text\na,高血压\nd,失眠\n", encoding="utf-8")
+    version = Collection.open(folder).version
+    assert "1 new, 1 changed, 0 the same; 2 would be encoded" in run(
+        "index", other, "--collection", folder, "--dry-run"
+    )
+    assert Collection.open(folder).version == version
+    assert "no collection yet" in run("index", other, "--collection", tmp_path / "n", "--dry-run", code=2)
+
+
+def test_a_bad_row_stops_with_its_line_and_keeps_what_came_before(folder, tmp_path, run):
+    bad = tmp_path / "bad.jsonl"
+    rows = [
+        '{"id": "x", "text": "好"}',
+        '{"id": "y", "text": "年", "year": "2020"}',
+        '{"id": "z", "text": "后"}',
+        "{",
+    ]
+    bad.write_text("\n".join(rows), encoding="utf-8")
+    problem = run("index", bad, "--collection", folder, "--fields", "year", code=2)
+    assert "bad.jsonl, line 2 (id 'y'): field 'year' is a text" in problem
+    assert "z" not in Collection.open(folder).ids()
+    assert "x" in Collection.open(folder).ids()
+    printed = run(
+        "index", bad, "--collection", folder, "--fields", "year", "--skip-bad", tmp_path / "left.jsonl"
+    )
+    assert "2 bad rows left out" in printed
+    left = [json.loads(line) for line in (tmp_path / "left.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["place"].rpartition("line ")[2] for row in left] == ["2", "4"]
+    printed = run(
+        "index", bad, "--collection", folder, "--fields", "year", "--skip-bad", tmp_path / "l", "--replace"
+    )
+    assert len(Collection.open(folder)) == 5  # what bad rows may have named is not deleted
+
+
+def test_options_of_an_existing_collection_must_be_its_own(folder, file, run):
+    for options in (["--chunk-tokens", 20], ["--lexical"]):
+        assert "was created with" in run("index", file, "--collection", folder, *options, code=2)
+
+
+def test_int8_encodes_with_the_same_model(tmp_path, file, run):
+    run("index", file, "--collection", tmp_path / "c8", "--dtype", "int8")
+    opened = Collection.open(tmp_path / "c8")
+    assert opened.manifest.load["dtype"] == "int8"
+    assert opened.search("高血压", k=1)[0].id == "a"
+    run("index", file, "--collection", tmp_path / "c8", "--dtype", "float32")
+
+
+def test_ctrl_c_commits_and_says_how_to_go_on(tmp_path, file, run, monkeypatch):
+    monkeypatch.setattr(writing, "_PIECE", 1)
+    raised = []
+    add = writing.Writer._add
+
+    def interrupted(self, piece):
+        add(self, piece)
+        if not raised:
+            raised.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(writing.Writer, "_add", interrupted)
+    before = signal.getsignal(signal.SIGINT)
+    printed = run("index", file, "--collection", tmp_path / "c")
+    assert printed.startswith("1 new")
+    assert "run the same command again to go on" in printed
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "2 new, 0 changed, 1 the same" in run("index", file, "--collection", tmp_path / "c")
+
+
+def test_hits_are_shown_with_what_matched(folder, run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    shown = run("search", "--collection", folder, "高血压", "-k", 1)
+    assert "\x1b[1;33m高血压" in shown.replace(
+        "\x1b[1;33m高\x1b[0m\x1b[1;33m血\x1b[0m\x1b[1;33m压", "\x1b[1;33m高血压"
+    )
+    assert "year: 2020" in shown
+
+
+def test_json_is_for_programs(folder, run):
+    found = json.loads(run("search", "--collection", folder, "高血压", "-k", 1, "--json"))
+    assert found["query"] == "高血压"
+    assert found["hits"][0]["id"] == "a"
+    assert found["hits"][0]["document"] == {
+        "id": "a",
+        "title": "饮食",
+        "text": "高血压患者应低盐饮食",
+        "year": 2020,
+    }
+
+
+def test_queries_come_from_standard_input(folder, run, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("高血压\n\n骨折\n"))
+    lines = run("search", "--collection", folder, "-k", 1, "--json").splitlines()
+    assert [json.loads(line)["hits"][0]["id"] for line in lines] == ["a", "b"]
+
+
+def test_filters_and_versions(folder, run):
+    version = Collection.open(folder).version
+    assert "2 documents deleted" in run("delete", "--collection", folder, "--filter", "year > 2020")
+    assert "no documents" in run("search", "--collection", folder, "x", "--filter", "year > 2020")
+    assert "骨折" in run("search", "--collection", folder, "骨折", "--version", version, "-k", 1)
+    assert "No field named nothing" in run(
+        "search", "--collection", folder, "x", "--filter", "nothing = 1", code=2
+    )
+
+
+def test_ids_are_deleted_from_a_file(folder, run, tmp_path):
+    (tmp_path / "ids.txt").write_text("a\nunknown\n", encoding="utf-8")
+    dry = run("delete", "--collection", folder, "--ids", tmp_path / "ids.txt", "--dry-run")
+    assert dry.startswith("1 of 3 documents would")
+    assert "1 of 3" in run("delete", "--collection", folder, "--filter", "year = 2020", "--dry-run")
+    assert "1 documents deleted; 2 are left" in run(
+        "delete", "--collection", folder, "--ids", tmp_path / "ids.txt"
+    )
+    assert "give one of these" in run("delete", "--collection", folder, code=2)
+
+
+def test_a_collection_is_described_checked_and_compacted(folder, run):
+    described = run("collection", "info", folder)
+    assert "documents        3" in described
+    assert "year (an integer)" in described
+    assert json.loads(run("collection", "info", folder, "--json"))["documents"] == 3
+    assert len(json.loads(run("collection", "versions", folder, "--json"))) == len(
+        run("collection", "versions", folder).splitlines()
+    )
+    assert run("collection", "verify", folder, "--encode", 2).startswith("3 documents, 3 chunks, version")
+    assert "1 versions are left" in run("collection", "compact", folder, "--keep-days", 0)
+
+
+def test_verify_finds_damage(folder, run):
+    import lance
+
+    table = lance.dataset(f"{folder}/documents.lance")
+    table.update({"text": "'别的'"}, where="id = 'b'")
+    problem = run("collection", "verify", folder, code=2)
+    assert "document 'b': title or text differ from what was encoded" in problem
+
+
+@pytest.mark.parametrize("verb", [["search", "x"], ["delete", "x"], ["collection", "info"]])
+def test_what_is_no_collection_is_one_line(verb, tmp_path, run):
+    where = [tmp_path / "none"] if verb[0] == "collection" else ["--collection", tmp_path / "none"]
+    problem = run(*verb, *where, code=2)
+    assert "no such folder" in problem
+    assert problem.count("\n") == 1
