@@ -37,7 +37,7 @@ ARROWS = {
         *("fields", "files", "progress", "errors"),
     },
     "export": {"encoding", "index", "eval", "kernels", "files", "errors", "version"},
-    "serving": {"encoding", "index", "retriever", "export", "files", "errors", "version"},
+    "serving": {"collection", "encoding", "index", "retriever", "export", "files", "errors", "version"},
     "report": {"eval", "files", "errors", "version"},
     "cli": {"collection", "curation", "eval", "report", "serving", "training", "errors", "version"},
     "__main__": {"cli"},

@@ -76,8 +76,12 @@ class Searcher:
         *,
         filter: str | None = None,
         group: bool = True,
+        rescored: list[int] | None = None,
     ) -> list[list[Ranked]]:
-        """Return positions and scores of the k best of each query; see `Collection.search`."""
+        """Return positions and scores of the k best of each query; see `Collection.search`.
+
+        ``rescored`` gets the number of vectors that each scan scored exactly.
+        """
         index = self.snapshot.index
         mask, reachable = (None, index.alive) if filter is None else self.mask(filter)
         grouping: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None
@@ -89,7 +93,9 @@ class Searcher:
 
         def dense(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
             some = vectors if len(rows) == len(vectors) else vectors[list(rows)]
-            scores, positions, _ = index.search_in_float64(some, depth, subset=mask)
+            scores, positions, counts = index.search_in_float64(some, depth, subset=mask)
+            if rescored is not None:
+                rescored.append(int(counts.sum()))
             return scores, positions
 
         return rank(dense, len(vectors), k, names=self._names, group=grouping, reachable=reachable)
