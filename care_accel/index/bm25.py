@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, replaced_folder, write_json
 from care_accel.index.checks import subset_mask
+from care_accel.index.grams import character_grams
 
 MANIFEST = "bm25.json"
 # Its name in care_accel 0.1.0.
@@ -22,14 +21,6 @@ OLD_MANIFEST = "words.json"
 FORMAT = 1
 # The folder of the files that bm25s writes.
 _BM25S = "bm25s"
-
-_SPACE = re.compile(r"\s+")
-
-
-def character_grams(text: str) -> list[str]:
-    """Return the characters and character bigrams of a text, normalised to NFKC and lower case."""
-    folded = _SPACE.sub("", unicodedata.normalize("NFKC", text).lower())
-    return [*folded, *(folded[i : i + 2] for i in range(len(folded) - 1))]
 
 
 class BM25Index:
