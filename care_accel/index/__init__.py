@@ -2,7 +2,8 @@
 
 from care_accel.index.bm25 import BM25Index
 from care_accel.index.exact import ExactIndex
+from care_accel.index.lexical import LexicalIndex
 from care_accel.index.parts import SearchStats
 from care_accel.index.shards import Shards
 
-__all__ = ["BM25Index", "ExactIndex", "SearchStats", "Shards"]
+__all__ = ["BM25Index", "ExactIndex", "LexicalIndex", "SearchStats", "Shards"]
