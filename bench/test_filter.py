@@ -1,8 +1,8 @@
 """Exact search of some of the vectors: of those that are not removed, and of a subset that changes with the query.
 
 Removed vectors are spread at random; an index without removals scans as many. The peer is faiss IndexFlatIP with an ID
-selector: a bitmap of the vectors that may be found, or the array of their ids. The limit is one read of the codes of all
-vectors; a small subset is read faster.
+selector: a bitmap of the vectors that may be found, or the array of their ids, which is for few. The limit is one read of the
+codes of all vectors; a small subset is faster, as its vectors are scored without a scan.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from care_accel import ExactIndex
 SIZES = {
     "smoke": [(2_000, 64, 1)],
     "default": [(100_000, 768, 1), (100_000, 768, 32)],
-    "full": [(200_000, 768, queries) for queries in (1, 8, 32, 128)],
+    "full": [(200_000, 768, 1), (200_000, 768, 32)],
 }
 REMOVED = (0.0, 0.1, 0.5)
 SUBSETS = (0.5, 0.05, 0.001)
@@ -71,6 +71,8 @@ def bitmap(data, mask):
 
 
 def array(data, mask):
+    if mask.mean() > 0.1:
+        pytest.skip("an array of ids is for small subsets")
     library, index = data.faiss()
     chosen = library.SearchParameters(sel=library.IDSelectorArray(np.flatnonzero(mask)))
     return lambda queries: index.search(queries, K, params=chosen)[1]
