@@ -78,6 +78,17 @@ def search(
     faster. ``instruction_set`` forces one of `instruction_sets`; the result is the same for each.
     """
 
+def search_rows(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    *,
+    queries: NDArray[np.float32],
+    k: int,
+    threads: int,
+    instruction_set: str = "",
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return scores and ids, ``[n, k]`` each, of the best of some vectors, all scored exactly; ``rows`` ascend."""
+
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the float32 nearest to each score ``[n, k]``; infinity if it is out of range."""
 

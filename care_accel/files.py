@@ -214,7 +214,8 @@ def replaced_folder(
 ) -> Iterator[Path]:
     """Replace a folder atomically: yield a temporary folder, which replaces ``folder`` at the end of the context.
 
-    If writing fails, ``folder`` is unchanged.
+    If writing fails, ``folder`` is unchanged. If the process is killed, ``folder`` is either as before or replaced, where the
+    file system can exchange two names in one step; elsewhere a kill between two renames leaves it beside its place.
 
     Parameters
     ----------
@@ -252,6 +253,8 @@ def replaced_folder(
         built, old = Path(temporary) / "new", Path(temporary) / "old"
         built.mkdir(mode=0o700 if private else 0o777)
         yield built
+        if folder.exists() and _exchanged(built, folder):
+            return
         try:
             if folder.exists():
                 os.replace(folder, old)
@@ -260,6 +263,15 @@ def replaced_folder(
             if old.exists() and not folder.exists():
                 os.replace(old, folder)
             raise
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step; return whether the system could."""
+    import ctypes
+
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    rename = getattr(ctypes.CDLL(None), "renameat2", None)
+    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def check_format(manifest: dict[str, Any], file: Path, *known: int) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from care_accel import _native
 from care_accel.errors import CareError, require_count
+
+# Up to one in so many vectors a subset is scored exactly, without a scan: most blocks of 16 then have one of them at most.
+_FEW = 20
+
+
+class Few(NamedTuple):
+    """Ids of a few vectors, ascending and without repetitions, int64 ``[n]``."""
+
+    ids: NDArray[np.int64]
 
 
 def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
@@ -28,6 +37,24 @@ def subset_mask(subset: ArrayLike, count: int) -> NDArray[np.bool_]:
     mask = np.zeros(count, dtype=bool)
     mask[checked_ids(chosen, "subset", count, "a mask or integer ids [n]")] = True
     return mask
+
+
+def few_or_mask(subset: ArrayLike, count: int) -> Few | NDArray[np.bool_]:
+    """Return the ids of a small subset, or the mask ``[count]`` of a larger one.
+
+    Raises
+    ------
+    CareError
+        As in `subset_mask`.
+    """
+    chosen = np.asarray(subset)
+    if chosen.dtype != bool:
+        ids = checked_ids(chosen, "subset", count, "a mask or integer ids [n]")
+        if len(ids) <= count // _FEW:
+            return Few(np.unique(ids))
+        return subset_mask(ids, count)
+    mask = subset_mask(chosen, count)
+    return Few(np.flatnonzero(mask)) if np.count_nonzero(mask) <= count // _FEW else mask
 
 
 def checked_ids(

@@ -33,7 +33,7 @@ class ExactIndex:
     loaded index becomes a part of its own, so that adding and saving cost what is new; hits do not depend on the parts.
 
     Several threads may search one index at the same time, also while one other changes it: a search sees the index before or
-    after a change. Changes must not overlap.
+    after a change. Changes must not overlap; `save` is one.
 
     Parameters
     ----------
@@ -288,8 +288,11 @@ class ExactIndex:
         array = checks.as_floats(queries, "queries", convert=convert)
         rows = checks.query_rows(array, self.width if width is None else width, self.width, self.order)
         searched = self._parts
-        mask = None if subset is None else checks.subset_mask(subset, sum(part.count for part in searched))
-        return parts.search(searched, rows, int(k), int(threads or self.threads), mask)
+        chosen: parts.Chosen = None
+        if subset is not None:
+            choose = checks.few_or_mask if self._gpu is None else checks.subset_mask
+            chosen = choose(subset, sum(part.count for part in searched))
+        return parts.search(searched, rows, int(k), int(threads or self.threads), chosen)
 
     def search_on_device(
         self, queries: Any, k: int = 10, *, subset: ArrayLike | None = None, stream: int | None = None

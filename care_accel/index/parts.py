@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel import _native
+from care_accel.index.checks import Few
 from care_accel.index.codes import Codes
 from care_accel.index.cuda import CudaScan
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 # Scores in float64, ids, and how many vectors were rescored: float64 and int64 [n, k], int64 [n].
 Found = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
+
+# The vectors that a search may find: all, those of a mask, or a few.
+Chosen = NDArray[np.bool_] | Few | None
 
 _FIRST_CAPACITY = 1024
 # Parts of as many bytes of vectors are not copied to be joined with others: a scan takes so long to read one that another
@@ -104,11 +108,13 @@ class Part:
         """Whether the part grows without being copied."""
         return bool(self.stored.flags.writeable)
 
-    def search(
-        self, queries: NDArray[np.float32], k: int, threads: int, mask: NDArray[np.bool_] | None = None
-    ) -> Found:
-        """Return the k best vectors of each query, numbered from 0; only those of a mask ``[count]``."""
-        allowed = self.allowed(mask)
+    def search(self, queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen = None) -> Found:
+        """Return the k best of some vectors for each query, numbered from 0."""
+        if isinstance(chosen, Few):
+            rows = chosen.ids if self.alive is None else chosen.ids[self._is_alive(chosen.ids)]
+            scores, ids = _native.search_rows(self.vectors, rows, queries=queries, k=k, threads=threads)
+            return scores, ids, np.full(len(queries), len(rows), dtype=np.int64)
+        allowed = self.allowed(chosen)
         if self.scan is not None:
             return self.scan.search(self.vectors, self.codes, queries, k, allowed)
         return _native.search(
@@ -128,6 +134,11 @@ class Part:
             return self.alive
         words = _words(mask)
         return words if self.alive is None else words & self.alive
+
+    def _is_alive(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        assert self.alive is not None
+        bits = self.alive[ids // _native.BLOCK] >> (ids % _native.BLOCK).astype(np.uint16)
+        return (bits & np.uint16(1)).astype(bool)
 
     def extended(
         self, rows: NDArray[np.float32], threads: int, removed: NDArray[np.bool_] | None = None
@@ -273,23 +284,26 @@ def compacted(parts: Sequence[Part], threads: int) -> Part:
 
 
 def search(
-    parts: Sequence[Part],
-    queries: NDArray[np.float32],
-    k: int,
-    threads: int,
-    mask: NDArray[np.bool_] | None = None,
+    parts: Sequence[Part], queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen = None
 ) -> Found:
-    """Return the k best vectors of all parts; only those of a mask of all."""
+    """Return the k best vectors of all parts; only the chosen ones of all."""
     if len(parts) == 1:
-        return parts[0].search(queries, k, threads, mask)
+        return parts[0].search(queries, k, threads, chosen)
     starts = accumulate((part.count for part in parts), initial=0)
     placed = [(start, part) for start, part in zip(starts, parts, strict=False) if part.alive_count]
     placed = placed or [(0, parts[0])]
     found = [
-        part.search(queries, k, threads, None if mask is None else mask[start : start + part.count])
+        part.search(queries, k, threads, _of_part(chosen, start, start + part.count))
         for start, part in placed
     ]
     return merged([start for start, _ in placed], found, k)
+
+
+def _of_part(chosen: Chosen, start: int, end: int) -> Chosen:
+    if isinstance(chosen, Few):
+        first, last = np.searchsorted(chosen.ids, (start, end))
+        return Few(chosen.ids[first:last] - start)
+    return None if chosen is None else chosen[start:end]
 
 
 def merged(starts: Iterable[int], found: Iterable[Found], k: int) -> Found:

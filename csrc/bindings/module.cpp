@@ -69,6 +69,27 @@ py::tuple search(const Array<float>& vectors, const Array<std::uint8_t>& bytes, 
     return py::make_tuple(scores, ids, rescored);
 }
 
+py::tuple search_rows(const Array<float>& vectors, const Array<std::int64_t>& rows, const Array<float>& queries,
+                      std::size_t k, std::size_t threads, const std::string& instruction_set) {
+    const care::Matrix d = matrix(vectors, "vectors"), q = matrix(queries, "queries");
+    require(q.width >= 1 && q.width <= d.width, "queries must not be wider than the vectors");
+    require(rows.ndim() == 1, "rows must be [n]");
+    const std::size_t count = static_cast<std::size_t>(rows.size());
+    const std::int64_t* row_data = rows.data();
+    for (std::size_t i = 0; i < count; ++i) {
+        require(row_data[i] >= 0 && static_cast<std::size_t>(row_data[i]) < d.rows, "rows must be rows of the vectors");
+    }
+    Array<double> scores({q.rows, k});
+    Array<std::int64_t> ids({q.rows, k});
+    double* score_data = scores.mutable_data();
+    std::int64_t* id_data = ids.mutable_data();
+    {
+        py::gil_scoped_release release;
+        care::search_rows(d, row_data, count, q, {k, threads, nullptr, instruction_set}, score_data, id_data);
+    }
+    return py::make_tuple(scores, ids);
+}
+
 // The float32 nearest to each score, whatever rounding mode the caller has set.
 Array<float> as_float32(const Array<double>& scores) {
     Array<float> rounded({scores.shape(0), scores.shape(1)});
@@ -103,6 +124,9 @@ PYBIND11_MODULE(_native, module) {
                py::arg("int4_bytes").noconvert() = py::none(), py::arg("residuals").noconvert() = py::none(),
                py::arg("int4_norms").noconvert() = py::none(),
                "Return (scores, ids, rescored) of the k best vectors of each query; see csrc/include/care/scan.hpp.");
+    module.def("search_rows", &search_rows, py::arg("vectors").noconvert(), py::arg("rows").noconvert(), py::kw_only(),
+               py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("instruction_set") = "",
+               "Return (scores, ids) of the k best of some vectors, in ascending order, all scored exactly.");
     module.def("as_float32", &as_float32, py::arg("scores").noconvert(), "Return the float32 nearest to each score.");
     module.def("instruction_sets", &care::instruction_sets,
                "Return the instruction sets that this processor has a kernel for, the fastest first.");

@@ -230,26 +230,50 @@ void bounds_from_floats(const Tile& tile, std::size_t block, const Queries& quer
     }
 }
 
-double exact_score(const float* vector, const double* query, std::size_t width) {
+template <std::size_t Count>
+CARE_INLINE void add_exactly(const float* const (&vectors)[Count], const double* query, std::size_t width,
+                             double (&scores)[Count]) {
     constexpr std::size_t kRegisters = kLanes / kDoubles;
-    Doubles sums[kRegisters] = {};
-    const auto add = [&](const float* values, const double* others) __attribute__((always_inline)) {
+    Doubles sums[Count][kRegisters] = {};
+    const auto add = [&](const float* const (&values)[Count], std::size_t from,
+                         const double* others) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < kRegisters; ++i) {
-            const NarrowFloats stored = load<NarrowFloats>(values + i * kDoubles);
-            sums[i] += __builtin_convertvector(stored, Doubles) * load<Doubles>(others + i * kDoubles);
+            const Doubles other = load<Doubles>(others + i * kDoubles);
+#pragma GCC unroll 8
+            for (std::size_t c = 0; c < Count; ++c) {
+                add_exact_products(sums[c][i], values[c] + from + i * kDoubles, other);
+            }
         }
     };
     const std::size_t whole = width / kLanes * kLanes;
-    for (std::size_t j = 0; j < whole; j += kLanes) add(vector + j, query + j);
+    for (std::size_t j = 0; j < whole; j += kLanes) add(vectors, j, query + j);
     if (whole < width) {
-        float padded[kLanes] = {};
-        for (std::size_t j = whole; j < width; ++j) padded[j - whole] = vector[j];
-        add(padded, query + whole);
+        float padded[Count][kLanes] = {};
+        const float* rest[Count];
+        for (std::size_t c = 0; c < Count; ++c) {
+            for (std::size_t j = whole; j < width; ++j) padded[c][j - whole] = vectors[c][j];
+            rest[c] = padded[c];
+        }
+        add(rest, 0, query + whole);
     }
-    double lanes[kLanes];
-    for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = sums[i / kDoubles][i % kDoubles];
-    return sum_lanes(lanes);
+    for (std::size_t c = 0; c < Count; ++c) {
+        double lanes[kLanes];
+        for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = sums[c][i / kDoubles][i % kDoubles];
+        scores[c] = sum_lanes(lanes);
+    }
+}
+
+double exact_score(const float* vector, const double* query, std::size_t width) {
+    const float* const vectors[1] = {vector};
+    double scores[1];
+    add_exactly(vectors, query, width, scores);
+    return scores[0];
+}
+
+void exact_scores(const float* const (&vectors)[kScoredTogether], const double* query, std::size_t width,
+                  double (&scores)[kScoredTogether]) {
+    add_exactly(vectors, query, width, scores);
 }
 
 }  // namespace

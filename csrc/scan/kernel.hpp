@@ -60,6 +60,11 @@ using RefineBound = float(const Int4Codes& codes, std::size_t row, const Queries
 // The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
 using Score = double(const float* vector, const double* query, std::size_t width);
 
+// The scores of several vectors, in the time of little more than one: their sums do not wait for one another.
+inline constexpr std::size_t kScoredTogether = 4;
+using Scores = void(const float* const (&vectors)[kScoredTogether], const double* query, std::size_t width,
+                    double (&scores)[kScoredTogether]);
+
 struct Kernel {
     std::string_view instruction_set;
     int query_code_limit;
@@ -71,6 +76,7 @@ struct Kernel {
     Filter* float_filter;
     Bounds* float_bounds;
     Score* score;
+    Scores* scores;
 };
 
 // The kernels that this processor can run, the fastest first.

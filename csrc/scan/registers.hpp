@@ -52,6 +52,20 @@ CARE_INLINE Register load(const Element* from) {
     return to;
 }
 
+// Adds to each float64 lane the product of a float32 value and a value of `others`, which is exact: a fused multiply-add
+// rounds like a product and a sum.
+CARE_INLINE void add_exact_products(Doubles& sums, const float* values, Doubles others) {
+#if defined(__AVX512F__)
+    // All lanes: of the call without a mask gcc 12 warns that it reads a value that was not set.
+    const __m512d wide = _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(values));
+    sums = (Doubles)_mm512_fmadd_pd(wide, (__m512d)others, (__m512d)sums);
+#elif defined(__AVX2__) && defined(__FMA__)
+    sums = (Doubles)_mm256_fmadd_pd(_mm256_cvtps_pd(_mm_loadu_ps(values)), (__m256d)others, (__m256d)sums);
+#else
+    sums += __builtin_convertvector(load<NarrowFloats>(values), Doubles) * others;
+#endif
+}
+
 // Adds to each int32 lane the dot product of its four unsigned bytes with the four signed bytes of `query` in that
 // lane.
 CARE_INLINE void add_products(Ints& sums, Bytes codes, Bytes query) {

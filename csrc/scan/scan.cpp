@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <numeric>
 
 #include "arithmetic.hpp"
+#include "hits.hpp"
 #include "kernel.hpp"
 #include "query_batch.hpp"
 #include "scan_pass.hpp"
@@ -42,14 +42,6 @@ FilterPlan plan_filters(const IndexView& index, std::size_t queries, bool by_flo
     return plan;
 }
 
-void write(const std::vector<Hit>& hits, std::size_t k, double* scores, std::int64_t* ids) {
-    for (std::size_t i = 0; i < k; ++i) {
-        const bool found = i < hits.size();
-        scores[i] = found ? hits[i].score : -std::numeric_limits<double>::infinity();
-        ids[i] = found ? hits[i].id : -1;
-    }
-}
-
 // Searches for the queries `which`, by codes or by floats, and returns those for which pruning failed.
 std::vector<std::size_t> run_pass(const IndexView& index, const Matrix& queries, const std::vector<std::size_t>& which,
                                   bool by_floats, double* scores, std::int64_t* ids, std::int64_t* rescored) {
@@ -79,7 +71,7 @@ std::vector<std::size_t> run_pass(const IndexView& index, const Matrix& queries,
         if (pass.pruning_failed(i)) {
             failed.push_back(q);
         } else {
-            write(pass.hits(i, rescored[q]), k, scores + q * k, ids + q * k);
+            write_hits(pass.hits(i, rescored[q]), k, scores + q * k, ids + q * k);
         }
     }
     return failed;

@@ -164,7 +164,10 @@ private:
         const Tile tile = index_.tile(begin, end - begin, nullptr);
         plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
         std::size_t passed = 0;
-        for (std::size_t b = 0; b < tile.blocks; ++b) passed += static_cast<std::size_t>(std::popcount(space.masks[b]));
+        for (std::size_t b = 0; b < tile.blocks; ++b) {
+            space.masks[b] &= index_.allowed(begin + b);
+            passed += static_cast<std::size_t>(std::popcount(space.masks[b]));
+        }
         if (passed > tile.blocks * kBlock / kMaxInt4Share) {
             space.int4_from = (passed > tile.blocks * kBlock / kInt4FarShare ? 4 : 2) * space.scanned;
             return false;

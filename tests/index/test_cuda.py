@@ -5,6 +5,7 @@ tests/test_native.py tests the kernels on an emulated GPU, on any machine.
 
 import numpy as np
 import pytest
+from plain_search import assert_found, vectors_of
 
 from care_accel import ExactIndex, _native
 from care_accel.errors import CareError
@@ -44,6 +45,70 @@ def test_a_machine_without_a_gpu_is_told_so():
 def test_queries_of_the_processor_are_not_searched_on_the_device():
     with pytest.raises(CareError, match="otherwise use search"):
         ExactIndex(3).search_on_device(np.zeros((1, 3), np.float32))
+
+
+class CopyInNumPy:
+    """Stands for the copy of a part on a GPU."""
+
+    made = 0
+
+    def __init__(self, vectors, *, device, bytes, norms, mean, exponent):
+        type(self).made += 1
+        self.vectors = vectors.astype(np.float64)
+
+    def search(self, queries, *, k, allowed, allowed_count):
+        mask = np.ones(len(self.vectors), bool)
+        if allowed is not None:
+            mask = np.unpackbits(allowed.view(np.uint8), count=len(mask), bitorder="little").astype(bool)
+        assert allowed_count == mask.sum()
+        scores, ids = np.full((len(queries), k), -np.inf), np.full((len(queries), k), -1)
+        for row, values in enumerate(queries.astype(np.float64) @ self.vectors.T):
+            best = np.lexsort((np.arange(len(mask)), -values))
+            best = best[mask[best]][:k]
+            scores[row, : len(best)], ids[row, : len(best)] = values[best], best
+        return scores, ids, np.full(len(queries), mask.sum())
+
+    def search_on_device(self, queries, *, k, allowed, allowed_count, stream):
+        return self.search(queries.values, k=k, allowed=allowed, allowed_count=allowed_count)[:2]
+
+
+class QueriesOnDevice:
+    shape = (3, 6)
+    values = vectors_of(3, seed=1)
+
+    def __dlpack_device__(self):
+        return 2, 0
+
+
+def test_parts_removals_and_subsets_reach_the_gpu(monkeypatch, tmp_path):
+    for name, value in (("CUDA_MAX_WIDTH", 100), ("CUDA_MAX_K", 100), ("CudaIndex", CopyInNumPy)):
+        monkeypatch.setattr(_native, name, value, raising=False)
+    monkeypatch.setattr("care_accel.index.exact.require_cuda", lambda device: 0)
+    vectors, queries = vectors_of(1_300), QueriesOnDevice.values
+    ExactIndex(6).save(tmp_path / "index")
+    index = ExactIndex.load(tmp_path / "index", device="cuda")
+    index.add(vectors[:1_000])
+    index.save(tmp_path / "index")
+    index = ExactIndex.load(tmp_path / "index", device="cuda")
+    mask = np.ones(1_300, bool)
+    chosen = np.arange(1_300) % 3 == 0
+    for start, end, copies in ((1_000, 1_000, 1), (1_000, 1_100, 2), (1_100, 1_300, 3)):
+        CopyInNumPy.made = 0 if end == 1_000 else CopyInNumPy.made
+        index.add(vectors[start:end])
+        mask[[end - 1, 5]] = False
+        index.remove([end - 1, 5])
+        assert_found(index, vectors[:end], mask[:end], queries, 20)
+        assert_found(index, vectors[:end], (mask & chosen)[:end], queries, 20, subset=chosen[:end])
+        # Only what is new was copied.
+        assert CopyInNumPy.made == copies
+    assert len(index._parts) == 2
+    expected = index.search(queries, k=9)
+    scores, ids = index.search_on_device(QueriesOnDevice(), k=9)
+    np.testing.assert_array_equal(ids, expected[1])
+    np.testing.assert_array_equal(scores.astype(np.float32), expected[0])
+    assert len(index._parts) == 1
+    kept = index.compact()
+    assert_found(index, vectors[kept], np.ones(len(kept), bool), queries, 20)
 
 
 def torch_with_a_gpu():

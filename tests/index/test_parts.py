@@ -2,6 +2,9 @@
 
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import threading
 from itertools import pairwise
@@ -263,7 +266,34 @@ def test_an_index_that_changed_keeps_the_folder_that_it_was_loaded_from(saved):
     assert (len(index), len(ExactIndex.load(saved))) == (1_699, 1_000)
 
 
-def test_a_save_that_is_killed_leaves_the_old_index(saved, monkeypatch):
+KILLED = """
+import os, signal, sys
+import numpy as np
+from care_accel import ExactIndex
+from care_accel.index import part_files, store
+index = ExactIndex.load(sys.argv[1])
+index.add(np.ones((10, 6), np.float32))
+index.remove([0])
+module, name = {"array": (part_files.np, "save"), "manifest": (store.json, "dumps")}[sys.argv[2]]
+setattr(module, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+index.save(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("stage", ["array", "manifest"])
+def test_a_process_that_is_killed_in_a_save_leaves_the_old_index(saved, stage):
+    before = inodes(saved)
+    ran = subprocess.run([sys.executable, "-P", "-c", KILLED, str(saved), stage], check=False)
+    assert ran.returncode == -signal.SIGKILL
+    assert inodes(saved) == before
+    index = ExactIndex.load(saved)
+    assert index.alive == 1_000
+    index.remove([0])
+    index.save(saved)
+    assert ExactIndex.load(saved).alive == 999
+
+
+def test_a_save_that_is_interrupted_leaves_the_old_index(saved, monkeypatch):
     index = ExactIndex.load(saved)
     index.add(vectors_of(10))
     index.remove([0])

@@ -184,3 +184,68 @@ def test_shards_do_not_find_what_is_removed_from_them():
     chosen = np.isin(np.arange(300), subset) & mask
     ids = shards.search(queries, k=20, subset=subset)[1]
     assert ids.tolist() == [hits_of(vectors, query, 20, chosen)[1].tolist() for query in queries]
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [1, 7, 8, 67])
+def test_a_few_vectors_are_scored_as_in_a_scan(instruction_set, width):
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((6_000, width)) * 10.0 ** rng.integers(-9, 9, (6_000, 1))).astype(
+        np.float32
+    )
+    vectors[3_000:3_100] = vectors[:100]
+    index = index_of(vectors, int4=True)
+    index.remove(range(0, 6_000, 7))
+    part = index._parts[0]
+    for rows in (0, 1, 3, 4, 5, 299, 6_000):
+        mask = np.zeros(6_000, bool)
+        mask[rng.permutation(6_000)[:rows]] = True
+        mask &= ~index.removed
+        queries = rng.standard_normal((rng.integers(1, 20), width)).astype(np.float32)
+        for asked, threads in ((queries, 1), (queries[:, : (width + 1) // 2], 3)):
+            asked = np.ascontiguousarray(asked)
+            expected = _native.search(
+                part.vectors,
+                **part.codes.arguments(),
+                queries=asked,
+                k=9,
+                threads=threads,
+                allowed=part.allowed(mask),
+                instruction_set=instruction_set,
+            )
+            found = _native.search_rows(
+                part.vectors,
+                np.flatnonzero(mask),
+                queries=asked,
+                k=9,
+                threads=threads,
+                instruction_set=instruction_set,
+            )
+            for ours, theirs in zip(found, expected, strict=False):
+                np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("share", [0.002, 0.05, 0.051, 0.3])
+def test_small_and_large_subsets_are_searched_in_all_parts(tmp_path, share):
+    vectors = vectors_of(3_000)
+    index = index_of(vectors[:2_000])
+    index.save(tmp_path / "index")
+    index.add(vectors[2_000:2_900])
+    index.save(tmp_path / "index")
+    index.add(vectors[2_900:])
+    assert len(index._parts) == 3
+    index.remove(range(0, 3_000, 5))
+    chosen = np.zeros(3_000, bool)
+    ids = np.random.default_rng(3).permutation(3_000)[: round(3_000 * share)]
+    chosen[ids] = True
+    for subset in (chosen, ids, np.concatenate([ids, ids])):
+        for count in (1, 9):
+            queries = vectors_of(count, seed=1)
+            assert_found(index, vectors, chosen & ~index.removed, queries, 30, subset=subset)
+
+
+def test_rows_that_do_not_exist_are_refused_by_the_native_part():
+    vectors = vectors_of(5)
+    for rows in ([5], [-1]):
+        with pytest.raises(ValueError, match="rows must be rows of the vectors"):
+            _native.search_rows(vectors, np.array(rows), queries=vectors, k=1, threads=1)

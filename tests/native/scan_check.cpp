@@ -1,7 +1,9 @@
 // The scan against brute force, under sanitizers. Built and run by tests/test_native.py.
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string_view>
+#include <vector>
 
 #include "check.hpp"
 
@@ -17,11 +19,23 @@ int main() {
     for (const check::Case& c : kCases) {
         const check::Expected expected(c);
         for (const std::string_view instruction_set : care::instruction_sets()) {
-            ++checks;
+            checks += 2;
             failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto& codes, const auto& queries,
                                                              const auto* allowed, auto... found) {
                 care::search(vectors, codes, queries, {c.k, c.threads, allowed ? allowed->data() : nullptr,
                                                        instruction_set}, found...);
+            });
+            // All allowed vectors, one by one.
+            failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto&, const auto& queries,
+                                                             const auto* allowed, double* scores, std::int64_t* ids,
+                                                             std::int64_t*) {
+                std::vector<std::int64_t> rows;
+                for (std::size_t r = 0; r < vectors.rows; ++r) {
+                    const bool found = !allowed || ((*allowed)[r / care::kBlock] >> (r % care::kBlock) & 1);
+                    if (found) rows.push_back(static_cast<std::int64_t>(r));
+                }
+                care::search_rows(vectors, rows.data(), rows.size(), queries, {c.k, c.threads, nullptr, instruction_set},
+                                  scores, ids);
             });
         }
     }

@@ -36,6 +36,11 @@ struct SearchOptions {
 void search(const Matrix& vectors, const Codes& codes, const Matrix& queries, const SearchOptions& options,
             double* scores, std::int64_t* ids, std::int64_t* rescored);
 
+// The same for the vectors `rows` alone, `count` different ids in ascending order. Each of them is scored exactly, which is
+// faster than a scan if they are few. `options.allowed` does not apply.
+void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const Matrix& queries,
+                 const SearchOptions& options, double* scores, std::int64_t* ids);
+
 // The float32 nearest to each score, whatever rounding mode the caller has set. Infinity if it is out of range.
 void as_float32(const double* scores, std::size_t count, float* rounded);
 
