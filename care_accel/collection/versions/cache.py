@@ -19,6 +19,7 @@ from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
 from care_accel.index import ExactIndex
+from care_accel.index.lexical import LexicalIndex
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ FOLDER = "index"
 MANIFEST = "snapshot.json"
 FORMAT = 1
 _NAME = re.compile(r"version-(\d+)")
-_VECTORS = "vectors"
+_VECTORS, _LEXICAL = "vectors", "lexical"
 # Another process may replace a snapshot while this one opens it.
 _TRIES = 5
 
@@ -85,7 +86,8 @@ class Cache:
         rows = StoredRows.load([folder / str(name) for name in manifest["rows"]])
         if len(index) != len(rows):
             raise CareError(f"{folder}: has {len(index)} vectors and {len(rows)} rows")
-        return Snapshot(int(manifest["version"]), index, rows)
+        lexical = LexicalIndex.load(folder / _LEXICAL, verify=False) if self._manifest.lexical else None
+        return Snapshot(int(manifest["version"]), index, rows, lexical)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot, and remove older ones; a folder that cannot be written is left as it is.
@@ -100,6 +102,8 @@ class Cache:
                 built.mkdir(mode=0o700)
                 snapshot.index.save(built / _VECTORS, moved_to=target / _VECTORS)
                 names = snapshot.rows.save(built, moved_to=target)
+                if snapshot.lexical is not None:
+                    snapshot.lexical.save(built / _LEXICAL, moved_to=target / _LEXICAL)
                 values = {
                     "format": FORMAT,
                     "uuid": self._manifest.uuid,

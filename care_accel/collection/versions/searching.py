@@ -14,6 +14,7 @@ from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.ranking import Ranked, rank
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.errors import CareError
+from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 from care_accel.retriever import Hit
 
 # Masks of filters that are kept, a byte a chunk each: filters come again.
@@ -82,12 +83,8 @@ class Searcher:
 
         ``rescored`` gets the number of vectors that each scan scored exactly.
         """
-        index = self.snapshot.index
+        index, lexical = self.snapshot.index, self.snapshot.lexical
         mask, reachable = (None, index.alive) if filter is None else self.mask(filter)
-        grouping: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None
-        if group and self._chunked:
-            documents = self.snapshot.document_of
-            grouping = lambda positions: np.where(positions >= 0, documents[positions], -1)  # noqa: E731
         if not len(vectors):
             return []
 
@@ -98,7 +95,53 @@ class Searcher:
                 rescored.append(int(counts.sum()))
             return scores, positions
 
-        return rank(dense, len(vectors), k, names=self._names, group=grouping, reachable=reachable)
+        key = self._keys() if group and self._chunked else None
+        if lexical is None:
+            return rank(dense, len(vectors), k, names=self._names, group=key, reachable=reachable)
+        if queries is None or len(queries) != len(vectors):
+            raise CareError("this collection has a lexical index; give the text of every query")
+        words = list(queries)
+
+        def by_words(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+            scores, positions = lexical.search([words[row] for row in rows], depth, subset=mask)
+            return scores.astype(np.float64), positions
+
+        depth = max(k, DEPTH)
+        rankings = [
+            rank(search, len(vectors), depth, names=self._names, group=key, reachable=reachable)
+            for search in (dense, by_words)
+        ]
+        return [self._fused(both, k, key) for both in zip(*rankings, strict=True)]
+
+    def _keys(self) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
+        """Return what gives the number of the document of positions."""
+        documents = self.snapshot.document_of
+        return lambda positions: np.where(positions >= 0, documents[positions], -1)
+
+    def _fused(
+        self,
+        rankings: Sequence[Sequence[Ranked]],
+        k: int,
+        key: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None,
+    ) -> list[Ranked]:
+        """Fuse two rankings of one query by reciprocal rank; a document's chunk is that of the first ranking that has it."""
+        positions = [np.array([hit.position for hit in ranking], np.int64) for ranking in rankings]
+        keys = [found if key is None else key(found) for found in positions]
+        chunk_of = {
+            int(name): int(position)
+            for found, names in reversed(list(zip(positions, keys, strict=True)))
+            for name, position in zip(names, found, strict=True)
+        }
+        scores, order = reciprocal_rank_fusion([names[np.newaxis] for names in keys], max(len(chunk_of), 1))
+        fused = [
+            Ranked(chunk_of[name], score)
+            for name, score in zip(order[0].tolist(), scores[0].tolist(), strict=True)
+            if name >= 0
+        ]
+        named = dict(
+            zip((hit.position for hit in fused), self._names([hit.position for hit in fused]), strict=True)
+        )
+        return sorted(fused, key=lambda hit: (-hit.score, named[hit.position]))[:k]
 
     def _names(self, positions: Sequence[int]) -> list[tuple[str, int]]:
         return [self.snapshot.rows.chunk(position)[:2] for position in positions]

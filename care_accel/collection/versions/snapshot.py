@@ -17,6 +17,7 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.table import Table, vectors_of
 from care_accel.collection.versions.stored_rows import KEPT, StoredRows
 from care_accel.index import ExactIndex
+from care_accel.index.lexical import LexicalIndex
 
 _NOWHERE = -1
 # Of the changed rows: up to so many versions are named in a condition, which reads less than the whole table.
@@ -36,6 +37,8 @@ class Snapshot:
         A position is a chunk, as it is or as it was.
     rows : StoredRows
         The chunk at each position.
+    lexical : LexicalIndex or None
+        The words of the chunk at each position.
     read : int
         Chunks that were read from the table to make it.
     """
@@ -43,6 +46,7 @@ class Snapshot:
     version: int
     index: ExactIndex
     rows: StoredRows
+    lexical: LexicalIndex | None = None
     read: int = 0
 
     @classmethod
@@ -51,7 +55,7 @@ class Snapshot:
         index = ExactIndex(
             manifest.width, encoder_revision=manifest.revision, order=manifest.order, **options
         )
-        return cls(0, index, StoredRows())
+        return cls(0, index, StoredRows(), LexicalIndex() if manifest.lexical else None)
 
     @cached_property
     def alive(self) -> NDArray[np.bool_]:
@@ -117,13 +121,16 @@ class Snapshot:
         index = copy.copy(start.index)
         if len(gone):
             index.remove(gone)
-        rows = start.rows
+        rows, lexical = start.rows, start.lexical
+        before = len(rows)
         read = 0
         for batch in _changed(table, row_ids[~kept], updated[~kept], all_rows=int((~kept).sum()) == alive):
             index.add(vectors_of(batch[columns.VECTOR]))
             rows = rows.extended(batch.drop_columns([columns.VECTOR]))
             read += len(batch)
-        return Snapshot(table.version, index, rows, read)
+        if lexical is not None:
+            lexical = lexical.with_removed(gone).with_added(rows.texts(before))
+        return Snapshot(table.version, index, rows, lexical, read)
 
     def compacted(self) -> Snapshot:
         """Return this version without what is gone, in one part; itself if nothing is gone."""
@@ -135,7 +142,10 @@ class Snapshot:
         if gone := np.flatnonzero(self.alive & ~stay).tolist():
             index.remove(gone)
         old = index.compact()
-        return Snapshot(self.version, index, self.rows.taken(old))
+        lexical = (
+            None if self.lexical is None else self.lexical.with_removed(np.flatnonzero(~stay)).taken(old)
+        )
+        return Snapshot(self.version, index, self.rows.taken(old), lexical)
 
 
 def _changed(

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from care_accel.collection.cutting.chunker import with_title
 from care_accel.collection.storage import table as columns
 from care_accel.collection.storage.rows import ID, TEXT, TITLE
 from care_accel.errors import CareError
@@ -81,6 +83,23 @@ class StoredRows:
         """Return the number of each chunk in its document, int32 ``[len(self)]``."""
         found = [column.to_numpy() for part in self._parts for column in part[columns.CHUNK].chunks]
         return np.concatenate(found) if found else np.empty(0, np.int32)
+
+    def texts(self, first: int = 0) -> Iterator[str]:
+        """Yield title and text of the chunks from a position on, as they were encoded; with them are all chunks of a document."""
+        parts = [
+            part.slice(max(first - (end - len(part)), 0))
+            for part, end in zip(self._parts, self._ends, strict=True)
+            if end > first
+        ]
+        whole: dict[str, tuple[str, str]] = {}
+        for part in parts:
+            some = part.filter(pc.equal(part[columns.CHUNK], 0))
+            for row in some.select([ID, TITLE, TEXT]).to_pylist():
+                whole[row[ID]] = row[TITLE] or "", row[TEXT] or ""
+        for part in parts:
+            for row in part.select([ID, columns.START, columns.END]).to_pylist():
+                title, text = whole.get(row[ID], ("", ""))
+                yield with_title(title, text[row[columns.START] : row[columns.END]])
 
     def chunk(self, position: int) -> tuple[str, int, int, int]:
         """Return a chunk's document, its number there, and its span in the text."""

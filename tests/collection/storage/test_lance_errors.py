@@ -1,0 +1,87 @@
+import os
+import subprocess
+
+import lance
+import pyarrow as pa
+import pytest
+
+from care_accel import CareError, Collection
+from care_accel.collection.storage.lance_errors import is_enclosed, translated
+
+
+@pytest.mark.parametrize(
+    ("expression", "enclosed"),
+    [
+        ("a = 1", True),
+        ("(a = 1) OR (b = 2)", True),
+        ("a = ')' AND b = 'x''y'", True),
+        ("`a)` = 1", True),
+        ("a = 1) OR (b = 2", False),
+        ("a = 'x", False),
+        ("a = 1 -- b", False),
+        ("a = 1; b", False),
+        ("a /* b */ = 1", False),
+        ("((a = 1)", False),
+    ],
+)
+def test_a_filter_stays_in_its_parentheses(expression, enclosed):
+    assert is_enclosed(expression) is enclosed
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            "LanceError(IO): No space left on device (os error 28), /home/x/rust/lance/src/a.rs:3:4",
+            "the disk is full",
+        ),
+        ("Permission denied (os error 13)", "not writable"),
+        ("unsupported feature flags 64, please upgrade", "upgrade pylance"),
+        ("Dataset at path x was not found", "there is no collection"),
+        ("something else, /home/x/rust/lance/src/a.rs:3:4", "c: something else"),
+    ],
+)
+def test_what_lance_says_becomes_one_line(message, said):
+    text = str(translated("c", OSError(message)))
+    assert said in text
+    assert ".rs:" not in text
+
+
+def test_a_table_of_others_and_a_newer_format_are_refused(tmp_path, collection):
+    lance.write_dataset(pa.table({"a": [1]}), tmp_path / "other" / "documents.lance")
+    with pytest.raises(CareError, match="is not a collection"):
+        Collection.open(tmp_path / "other")
+    table = lance.dataset(f"{collection.uri}/documents.lance")
+    newer = {
+        key.decode(): value.decode().replace('"format": 1', '"format": 99')
+        for key, value in table.schema.metadata.items()
+    }
+    table.replace_schema_metadata(newer)
+    with pytest.raises(CareError, match="format 99 of the collection is unknown; this release reads 1"):
+        Collection.open(collection.uri)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte and a half."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_what_was_committed_is_whole(small_disk, model):
+    made = Collection.create(small_disk / "c", model)
+    made.upsert([{"id": "first", "text": "第一"}])
+    made.search("x")
+    with pytest.raises(CareError, match="the disk is full") as raised:
+        made.upsert([{"id": f"d{i}", "text": f"{i}" * 7000} for i in range(0, 400)])
+    assert "\n" not in str(raised.value)
+    again = Collection.open(small_disk / "c", index_dir=small_disk.parent / "index")
+    assert again.ids() == ["first"]
+    assert again.verify().ok
