@@ -50,6 +50,7 @@ class Changes(RuleBasedStateMachine):
     """A collection and the dict that it should be."""
 
     chunk_tokens = None
+    lexical = False
 
     @initialize()
     def create(self):
@@ -60,6 +61,7 @@ class Changes(RuleBasedStateMachine):
             fields={"year": "int"},
             chunk_tokens=self.chunk_tokens,
             chunk_overlap=2 if self.chunk_tokens else 0,
+            lexical=self.lexical,
         )
         self.chunker = Chunker(self.collection.manifest, model().encoder("document"))
         self.expected = {}
@@ -133,6 +135,21 @@ class ChangesInChunks(Changes):
     chunk_tokens = 8
 
 
+class ChangesWithWords(Changes):
+    """With a lexical index: the hits of one that is built of what is there."""
+
+    lexical = True
+
+    @rule(query=st.sampled_from(QUERIES), k=st.integers(1, 12), where=st.sampled_from(list(FILTERS)))
+    def search(self, query, k, where):
+        hits = self.collection.search(query, k=k, filter=where)
+        again = Collection.create(self.folder / "again", model(), fields={"year": "int"}, lexical=True)
+        again.upsert(self.expected.values())
+        expected = again.search(query, k=k, filter=where)
+        shutil.rmtree(self.folder / "again")
+        assert [(hit.id, hit.score) for hit in hits] == [(hit.id, hit.score) for hit in expected]
+
+
 _SETTINGS = settings(
     max_examples=6,
     stateful_step_count=14,
@@ -142,5 +159,7 @@ _SETTINGS = settings(
 )
 TestChanges = Changes.TestCase
 TestChanges.settings = _SETTINGS
+TestChangesWithWords = ChangesWithWords.TestCase
+TestChangesWithWords.settings = _SETTINGS
 TestChangesInChunks = ChangesInChunks.TestCase
 TestChangesInChunks.settings = _SETTINGS

@@ -366,6 +366,17 @@ def test_timings_and_vectors(collection, model):
     assert ids(collection.search_vectors(vectors, k=2)[0]) == ids(hits)
 
 
+@pytest.mark.parametrize("query", ["高血压怎么办", "第3条", "zzz"])
+def test_with_a_lexical_index_hits_are_those_of_a_hybrid_retriever(model, rows, tmp_path, query):
+    made = Collection.create(tmp_path / "c", model, lexical=True)
+    made.upsert(rows)
+    retriever = Retriever.from_documents(model, [row["text"] for row in rows], lexical=True)
+    expected = [(rows[hit.id]["id"], pytest.approx(hit.score)) for hit in retriever.search(query, k=4)]
+    assert [(hit.id, hit.score) for hit in made.search(query, k=4)] == expected
+    with pytest.raises(CareError, match="give the text of every query"):
+        made.search_vectors(model.encode_query([query]))
+
+
 def test_stopping_commits_what_is_encoded(model, tmp_path, monkeypatch):
     from care_accel.collection import writing
 

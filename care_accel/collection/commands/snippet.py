@@ -67,24 +67,28 @@ def _parts(query: str) -> set[str]:
 
 
 def _best_start(line: str, matched: list[bool], width: int) -> int:
-    """Return where the part that fits and has most matches starts, the first of equal ones."""
+    """Return where the part that fits and has most matches starts."""
     if cell_len(line) <= width:
         return 0
+    room = width - 2  # for the marks of what is left out
     cells = [cell_len(character) for character in line]
-    best = best_start = end = filled = count = 0
+    best = best_start = best_end = end = filled = count = 0
     for start in range(len(line)):
-        while end < len(line) and filled + cells[end] <= width - 2:
+        while end < len(line) and filled + cells[end] <= room:
             filled += cells[end]
             count += matched[end]
             end += 1
-        if count > best:
-            best, best_start = count, start
+        # Of equal ones the last, which starts with a match.
+        if count > best or (count == best > 0 and start <= best_end and matched[start]):
+            best, best_start, best_end = count, start, end
         filled -= cells[start]
         count -= matched[start]
-    # Some words before the first match say what it is about.
-    context = best_start
-    room = width // 6
-    while context and room > 0 and best_start:
-        context -= 1
-        room -= cells[context]
-    return 0 if cell_len(line[:best_start]) <= width // 6 else context
+    if not best:
+        return 0
+    # Some words before the first match say what it is about, as far as the last one still fits.
+    last = max(place for place in range(best_start, best_end) if matched[place])
+    spare = min(room - sum(cells[best_start : last + 1]), width // 6)
+    while best_start and cells[best_start - 1] <= spare:
+        best_start -= 1
+        spare -= cells[best_start]
+    return best_start

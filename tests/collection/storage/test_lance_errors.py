@@ -72,7 +72,7 @@ def small_disk(tmp_path):
     if not mounted or mounted.returncode:
         pytest.skip("only root may mount a small file system")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    subprocess.run(["umount", "--lazy", folder], check=True)  # files of it are still mapped
 
 
 def test_a_full_disk_is_told_and_what_was_committed_is_whole(small_disk, model):
@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_what_was_committed_is_whole(small_disk, model):
     made.upsert([{"id": "first", "text": "第一"}])
     made.search("x")
     with pytest.raises(CareError, match="the disk is full") as raised:
-        made.upsert([{"id": f"d{i}", "text": f"{i}" * 7000} for i in range(0, 400)])
+        made.upsert([{"id": f"d{i}", "text": f"第{i}", "scan": os.urandom(12_000).hex()} for i in range(150)])
     assert "\n" not in str(raised.value)
     again = Collection.open(small_disk / "c", index_dir=small_disk.parent / "index")
     assert again.ids() == ["first"]
