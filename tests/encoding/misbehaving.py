@@ -38,6 +38,8 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
         What every model says of itself, instead of the truth.
     changes : dict
         By model, what else it says of itself.
+    silent : set of str
+        Models that say nothing of themselves, as ensembles.
     """
 
     def __init__(self):
@@ -45,7 +47,7 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.change = lambda outputs: outputs
         self.revision = "sha256:one"
         self.missing = set()
-        self.care, self.changes = None, {}
+        self.care, self.changes, self.silent = None, {}, set()
         self.busy = self.most_busy = 0
         self.cancelled = threading.Event()
         self._lock = threading.Lock()
@@ -64,7 +66,9 @@ class Misbehaving(service_pb2_grpc.GRPCInferenceServiceServicer):
             "fingerprint": "sha256:f", "spec": SPEC.to_dict(), "symmetric": False, "k": 10, "most_k": 1000,
         }  # fmt: skip
         care |= self.changes.get(request.name, {})
-        answer.config.parameters["care"].string_value = json.dumps(care) if self.care is None else self.care
+        if request.name not in self.silent:
+            said = json.dumps(care) if self.care is None else self.care
+            answer.config.parameters["care"].string_value = said
         return answer
 
     def ModelInfer(self, request, context):

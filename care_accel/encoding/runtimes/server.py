@@ -13,7 +13,6 @@ from typing import Any, Self, TypeVar
 from care_accel.encoding.runtimes.attempts import Attempts, ServerError, checked_address, checked_limits
 from care_accel.encoding.runtimes.server_messages import (
     ENCODERS,
-    SCAN,
     SEARCH,
     EncodeResult,
     RequestPlan,
@@ -23,6 +22,7 @@ from care_accel.encoding.runtimes.server_messages import (
     encode_plan,
     read_encoder,
     read_search,
+    search_describer,
     search_plan,
 )
 from care_accel.encoding.spec import Role
@@ -138,7 +138,9 @@ class ServerClient(_Client):
             The server does not answer, or serves no search.
         """
         if refresh or self._search is None:
-            self._search = read_search(self._config(SEARCH), self._config(SCAN), self.address)
+            search = self._config(SEARCH)
+            described = self._config(search_describer(search))
+            self._search = read_search(search, described, self.address)
         return self._search
 
     def encode(
@@ -302,7 +304,9 @@ class AsyncServerClient(_Client):
     async def describe_search(self, *, refresh: bool = False) -> ServedSearch:
         """Return the server's description of its search; see `ServerClient.describe_search`."""
         if refresh or self._search is None:
-            self._search = read_search(await self._config(SEARCH), await self._config(SCAN), self.address)
+            search = await self._config(SEARCH)
+            described = await self._config(search_describer(search))
+            self._search = read_search(search, described, self.address)
         return self._search
 
     async def encode(

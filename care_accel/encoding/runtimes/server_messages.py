@@ -335,15 +335,27 @@ def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
     return served
 
 
-def read_search(search: Any, scan: Any, address: str) -> ServedSearch:
-    """Read the description of the index from the model configurations of ``search`` and ``scan``.
+def search_describer(search: Any) -> str:
+    """Return the name of the model whose configuration describes the search: ``scan`` if ``search`` is an ensemble."""
+    return SEARCH if DESCRIPTION in search.parameters else SCAN
+
+
+def read_search(search: Any, described: Any, address: str) -> ServedSearch:
+    """Read the description of the search.
+
+    Parameters
+    ----------
+    search : ModelConfig
+    described : ModelConfig
+        That of `search_describer`.
+    address : str
 
     Raises
     ------
     CareError
         There is no description: the models were not written by this package.
     """
-    values = _description(scan, address)
+    values = _description(described, address)
     try:
         return ServedSearch(
             width=int(values["width"]),
@@ -352,7 +364,7 @@ def read_search(search: Any, scan: Any, address: str) -> ServedSearch:
             max_batch_size=max(1, search.max_batch_size),
         )
     except (KeyError, TypeError, ValueError) as cause:
-        raise _no_description(scan, address, cause) from None
+        raise _no_description(described, address, cause) from None
 
 
 def _description(config: Any, address: str) -> Mapping[str, Any]:

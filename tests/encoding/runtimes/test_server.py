@@ -225,7 +225,7 @@ def test_a_model_of_somebody_else_is_refused(client, service, care):
     service.care = care
     with pytest.raises(CareError, match="query_encoder has no parameter 'care' that this release can read"):
         client.describe("query")
-    with pytest.raises(CareError, match="scan has no parameter 'care'"):
+    with pytest.raises(CareError, match="search has no parameter 'care'"):
         client.describe_search()
 
 
