@@ -21,12 +21,17 @@ from care_accel.encoding.loading.plain_tokenizer import PlainTokenizer, open_tok
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.spec import EncoderSpec, Role, Task
 from care_accel.errors import CareError
-from care_accel.serving.backend.tensors import Backend, read_tasks, read_texts
+from care_accel.serving.backend.tensors import Backend, array, read_tasks, read_texts, required
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FOLDER = "tokenizer"  # within a model version
+_COUNTERS = {
+    "texts": "Texts encoded",
+    "tokenise_seconds": "Seconds spent on turning texts into tokens",
+    "truncated_texts": "Texts longer than the encoder takes, cut at their end",
+}
 
 
 class TokenizerModel:
@@ -47,6 +52,7 @@ class TokenizerModel:
         self.backend = Backend(args)
         parameters = self.backend.parameters
         self._role = cast(Role, parameters["care"]["role"])
+        self._counters = [self.backend.counter(name, text, self._role) for name, text in _COUNTERS.items()]
         self._lengths: list[int] = parameters["lengths"]
         self._stretch = float(parameters["stretch"])
         folder = Path(args["model_repository"]) / args["model_version"] / FOLDER
@@ -79,10 +85,9 @@ class TokenizerModel:
         return answers
 
     def _read(self, request: Any) -> tuple[list[str], list[Task]]:
-        raw = self.backend.array(request, "TEXT")
-        assert raw is not None  # a required input
-        texts = read_texts(raw, empty=self._role == "document")
-        return texts, read_tasks(self.backend.array(request, "TASK"), len(texts))
+        inputs = self.backend.inputs(request)
+        texts = read_texts(required(inputs, "TEXT").as_numpy(), empty=self._role == "document")
+        return texts, read_tasks(array(inputs, "TASK"), len(texts))
 
     def _tokenize(self, asked: Sequence[tuple[list[str], list[Task]]]) -> list[list[int]]:
         """Return the token ids of the texts of all requests, in order."""
@@ -95,19 +100,15 @@ class TokenizerModel:
             found = self.encoder.tokenize([texts[i] for i in positions], task)
             for position, ids in zip(positions, found, strict=True):
                 rows[position] = ids
-        self._count(len(texts), perf_counter() - begun, self.encoder.counts.truncated - cut)
+        changes = len(texts), perf_counter() - begun, self.encoder.counts.truncated - cut
+        for counter, change in zip(self._counters, changes, strict=True):
+            counter.add(change)
         return rows
 
     def _answer(self, rows: list[list[int]], length: int) -> Any:
         ids, mask = self.encoder.pad(rows, length)
         tokens = np.array([[len(row)] for row in rows], dtype=np.int32)
         return self.backend.answer(input_ids=ids, attention_mask=mask, TOKENS=tokens)
-
-    def _count(self, texts: int, seconds: float, cut: int) -> None:
-        count, role = self.backend.count, self._role
-        count("texts", "Texts encoded", texts, role=role)
-        count("tokenise_seconds", "Seconds spent on turning texts into tokens", seconds, role=role)
-        count("truncated_texts", "Texts longer than the encoder takes, cut at their end", cut, role=role)
 
 
 def length_for(lengths: Sequence[int], tokens: int) -> int:

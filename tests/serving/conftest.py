@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,16 @@ def client(server):
 
     with grpc.InferenceServerClient(server.grpc) as one:
         yield one
+
+
+@pytest.fixture
+def python_backend(monkeypatch):
+    """Return what stands for the server's Python backend in this process."""
+    from .python_backend import PythonBackend
+
+    stand_in = PythonBackend()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", stand_in)
+    return stand_in
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ This runs in the stub process that the server starts for each instance of a mode
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +136,34 @@ def read_tasks(values: NDArray[Any] | None, count: int) -> list[Task]:
     return tasks
 
 
+class Counter:
+    """A number that only grows. Added to by one thread, without a lock: the thread that reports it only reads.
+
+    Parameters
+    ----------
+    name, help_text : str
+    labels : mapping of str to str
+
+    Attributes
+    ----------
+    total : float
+    """
+
+    def __init__(self, name: str, help_text: str, labels: Mapping[str, str]) -> None:
+        self.name, self.help_text, self.labels = name, help_text, dict(labels)
+        self.total = self._reported = 0.0
+
+    def add(self, amount: float) -> None:
+        """Add to the counter."""
+        self.total += amount
+
+    def unreported(self) -> float:
+        """Return what was added since the last call."""
+        total = self.total
+        change, self._reported = total - self._reported, total
+        return change
+
+
 class Backend:
     """The server as a model sees it: tensors, error responses, log and metrics.
 
@@ -149,13 +177,13 @@ class Backend:
         import triton_python_backend_utils as server
 
         self._server = server
-        self._metrics: dict[tuple[str, str], Any] = {}
-        self._amounts: Counter[tuple[str, str, str]] = Counter()
-        self._counting = threading.Lock()
+        self.name = arguments["model_name"]
+        self._counters: list[Counter] = []
+        self._metrics: dict[Counter, Any] = {}
+        self._refused = self.counter("refused_requests", "Requests refused because too many waited")
         self._ended = threading.Event()
         self._reporter = threading.Thread(target=self._report_often, name="metrics", daemon=True)
         self._reporter.start()
-        self.name = arguments["model_name"]
         self.folder = arguments["model_repository"]
         self.device = (
             f"cuda:{arguments['model_instance_device_id']}"
@@ -174,14 +202,10 @@ class Backend:
         self._links.append(tempfile.TemporaryDirectory(prefix="care-links-"))
         return in_reach(place, self._links[-1].name, whole=whole)
 
-    def tensor(self, request: Any, name: str) -> Any:
-        """Return an input of a request, None if an optional one was left out."""
-        return self._server.get_input_tensor_by_name(request, name)
-
-    def array(self, request: Any, name: str) -> NDArray[Any] | None:
-        """Return an input of a request in host memory, None if it was left out."""
-        tensor = self.tensor(request, name)
-        return None if tensor is None else tensor.as_numpy()
+    @staticmethod
+    def inputs(request: Any) -> dict[str, Any]:
+        """Return the server's tensor of each input of a request; optional ones that were left out are missing."""
+        return {tensor.name(): tensor for tensor in request.inputs()}
 
     def answer(self, **arrays: Any) -> Any:
         """Return a response with outputs; arrays are NumPy's, or of a library that supports DLPack."""
@@ -214,14 +238,16 @@ class Backend:
 
     def overload(self, why: str, requests: int) -> list[Any]:
         """Return an UNAVAILABLE error response for each request."""
-        self.count("refused_requests", "Requests refused because too many waited", requests)
+        self._refused.add(requests)
         error = self._server.TritonError
         return [self._server.InferenceResponse([], error(why, error.UNAVAILABLE)) for _ in range(requests)]
 
-    def count(self, name: str, help_text: str, amount: float, role: str = "") -> None:
-        """Add to a counter, ``care_<name>_total``, which is on the server's metrics page within a second."""
-        with self._counting:
-            self._amounts[name, help_text, role] += amount  # type: ignore[assignment]  # seconds are floats
+    def counter(self, name: str, help_text: str, role: str = "") -> Counter:
+        """Return a new counter, ``care_<name>_total`` on the server's metrics page, up to date within a second."""
+        labels = {"model": self.name} | ({"role": role} if role else {})
+        counter = Counter(f"care_{name}_total", help_text, labels)
+        self._counters.append(counter)
+        return counter
 
     def end(self) -> None:
         """Report the last metrics and stop the reporting thread."""
@@ -236,27 +262,44 @@ class Backend:
         self._report()
 
     def _report(self) -> None:
-        with self._counting:
-            amounts, self._amounts = self._amounts, Counter()
-        for (name, help_text, role), amount in amounts.items():
-            if (name, role) not in self._metrics:
+        kind = self._server.MetricFamily.COUNTER
+        for counter in list(self._counters):
+            if counter not in self._metrics:
                 family = self._server.MetricFamily(
-                    name=f"care_{name}_total", description=help_text, kind=self._server.MetricFamily.COUNTER
+                    name=counter.name, description=counter.help_text, kind=kind
                 )
-                labels = {"model": self.name} | ({"role": role} if role else {})
                 # Keeps the family alive: its metrics are removed with it.
-                self._metrics[name, role] = family, family.Metric(labels=labels)
-            self._metrics[name, role][1].increment(amount)
+                self._metrics[counter] = family, family.Metric(labels=counter.labels)
+            if change := counter.unreported():
+                self._metrics[counter][1].increment(change)
 
     def log(self, line: str) -> None:
         """Write a line to the server's log. Never a text of a request: those are patients' words."""
         self._server.Logger.log_warn(f"{self.name}: {line}")
 
 
+def array(inputs: Mapping[str, Any], name: str) -> Any:
+    """Return an input in host memory (`Backend.inputs`), None if it was left out."""
+    tensor = inputs.get(name)
+    return None if tensor is None else tensor.as_numpy()
+
+
+def required(inputs: Mapping[str, Any], name: str) -> Any:
+    """Return the server's tensor of an input.
+
+    Raises
+    ------
+    CareError
+        It was left out. The server does not notice where an optional input was given in its place.
+    """
+    if name not in inputs:
+        raise CareError(f"{name} is missing; it is expected in every request")
+    return inputs[name]
+
+
 def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[Any]:
     """Split batched results by request."""
-    ends = np.cumsum(counts)
-    return [values[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return [values[start:end] for start, end in itertools.pairwise(itertools.accumulate(counts, initial=0))]
 
 
 def fair_threads(threads: int, read: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from care_accel.errors import exit_code
+from care_accel.serving.backend import RUN_FOLDER
 from care_accel.serving.tritonserver.program import PLAIN, find_program
 from care_accel.serving.tritonserver.supervisor import supervise
 
@@ -34,12 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if program.bundled:
             print(_WARNING, file=sys.stderr, flush=True)
-        with tempfile.TemporaryDirectory(prefix="care-links-") as links:
+        with tempfile.TemporaryDirectory(prefix="care-run-") as folder:
             command = program.command(
-                linked(joined([one for one in given if one != _SHARED_MEMORY]), Path(links)),
+                linked(joined([one for one in given if one != _SHARED_MEMORY]), Path(folder)),
                 shared_memory=_SHARED_MEMORY in given,
             )
-            codes.append(supervise(command, program.environ()))
+            codes.append(supervise(command, program.environ() | {RUN_FOLDER: folder}))
 
     return exit_code(serve) or codes[0]
 

@@ -1,0 +1,87 @@
+"""Vectors to hits as a served model gives them: K, the scan, documents and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.errors import CareError
+from care_accel.serving.backend.open_index import OpenIndex
+from care_accel.serving.backend.tensors import Backend, array, split
+
+
+class HitFinder:
+    """Finds the hits of batched requests, each with its own k.
+
+    Parameters of the configuration: ``care``, with ``k``, the default, and ``most_k``.
+
+    Parameters
+    ----------
+    backend : Backend
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        known = backend.parameters["care"]
+        self._seconds = backend.counter("scan_seconds", "Seconds spent on exact scans")
+        self._queries = backend.counter("queries", "Queries searched for")
+        self._rescored = backend.counter(
+            "rescored_candidates", "Vectors that a scan's codes could not rule out"
+        )
+        self._k, self._max_k = int(known["k"]), int(known["most_k"])
+
+    def read_ks(self, inputs: Mapping[str, Any], rows: int) -> NDArray[np.int32]:
+        """Return the k of each text of a request.
+
+        Raises
+        ------
+        CareError
+            A k is out of range.
+        """
+        ks = array(inputs, "K")
+        if ks is None:
+            return np.full(rows, self._k, np.int32)
+        ks = ks.ravel()
+        wrong = (ks < 1) | (ks > self._max_k)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise CareError(f"K {row} is {ks[row]}; it must be 1 to {self._max_k:,}")
+        return ks
+
+    def find(
+        self, index: OpenIndex, vectors: Any, ks: Sequence[NDArray[np.int32]], texts: list[str] | None
+    ) -> tuple[list[dict[str, NDArray[Any]]], float]:
+        """Return the outputs IDS, SCORES and DOCUMENTS of each request, and the microseconds of the scan.
+
+        Parameters
+        ----------
+        index : OpenIndex
+        vectors : numpy.ndarray or torch.Tensor
+            float32 ``[n, width]``: those of all requests.
+        ks : sequence of numpy.ndarray
+            Of each request.
+        texts : list of str, optional
+            The n texts, for a hybrid index.
+        """
+        begun = perf_counter()
+        scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts)
+        seconds = perf_counter() - begun
+        self._seconds.add(seconds)
+        self._queries.add(len(ids))
+        self._rescored.add(rescored)
+        counts = [len(one) for one in ks]
+        outputs = []
+        for one, found, values in zip(ks, split(ids, counts), split(scores, counts), strict=True):
+            k = int(one.max())
+            found = np.ascontiguousarray(found[:, :k])
+            outputs.append(
+                {
+                    "IDS": found,
+                    "SCORES": np.ascontiguousarray(values[:, :k]),
+                    "DOCUMENTS": index.documents(found),
+                }
+            )
+        return outputs, 1e6 * seconds

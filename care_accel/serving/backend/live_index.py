@@ -1,0 +1,166 @@
+"""The index of a configuration, opened, and opened again when its folder is replaced."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from care_accel.encoding.loading.sources import EMBEDDED
+from care_accel.encoding.spec import Role
+from care_accel.errors import CareError
+from care_accel.files import read_jsonl
+from care_accel.index import ExactIndex
+from care_accel.index import store as index_store
+from care_accel.index.cuda import require_cuda
+from care_accel.retriever import MANIFEST, Retriever
+from care_accel.serving.backend import RUN_FOLDER
+from care_accel.serving.backend.encoders import load_model
+from care_accel.serving.backend.open_index import OpenIndex
+from care_accel.serving.backend.tensors import Backend, fair_threads
+
+# Interval in seconds at which the index folder is checked, at the cost of one stat call.
+_POLL_S = 0.5
+
+
+@dataclass
+class RecordedModel:
+    """Identity of the dual encoder that made the index."""
+
+    name: str
+    width: int
+    document: str
+
+    def revision(self, role: Role) -> str:
+        """Return the document encoder's hash."""
+        return self.document
+
+
+class LiveIndex:
+    """The index of a configuration, reloaded without downtime when its folder is replaced.
+
+    The old one serves until the new one (`ExactIndex.save`, `Retriever.save`) is loaded, and stays if the new one is
+    incomplete or was made by another document encoder. Vectors and codes are memory-mapped, so that processes that open
+    one index share its pages; documents are in the memory of each.
+
+    Parameters of the configuration: ``care`` (name, width and revision of the document encoder), and one of ``index`` (a
+    folder) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``).
+
+    Parameters
+    ----------
+    backend : Backend
+
+    Attributes
+    ----------
+    current : OpenIndex
+        Read it once for a batch.
+
+    Raises
+    ------
+    CareError
+        The index is missing or incomplete, or was made by another document encoder.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        known = backend.parameters["care"]
+        self._backend = backend
+        self._made_by = RecordedModel(known["name"], int(known["width"]), known["revision"])
+        self._device = scan_device(backend)
+        self._refused = backend.counter("refused_indexes", "Replaced indexes that could not be opened")
+        self._reopened = backend.counter("reopened_indexes", "Replaced indexes that went live")
+        self._ended = threading.Event()
+        folder = backend.parameters.get("index")
+        if folder is None:
+            name = backend.parameters["documents"]
+            self.current = OpenIndex(embedded_documents(backend, self._made_by, name))
+            return
+        self._folder = backend.path(folder)
+        self._seen = None
+        while self._seen is None:
+            self._seen, self.current = self._open()
+        threading.Thread(target=self._watch, name="index", daemon=True).start()
+
+    def end(self) -> None:
+        """Stop watching the folder."""
+        self._ended.set()
+
+    def _open(self) -> tuple[tuple[int, int] | None, OpenIndex]:
+        """Load the index and return its identity; None if it was replaced while loading, and may be inconsistent."""
+        before = identity(self._folder)
+        if (self._folder / MANIFEST).is_file():
+            opened = Retriever.load(self._folder, self._made_by, device=self._device)
+        else:
+            opened = Retriever(self._made_by, ExactIndex.load(self._folder, device=self._device))
+        index = opened.index
+        index.threads = fair_threads(index.threads, len(index) * index.width)  # one byte per value
+        return before if identity(self._folder) == before else None, OpenIndex(opened)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(_POLL_S):
+            now = identity(self._folder)
+            if now in (None, self._seen):  # the folder is missing between two renames
+                continue
+            try:
+                seen, opened = self._open()
+            except Exception as failure:  # the thread must survive
+                if identity(self._folder) == now:
+                    self._seen = now
+                    self._backend.log(f"the new index is rejected, the old one stays live: {failure}")
+                    self._refused.add(1)
+                continue
+            if seen is None:
+                continue
+            self._seen, self.current = seen, opened
+            self._backend.log(f"new index loaded, {len(opened)} vectors")
+            self._reopened.add(1)
+
+
+def scan_device(backend: Backend) -> str:
+    """Return the device of the index: the instance's GPU if this build supports it, else the CPU."""
+    if backend.device != "cpu":
+        try:
+            require_cuda(backend.device)
+        except CareError as reason:
+            backend.log(f"the scan runs on the CPU: {reason}")
+            return "cpu"
+    return backend.device
+
+
+def identity(folder: Path) -> tuple[int, int] | None:
+    """Return inode and modification time of a saved folder's manifest, which change on replacement; None if missing."""
+    for name in (MANIFEST, index_store.MANIFEST):
+        try:
+            found = (folder / name).stat()
+        except OSError:
+            continue
+        return found.st_ino, found.st_mtime_ns
+    return None
+
+
+def embedded_documents(backend: Backend, made_by: RecordedModel, name: str) -> Retriever:
+    """Return the retriever of an embedded data set, for a repository without an index.
+
+    Encoding takes seconds of every core. So the models of one server do it once: the first one leaves the vectors in the
+    server's own folder, if it has one, where the others wait for them.
+    """
+    run = os.environ.get(RUN_FOLDER)
+    if run is None:
+        return _encode_documents(backend, made_by, name)
+    revision = made_by.document.removeprefix("sha256:")[:16]
+    folder = Path(run) / f"{name}-{revision}"
+    with open(f"{folder}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            _encode_documents(backend, made_by, name).save(folder)
+    return Retriever.load(folder, made_by)
+
+
+def _encode_documents(backend: Backend, made_by: RecordedModel, name: str) -> Retriever:
+    file = EMBEDDED / name / "retrieval" / name / "corpus.jsonl"
+    rows = [row for _, row in read_jsonl(file)]
+    model = load_model(backend, {"document": made_by.document})
+    # Title and text as mteb joins them, so that scores match an evaluation.
+    built = Retriever.from_documents(model, [f"{row['title']} {row['text']}".strip() for row in rows])
+    return Retriever(made_by, built.index, rows)  # without the model, which is not needed any more

@@ -1,0 +1,107 @@
+"""An open index as a served model uses it: hits of a batch of queries, and their documents."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.retriever import Retriever
+
+# Serialised documents in the cache; some tens of megabytes for CARE's tasks.
+_CACHED_DOCUMENTS = 16_384
+
+
+class OpenIndex:
+    """A retriever's index and documents. Immutable, so that a batch of requests has hits of one index.
+
+    Parameters
+    ----------
+    retriever : Retriever
+    """
+
+    def __init__(self, retriever: Retriever) -> None:
+        self._retriever = retriever
+        self._on_gpu = retriever.index.device != "cpu" and retriever.lexical is None
+        self._cached: dict[int, bytes] = {-1: b"null"}
+
+    def __len__(self) -> int:
+        return len(self._retriever.index)
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether the texts of the queries are searched too: the index is hybrid."""
+        return self._retriever.lexical is not None
+
+    def search(
+        self, vectors: Any, ks: NDArray[np.int32], texts: list[str] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
+        """Search a batch of queries with individual k.
+
+        Parameters
+        ----------
+        vectors : numpy.ndarray or torch.Tensor
+            float32 ``[n, width]``, in any memory; searched where the index is.
+        ks : numpy.ndarray
+            int32 ``[n]``.
+        texts : list of str, optional
+            For a hybrid index.
+
+        Returns
+        -------
+        scores, ids : numpy.ndarray
+            ``[n, max(k)]``; padded with ``-inf`` and -1 beyond a query's own k.
+        rescored : int
+            Number of vectors rescored exactly.
+        """
+        largest = int(ks.max())
+        if not on_cpu(vectors):
+            if self._on_gpu:
+                on_gpu = self._retriever.index.search_on_device(vectors, largest)
+                scores, ids = (tensor.cpu().numpy().copy() for tensor in on_gpu)
+                beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
+                scores[beyond], ids[beyond] = -np.inf, -1
+                return scores, ids, 0  # the count of rescored vectors stays on the GPU
+            vectors = vectors.cpu().numpy()
+        if largest == ks.min():
+            scores, ids, stats = self._retriever.search_vectors(vectors, largest, texts)
+            return scores, ids, int(stats.rescored.sum())
+        shape = len(vectors), largest
+        scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
+        rescored = 0
+        for k in np.unique(ks).tolist():
+            rows = np.flatnonzero(ks == k)
+            some = None if texts is None else [texts[row] for row in rows]
+            found = self._retriever.search_vectors(vectors[rows], k, some)
+            scores[rows, :k], ids[rows, :k] = found[0], found[1]
+            rescored += int(found[2].rescored.sum())
+        return scores, ids, rescored
+
+    def documents(self, ids: NDArray[np.int64]) -> NDArray[np.object_]:
+        """Return the document of each hit as UTF-8 JSON, ``null`` for padding.
+
+        They are cached: serialising takes as long as the search.
+        """
+        values = np.empty(ids.size, dtype=np.object_)
+        cached = self._cached
+        for i, position in enumerate(ids.ravel().tolist()):
+            raw = cached.get(position)
+            values[i] = self._write(position) if raw is None else raw
+        return values.reshape(ids.shape)
+
+    def _write(self, position: int) -> bytes:
+        document = self._retriever.document(position)
+        try:
+            raw = json.dumps(document, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError:  # a lone surrogate: JSON can escape it, UTF-8 cannot encode it
+            raw = json.dumps(document).encode("ascii")
+        if len(self._cached) < _CACHED_DOCUMENTS:
+            self._cached[position] = raw
+        return raw
+
+
+def on_cpu(vectors: Any) -> bool:
+    """Return whether vectors are in host memory."""
+    return isinstance(vectors, np.ndarray)

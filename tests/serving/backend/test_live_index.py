@@ -1,0 +1,150 @@
+"""The index of a served model: opened, watched, and opened again when it is replaced."""
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from care_accel import CareError, ExactIndex, Retriever
+from care_accel import retriever as retriever_module
+from care_accel.serving.backend import RUN_FOLDER, live_index
+from care_accel.serving.backend.tensors import Counter
+
+
+def backend_of(folder, said, **parameters):
+    """Return what stands for the server, with a log in place of its own."""
+    return SimpleNamespace(
+        parameters={"care": {"name": "m", "width": 8, "revision": "r"}, **parameters},
+        path=Path,
+        device="cpu",
+        log=said.append,
+        counter=lambda name, help_text: Counter(name, help_text, {}),
+    )
+
+
+@pytest.fixture
+def index():
+    index = ExactIndex(8)
+    index.add(np.random.default_rng(0).standard_normal((50, 8), np.float32))
+    return index
+
+
+@pytest.fixture
+def watching(tmp_path, monkeypatch):
+    """Return a function that opens a saved index and watches it."""
+    monkeypatch.setattr(live_index, "_POLL_S", 0.01)
+    started = []
+
+    def start():
+        said = []
+        live = live_index.LiveIndex(backend_of(tmp_path, said, index=str(tmp_path / "index")))
+        started.append(live)
+        return live, said
+
+    yield start
+    for live in started:
+        live.end()
+
+
+def saved(folder, index, name):
+    made_by = live_index.RecordedModel("m", 8, "r")
+    Retriever(made_by, index, [f"{name} {i}" for i in range(len(index))]).save(folder)
+
+
+def first_document(live):
+    return live.current.documents(np.array([[0]]))[0, 0].decode()
+
+
+@pytest.mark.parametrize("when", ["while the model loads", "while a new one is opened"])
+def test_an_index_that_is_replaced_while_it_is_read_is_read_again(
+    monkeypatch, tmp_path, index, watching, when
+):
+    """Its documents would be those of one index and its vectors those of another."""
+    folder, interrupted_once = tmp_path / "index", []
+    read_documents = retriever_module.read_json_values
+    first = "old" if when == "while the model loads" else "middle"
+
+    def interrupted(file):
+        values = list(read_documents(file))
+        if values[0][1] == f"{first} 0" and not interrupted_once:
+            interrupted_once.append("replaced")
+            saved(folder, index, "new")
+        return values
+
+    monkeypatch.setattr(retriever_module, "read_json_values", interrupted)
+    saved(folder, index, "old")
+    live, said = watching()
+    seen = {first_document(live)}
+    if first == "middle":
+        saved(folder, index, "middle")
+    end = time.monotonic() + 30
+    while '"new 0"' not in seen and time.monotonic() < end:
+        seen.add(first_document(live))
+    assert seen == ({'"new 0"'} if first == "old" else {'"old 0"', '"new 0"'})
+    assert not any("rejected" in line for line in said)
+
+
+def test_a_broken_index_is_rejected_once_and_the_old_one_stays(tmp_path, index, watching):
+    saved(tmp_path / "index", index, "old")
+    live, said = watching()
+    before = live.current
+    (tmp_path / "index" / "retriever.json").write_text("{")
+    end = time.monotonic() + 30
+    while not said and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    assert len(said) == 1
+    assert "the new index is rejected, the old one stays live" in said[0]
+    assert live.current is before
+
+
+def test_an_index_of_vectors_alone_has_no_documents(tmp_path, index, watching):
+    index.save(tmp_path / "index")
+    live, _ = watching()
+    assert len(live.current) == 50
+    assert first_document(live) == "null"
+
+
+def test_models_of_one_server_encode_the_embedded_documents_once(tmp_path, index, monkeypatch):
+    monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
+    made = []
+
+    def encode(backend, made_by, name):
+        made.append(name)
+        time.sleep(0.1)
+        return Retriever(made_by, index, [{"title": f"第{i}号"} for i in range(50)])
+
+    monkeypatch.setattr(live_index, "_encode_documents", encode)
+    opened = []
+
+    def open_one():
+        opened.append(live_index.LiveIndex(backend_of(tmp_path, [], documents="demo")))
+
+    threads = [threading.Thread(target=open_one) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["demo"]
+    assert {first_document(live) for live in opened} == {'{"title": "第0号"}'}
+
+
+def test_without_a_folder_of_the_server_a_model_encodes_them_itself(tmp_path, index, monkeypatch):
+    monkeypatch.delenv(RUN_FOLDER, raising=False)
+    built = Retriever(live_index.RecordedModel("m", 8, "r"), index)
+    monkeypatch.setattr(live_index, "_encode_documents", lambda *_: built)
+    assert len(live_index.LiveIndex(backend_of(tmp_path, [], documents="demo")).current) == 50
+
+
+def test_a_build_without_cuda_scans_on_the_processor_and_says_so(monkeypatch):
+    def refuse(device):
+        raise CareError("this build has no CUDA parts")
+
+    monkeypatch.setattr(live_index, "require_cuda", refuse)
+    said = []
+    assert live_index.scan_device(SimpleNamespace(device="cuda:1", log=said.append)) == "cpu"
+    assert said == ["the scan runs on the CPU: this build has no CUDA parts"]
+    assert live_index.scan_device(SimpleNamespace(device="cpu", log=said.append)) == "cpu"
