@@ -41,10 +41,10 @@ def not_batched(config: Any) -> None:
 
 
 def delayed(microseconds: int) -> Callable[[Any], None]:
-    """Return a change that sets the queue delay of the query encoder."""
+    """Return a change that sets the queue delay of the models that encode queries."""
 
     def change(config: Any) -> None:
-        if config.name == "query_encoder":
+        if config.name in ("query_encoder", "search"):
             config.dynamic_batching.max_queue_delay_microseconds = microseconds
 
     return change

@@ -285,14 +285,12 @@ def note(measure, found, refused=0):
     """Record processor time, throughput and the parts of a request."""
     share = found.client / found.seconds / len(os.sched_getaffinity(0))
     words = [f"client {share:.0%} of the machine"]
-    # Of an ensemble only its steps: it contains them.
-    stages = {name: parts for name, parts in found.models.items() if name != "search"}
-    for name, parts in stages.items():
+    for name, parts in found.models.items():
         words.append(f"{name} {parts['total']:,.0f} us, batch {parts.get('batch', 0):g}")
     # With many clients of a slow network the wait exceeds the server's limit.
     words += [f"{refused} refused"] if refused else []
     measure.note(rate=found.rate, note="; ".join(words))
-    if stages:
-        spent = {part: sum(parts[part] for parts in stages.values()) for part in load.PARTS}
+    if found.models:
+        spent = {part: sum(parts[part] for parts in found.models.values()) for part in load.PARTS}
         spent["elsewhere"] = max(0.0, 1e6 * float(np.mean(found.latencies)) - sum(spent.values()))
         measure.note(parts_us={part: [value, None] for part, value in spent.items()})

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from care_accel import Retriever
 from care_accel.serving import Server, write_repository
+from care_accel.serving.repository.config import write_model
+from care_accel.serving.repository.python_backend import search_ensemble
 
 from .conftest import stub, tensors
 
@@ -19,8 +22,11 @@ TEXTS = ["高血压怎么治", "a", "孩子发烧三天了，咳嗽有痰。" * 
 @pytest.mark.usefixtures("require_server")
 def test_vectors_that_stay_on_the_device_reach_clients_and_the_scan(tmp_path, model):
     """Without a GPU the device is the processor: tensors pass by DLPack all the same."""
-    write_repository(tmp_path / "r", runtime="pytorch", several_tenants=True)
-    shutil.rmtree(tmp_path / "r" / "document_encoder")
+    Retriever.from_documents(model, TEXTS * 5).save(tmp_path / "index")
+    write_repository(tmp_path / "r", index=tmp_path / "index", runtime="pytorch", several_tenants=True)
+    for name in ("document_encoder", "search"):
+        shutil.rmtree(tmp_path / "r" / name)
+    write_model(tmp_path / "r", search_ensemble())
     config = tmp_path / "r" / "query_encoder" / "config.pbtxt"
     text, replaced = re.subn(
         r'(key: "on_device"\s+value \{\s+string_value: )"false"', r'\1"true"', config.read_text()

@@ -80,8 +80,8 @@ def index(tmp_path_factory, model):
 
 @pytest.fixture(scope="module")
 def server(index):
-    """Return a server of that index, without the document encoder."""
-    repository = repository_of(index.parent / "repository", "query_encoder", "scan", "search", index=index)
+    """Return a server of that index, without the encoders."""
+    repository = repository_of(index.parent / "repository", "scan", "search", index=index)
     with Server(repository) as running:
         yield running
 
@@ -104,7 +104,7 @@ def expected_of(index, model):
     }
 
 
-@pytest.mark.parametrize("name", ["query_encoder", "scan"])
+@pytest.mark.parametrize("name", ["search", "scan"])
 def test_a_killed_model_process_comes_back_and_no_answer_is_wrong(server, index, model, name):
     with Load(server, expected_of(index, model)) as load:
         load.wait_for(lambda answers: len(answers) > 50, 60)
@@ -119,7 +119,8 @@ def test_a_killed_model_process_comes_back_and_no_answer_is_wrong(server, index,
         assert {status for _, _, status in load.answers[back:]} == {"OK"}
         assert stub(server, name) != killed
         failures = {status for _, _, status in load.answers} - {"OK"}
-        assert failures <= {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL"}
+        # Until the server has ended, to be started anew, it has no such model.
+        assert failures <= {"StatusCode.UNAVAILABLE", "StatusCode.INTERNAL", "StatusCode.NOT_FOUND"}
     assert load.wrong == []
 
 
@@ -215,32 +216,36 @@ def test_a_sigterm_under_load_leaves_no_client_waiting(server, index, model):
         load.wait_for(lambda answers: answers[-1][2] != "OK", 30)
     assert code == 0
     assert load.wrong == []
-    # The server refuses what comes now, the second step of a search too, and cuts off what is left when it closes its
-    # port: a client asks again, elsewhere.
+    # The server refuses what comes now, and cuts off what is left when it closes its port: a client asks again, elsewhere.
     refusals = {"StatusCode.UNAVAILABLE", "StatusCode.NOT_FOUND", "StatusCode.CANCELLED"}
     assert {status for _, _, status in load.answers} - {"OK"} <= refusals
     assert max(ended - sent for sent, ended, _ in load.answers if sent > begun - 1) < 30
 
 
-def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model):
-    repository = repository_of(tmp_path / "repository", "document_encoder")
-    # Not in the background: what gives way to others may take longer than the server waits at its end.
-    config = read_config(repository / "document_encoder" / "config.pbtxt")
-    config.parameters["background"].string_value = "false"
-    (repository / "document_encoder" / "config.pbtxt").write_text(text_of(config))
+@pytest.mark.parametrize("name", ["document_encoder", "search"])
+def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model, name):
+    retriever = Retriever.from_documents(model, DOCUMENTS)
+    retriever.save(tmp_path / "index")
+    repository = repository_of(tmp_path / "repository", name, index=tmp_path / "index")
+    if name == "document_encoder":
+        # Not in the background: what gives way to others may take longer than the server waits at its end.
+        config = read_config(repository / name / "config.pbtxt")
+        config.parameters["background"].string_value = "false"
+        (repository / name / "config.pbtxt").write_text(text_of(config))
     texts = [f"{document}{'，病史很长' * 60}" for document in DOCUMENTS[:24]]
     with Server(repository) as server:
         found = []
 
         def ask():
             with grpc.InferenceServerClient(server.grpc) as client:
-                found.append(client.infer("document_encoder", tensors(grpc, texts)).as_numpy("EMBEDDING"))
+                answer = client.infer(name, tensors(grpc, texts))
+                found.append(answer.as_numpy("IDS" if name == "search" else "EMBEDDING"))
 
         thread = threading.Thread(target=ask)
-        encoder = stub(server, "document_encoder")
-        before = ticks(encoder)
+        process = stub(server, name)
+        before = ticks(process)
         thread.start()
-        while ticks(encoder) < before + 5:  # it has begun to compute
+        while ticks(process) < before + 5:  # it has begun to compute
             assert thread.is_alive()
             time.sleep(0.01)
         working = not found
@@ -248,7 +253,10 @@ def test_what_was_begun_before_a_sigterm_is_finished(tmp_path, model):
         thread.join()
         assert server.process.wait(60) == 0
     assert working
-    np.testing.assert_allclose(found[0], model.encode_document(texts), atol=1e-5)
+    if name == "search":
+        assert found[0].tolist() == [[hit.id for hit in hits] for hits in retriever.search(texts)]
+    else:
+        np.testing.assert_allclose(found[0], model.encode_document(texts), atol=1e-5)
 
 
 def ticks(pid):

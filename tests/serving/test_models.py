@@ -148,7 +148,9 @@ WRONG = {
     ),
     "texts of another type": ("search", {"TEXT": np.ones((1, 1), np.float32)}, "data-type"),
     "more texts than a batch holds": ("search", {"texts": ["a"] * 65}, "batch-size must be <= 64"),
-    "no text at all": ("search", {"K": np.ones((1, 1), np.int32)}, "expected"),
+    "no text at all": ("search", {"K": np.ones((1, 1), np.int32)}, "TEXT is missing; it is expected"),
+    "a task alone": ("query_encoder", {"TASK": np.array([[b"sts"]], dtype=object)}, "TEXT is missing"),
+    "k alone": ("scan", {"K": np.ones((1, 1), np.int32)}, "EMBEDDING is missing"),
     "an input that there is not": ("search", {"texts": ["a"], "WHAT": True}, "unexpected inference input"),
     "a vector that is not finite": (
         "scan",
@@ -206,17 +208,23 @@ def test_the_metrics_page_has_our_counters(server, client):
         return float(rows[0].rsplit(" ", 1)[1]) if rows else 0.0
 
     for _ in range(2):
-        client.infer("search", tensors(grpc, ["长" * 3000 + str(time.time()), "又来了"]))
+        client.infer("search", tensors(grpc, texts := ["长" * 3000 + str(time.time()), "又来了"]))
+        client.infer("query_encoder", tensors(grpc, texts))
+        client.infer("scan", tensors(grpc, EMBEDDING=np.ones((1, 384), np.float32)))
     client.infer("document_encoder", tensors(grpc, ["文"]))
     end = time.monotonic() + 20
     wanted = [
-        'care_tokenise_seconds_total{model="query_encoder",role="query"}',
-        'care_encode_seconds_total{model="query_encoder",role="query"}',
+        *(
+            f'care_{name}_total{{model="{model}",role="query"}}'
+            for name in ("tokenise_seconds", "encode_seconds", "cached_texts", "truncated_texts")
+            for model in ("query_encoder", "search")
+        ),
         'care_encode_seconds_total{model="document_encoder",role="document"}',
-        'care_cached_texts_total{model="query_encoder",role="query"}',
-        'care_truncated_texts_total{model="query_encoder",role="query"}',
-        'care_scan_seconds_total{model="scan"}',
-        'care_rescored_candidates_total{model="scan"}',
+        *(
+            f'care_{name}_total{{model="{model}"}}'
+            for name in ("scan_seconds", "rescored_candidates")
+            for model in ("scan", "search")
+        ),
     ]
     while time.monotonic() < end and not all(value(line) > 0 for line in wanted):
         time.sleep(0.2)

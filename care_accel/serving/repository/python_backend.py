@@ -1,8 +1,8 @@
 """Writes model repositories for the Python backend of NVIDIA Triton Inference Server.
 
-``query_encoder`` and ``document_encoder`` map TEXT to EMBEDDING, ``scan`` maps EMBEDDING to hits, and the ensemble
-``search`` chains ``query_encoder`` and ``scan``. The project's ``model_repository/`` is the output of `write_repository`
-with its defaults.
+``query_encoder`` and ``document_encoder`` map TEXT to EMBEDDING, ``scan`` maps EMBEDDING to hits, and ``search`` maps TEXT
+to hits: in one process on the CPU, as an ensemble of ``query_encoder`` and ``scan`` on GPUs. The project's
+``model_repository/`` is the output of `write_repository` with its defaults.
 """
 
 from __future__ import annotations
@@ -45,6 +45,11 @@ _CACHED_TEXTS = 4096
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
 _QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
 
+_K_INPUT = Tensor("K", "INT32", optional=True)
+_SEARCH_INPUTS = (Tensor("TEXT", "BYTES"), _K_INPUT, Tensor("TASK", "BYTES", optional=True))
+_HITS = (Tensor("IDS", "INT64", (-1,)), Tensor("SCORES", "FP32", (-1,)), Tensor("DOCUMENTS", "BYTES", (-1,)))
+_SEARCH_OUTPUTS = (*_HITS, Tensor("TOKENS", "INT32"), Tensor("TIMES", "FP32", (3,)))
+
 
 def write_repository(
     folder: str | Path,
@@ -67,7 +72,8 @@ def write_repository(
         A saved `Retriever` or `ExactIndex` of the same model. Without one ``scan`` encodes and serves the embedded
         demo's documents.
     gpu : bool
-        An instance on every GPU instead of one on the CPU.
+        An instance on every GPU instead of one on the CPU. ``search`` is then an ensemble, whose vectors stay on the GPU,
+        so that a GPU holds one query encoder and one index.
     several_tenants : bool
         Disable the query vector cache, whose response times reveal what other tenants asked.
     **options
@@ -96,7 +102,12 @@ def write_repository(
             config = _encoder(found, role, loading, gpu=gpu, cached_texts=cached)
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
         _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
-        write_model(built, search_ensemble())
+        if gpu:
+            write_model(built, search_ensemble())
+        else:
+            cached = 0 if several_tenants else _CACHED_TEXTS
+            config = _search_config(found, loading, index, cached_texts=cached)
+            _write(built, config, "search_model", "SearchModel")
 
 
 def require_index(index: str | Path, model: ModelIdentity) -> None:
@@ -129,21 +140,11 @@ def care_parameter(model: DualEncoder, role: Role) -> str:
 
 
 def search_ensemble() -> ModelConfig:
-    """Return the configuration of ``search``: TEXT to hits through ``query_encoder`` and ``scan``."""
+    """Return the configuration of ``search`` as an ensemble: TEXT to hits through ``query_encoder`` and ``scan``."""
     return model_config(
         "search",
-        inputs=[
-            Tensor("TEXT", "BYTES"),
-            Tensor("K", "INT32", optional=True),
-            Tensor("TASK", "BYTES", optional=True),
-        ],
-        outputs=[
-            Tensor("IDS", "INT64", (-1,)),
-            Tensor("SCORES", "FP32", (-1,)),
-            Tensor("DOCUMENTS", "BYTES", (-1,)),
-            Tensor("TOKENS", "INT32"),
-            Tensor("TIMES", "FP32", (3,)),
-        ],
+        inputs=_SEARCH_INPUTS,
+        outputs=_SEARCH_OUTPUTS,
         max_batch_size=_QUERY_BATCH,
         steps=[
             Step(
@@ -158,6 +159,59 @@ def search_ensemble() -> ModelConfig:
             ),
         ],
     )
+
+
+def _search_config(
+    model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, cached_texts: int
+) -> ModelConfig:
+    """Return the configuration of ``search`` as one model."""
+    parameters = _of_index(model, loading, index) | _of_texts(
+        "query", cached_texts=cached_texts, on_device=False
+    )
+    known = json.loads(parameters["care"]) | {"query_revision": model.revision("query")}
+    config = model_config(
+        "search",
+        backend="python",
+        inputs=_SEARCH_INPUTS,
+        outputs=_SEARCH_OUTPUTS,
+        max_batch_size=_QUERY_BATCH,
+        parameters=parameters | {"care": json.dumps(known, ensure_ascii=False)},
+    )
+    add_instances(config)
+    set_batching(config, delay_us=_DELAY_US)
+    return config
+
+
+def _of_texts(role: Role, *, cached_texts: int, on_device: bool) -> dict[str, str]:
+    """Return the parameters of a model that encodes texts."""
+    of_queries = role == "query"
+    return {
+        "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
+        "on_device": json.dumps(on_device),
+        "cached_texts": str(cached_texts),
+        "warm_up_batch": str(8 if of_queries else 1),
+        "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
+        "wait": str(_QUERY_WAIT if of_queries else _DOCUMENT_WAIT),
+    }
+
+
+def _of_index(model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None) -> dict[str, str]:
+    """Return the parameters of a model that searches an index."""
+    known = {
+        "name": model.name,
+        "width": model.width,
+        "revision": model.revision("document"),
+        "k": K,
+        "most_k": MAX_K,
+    }
+    searched = {"documents": "care-demo"} if index is None else {"index": _absolute(str(index))}
+    return {
+        "care": json.dumps(known, ensure_ascii=False),
+        "load": json.dumps(loading),
+        "queue": str(_QUERY_QUEUE),
+        "wait": str(_QUERY_WAIT),
+        **{name: json.dumps(value) for name, value in searched.items()},
+    }
 
 
 def _encoder(
@@ -180,13 +234,8 @@ def _encoder(
         parameters={
             "care": care_parameter(model, role),
             "load": json.dumps(loading),
-            "token_budget": str(_QUERY_TOKENS if of_queries else _DOCUMENT_TOKENS),
             "background": json.dumps(not of_queries),
-            "on_device": json.dumps(gpu),
-            "cached_texts": str(cached_texts),
-            "warm_up_batch": str(8 if of_queries else 1),
-            "queue": str(_QUERY_QUEUE if of_queries else _DOCUMENT_QUEUE),
-            "wait": str(_QUERY_WAIT if of_queries else _DOCUMENT_WAIT),
+            **_of_texts(role, cached_texts=cached_texts, on_device=gpu),
         },
     )
     add_instances(config, kind="GPU" if gpu else "CPU")
@@ -197,40 +246,19 @@ def _encoder(
 def scan_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
 ) -> ModelConfig:
-    known = {
-        "name": model.name,
-        "width": model.width,
-        "revision": model.revision("document"),
-        "k": K,
-        "most_k": MAX_K,
-    }
-    parameters = {
-        "care": json.dumps(known, ensure_ascii=False),
-        "load": json.dumps(loading),
-        "queue": str(_QUERY_QUEUE),
-        "wait": str(_QUERY_WAIT),
-    }
-    if index is None:
-        parameters["documents"] = json.dumps("care-demo")
-    else:
-        parameters["index"] = json.dumps(_absolute(str(index)))
+    """Return the configuration of ``scan``."""
     config = model_config(
         "scan",
         backend="python",
         inputs=[
             Tensor("EMBEDDING", "FP32", (model.width,)),
-            Tensor("K", "INT32", optional=True),
+            _K_INPUT,
             Tensor("TEXT", "BYTES", optional=True),
             Tensor("ENCODE_TIMES", "FP32", (2,), optional=True),
         ],
-        outputs=[
-            Tensor("IDS", "INT64", (-1,)),
-            Tensor("SCORES", "FP32", (-1,)),
-            Tensor("DOCUMENTS", "BYTES", (-1,)),
-            Tensor("TIMES", "FP32", (3,)),
-        ],
+        outputs=[*_HITS, Tensor("TIMES", "FP32", (3,))],
         max_batch_size=_SCAN_BATCH,
-        parameters=parameters,
+        parameters=_of_index(model, loading, index),
     )
     add_instances(config, kind="GPU" if gpu else "CPU")
     set_batching(config)

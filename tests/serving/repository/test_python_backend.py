@@ -36,7 +36,7 @@ def test_it_holds_no_path_of_any_machine():
         assert b"/home" not in content, name
 
 
-@pytest.mark.parametrize("name", ["query_encoder", "document_encoder", "scan"])
+@pytest.mark.parametrize("name", MODELS)
 def test_a_model_s_program_is_three_lines(name):
     assert len((REPOSITORY / name / "1" / "model.py").read_text().splitlines()) == 3
 
@@ -51,23 +51,24 @@ def test_clients_can_read_what_the_encoders_are(model):
 
 
 def test_queries_are_kept_for_one_tenant_only(tmp_path):
-    assert parameter(REPOSITORY, "query_encoder", "cached_texts") > 0
     assert parameter(REPOSITORY, "document_encoder", "cached_texts") == 0
     write_repository(tmp_path / "r", several_tenants=True)
-    assert parameter(tmp_path / "r", "query_encoder", "cached_texts") == 0
+    for name in ("query_encoder", "search"):
+        assert parameter(REPOSITORY, name, "cached_texts") > 0
+        assert parameter(tmp_path / "r", name, "cached_texts") == 0
 
 
 def test_documents_give_way_to_queries_and_overload_is_refused():
     assert parameter(REPOSITORY, "document_encoder", "background") is True
     assert parameter(REPOSITORY, "query_encoder", "background") is False
-    for name in ("query_encoder", "document_encoder", "scan"):
+    for name in MODELS:
         assert parameter(REPOSITORY, name, "queue") > 0
         assert parameter(REPOSITORY, name, "wait") > 0
 
 
 def test_the_server_s_own_limits_are_not_used():
     # With any of them its batcher forgets requests for half a second: see care_accel.serving.backend.backlog.
-    for name in ("query_encoder", "document_encoder", "scan"):
+    for name in MODELS:
         batching = read_config(REPOSITORY / name / "config.pbtxt").dynamic_batching
         assert not batching.HasField("default_queue_policy")
         assert not batching.priority_queue_policy
@@ -80,6 +81,24 @@ def test_a_gpu_repository_has_an_instance_on_each_gpu(tmp_path):
         config = read_config(tmp_path / "r" / name / "config.pbtxt")
         assert [group.kind for group in config.instance_group] == [config.instance_group[0].KIND_GPU]
     assert config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value == "no"
+
+
+def test_a_search_is_one_model_on_the_processor_and_on_a_gpu_an_ensemble_with_the_same_tensors(tmp_path):
+    write_repository(tmp_path / "r", gpu=True)
+    one, ensemble = (
+        read_config(folder / "search" / "config.pbtxt") for folder in (REPOSITORY, tmp_path / "r")
+    )
+    assert (one.backend, one.platform) == ("python", "")
+    assert (ensemble.backend, ensemble.platform) == ("", "ensemble")
+    assert list(one.input) == list(ensemble.input)
+    assert list(one.output) == list(ensemble.output)
+    assert one.max_batch_size == ensemble.max_batch_size
+
+
+def test_the_search_is_of_the_models_that_are_served_with_it():
+    search = parameter(REPOSITORY, "search", "care")
+    assert search.pop("query_revision") == parameter(REPOSITORY, "query_encoder", "care")["revision"]
+    assert search == parameter(REPOSITORY, "scan", "care")
 
 
 def test_options_of_the_model_are_handed_on(tmp_path, tiny_folders):
@@ -105,7 +124,8 @@ def test_an_index_is_named_by_its_whole_path(tmp_path, model, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Retriever.from_documents(model, ["头痛"]).save("mine")
     write_repository("r", index="mine")
-    assert parameter(tmp_path / "r", "scan", "index") == str(tmp_path / "mine")
+    for name in ("scan", "search"):
+        assert parameter(tmp_path / "r", name, "index") == str(tmp_path / "mine")
 
 
 def test_an_index_that_the_model_cannot_search_is_refused_before_anything_is_written(tmp_path, model):

@@ -30,7 +30,7 @@ def test_front_ends_have_ports_of_their_own_on_loopback(server):
     assert all(address.startswith("127.0.0.1:") for address in addresses)
 
 
-@pytest.mark.parametrize("name", ["query_encoder", "document_encoder", "scan"])
+@pytest.mark.parametrize("name", ["query_encoder", "document_encoder", "scan", "search"])
 def test_models_use_the_server_s_numpy_and_no_package_that_asks_for_a_newer_one(server, name):
     if not find_program().bundled:
         pytest.skip("a server on PATH works with the environment's numpy")
