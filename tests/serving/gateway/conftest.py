@@ -139,8 +139,8 @@ def served(memory):
     """Return a function that serves a gateway on a free port of this machine."""
     ends = []
 
-    def serve(**options):
-        app = create_app(Settings(**{"rate": 0.0, **options}), memory)
+    def serve(*, documents=None, **options):
+        app = create_app(Settings(**{"rate": 0.0, **options}), memory, documents=documents)
         sockets = listen("127.0.0.1", 0)
         opened = sockets.__enter__()
         server = uvicorn.Server(
