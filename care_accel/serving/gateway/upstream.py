@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -34,12 +34,12 @@ class Backend(Protocol):
     async def encode(self, role: Role, texts: list[str], task: Task) -> Any:
         """Return vectors [n, width], tokens [n] and times [n, 2] in microseconds."""
 
-    async def search(
-        self, texts: list[str], k: int, task: Task, *, filters: list[str | None] | None = None
-    ) -> Any:
-        """Return ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds.
+    @property
+    def search(self) -> Callable[..., Awaitable[Any]]:
+        """Coroutine of ``texts, k, task`` and, for a collection, ``filters``: a list of str or None, one a query.
 
-        Of a collection, ``document_ids`` too: for each query k texts, None beyond its hits.
+        Returns ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds. Of a collection,
+        ``document_ids`` too: for each query k texts, None beyond its hits.
         """
 
     async def close(self) -> None:
