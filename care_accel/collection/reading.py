@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage import table as tables
-from care_accel.collection.storage.rows import ID, checked_id
+from care_accel.collection.storage.rows import ID, FieldTypes, checked_id, documents
 from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.cache import Cache, cache_folder
 from care_accel.collection.versions.ranking import Ranked
@@ -23,6 +25,9 @@ from care_accel.collection.versions.verifying import Verified, verify
 from care_accel.encoding.base import BaseDualEncoder, checked_texts
 from care_accel.errors import require_count
 from care_accel.retriever import Hit, Timings
+
+# A value that is longer is a text to be read, not one to choose from.
+_LONGEST_VALUE = 100
 
 
 class State(NamedTuple):
@@ -175,6 +180,47 @@ class OpenCollection:
                 found[row[ID]] = row
         rows = [found.get(name) for name in names]
         return rows[0] if isinstance(ids, str | int) else rows
+
+    def field_values(self, most: int = 20) -> dict[str, dict[str, int]]:
+        """Return the values of those text fields that have few different ones.
+
+        Parameters
+        ----------
+        most : int
+            Fields with more values are left out, and those with values of more than 100 characters.
+
+        Returns
+        -------
+        dict of str to dict of str to int
+            By field and value, the number of documents, the most frequent value first. Fields without any value are left
+            out.
+        """
+        require_count("most", most)
+        table = self._state.table
+        found = {}
+        for name, kind in table.fields.items():
+            counts: Counter[str] = Counter()
+            for batch in table.batches([name], tables.FIRST_CHUNK) if kind == pa.string() else ():
+                counted = batch.column(0).drop_null().value_counts()
+                for value, count in zip(*counted.flatten(), strict=True):
+                    counts[value.as_py()] += count.as_py()
+                if len(counts) > most or any(len(value) > _LONGEST_VALUE for value in counts):
+                    break
+            else:
+                if counts:
+                    found[name] = dict(sorted(counts.items(), key=lambda one: (-one[1], one[0])))
+        return found
+
+    def check_rows(self, rows: Iterable[Mapping[str, Any]] | Any) -> None:
+        """Check rows as `Collection.upsert` does before it encodes them; nothing is written.
+
+        Raises
+        ------
+        CareError
+            A row is wrong: the message has its position and id.
+        """
+        for _ in documents(rows, FieldTypes(self._state.table.fields)):
+            pass
 
     @overload  # a str is a sequence of str as well, which the checker cannot tell apart
     def search(  # type: ignore[overload-overlap]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from care_accel.collection.cutting.chunking import Span, cut, token_starts
 from care_accel.collection.storage.manifest import Manifest
+from care_accel.encoding import DualEncoder
 from care_accel.encoding.base import BaseEncoder
 from care_accel.errors import CareError, require_count
 
@@ -21,7 +24,8 @@ class Chunker:
     ----------
     manifest : Manifest
     encoder : BaseEncoder
-        The document encoder; chunks need its tokenizer.
+        The document encoder. Chunks need its tokenizer: one that has none, as of an inference server, gets that of the
+        model that the manifest records.
 
     Attributes
     ----------
@@ -35,11 +39,7 @@ class Chunker:
         self._tokenizer: Any = None
         self.name = "whole" if self._tokens is None else f"{self._tokens}/{self._overlap}"
         if self._tokens is not None:
-            self._tokenizer = getattr(encoder, "tokenizer", None)
-            if self._tokenizer is None:
-                raise CareError(
-                    "this collection cuts documents into chunks, which needs a local document encoder with its tokenizer"
-                )
+            self._tokenizer = getattr(encoder, "tokenizer", None) or recorded_tokenizer(manifest)
 
     def cut(self, titles: Sequence[str], texts: Sequence[str]) -> tuple[list[list[Span]], list[str]]:
         """Return the spans of each document's chunks, and the texts of all chunks in that order."""
@@ -61,6 +61,34 @@ class Chunker:
             spans.append(found)
             chunks += [with_title(title, text[span.start : span.end]) for span in found]
         return spans, chunks
+
+
+def recorded_tokenizer(manifest: Manifest) -> Any:
+    """Return the tokenizer of the document encoder that a manifest records; its network is not loaded.
+
+    Raises
+    ------
+    CareError
+        The model is not recorded, is not there, or has changed since.
+    """
+    needed = "this collection cuts documents into chunks, which needs the tokenizer of its model"
+    if not manifest.load:
+        raise CareError(f"{needed}, and the folder of {manifest.model} is not recorded; use a local model")
+    try:
+        return _open_tokenizer(json.dumps(manifest.load, sort_keys=True), manifest.revision)
+    except CareError as cause:
+        raise CareError(f"{needed}: {cause}") from None
+
+
+@lru_cache(maxsize=4)  # an upsert of a few documents should not read a vocabulary each time
+def _open_tokenizer(load: str, revision: str) -> Any:
+    arguments = json.loads(load)
+    model = DualEncoder.from_pretrained(**arguments)
+    if (found := model.revision("document")) != revision:
+        raise CareError(
+            f"{model.name} has document encoder {found}, not {revision}, which made the collection"
+        )
+    return model.source("document").checkpoint.open_tokenizer()
 
 
 def with_title(title: str, text: str) -> str:

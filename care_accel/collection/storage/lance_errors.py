@@ -13,8 +13,14 @@ import pyarrow as pa
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
+# How Lance names commits that other writers came before, again and again.
+_CONFLICT = re.compile(r"conflict|concurrent writer|retry.*(timeout|timed out)", re.IGNORECASE)
 # Where in its source Lance raised an error; and the prefixes that it puts before one.
 _NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
+
+
+class WriteConflict(CareError):
+    """Other writers kept changing the same documents: the same call again may succeed."""
 
 
 @contextmanager
@@ -42,6 +48,8 @@ def translated(uri: str, cause: Exception) -> CareError:
         return CareError(
             f"{uri}: the table was written by a newer release of Lance ({text[:200]}); upgrade pylance"
         )
+    if _CONFLICT.search(text):
+        return WriteConflict(f"{uri}: other writers changed the same documents meanwhile; try again")
     if "was not found" in lower:
         return CareError(
             f"{uri}: there is no collection; create one with Collection.create or care-accel index"

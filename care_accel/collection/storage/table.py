@@ -14,7 +14,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection.storage.lance_errors import filter_errors, is_enclosed, lance_errors, translated
+from care_accel.collection.storage.lance_errors import (
+    WriteConflict,
+    filter_errors,
+    is_enclosed,
+    lance_errors,
+    translated,
+)
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
@@ -241,7 +247,7 @@ class Table:
             missing = [pa.field(name, kind) for name, kind in wanted.items() if name not in table.fields]
             for name, kind in wanted.items():
                 if table.fields.get(name, kind) != kind:
-                    raise CareError(
+                    raise WriteConflict(
                         f"{self.uri}: field {name!r} has become {TYPE_NAMES.get(table.fields[name], 'another type')} "
                         f"meanwhile, by another writer; here it is {TYPE_NAMES.get(kind, kind)}"
                     )
@@ -252,7 +258,9 @@ class Table:
             except (OSError, ValueError, RuntimeError) as cause:
                 if table.latest() is table:  # nobody else wrote: it is not a conflict
                     raise translated(self.uri, cause) from None
-        raise CareError(f"{self.uri}: other writers changed the table {_RETRIES} times meanwhile; try again")
+        raise WriteConflict(
+            f"{self.uri}: other writers changed the table {_RETRIES} times meanwhile; try again"
+        )
 
     def merge(self, rows: pa.Table, replaced: Sequence[str]) -> Table:
         """Insert and update chunks in one commit.

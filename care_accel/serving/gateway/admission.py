@@ -38,6 +38,7 @@ class AdmissionMiddleware:
         self._app, self._settings, self._metrics = app, settings, metrics
         self._rate = rate or RateLimiter(settings.rate, settings.burst)
         self._tokens = [token.encode() for token in settings.tokens]
+        self._write_tokens = [token.encode() for token in settings.write_tokens]
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,10 +51,10 @@ class AdmissionMiddleware:
             self._check_host(headers)
         api = path.startswith("/v1/")
         if api or path == "/metrics":
-            caller = self._caller(entry, headers)
+            caller = self._caller(entry, headers, writes=_writes(scope))
             if api:
                 self._check_rate(caller)
-        if api and scope["method"] == "POST":
+        if api and not _is_cheap(path):
             with self._slot():
                 await self._app(scope, receive, send)
         else:
@@ -75,18 +76,29 @@ class AdmissionMiddleware:
                 ),
             )
 
-    def _caller(self, entry: RequestLog, headers: Headers) -> str:
+    def _caller(self, entry: RequestLog, headers: Headers, *, writes: bool) -> str:
         """Authenticate; return the key of the caller's rate limit bucket."""
         address = f"address:{_network(entry.caller)}"
-        if not self._tokens:
+        writes = writes and bool(self._write_tokens)  # otherwise nothing can be written
+        if not self._tokens and not writes:
             return address
         scheme, _, given = headers.get("authorization", "").partition(" ")
         offered = given.strip().encode("latin-1", "replace") if scheme.lower() == "bearer" else b""
         # All are compared, each in constant time, against timing attacks.
-        right = [hmac.compare_digest(offered, token) for token in self._tokens]
-        if any(right):
-            entry.caller = f"token{right.index(True) + 1}@{entry.caller}"
-            return f"token:{right.index(True)}"
+        may_write = [hmac.compare_digest(offered, token) for token in self._write_tokens]
+        may_read = [hmac.compare_digest(offered, token) for token in self._tokens]
+        for kind, right in (("write", may_write), ("token", may_read)):
+            if not any(right):
+                continue
+            number = right.index(True)
+            entry.caller = f"{kind}{number + 1}@{entry.caller}"
+            if writes and kind == "token":
+                self._check_rate(f"token:{number}")
+                raise self._refused(
+                    "token",
+                    ApiError(403, "write_token_required", "this token may only read; send a write token"),
+                )
+            return f"{kind}:{number}"
         self._check_rate(address)  # also limits guessing
         raise self._refused(
             "token",
@@ -130,6 +142,15 @@ class AdmissionMiddleware:
         finally:
             self._in_flight -= 1
             self._metrics.in_flight.dec()
+
+
+def _writes(scope: Scope) -> bool:
+    return scope["path"].startswith("/v1/documents") and scope["method"] not in ("GET", "HEAD")
+
+
+def _is_cheap(path: str) -> bool:
+    """Return whether a route is answered from what is known."""
+    return path == "/v1/models" or path.startswith("/v1/models/")
 
 
 def _name(host: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
-import math
 from collections.abc import Coroutine
 from time import perf_counter
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from care_accel.encoding.spec import Role
+from care_accel.serving.gateway.answers import json_response
 from care_accel.serving.gateway.body import read_object
 from care_accel.serving.gateway.errors import ApiError, invalid
 from care_accel.serving.gateway.metrics import Metrics
@@ -57,7 +56,7 @@ class Api:
         ]
         usage = self._record_usage(request, found.tokens)
         body = {"object": "list", "data": data, "model": served.name, "usage": usage}
-        return await _json_response(body, vectors.size)
+        return await json_response(body, vectors.size)
 
     async def search(self, request: Request) -> Response:
         """``POST /v1/search``: top documents of the served index."""
@@ -67,13 +66,18 @@ class Api:
         async with self._upstream.deadline():
             served = await self._upstream.model("query", asked.model)
             found = await _cancel_on_disconnect(
-                request.receive, self._upstream.search(asked.texts, asked.k, asked.task)
+                request.receive,
+                self._upstream.search(asked.texts, asked.k, asked.task, asked.filter),
             )
+        # Of a collection, hits have the documents' own ids; None is padding, as -1 is.
+        ids = getattr(found, "document_ids", None)
+        if ids is None:
+            ids = [[int(one) if one >= 0 else None for one in row] for row in found.ids]
         data = [
             {
                 "object": "search.hits",
                 "index": i,
-                "hits": _hits(found.ids[i], found.scores[i], found.documents[i]),
+                "hits": _hits(ids[i], found.scores[i], found.documents[i]),
                 "timings": dict(
                     zip(("tokenise_us", "encode_us", "scan_us"), map(float, found.times[i]), strict=True)
                 ),
@@ -87,13 +91,13 @@ class Api:
             "usage": self._record_usage(request, found.tokens),
             "timings": {"gateway_us": 1e6 * (perf_counter() - started)},
         }
-        return await _json_response(body, found.ids.size)
+        return await json_response(body, found.ids.size)
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
         async with self._upstream.deadline():
             served = await self._upstream.models()
-        return await _json_response({"object": "list", "data": [_model(*one) for one in served.items()]})
+        return await json_response({"object": "list", "data": [_model(*one) for one in served.items()]})
 
     async def model(self, request: Request) -> Response:
         """``GET /v1/models/{model}``."""
@@ -107,7 +111,7 @@ class Api:
                 "model not found; GET /v1/models lists the served models",
                 param="model",
             )
-        return await _json_response(_model(name, served[name]))
+        return await json_response(_model(name, served[name]))
 
     def _record_usage(self, request: Request, tokens: Any) -> dict[str, int]:
         entry, total = request_log_of(request.scope), int(np.sum(tokens))
@@ -151,9 +155,9 @@ def _base64(vectors: np.ndarray[Any, Any]) -> list[str]:
 
 def _hits(ids: Any, scores: Any, documents: list[Any]) -> list[dict[str, Any]]:
     return [
-        {"id": int(one), "score": float(score), "document": document}
+        {"id": one, "score": float(score), "document": document}
         for one, score, document in zip(ids, scores, documents, strict=True)
-        if one >= 0  # padding: fewer documents than k
+        if one is not None  # padding: fewer documents than k
     ]
 
 
@@ -193,28 +197,3 @@ async def _cancel_on_disconnect(receive: Receive, work: Coroutine[Any, Any, _T])
 async def _disconnected(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-async def _json_response(values: dict[str, Any], numbers: int = 0) -> Response:
-    # Large responses are serialised in a thread, so that they do not block the event loop.
-    body = await asyncio.to_thread(_dumps, values) if numbers > _MAX_INLINE_VALUES else _dumps(values)
-    return Response(body, media_type="application/json")
-
-
-_MAX_INLINE_VALUES = 10_000
-
-
-def _dumps(values: Any) -> bytes:
-    try:
-        return json.dumps(values, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
-    except ValueError:
-        # A document has NaN or a lone surrogate; neither is portable JSON.
-        return json.dumps(_finite(values), allow_nan=False, separators=(",", ":")).encode("ascii")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,16 +25,26 @@ from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Backend, Upstream
 from care_accel.version import __version__
 
+if TYPE_CHECKING:
+    from care_accel.serving.gateway.documents.store import DocumentStore
+
 _PAGE = {
     "/": ("index.html", "text/html"),
     "/app.js": ("app.js", "text/javascript"),
+    "/filters.js": ("filters.js", "text/javascript"),
     "/words.js": ("words.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
 
-def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None = None) -> ASGIApp:
+def create_app(
+    settings: Settings,
+    backend: Backend,
+    *,
+    rate: RateLimiter | None = None,
+    documents: DocumentStore | None = None,
+) -> ASGIApp:
     """Return the gateway.
 
     Parameters
@@ -43,6 +55,8 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None
         requests are answered with 503.
     rate : RateLimiter, optional
         By default from the settings.
+    documents : DocumentStore, optional
+        The served collection, to read and write its documents; closed on shutdown.
     """
     metrics = Metrics()
 
@@ -53,6 +67,8 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None
         try:
             yield
         finally:
+            if documents is not None:
+                await documents.close()
             await backend.close()
 
     async def embeddings(request: Request) -> Response:
@@ -84,6 +100,7 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None
                 "token_required": bool(settings.tokens),
                 "ready": await request.app.state.upstream.ready(),
                 "most_k": settings.max_k,
+                "collection": documents is not None,
                 "version": __version__,
             }
         )
@@ -99,15 +116,18 @@ def create_app(settings: Settings, backend: Backend, *, rate: RateLimiter | None
         Route("/page/settings", page_settings),
         *(_static(path, *what) for path, what in _PAGE.items()),
     ]
+    if documents is not None:
+        from care_accel.serving.gateway.documents.routes import DocumentRoutes
+
+        routes += DocumentRoutes(settings, documents, metrics).routes()
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={HTTPException: _answer, ApiError: _answer, Exception: _answer},
     )
     app.router.redirect_slashes = False  # a redirect would echo the Host header
-    known = frozenset(route.path for route in routes if isinstance(route, Route)) - {
-        "/v1/models/{model:path}"
-    }
+    # Without convertors: "/v1/models/{model}".
+    known = frozenset(re.sub(r":\w+}", "}", route.path) for route in routes if isinstance(route, Route))
     return RequestMiddleware(
         AdmissionMiddleware(app, settings, metrics, rate), metrics, known, log_texts=settings.log_texts
     )

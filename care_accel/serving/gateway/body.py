@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -16,6 +17,9 @@ from care_accel.serving.gateway.settings import Settings
 _DRAIN_FACTOR = 4
 
 
+JSON = "application/json"
+
+
 async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     """Return the JSON object in a request body.
 
@@ -24,15 +28,27 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
     ApiError
         408 for a timeout, 413 for an oversized body, 415 for another media type, 400 if it is not a JSON object.
     """
-    # Pages of other origins can send text/plain without a CORS preflight, but not this type.
+    _, body = await read_body(request, settings, (JSON,))
+    return parse_object(body, "the body")
+
+
+async def read_body(request: Request, settings: Settings, kinds: Sequence[str]) -> tuple[str, bytes]:
+    """Return the media type and the bytes of a request body.
+
+    Raises
+    ------
+    ApiError
+        408 for a timeout, 413 for an oversized body, 415 for another media type than these.
+    """
+    # Pages of other origins can send text/plain without a CORS preflight, but not these types.
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ApiError(415, "unsupported_media_type", "send Content-Type: application/json")
+    if kind not in kinds:
+        raise ApiError(415, "unsupported_media_type", f"send Content-Type: {' or '.join(kinds)}")
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise ApiError(415, "unsupported_encoding", "send the body without Content-Encoding")
     try:
         async with asyncio.timeout(settings.body_timeout):
-            body = await _read(request, settings.max_body)
+            return kind, await _read(request, settings.max_body)
     except TimeoutError:
         raise ApiError(
             408,
@@ -40,18 +56,28 @@ async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
             f"the body did not arrive within {settings.body_timeout:g} s",
             headers={"Connection": "close"},
         ) from None
+
+
+def parse_object(raw: bytes, what: str) -> dict[str, Any]:
+    """Return a JSON object; ``what`` names it in errors.
+
+    Raises
+    ------
+    ApiError
+        400 if it is none.
+    """
     try:
-        values = json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
+        values = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError:
-        raise invalid("the body is not UTF-8", code="invalid_json") from None
+        raise invalid(f"{what} is not UTF-8", code="invalid_json") from None
     except json.JSONDecodeError as cause:
         raise invalid(
-            f"the body is not valid JSON: {cause.msg} at character {cause.pos + 1}", code="invalid_json"
+            f"{what} is not valid JSON: {cause.msg} at character {cause.pos + 1}", code="invalid_json"
         ) from None
     except (ValueError, RecursionError):  # very long numbers, NaN, very deep nesting
-        raise invalid("the body is not valid JSON", code="invalid_json") from None
+        raise invalid(f"{what} is not valid JSON", code="invalid_json") from None
     if not isinstance(values, dict):
-        raise invalid("the body must be a JSON object", code="invalid_json")
+        raise invalid(f"{what} must be a JSON object", code="invalid_json")
     return values
 
 

@@ -7,9 +7,19 @@ import logging
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from care_accel.errors import CareError
-from care_accel.serving.gateway.settings import LOCAL_NAMES, TOKEN_VARIABLE, Settings, read_tokens
+from care_accel.serving.gateway.settings import (
+    LOCAL_NAMES,
+    TOKEN_VARIABLE,
+    WRITE_TOKEN_VARIABLE,
+    Settings,
+    read_tokens,
+)
+
+if TYPE_CHECKING:
+    from care_accel.serving.gateway.documents.store import DocumentStore
 
 _DEFAULTS = Settings()
 
@@ -27,12 +37,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="address to listen on; other than loopback requires a token; default: %(default)s",
     )
     parser.add_argument("--port", type=int, default=8080, help="0 for a free port; default: %(default)s")
+    served = parser.add_argument_group("documents")
+    served.add_argument(
+        "--collection", metavar="DIR", help="the collection that the server searches, to read its documents"
+    )
+    served.add_argument(
+        "--writable",
+        action="store_true",
+        help="let callers with a write token insert, replace and delete documents of the collection",
+    )
     access = parser.add_argument_group("access control")
     access.add_argument(
         "--token-file",
         type=Path,
         metavar="FILE",
         help=f"bearer tokens, one per line; default: the environment variable {TOKEN_VARIABLE}",
+    )
+    access.add_argument(
+        "--write-token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"bearer tokens that may change documents; default: the environment variable {WRITE_TOKEN_VARIABLE}",
     )
     access.add_argument(
         "--allow-host",
@@ -53,6 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("max_body", "bytes of a request body"),
         ("max_inputs", "texts per request"),
         ("max_text", "bytes of a text"),
+        ("max_documents", "documents of a write"),
         ("max_k", "hits per query"),
         ("max_hits", "hits per response"),
         ("burst", "token bucket capacity in requests"),
@@ -86,12 +112,13 @@ def run(options: argparse.Namespace) -> None:
     tokens = read_tokens(options.token_file)
     settings = Settings(
         tokens=tokens,
+        write_tokens=_write_tokens(options),
         hosts=LOCAL_NAMES | {name.lower().strip("[]") for name in (options.host, *options.allow_host)},
         log_texts=options.log_texts,
         **{
             name: getattr(options, name)
             for name in (
-                *("max_body", "max_inputs", "max_text", "max_k", "max_hits"),
+                *("max_body", "max_inputs", "max_text", "max_documents", "max_k", "max_hits"),
                 *("burst", "concurrency", "rate", "timeout"),
             )
         },
@@ -115,7 +142,8 @@ def run(options: argparse.Namespace) -> None:
     logging.getLogger("care_accel.serving.gateway").setLevel(logging.INFO)
     # One retry bridges a restart of the server; if its queue is full, the client has to retry.
     client = AsyncServerClient(options.server, timeout=settings.timeout, retries=1)
-    app = create_app(settings, client)
+    documents = _open_documents(options, settings)
+    app = create_app(settings, client, documents=documents)
     with listen(options.host, options.port) as sockets:
         address = url_of(sockets)
         print(f"gateway: {address}/ in front of {options.server}", flush=True)
@@ -123,6 +151,9 @@ def run(options: argparse.Namespace) -> None:
             "token: required" if tokens else "token: not required; reachable from this machine only",
             flush=True,
         )
+        if documents is not None:
+            access = "read and written, with a write token" if documents.writable else "read"
+            print(f"documents: of {options.collection}, can be {access}", flush=True)
         if not (options.allow_host or is_loopback(options.host)):
             print(f"allowed hosts: {options.host}; add others with --allow-host NAME", flush=True)
         token = (
@@ -137,3 +168,42 @@ def run(options: argparse.Namespace) -> None:
             flush=True,
         )
         serve(app, sockets, timeout=settings.timeout, trusted=options.trusted_proxy)
+
+
+def _write_tokens(options: argparse.Namespace) -> tuple[str, ...]:
+    """Return the tokens that may write; none if nothing is to be written."""
+    if not options.writable:
+        if options.write_token_file is not None:
+            raise CareError("--write-token-file needs --writable")
+        return ()
+    if options.collection is None:
+        raise CareError("--writable needs --collection DIR: the collection that is written to")
+    tokens = read_tokens(options.write_token_file, variable=WRITE_TOKEN_VARIABLE, option="--write-token-file")
+    if not tokens:
+        raise CareError(
+            f"--writable needs a token of its own for writing; set one by {WRITE_TOKEN_VARIABLE} or --write-token-file "
+            "(generate it with openssl rand -hex 32)"
+        )
+    return tokens
+
+
+def _open_documents(options: argparse.Namespace, settings: Settings) -> DocumentStore | None:
+    """Open the collection, if there is one; the server need not run yet."""
+    if options.collection is None:
+        return None
+    from care_accel.collection import Collection
+
+    collection = Collection.open(options.collection)
+    from care_accel.encoding.runtimes.server import ServerClient
+    from care_accel.serving.gateway.documents.encoder import SteadyDualEncoder
+    from care_accel.serving.gateway.documents.store import DocumentStore
+
+    def connect() -> SteadyDualEncoder:
+        return SteadyDualEncoder(ServerClient(options.server, timeout=settings.timeout))
+
+    return DocumentStore(
+        collection,
+        connect if options.writable else None,
+        patience=settings.timeout,
+        max_text=settings.max_text,
+    )

@@ -35,6 +35,7 @@ class Metrics:
         self.rejected = counter("rejected", "Refused before any work.", "reason")
         self.texts = counter("texts", "Texts encoded or searched.", "route")
         self.tokens = counter("tokens", "Tokens of those texts.", "route")
+        self.documents = counter("documents", "Documents that were written or deleted.", "outcome")
         self.seconds = Histogram(
             "request_seconds",
             "From the headers read to the response sent.",
@@ -45,7 +46,13 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "requests_in_flight",
-            "Embedding and search requests in work.",
+            "Requests in work that encode, search, read or write documents.",
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
+        self.writes_waiting = Gauge(
+            "writes_waiting",
+            "Writes that wait for those before them.",
             namespace=_NAMESPACE,
             registry=registry,
         )

@@ -67,12 +67,15 @@ class RequestMiddleware:
     app : ASGI application
     metrics : Metrics
     routes : collection of str
-        Paths allowed in the log and in labels; others are written as ``other``, as a URL may contain patients' words.
+        Paths allowed in the log and in labels, ``{name}`` at their ends for any rest; others are written as ``other``, as
+        a URL may contain patients' words.
     log_texts : bool
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, routes: frozenset[str], *, log_texts: bool) -> None:
-        self._app, self._metrics, self._routes, self._log_texts = app, metrics, routes, log_texts
+        self._app, self._metrics, self._log_texts = app, metrics, log_texts
+        self._routes = {route for route in routes if "{" not in route}
+        self._prefixes = {route.partition("{")[0]: route for route in routes - self._routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -116,7 +119,7 @@ class RequestMiddleware:
     def _route(self, path: str) -> str:
         if path in self._routes:
             return path
-        return "/v1/models/{model}" if path.startswith("/v1/models/") else "other"
+        return next((route for start, route in self._prefixes.items() if path.startswith(start)), "other")
 
     def _write(self, entry: RequestLog, scope: Scope, status: int) -> None:
         seconds = perf_counter() - entry.started

@@ -11,9 +11,10 @@ from care_accel.serving.gateway.errors import invalid
 from care_accel.serving.gateway.settings import Settings
 
 _EMBEDDING_FIELDS = ("input", "model", "input_type", "task", "dimensions", "encoding_format", "user")
-_SEARCH_FIELDS = ("query", "k", "model", "task", "user")
+_SEARCH_FIELDS = ("query", "k", "filter", "model", "task", "user")
 _FORMATS = ("float", "base64")
 _DEFAULT_K = 10
+_MAX_FILTER = 10_000  # characters
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class EmbeddingRequest:
         ApiError
             400 for a field that is unknown, missing, of another type or beyond a limit.
         """
-        _refuse_unknown(values, _EMBEDDING_FIELDS)
+        refuse_unknown(values, _EMBEDDING_FIELDS)
         role = _choice(values, "input_type", ROLES)
         model = _text(values, "model")
         if model is None:
@@ -59,6 +60,7 @@ class SearchRequest:
     model: str | None
     task: Task
     k: int
+    filter: str | None
 
     @classmethod
     def read(cls, values: dict[str, Any], settings: Settings) -> SearchRequest:
@@ -69,7 +71,7 @@ class SearchRequest:
         ApiError
             400 for a field that is unknown, missing, of another type or beyond a limit.
         """
-        _refuse_unknown(values, _SEARCH_FIELDS)
+        refuse_unknown(values, _SEARCH_FIELDS)
         texts = _texts(values, "query", settings, empty=False)
         k = _count(values, "k")
         k = _DEFAULT_K if k is None else k
@@ -82,10 +84,74 @@ class SearchRequest:
                 "k",
                 "too_large",
             )
-        return cls(texts=texts, model=_text(values, "model"), task=_choice(values, "task", TASKS), k=k)
+        return cls(
+            texts=texts,
+            model=_text(values, "model"),
+            task=_choice(values, "task", TASKS),
+            k=k,
+            filter=_filter(values),
+        )
 
 
-def _refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class DeleteRequest:
+    """Request of ``DELETE /v1/documents``: one of ids and a filter."""
+
+    ids: list[str] | None
+    filter: str | None
+
+    @classmethod
+    def read(cls, values: dict[str, Any], settings: Settings) -> DeleteRequest:
+        """Check the fields.
+
+        Raises
+        ------
+        ApiError
+            400 for a field that is unknown, missing, of another type or beyond a limit.
+        """
+        refuse_unknown(values, ("ids", "filter"))
+        ids, condition = values.get("ids"), _filter(values)
+        if (ids is None) == (condition is None):
+            raise invalid("send 'ids' or 'filter', one of them", "ids", "missing" if ids is None else "both")
+        if ids is None:
+            return cls(None, condition)
+        if not isinstance(ids, list):
+            raise invalid("'ids' must be a list of strings", "ids")
+        if len(ids) > settings.max_documents:
+            raise invalid(
+                f"'ids' has {len(ids)} ids; the maximum per request is {settings.max_documents}",
+                "ids",
+                "too_many",
+            )
+        for place, one in enumerate(ids):
+            number = isinstance(one, int) and not isinstance(one, bool)
+            if not (isinstance(one, str) and one) and not number:
+                raise invalid(f"'ids'[{place}] must be a string that is not empty, or an integer", "ids")
+        return cls([str(one) for one in ids], None)
+
+
+def _filter(values: dict[str, Any]) -> str | None:
+    given = _text(values, "filter")
+    if given is None:
+        return None
+    if not given.strip():
+        # A template that was filled with nothing must not find, or delete, all documents.
+        raise invalid("'filter' is empty; leave it out, or give an expression", "filter", "empty")
+    if len(given) > _MAX_FILTER:
+        raise invalid(
+            f"'filter' has {len(given)} characters; the maximum is {_MAX_FILTER}", "filter", "too_long"
+        )
+    return replace_lone_surrogates(given)[0]
+
+
+def refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Refuse fields of other names.
+
+    Raises
+    ------
+    ApiError
+        400 for one.
+    """
     # A misspelt input_type would otherwise silently encode documents as queries.
     if unknown := sorted(set(values) - set(known)):
         # A name that is not an identifier may be a misplaced text, which messages must not contain.

@@ -11,6 +11,7 @@ from pathlib import Path
 from care_accel.errors import CareError, require_count
 
 TOKEN_VARIABLE = "CARE_GATEWAY_TOKEN"
+WRITE_TOKEN_VARIABLE = "CARE_GATEWAY_WRITE_TOKEN"
 _MIN_TOKEN_CHARACTERS = 16
 # Host names used by clients on the same machine.
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -24,6 +25,8 @@ class Settings:
     ----------
     tokens : tuple of str
         Bearer tokens accepted for ``/v1`` and ``/metrics``; empty disables authentication.
+    write_tokens : tuple of str
+        Bearer tokens that may change documents too; empty if nothing can be written.
     hosts : frozenset of str
         Allowed names in the ``Host`` header, without a port; protects against DNS rebinding.
     max_body : int
@@ -32,6 +35,8 @@ class Settings:
         Maximum texts per request.
     max_text : int
         Maximum bytes of a text in UTF-8.
+    max_documents : int
+        Maximum documents of a write.
     max_k : int
         Maximum hits per query.
     max_hits : int
@@ -53,14 +58,16 @@ class Settings:
     Raises
     ------
     CareError
-        A limit is not a number above 0, or a token is too short or not printable ASCII.
+        A limit is not a number above 0, or a token is too short, not printable ASCII, or meant for reading and writing.
     """
 
     tokens: tuple[str, ...] = field(default=(), repr=False)
+    write_tokens: tuple[str, ...] = field(default=(), repr=False)
     hosts: frozenset[str] = LOCAL_NAMES
     max_body: int = 4 * 2**20
     max_inputs: int = 256
     max_text: int = 100_000
+    max_documents: int = 1000
     max_k: int = 1000
     max_hits: int = 10_000
     rate: float = 50.0
@@ -71,7 +78,10 @@ class Settings:
     log_texts: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("max_body", "max_inputs", "max_text", "max_k", "max_hits", "burst", "concurrency"):
+        for name in (
+            *("max_body", "max_inputs", "max_text", "max_documents", "max_k", "max_hits"),
+            *("burst", "concurrency"),
+        ):
             require_count(name, getattr(self, name))
         for name in ("timeout", "body_timeout"):
             if not 0 < getattr(self, name) < math.inf:
@@ -80,7 +90,11 @@ class Settings:
             raise CareError(
                 f"rate is {self.rate!r}; it must be a number of requests per second, 0 for no limit"
             )
-        for token in self.tokens:
+        if set(self.tokens) & set(self.write_tokens):
+            raise CareError(
+                "a token is given for reading and for writing; generate one of its own for writing"
+            )
+        for token in self.tokens + self.write_tokens:
             # Error messages never contain a token.
             if len(token) < _MIN_TOKEN_CHARACTERS:
                 raise CareError(
@@ -91,7 +105,13 @@ class Settings:
                 raise CareError("a gateway token contains a space or a non-ASCII character; use another")
 
 
-def read_tokens(file: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+def read_tokens(
+    file: Path | None,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    variable: str = TOKEN_VARIABLE,
+    option: str = "--token-file",
+) -> tuple[str, ...]:
     """Read the bearer tokens from a file or from the environment; a command line would expose them.
 
     Parameters
@@ -99,6 +119,10 @@ def read_tokens(file: Path | None, environment: Mapping[str, str] = os.environ) 
     file : Path, optional
         One token per line, so that tokens can be rotated; ``#`` starts a comment.
     environment : mapping
+    variable : str
+        Name of the token in the environment.
+    option : str
+        Names the file in messages.
 
     Raises
     ------
@@ -110,13 +134,13 @@ def read_tokens(file: Path | None, environment: Mapping[str, str] = os.environ) 
             lines = file.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as cause:
             why = cause.strerror if isinstance(cause, OSError) else "is not UTF-8"
-            raise CareError(f"--token-file {file}: cannot be read: {why}") from None
+            raise CareError(f"{option} {file}: cannot be read: {why}") from None
         tokens = tuple(line.strip() for line in lines if line.strip() and not line.strip().startswith("#"))
         if not tokens:
-            raise CareError(f"--token-file {file}: has no token; write one per line")
+            raise CareError(f"{option} {file}: has no token; write one per line")
         return tokens
-    if (token := environment.get(TOKEN_VARIABLE)) is None:
+    if (token := environment.get(variable)) is None:
         return ()
     if not token.strip():
-        raise CareError(f"{TOKEN_VARIABLE} is set but empty; give it a token, or unset it")
+        raise CareError(f"{variable} is set but empty; give it a token, or unset it")
     return (token.strip(),)

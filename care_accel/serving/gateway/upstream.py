@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any, Protocol, TypeVar
@@ -34,8 +34,13 @@ class Backend(Protocol):
     async def encode(self, role: Role, texts: list[str], task: Task) -> Any:
         """Return vectors [n, width], tokens [n] and times [n, 2] in microseconds."""
 
-    async def search(self, texts: list[str], k: int, task: Task) -> Any:
-        """Return ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds."""
+    @property
+    def search(self) -> Callable[..., Awaitable[Any]]:
+        """Coroutine of ``texts, k, task`` and, for a collection, ``filters``: a list of str or None, one a query.
+
+        Returns ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds. Of a collection,
+        ``document_ids`` too: for each query k texts, None beyond its hits.
+        """
 
     async def close(self) -> None:
         """Close the connections."""
@@ -98,9 +103,11 @@ class Upstream:
         """
         return await _answer(self._backend.encode(role, texts, task))
 
-    async def search(self, texts: list[str], k: int, task: Task) -> Any:
-        """Search for some texts; errors as of `encode`."""
-        return await _answer(self._backend.search(texts, k, task))
+    async def search(self, texts: list[str], k: int, task: Task, condition: str | None = None) -> Any:
+        """Search for some texts, among the documents that a filter leaves; errors as of `encode`."""
+        if condition is None:
+            return await _answer(self._backend.search(texts, k, task))
+        return await _answer(self._backend.search(texts, k, task, filters=[condition] * len(texts)))
 
     async def ready(self) -> bool:
         """Return whether the server is ready; checked at most once per second."""
@@ -139,10 +146,11 @@ async def _answer(call: Awaitable[_T]) -> _T:
     try:
         return await call
     except CareError as error:
-        raise _as_api_error(error) from error
+        raise as_api_error(error) from error
 
 
-def _as_api_error(error: CareError) -> ApiError:
+def as_api_error(error: CareError) -> ApiError:
+    """Return the answer to an error of the inference server."""
     status = error.status if isinstance(error, ServerError) else None
     if status == "INVALID_ARGUMENT":
         return invalid(str(error), code="refused_by_server")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from care_accel import CareError, Collection
-from care_accel.collection.storage.lance_errors import is_enclosed, translated
+from care_accel.collection.storage.lance_errors import WriteConflict, is_enclosed, translated
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,21 @@ def test_what_lance_says_becomes_one_line(message, said):
     text = str(translated("c", OSError(message)))
     assert said in text
     assert ".rs:" not in text
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Too many concurrent writers. Attempted 50 retries., /home/x/rust/lance/src/dataset/write/retry.rs:103:9",
+        "Too many concurrent writers. Attempted 1 times, but failed on retry_timeout of 300.000 seconds.",
+        "Commit conflict for version 7: concurrent transaction",
+    ],
+)
+def test_a_conflict_with_other_writers_is_an_error_of_its_own(message):
+    error = translated("c", OSError(message))
+    assert isinstance(error, WriteConflict)
+    assert str(error) == "c: other writers changed the same documents meanwhile; try again"
+    assert not isinstance(translated("c", OSError("something else")), WriteConflict)
 
 
 def test_a_table_of_others_and_a_newer_format_are_refused(tmp_path, collection):

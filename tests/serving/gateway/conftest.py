@@ -29,6 +29,7 @@ class Memory:
         self, documents=("高血压患者应低盐饮食。", {"title": "糖尿病", "text": "监测血糖。"}), order=None
     ):
         self.documents = list(documents)
+        self.document_ids = None  # of a collection, the documents' own ids
         self.order = order or "normalize-then-slice"
         self.name = "care-mini"
         self.asked = []
@@ -80,8 +81,8 @@ class Memory:
             vectors=self.vectors(role, texts), tokens=tokens, times=np.ones((len(texts), 2), np.float32)
         )
 
-    async def search(self, texts, k=10, task="retrieval"):
-        await self._work("search", texts, k, task)
+    async def search(self, texts, k=10, task="retrieval", *, filters=None):
+        await self._work("search", texts, k, task, *([] if filters is None else [filters]))
         found = min(k, len(self.documents))
         ids = np.full((len(texts), k), -1, np.int64)
         ids[:, :found] = np.arange(found)
@@ -92,6 +93,8 @@ class Memory:
             ids=ids,
             scores=scores,
             documents=documents,
+            document_ids=self.document_ids
+            and [self.document_ids[:found] + [None] * (k - found)] * len(texts),
             tokens=np.array([len(text) for text in texts], np.int32),
             times=np.tile(np.array(self.times, np.float32), (len(texts), 1)),
         )
@@ -136,8 +139,8 @@ def served(memory):
     """Return a function that serves a gateway on a free port of this machine."""
     ends = []
 
-    def serve(**options):
-        app = create_app(Settings(**{"rate": 0.0, **options}), memory)
+    def serve(*, documents=None, **options):
+        app = create_app(Settings(**{"rate": 0.0, **options}), memory, documents=documents)
         sockets = listen("127.0.0.1", 0)
         opened = sockets.__enter__()
         server = uvicorn.Server(

@@ -50,6 +50,32 @@ def test_ten_hits_are_asked_for_by_default(gateway, memory):
     assert memory.asked == [("search", ["血压高"], 10, "reranking")]
 
 
+def test_hits_of_a_collection_have_the_documents_own_ids(gateway, memory):
+    memory.document_ids = ["a/1", "2"]
+    answer = gateway().post("/v1/search", json={"query": ["血压高", "头痛"], "k": 3}).json()
+    assert [[hit["id"] for hit in one["hits"]] for one in answer["data"]] == [["a/1", "2"]] * 2
+
+
+def test_a_filter_is_for_all_queries_of_a_request(gateway, memory):
+    condition = "department = '儿科' AND year >= 2021"
+    client = gateway()
+    assert client.post("/v1/search", json={"query": ["a", "b"], "filter": condition}).status_code == 200
+    assert memory.asked.pop() == ("search", ["a", "b"], 10, "retrieval", [condition] * 2)
+    assert client.post("/v1/search", json={"query": "a", "filter": None}).status_code == 200
+    assert memory.asked.pop() == ("search", ["a"], 10, "retrieval")
+
+
+def test_a_filter_that_the_server_refuses_is_told_in_its_words_and_not_logged(gateway, memory, caplog):
+    problem = "scan: filter \"科 = '头痛'\": no field 科; the fields are id (a text)"
+    memory.fault = None
+    client = gateway()
+    client.get("/v1/models")
+    memory.fault = ServerError("INVALID_ARGUMENT", problem)
+    error = refused(client, "/v1/search", 400, query="a", filter="科 = '头痛'")
+    assert (error["code"], error["message"]) == ("refused_by_server", problem)
+    assert "头痛" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
@@ -94,6 +120,9 @@ def test_an_embedding_request_that_is_wrong_says_which_field(gateway, fields, pa
         ({"query": ["头痛"] * 11, "k": 1000}, "11 queries with 1000 hits each"),
         ({"query": "头痛", "k": "10"}, "'k' must be an integer"),
         ({"query": ""}, "'query' is empty"),
+        ({"query": "头痛", "filter": " "}, "'filter' is empty"),
+        ({"query": "头痛", "filter": ["a = 1"]}, "'filter' must be a string"),
+        ({"query": "头痛", "filter": "x" * 10_001}, "'filter' has 10001 characters"),
         ({"query": "头痛", "dimensions": 3}, "unknown field 'dimensions'"),
     ],
 )
@@ -239,7 +268,7 @@ def test_unknown_addresses_and_methods_are_answered_in_the_same_shape(gateway):
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
 NAMES = st.sampled_from(
-    ["input", "query", "model", "k", "task", "input_type", "dimensions", "encoding_format"]
+    ["input", "query", "model", "k", "filter", "task", "input_type", "dimensions", "encoding_format"]
 )
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)

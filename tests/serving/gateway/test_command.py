@@ -87,6 +87,11 @@ def test_beyond_loopback_a_token_is_required(host, capsys, monkeypatch):
         (["--rate", "-1"], "rate"),
         (["--concurrency", "0"], "concurrency"),
         (["--token-file", "/absent"], "cannot be read"),
+        (["--collection", "/absent"], "no such folder"),
+        (["--writable"], "--writable needs --collection"),
+        (["--writable", "--collection", "/absent"], "a token of its own for writing"),
+        (["--write-token-file", "/absent"], "--write-token-file needs --writable"),
+        (["--writable", "--collection", "x", "--write-token-file", "/absent"], "--write-token-file /absent"),
     ],
 )
 def test_what_makes_no_sense_is_one_line_and_code_2(arguments, words, capsys):

@@ -64,6 +64,7 @@ def test_the_page_and_the_probes_need_no_token(gateway):
     for path in (
         "/",
         "/app.js",
+        "/filters.js",
         "/words.js",
         "/style.css",
         "/icon.svg",

@@ -4,7 +4,7 @@ import pytest
 
 from care_accel.errors import CareError
 from care_accel.serving.gateway import Settings
-from care_accel.serving.gateway.settings import TOKEN_VARIABLE, read_tokens
+from care_accel.serving.gateway.settings import TOKEN_VARIABLE, WRITE_TOKEN_VARIABLE, read_tokens
 
 TOKEN = "0123456789abcdef"
 
@@ -30,13 +30,19 @@ def test_a_limit_that_is_none_is_refused_by_its_name(options):
 
 @pytest.mark.parametrize("token", ["short", "0123456789abcdef 0", "0123456789abcdef\n", "0123456789abcdefé"])
 def test_a_token_that_is_weak_or_fits_no_header_is_refused_and_not_repeated(token):
-    with pytest.raises(CareError) as error:
-        Settings(tokens=(token,))
-    assert token not in str(error.value)
+    for name in ("tokens", "write_tokens"):
+        with pytest.raises(CareError) as error:
+            Settings(**{name: (token,)})
+        assert token not in str(error.value)
+
+
+def test_a_token_is_for_reading_or_for_writing():
+    with pytest.raises(CareError, match="one of its own for writing"):
+        Settings(tokens=(TOKEN, TOKEN + "2"), write_tokens=(TOKEN,))
 
 
 def test_a_token_is_not_shown():
-    assert TOKEN not in repr(Settings(tokens=(TOKEN,)))
+    assert TOKEN not in repr(Settings(tokens=(TOKEN,), write_tokens=(TOKEN + "2",)))
 
 
 def test_tokens_come_from_a_file_before_the_environment(tmp_path):
@@ -59,3 +65,7 @@ def test_a_source_of_tokens_without_one_is_refused(tmp_path):
         read_tokens(file, {})
     with pytest.raises(CareError, match="set but empty"):
         read_tokens(None, {TOKEN_VARIABLE: ""})
+    with pytest.raises(CareError, match=f"{WRITE_TOKEN_VARIABLE} is set but empty"):
+        read_tokens(None, {WRITE_TOKEN_VARIABLE: ""}, variable=WRITE_TOKEN_VARIABLE)
+    with pytest.raises(CareError, match="--write-token-file"):
+        read_tokens(tmp_path / "absent", option="--write-token-file")

@@ -1,8 +1,10 @@
 // Documents are other people's words: everything is put on the page by textContent, never as markup.
 
+import { expression, fieldsOf, offer } from "./filters.js";
 import { LANGUAGES, WORDS } from "./words.js";
 
 const PARTS = ["tokenise", "encode", "scan", "network"];
+const FIELDS_TTL = 30_000; // milliseconds after which the fields' values are asked for again
 const EXAMPLES = ["高血压怎么治", "糖尿病人能吃水果吗", "小孩发烧怎么办"];
 
 const at = (id) => document.getElementById(id);
@@ -11,6 +13,7 @@ let language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 let facts = null; // what the gateway says of itself
 let shown = null; // the last answer or error, to be told again in the other language
 let asking = null; // the request under way
+let fields = { list: [], at: -Infinity }; // of the collection, and when they were told
 
 const words = () => WORDS[language];
 
@@ -32,7 +35,14 @@ function speak() {
   button.textContent = words().other;
   button.lang = WORDS[other].tag;
   if (facts) at("version").textContent = words().version(facts.version);
+  showFilters();
   show();
+}
+
+function showFilters() {
+  offer(at("filters"), fields.list, words(), () => {
+    if (shown?.answer) ask(); // hits that do not fit what is chosen must not stay
+  });
 }
 
 function milliseconds(microseconds) {
@@ -97,7 +107,7 @@ function entry(hit, best) {
   length.style.width = `${best > 0 ? Math.max(0, Math.min(1, hit.score / best)) * 100 : 0}%`;
   measure.setAttribute("aria-hidden", "true");
   measure.append(length);
-  head.append(score, measure, make("span", "id", `#${hit.id}`));
+  head.append(score, measure, make("span", "id", typeof hit.id === "string" ? hit.id : `#${hit.id}`));
   item.append(head);
 
   const { title, text } = read(hit.document);
@@ -106,6 +116,10 @@ function entry(hit, best) {
   body.lang = "zh-CN";
   item.append(body);
   if (text !== null) item.append(toggle(body));
+  const more = fieldsOf(hit.document);
+  if (more.length) {
+    item.append(make("p", "fields", more.map(([name, value]) => `${name}: ${value}`).join(" · ")));
+  }
   return item;
 }
 
@@ -169,16 +183,38 @@ async function ask() {
     at("access").hidden = false;
     at("token").focus();
   }
+  if (result?.answer) loadFields();
+}
+
+function headersWithToken() {
+  const token = at("token").value.trim();
+  return token ? { Authorization: `Bearer ${token}` } : {};
+}
+
+// Without them the page is as useful as with an index that is no collection: an error is not told.
+async function loadFields() {
+  const now = performance.now();
+  if (!facts?.collection || now - fields.at < FIELDS_TTL) return;
+  if (facts.token_required && !at("token").value) return;
+  try {
+    const options = { headers: headersWithToken(), cache: "no-store", credentials: "omit" };
+    const response = await fetch("v1/fields", options);
+    if (!response.ok) return;
+    fields = { list: (await response.json()).fields, at: now };
+    showFilters();
+  } catch {
+    // the next answer asks again
+  }
 }
 
 async function request(query, signal) {
-  const headers = { "Content-Type": "application/json" };
-  if (at("token").value) headers.Authorization = `Bearer ${at("token").value.trim()}`;
+  const headers = { "Content-Type": "application/json", ...headersWithToken() };
+  const filter = expression();
   const started = performance.now();
   const response = await fetch("v1/search", {
     method: "POST",
     headers,
-    body: JSON.stringify({ query, k: Number(at("k").value) }),
+    body: JSON.stringify({ query, k: Number(at("k").value), ...(filter && { filter }) }),
     signal,
     cache: "no-store",
     credentials: "omit",
@@ -215,6 +251,8 @@ at("language").addEventListener("click", () => {
   speak();
 });
 
+at("token").addEventListener("change", loadFields);
+
 for (const example of EXAMPLES) {
   const button = make("button", "quiet", example);
   button.type = "button";
@@ -236,6 +274,7 @@ try {
   }
   if (facts.token_required) at("token").focus();
   speak();
+  loadFields();
 } catch {
   shown = { error: { kind: "network" } };
   show();

@@ -82,6 +82,69 @@ def test_a_document_is_text_whatever_it_holds(page):
     assert browser.complaints() == []
 
 
+def test_a_hit_of_a_collection_has_its_own_id_and_shows_its_fields(page, memory):
+    browser = page()
+    memory.documents = [
+        {
+            "id": "a<b>1",
+            "title": "",
+            "text": LONG,
+            "科室": "<i>儿科</i>",
+            "year": 2021,
+            "tags": ["x", "y"],
+            "day": None,
+        },
+        {"_id": "7", "text": "无"},
+    ]
+    memory.document_ids = ["a<b>1", "7"]
+    ask(browser)
+    assert browser.text("#hits li .id") == "a<b>1"
+    assert browser.text("#hits li .fields") == "科室: <i>儿科</i> · year: 2021 · tags: x, y"
+    assert browser.run("document.querySelector('#hits li:nth-child(2) .fields')") is None
+    assert browser.complaints() == []
+
+
+class Fields:
+    """Stands where the store of a collection does."""
+
+    writable, waiting = False, 0
+
+    async def fields(self):
+        values = [{"value": "儿科", "documents": 3}, {"value": "it's <b>", "documents": 1}]
+        return {
+            "version": 1,
+            "fields": [
+                {"name": "科室", "type": "a text", "values": values},
+                {"name": "year", "type": "an integer"},
+            ],
+        }
+
+    async def close(self):
+        pass
+
+
+def test_a_field_with_few_values_can_be_chosen_from(page, memory):
+    pytest.importorskip("lance", reason="needs the extra collection")
+    browser = page({"documents": Fields()})
+    browser.until("document.querySelectorAll('#filters select').length === 1")
+    assert browser.text("#filters label span") == "科室"
+    options = "[...document.querySelectorAll('#filters option')].map((e) => e.textContent)"
+    assert browser.run(options) == ["全部", "儿科（3）", "it's <b>（1）"]
+    ask(browser)
+    assert memory.asked.pop() == ("search", ["高血压怎么治"], 10, "retrieval")
+    browser.run(
+        "(() => { const one = document.querySelector('#filters select'); one.value = \"it's <b>\";"
+        " one.dispatchEvent(new Event('change')); })()"
+    )
+    browser.until("!document.querySelector('#found').hidden")
+    assert memory.asked.pop() == ("search", ["高血压怎么治"], 10, "retrieval", ["`科室` = 'it''s <b>'"])
+    browser.run("document.querySelector('#language').click()")
+    assert browser.run("document.querySelector('#filters select').value") == "it's <b>"
+    assert browser.run(options)[0] == "all"
+    assert browser.complaints() == []
+    browser.screenshot("filters")
+
+
 def test_no_other_host_is_asked_for_anything(page):
     browser = page()
     address = browser.run("location.origin")

@@ -1,0 +1,1 @@
+"""Routes that read, write and delete documents of a collection."""
