@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
@@ -37,6 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
         help="saved Retriever or ExactIndex; default: the demo documents",
+    )
+    what.add_argument(
+        "--collection",
+        type=Path,
+        metavar="DIR",
+        help="a collection (care-accel index), whose changes are followed; its model is the default of --model",
     )
     what.add_argument(
         "--several-tenants",
@@ -73,12 +80,15 @@ def run(options: argparse.Namespace) -> None:
     from care_accel.serving.repository.python_backend import write_repository
     from care_accel.serving.tritonserver.server import Server
 
-    for name in ("model", "preset", "index", "gpu", "several_tenants"):
+    for name in ("model", "preset", "index", "collection", "gpu", "several_tenants"):
         if options.repository and getattr(options, name):
             raise CareError(
                 f"give --repository or --{name.replace('_', '-')}, not both: a repository has its own, set by care-accel "
                 "export --repository"
             )
+    if options.collection and options.index:
+        raise CareError("give --collection or --index, not both: one search has one of them")
+    served = _of_collection(options) if options.collection else {"preset": options.preset}
     find_program(install_with=_say)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -89,11 +99,10 @@ def run(options: argparse.Namespace) -> None:
             repository = Path(temporary) / "model_repository"
             write_repository(
                 repository,
-                options.model or DEFAULT,
-                index=options.index,
+                **{"model": options.model or DEFAULT} | served,
+                index=options.collection or options.index,
                 gpu=options.gpu,
                 several_tenants=options.several_tenants,
-                preset=options.preset,
             )
         server = Server(
             repository,
@@ -121,6 +130,17 @@ def run(options: argparse.Namespace) -> None:
         finally:
             code = server.stop()
         _say(f"stopped (exit code {code})")
+
+
+def _of_collection(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `DualEncoder.from_pretrained` for the model of a collection, or of the one that is given."""
+    from care_accel.collection import Collection
+
+    if options.model:
+        return {"preset": options.preset}
+    found = Collection.open(options.collection)
+    _ = found.model  # told now, if it cannot be loaded
+    return found.manifest.load
 
 
 def _print_ready(http: str, grpc: str, metrics: str) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError
 from care_accel.serving.backend.hits import HitFinder
 from care_accel.serving.backend.live_index import LiveIndex
+from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex, on_cpu
 from care_accel.serving.backend.requests import respond
 from care_accel.serving.backend.tensors import Backend, array, read_texts, required
@@ -23,6 +24,7 @@ class _ValidRequest(NamedTuple):
     ks: NDArray[np.int32]
     texts: list[str]
     times: NDArray[np.float32]
+    filters: list[str | None] | None
 
 
 class ScanModel:
@@ -55,7 +57,7 @@ class ScanModel:
             lambda asked: self._answers(asked, index),
         )
 
-    def _read(self, request: Any, index: OpenIndex) -> _ValidRequest:
+    def _read(self, request: Any, index: OpenIndex | OpenCollection) -> _ValidRequest:
         inputs = self.backend.inputs(request)
         vectors = as_array(required(inputs, "EMBEDDING"))
         finite = (
@@ -74,14 +76,16 @@ class ScanModel:
         times = array(inputs, "ENCODE_TIMES")
         if times is None:
             times = np.zeros((len(vectors), 2), np.float32)
-        return _ValidRequest(vectors, ks, texts, times)
+        filters = self._finder.read_filters(inputs, index, len(vectors))
+        return _ValidRequest(vectors, ks, texts, times, filters)
 
-    def _answers(self, asked: Sequence[_ValidRequest], index: OpenIndex) -> list[Any]:
+    def _answers(self, asked: Sequence[_ValidRequest], index: OpenIndex | OpenCollection) -> list[Any]:
         hits, scan = self._finder.find(
             index,
             concatenate([one.vectors for one in asked]),
             [one.ks for one in asked],
             [text for one in asked for text in one.texts] or None,
+            [one.filters for one in asked],
         )
         return [
             self.backend.answer(

@@ -12,6 +12,8 @@ from care_accel.encoding import Task
 from care_accel.serving.backend.encoders import TextVectors
 from care_accel.serving.backend.hits import HitFinder
 from care_accel.serving.backend.live_index import LiveIndex
+from care_accel.serving.backend.open_collection import OpenCollection
+from care_accel.serving.backend.open_index import OpenIndex
 from care_accel.serving.backend.requests import respond
 from care_accel.serving.backend.tensors import Backend, array, read_tasks, read_texts, required, split
 
@@ -22,6 +24,7 @@ class _ValidRequest(NamedTuple):
     texts: list[str]
     tasks: list[Task]
     ks: NDArray[np.int32]
+    filters: list[str | None] | None
 
 
 class SearchModel:
@@ -51,20 +54,31 @@ class SearchModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return hits or an error for each request."""
-        return respond(self.backend, self._backlog, requests, self._read, self._answers)
+        index = self._live.current  # one index for the whole batch, even if it is reloaded meanwhile
+        return respond(
+            self.backend,
+            self._backlog,
+            requests,
+            lambda request: self._read(request, index),
+            lambda asked: self._answers(asked, index),
+        )
 
-    def _read(self, request: Any) -> _ValidRequest:
+    def _read(self, request: Any, index: OpenIndex | OpenCollection) -> _ValidRequest:
         inputs = self.backend.inputs(request)
         texts = read_texts(required(inputs, "TEXT").as_numpy(), empty=False)
         tasks = read_tasks(array(inputs, "TASK"), len(texts))
-        return _ValidRequest(texts, tasks, self._finder.read_ks(inputs, len(texts)))
+        ks = self._finder.read_ks(inputs, len(texts))
+        return _ValidRequest(texts, tasks, ks, self._finder.read_filters(inputs, index, len(texts)))
 
-    def _answers(self, asked: Sequence[_ValidRequest]) -> list[Any]:
-        index = self._live.current  # one index for the whole batch, even if it is reloaded meanwhile
+    def _answers(self, asked: Sequence[_ValidRequest], index: OpenIndex | OpenCollection) -> list[Any]:
         texts = [text for one in asked for text in one.texts]
         vectors, tokens, times = self._vectors.encode(texts, [task for one in asked for task in one.tasks])
         hits, scan = self._finder.find(
-            index, vectors, [one.ks for one in asked], texts if index.needs_texts else None
+            index,
+            vectors,
+            [one.ks for one in asked],
+            texts if index.needs_texts else None,
+            [one.filters for one in asked],
         )
         counts = [len(one.texts) for one in asked]
         all_times = np.empty((len(texts), 3), np.float32)

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> None:
     """Index documents; again, it goes on and takes what has changed."""
     from care_accel.collection import Collection
     from care_accel.collection.sources import read_documents
-    from care_accel.collection.storage.table import is_collection, is_remote
+    from care_accel.collection.storage.layout import is_collection, is_remote
     from care_accel.encoding import DualEncoder
 
     fields = [name.strip() for name in options.fields.split(",")] if options.fields else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from care_accel.collection.storage.lance_errors import (
     lance_errors,
     translated,
 )
+from care_accel.collection.storage.layout import FOLDER, is_collection, is_remote, table_uri
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "documents.lance"
 # Columns of a chunk. Title, text and fields are in the first chunk of a document only: nothing is there twice.
 CHUNK, START, END, CONTENT_HASH, ROW_HASH, VECTOR = (
     "_chunk",
@@ -47,7 +46,6 @@ FIRST_CHUNK = f"{CHUNK} = 0"
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
 _RETRIES = 50
 _RETRY_FOR = timedelta(minutes=5)
-_REMOTE = re.compile(r"[a-z][a-z0-9+]+://")
 
 
 def schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
@@ -66,20 +64,6 @@ def schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
         ],
         metadata=dict(metadata),
     )
-
-
-def is_remote(uri: str) -> bool:
-    """Return whether a collection is in an object store."""
-    return bool(_REMOTE.match(uri))
-
-
-def table_uri(uri: str) -> str:
-    return f"{uri.rstrip('/')}/{FOLDER}"
-
-
-def is_collection(folder: str | Path) -> bool:
-    """Return whether a local folder holds a collection."""
-    return (Path(folder) / FOLDER).is_dir()
 
 
 class Table:

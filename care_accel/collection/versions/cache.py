@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from care_accel.collection.storage.layout import is_remote
 from care_accel.collection.storage.manifest import Manifest
-from care_accel.collection.storage.table import is_remote
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError

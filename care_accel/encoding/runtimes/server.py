@@ -183,7 +183,13 @@ class ServerClient(_Client):
             self._require_same(served, self.describe(role, refresh=True))
         return encoded
 
-    def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> SearchResult:
+    def search(
+        self,
+        texts: Sequence[str],
+        k: int = 10,
+        task: str = "retrieval",
+        filters: Sequence[str | None] | None = None,
+    ) -> SearchResult:
         """Return the top k documents for each query.
 
         Parameters
@@ -192,6 +198,8 @@ class ServerClient(_Client):
         k : int
         task : {"retrieval", "reranking", "sts"}
             Selects the prompt.
+        filters : sequence of str or None, optional
+            Of a collection: for each text an expression over the fields, or None; see `Collection.search`.
 
         Returns
         -------
@@ -203,7 +211,7 @@ class ServerClient(_Client):
         CareError
             The server does not answer in time, or rejects the texts or k.
         """
-        return self._run(search_plan(self.describe_search(), texts, k, task))
+        return self._run(search_plan(self.describe_search(), texts, k, task, filters))
 
     def _run(self, plan: RequestPlan[_R], progress: Callable[[int], None] | None = None) -> _R:
         def request(batch: list[int]) -> _R:
@@ -325,9 +333,15 @@ class AsyncServerClient(_Client):
             self._require_same(served, await self.describe(role, refresh=True))
         return encoded
 
-    async def search(self, texts: Sequence[str], k: int = 10, task: str = "retrieval") -> SearchResult:
+    async def search(
+        self,
+        texts: Sequence[str],
+        k: int = 10,
+        task: str = "retrieval",
+        filters: Sequence[str | None] | None = None,
+    ) -> SearchResult:
         """Return the top k documents for each query; see `ServerClient.search`."""
-        return await self._run(search_plan(await self.describe_search(), texts, k, task))
+        return await self._run(search_plan(await self.describe_search(), texts, k, task, filters))
 
     async def _run(self, plan: RequestPlan[_R]) -> _R:
         limit = asyncio.Semaphore(self.in_flight)

@@ -71,12 +71,15 @@ class ServedSearch:
         Maximum hits per query.
     max_batch_size : int
         Maximum queries per request.
+    collection : bool
+        Whether documents are those of a collection: they have own ids, and searches may be filtered.
     """
 
     width: int
     revision: str
     max_k: int
     max_batch_size: int
+    collection: bool = False
 
 
 _Result = TypeVar("_Result", "EncodeResult", "SearchResult")
@@ -116,6 +119,8 @@ class SearchResult(NamedTuple):
         int32 ``[n]``: token count of each query.
     times : numpy.ndarray
         float32 ``[n, 3]``: server time in microseconds to tokenise, encode and scan the batch of each query.
+    document_ids : list of list or None
+        Of a collection: the user's id of each hit, None for padding.
     """
 
     ids: NDArray[np.int64]
@@ -123,6 +128,7 @@ class SearchResult(NamedTuple):
     documents: list[list[Any]]
     tokens: NDArray[np.int32]
     times: NDArray[np.float32]
+    document_ids: list[list[str | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,10 +149,12 @@ class RequestPlan(Generic[_Result]):
     _k: int | None
     _empty: _Result
     _read: Callable[[Any, int], _Result]
+    _filters: Sequence[str | None] | None = None
 
     def inputs(self, batch: Sequence[int]) -> list[Any]:
         """Return the inputs of a request for tritonclient."""
-        return _text_inputs([self._texts[i] for i in batch], self._task, self._k)
+        filters = None if self._filters is None else [self._filters[i] or "" for i in batch]
+        return _text_inputs([self._texts[i] for i in batch], self._task, self._k, filters)
 
     def read(self, response: Any, batch: Sequence[int]) -> _Result:
         """Read the response to a request.
@@ -198,22 +206,42 @@ def encode_plan(
     return RequestPlan(ENCODERS[served.role], batches, texts, task, None, empty, read)
 
 
-def search_plan(served: ServedSearch, texts: Sequence[str], k: int, task: str) -> RequestPlan[SearchResult]:
+def search_plan(
+    served: ServedSearch,
+    texts: Sequence[str],
+    k: int,
+    task: str,
+    filters: Sequence[str | None] | None = None,
+) -> RequestPlan[SearchResult]:
     """Split queries into requests to the search.
 
     Raises
     ------
     CareError
-        A text is not a str (the message gives its position), or ``k`` is not a positive integer.
+        A text is not a str (the message gives its position), ``k`` is not a positive integer, or there are filters, and
+        not one for each text or not of a collection.
     """
     require_count("k", k)
     k = min(int(k), np.iinfo(np.int32).max)  # the server rejects such a k anyway
     texts = _checked(texts)
+    if filters is not None:
+        if len(filters) != len(texts):
+            raise CareError(
+                f"{len(filters)} filters for {len(texts)} texts; give one, or None, for each text"
+            )
+        if not any(filters):
+            filters = None
+        elif not served.collection:
+            raise ServerError(
+                "INVALID_ARGUMENT", "the server's index is no collection: search it without a filter"
+            )
     batches = _split(texts, served.max_batch_size)
     no_hits = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
-    empty = SearchResult(*no_hits, [], np.empty(0, np.int32), np.empty((0, 3), np.float32))
-    read = partial(_read_hits, k=k)
-    return RequestPlan(SEARCH, batches, texts, task, k, empty, read)
+    empty = SearchResult(
+        *no_hits, [], np.empty(0, np.int32), np.empty((0, 3), np.float32), [] if served.collection else None
+    )
+    read = partial(_read_hits, k=k, collection=served.collection)
+    return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
@@ -233,7 +261,9 @@ def _split(texts: Sequence[str], size: int) -> list[list[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
-def _text_inputs(texts: Sequence[str], task: str, k: int | None) -> list[Any]:
+def _text_inputs(
+    texts: Sequence[str], task: str, k: int | None, filters: Sequence[str] | None = None
+) -> list[Any]:
     from tritonclient.grpc import InferInput
 
     rows = len(texts)
@@ -243,6 +273,8 @@ def _text_inputs(texts: Sequence[str], task: str, k: int | None) -> list[Any]:
         columns["TASK"] = "BYTES", _bytes_column([task] * rows)
     if k is not None:
         columns["K"] = "INT32", np.full((rows, 1), k, dtype=np.int32)
+    if filters is not None:
+        columns["FILTER"] = "BYTES", _bytes_column(filters)
     inputs = []
     for name, (kind, column) in columns.items():
         inputs.append(InferInput(name, [rows, 1], kind))
@@ -261,7 +293,7 @@ def _read_vectors(response: Any, count: int, width: int) -> EncodeResult:
     return EncodeResult(vectors, *_read_costs(response, count, 2))
 
 
-def _read_hits(response: Any, count: int, k: int) -> SearchResult:
+def _read_hits(response: Any, count: int, k: int, *, collection: bool = False) -> SearchResult:
     documents = _output(response, "DOCUMENTS", np.object_, (count, k))
     try:
         values = [[json.loads(value) for value in row] for row in documents]
@@ -271,7 +303,11 @@ def _read_hits(response: Any, count: int, k: int) -> SearchResult:
         _output(response, name, kind, (count, k))
         for name, kind in (("IDS", np.int64), ("SCORES", np.float32))
     )
-    return SearchResult(ids, scores, values, *_read_costs(response, count, 3))
+    own = None
+    if collection:
+        raw = _output(response, "DOCUMENT_IDS", np.object_, (count, k))
+        own = [[value.decode("utf-8", "replace") or None for value in row] for row in raw]
+    return SearchResult(ids, scores, values, *_read_costs(response, count, 3), own)
 
 
 def _read_costs(response: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
@@ -300,6 +336,8 @@ def _unexpected(what: str) -> CareError:
 
 
 def _reorder(parts: Sequence[Any], order: NDArray[np.intp]) -> Any:
+    if parts[0] is None:
+        return None
     if isinstance(parts[0], list):
         rows = [row for part in parts for row in part]
         return [rows[i] for i in order]
@@ -362,6 +400,7 @@ def read_search(search: Any, described: Any, address: str) -> ServedSearch:
             revision=str(values["revision"]),
             max_k=int(values["most_k"]),
             max_batch_size=max(1, search.max_batch_size),
+            collection=bool(values.get("collection", False)),
         )
     except (KeyError, TypeError, ValueError) as cause:
         raise _no_description(described, address, cause) from None

@@ -10,8 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.errors import CareError
+from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
 from care_accel.serving.backend.tensors import Backend, array, split
+
+# A filter is parsed and planned: far longer ones are mistakes.
+_MAX_FILTER_BYTES = 10_000
 
 
 class HitFinder:
@@ -51,23 +55,71 @@ class HitFinder:
             raise CareError(f"K {row} is {ks[row]}; it must be 1 to {self._max_k:,}")
         return ks
 
+    @staticmethod
+    def read_filters(
+        inputs: Mapping[str, Any], index: OpenIndex | OpenCollection, rows: int
+    ) -> list[str | None] | None:
+        """Return the filter of each text of a request, None for those without one; None if no text has one.
+
+        Raises
+        ------
+        CareError
+            A filter is wrong, or the index is no collection.
+        """
+        raw = array(inputs, "FILTER")
+        if raw is None:
+            return None
+        found: list[str | None] = []
+        for row, value in enumerate(raw.ravel()[:rows]):
+            if len(value) > _MAX_FILTER_BYTES:
+                raise CareError(
+                    f"FILTER {row} has {len(value):,} bytes; at most {_MAX_FILTER_BYTES:,} are allowed"
+                )
+            try:
+                expression = value.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                raise CareError(f"FILTER {row} is not UTF-8; encode it as UTF-8") from None
+            if expression:
+                if not isinstance(index, OpenCollection):
+                    raise CareError("FILTER needs a collection; serve one, or send no filter")
+                index.check_filter(expression)
+            found.append(expression or None)
+        return found if any(found) else None
+
     def find(
-        self, index: OpenIndex, vectors: Any, ks: Sequence[NDArray[np.int32]], texts: list[str] | None
+        self,
+        index: OpenIndex | OpenCollection,
+        vectors: Any,
+        ks: Sequence[NDArray[np.int32]],
+        texts: Sequence[str] | None,
+        filters: Sequence[list[str | None] | None],
     ) -> tuple[list[dict[str, NDArray[Any]]], float]:
         """Return the outputs IDS, SCORES and DOCUMENTS of each request, and the microseconds of the scan.
 
+        Of a collection DOCUMENT_IDS too.
+
         Parameters
         ----------
-        index : OpenIndex
+        index : OpenIndex or OpenCollection
         vectors : numpy.ndarray or torch.Tensor
             float32 ``[n, width]``: those of all requests.
         ks : sequence of numpy.ndarray
             Of each request.
         texts : list of str, optional
             The n texts, for a hybrid index.
+        filters : sequence
+            Of each request, those of its texts.
         """
         begun = perf_counter()
-        scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts)
+        if isinstance(index, OpenCollection):
+            of_all = (
+                [one for some, k in zip(filters, ks, strict=True) for one in (some or [None] * len(k))]
+                if any(filters)
+                else None
+            )
+            scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts, of_all)
+        else:
+            scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts)
         seconds = perf_counter() - begun
         self._seconds.add(seconds)
         self._queries.add(len(ids))
@@ -84,4 +136,6 @@ class HitFinder:
                     "DOCUMENTS": index.documents(found),
                 }
             )
+            if isinstance(index, OpenCollection):
+                outputs[-1]["DOCUMENT_IDS"] = index.document_ids(found)
         return outputs, 1e6 * seconds

@@ -1,4 +1,4 @@
-"""The index of a configuration, opened, and opened again when its folder is replaced."""
+"""The index of a configuration, opened, and opened again when its folder is replaced or its collection changes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from care_accel.collection.storage.layout import is_collection
 from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
@@ -18,8 +20,12 @@ from care_accel.index.cuda import require_cuda
 from care_accel.retriever import MANIFEST, Retriever
 from care_accel.serving.backend import RUN_FOLDER
 from care_accel.serving.backend.encoders import load_model
+from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
 from care_accel.serving.backend.tensors import Backend, fair_threads
+
+if TYPE_CHECKING:
+    from care_accel.collection import Collection
 
 # Interval in seconds at which the index folder is checked, at the cost of one stat call.
 _POLL_S = 0.5
@@ -42,11 +48,11 @@ class LiveIndex:
     """The index of a configuration, reloaded without downtime when its folder is replaced.
 
     The old one serves until the new one (`ExactIndex.save`, `Retriever.save`) is loaded, and stays if the new one is
-    incomplete or was made by another document encoder. Vectors and codes are memory-mapped, so that processes that open
+    incomplete or was made by another document encoder. A collection is followed: a commit is live within a second. Vectors and codes are memory-mapped, so that processes that open
     one index share its pages; documents are in the memory of each.
 
     Parameters of the configuration: ``care`` (name, width and revision of the document encoder), and one of ``index`` (a
-    folder) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``).
+    folder of an index, a retriever or a collection) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``).
 
     Parameters
     ----------
@@ -54,7 +60,7 @@ class LiveIndex:
 
     Attributes
     ----------
-    current : OpenIndex
+    current : OpenIndex or OpenCollection
         Read it once for a batch.
 
     Raises
@@ -62,6 +68,8 @@ class LiveIndex:
     CareError
         The index is missing or incomplete, or was made by another document encoder.
     """
+
+    current: OpenIndex | OpenCollection
 
     def __init__(self, backend: Backend) -> None:
         known = backend.parameters["care"]
@@ -78,9 +86,14 @@ class LiveIndex:
             return
         self._folder = backend.path(folder)
         self._seen = None
-        while self._seen is None:
+        self._collection = None
+        if is_collection(self._folder):
+            self._collection = self._open_collection()
+            self.current = OpenCollection(self._collection.searcher())
+        while self._seen is None and self._collection is None:
             self._seen, self.current = self._open()
-        threading.Thread(target=self._watch, name="index", daemon=True).start()
+        watch = self._watch if self._collection is None else self._follow
+        threading.Thread(target=watch, name="index", daemon=True).start()
 
     def end(self) -> None:
         """Stop watching the folder."""
@@ -96,6 +109,38 @@ class LiveIndex:
         index = opened.index
         index.threads = fair_threads(index.threads, len(index) * index.width)  # one byte per value
         return before if identity(self._folder) == before else None, OpenIndex(opened)
+
+    def _open_collection(self) -> Collection:
+        """Open the collection without its model, which is in this or in other processes; its revision is checked."""
+        from care_accel.collection import Collection
+
+        opened = Collection.open(self._folder, device=self._device)
+        found, made_by = opened.manifest.revision, self._made_by
+        if found != made_by.document:
+            raise CareError(
+                f"{self._folder}: its vectors were made by document encoder {found}, but {made_by.name} has "
+                f"{made_by.document}; write the model repository with the model of the collection"
+            )
+        values = opened.info()["chunks"] * opened.manifest.width
+        return Collection.open(
+            self._folder, device=self._device, threads=fair_threads(len(os.sched_getaffinity(0)), values)
+        )
+
+    def _follow(self) -> None:
+        """See each new version of the collection."""
+        assert self._collection is not None
+        while not self._ended.wait(_POLL_S):
+            try:
+                if not self._collection.refresh():
+                    continue
+                self.current = OpenCollection(self._collection.searcher())
+            except Exception as failure:  # the thread must survive
+                self._backend.log(
+                    f"the new version cannot be read, the old one stays live: {type(failure).__name__}"
+                )
+                self._refused.add(1)
+                continue
+            self._reopened.add(1)
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL_S):

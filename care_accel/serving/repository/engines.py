@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from care_accel.collection.storage.layout import is_collection
 from care_accel.encoding import ROLES, DualEncoder, Encoder, Role
 from care_accel.encoding.loading.sources import DEFAULT, Source
 from care_accel.encoding.runtimes.artefact import Artefact
@@ -138,7 +139,7 @@ def write_engine_repository(
         if index is not None:
             config = scan_config(found, {}, Path(index).resolve(), gpu=served[0].gpu)
             write_model(built, config, {"1/model.py": model_file("scan_model", "ScanModel")})
-            write_model(built, _search(served[0].max_batch))
+            write_model(built, _search(served[0].max_batch, collection=is_collection(index)))
 
 
 def lengths_for(max_tokens: int, *, gpu: bool) -> list[int]:
@@ -316,9 +317,9 @@ class _EncoderWriter:
         config.dynamic_batching.default_queue_policy.allow_timeout_override = True
 
 
-def _search(max_batch: int) -> ModelConfig:
+def _search(max_batch: int, *, collection: bool) -> ModelConfig:
     """Return the ensemble ``search``; its first two TIMES are 0, as an ensemble does not measure its steps."""
-    config = search_ensemble()
+    config = search_ensemble(collection=collection)
     config.max_batch_size = min(config.max_batch_size, max_batch)
     encoder, scan = config.ensemble_scheduling.step
     del encoder.output_map["TIMES"], scan.input_map["ENCODE_TIMES"]

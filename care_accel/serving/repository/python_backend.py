@@ -8,10 +8,11 @@ to hits: in one process on the CPU, as an ensemble of ``query_encoder`` and ``sc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from care_accel.collection.storage.layout import is_collection
 from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.files import replaced_folder
@@ -49,6 +50,9 @@ _K_INPUT = Tensor("K", "INT32", optional=True)
 _SEARCH_INPUTS = (Tensor("TEXT", "BYTES"), _K_INPUT, Tensor("TASK", "BYTES", optional=True))
 _HITS = (Tensor("IDS", "INT64", (-1,)), Tensor("SCORES", "FP32", (-1,)), Tensor("DOCUMENTS", "BYTES", (-1,)))
 _SEARCH_OUTPUTS = (*_HITS, Tensor("TOKENS", "INT32"), Tensor("TIMES", "FP32", (3,)))
+# Of a collection.
+_FILTER = Tensor("FILTER", "BYTES", optional=True)
+_DOCUMENT_IDS = Tensor("DOCUMENT_IDS", "BYTES", (-1,))
 
 
 def write_repository(
@@ -69,7 +73,7 @@ def write_repository(
     model : str or Path
         As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from their present path.
     index : str or Path, optional
-        A saved `Retriever` or `ExactIndex` of the same model. Without one ``scan`` encodes and serves the embedded
+        A saved `Retriever` or `ExactIndex`, or a collection, of the same model. Without one ``scan`` encodes and serves the embedded
         demo's documents.
     gpu : bool
         An instance on every GPU instead of one on the CPU. ``search`` is then an ensemble, whose vectors stay on the GPU,
@@ -103,7 +107,7 @@ def write_repository(
             _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
         _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         if gpu:
-            write_model(built, search_ensemble())
+            write_model(built, search_ensemble(collection=index is not None and is_collection(index)))
         else:
             cached = 0 if several_tenants else _CACHED_TEXTS
             config = _search_config(found, loading, index, cached_texts=cached)
@@ -119,6 +123,11 @@ def require_index(index: str | Path, model: ModelIdentity) -> None:
         It was made by another document encoder; the message has both hashes.
     """
     folder = Path(index)
+    if is_collection(folder):
+        from care_accel.collection import Collection
+
+        Collection.open(folder, model=cast(DualEncoder, model))
+        return
     vectors = folder / "vectors" if (folder / MANIFEST).is_file() else folder
     Retriever(model, ExactIndex.load(vectors, verify=False))
 
@@ -139,12 +148,13 @@ def care_parameter(model: DualEncoder, role: Role) -> str:
     )
 
 
-def search_ensemble() -> ModelConfig:
+def search_ensemble(*, collection: bool = False) -> ModelConfig:
     """Return the configuration of ``search`` as an ensemble: TEXT to hits through ``query_encoder`` and ``scan``."""
+    filtered, named = ({"FILTER": "FILTER"}, {"DOCUMENT_IDS": "DOCUMENT_IDS"}) if collection else ({}, {})
     return model_config(
         "search",
-        inputs=_SEARCH_INPUTS,
-        outputs=_SEARCH_OUTPUTS,
+        inputs=_with(_SEARCH_INPUTS, _FILTER, collection),
+        outputs=_with(_SEARCH_OUTPUTS, _DOCUMENT_IDS, collection),
         max_batch_size=_QUERY_BATCH,
         steps=[
             Step(
@@ -154,8 +164,9 @@ def search_ensemble() -> ModelConfig:
             ),
             Step(
                 "scan",
-                {"EMBEDDING": "embedding", "K": "K", "TEXT": "TEXT", "ENCODE_TIMES": "encode_times"},
-                {"IDS": "IDS", "SCORES": "SCORES", "DOCUMENTS": "DOCUMENTS", "TIMES": "TIMES"},
+                {"EMBEDDING": "embedding", "K": "K", "TEXT": "TEXT", "ENCODE_TIMES": "encode_times"}
+                | filtered,
+                {"IDS": "IDS", "SCORES": "SCORES", "DOCUMENTS": "DOCUMENTS", "TIMES": "TIMES"} | named,
             ),
         ],
     )
@@ -169,11 +180,12 @@ def _search_config(
         "query", cached_texts=cached_texts, on_device=False
     )
     known = json.loads(parameters["care"]) | {"query_revision": model.revision("query")}
+    collection = index is not None and is_collection(index)
     config = model_config(
         "search",
         backend="python",
-        inputs=_SEARCH_INPUTS,
-        outputs=_SEARCH_OUTPUTS,
+        inputs=_with(_SEARCH_INPUTS, _FILTER, collection),
+        outputs=_with(_SEARCH_OUTPUTS, _DOCUMENT_IDS, collection),
         max_batch_size=_QUERY_BATCH,
         parameters=parameters | {"care": json.dumps(known, ensure_ascii=False)},
     )
@@ -205,6 +217,8 @@ def _of_index(model: DualEncoder, loading: Mapping[str, Any], index: str | Path 
         "most_k": MAX_K,
     }
     searched = {"documents": "care-demo"} if index is None else {"index": _absolute(str(index))}
+    if index is not None and is_collection(index):
+        known["collection"] = True
     return {
         "care": json.dumps(known, ensure_ascii=False),
         "load": json.dumps(loading),
@@ -247,16 +261,18 @@ def scan_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
 ) -> ModelConfig:
     """Return the configuration of ``scan``."""
+    collection = index is not None and is_collection(index)
+    inputs = (
+        Tensor("EMBEDDING", "FP32", (model.width,)),
+        _K_INPUT,
+        Tensor("TEXT", "BYTES", optional=True),
+        Tensor("ENCODE_TIMES", "FP32", (2,), optional=True),
+    )
     config = model_config(
         "scan",
         backend="python",
-        inputs=[
-            Tensor("EMBEDDING", "FP32", (model.width,)),
-            _K_INPUT,
-            Tensor("TEXT", "BYTES", optional=True),
-            Tensor("ENCODE_TIMES", "FP32", (2,), optional=True),
-        ],
-        outputs=[*_HITS, Tensor("TIMES", "FP32", (3,))],
+        inputs=_with(inputs, _FILTER, collection),
+        outputs=_with((*_HITS, Tensor("TIMES", "FP32", (3,))), _DOCUMENT_IDS, collection),
         max_batch_size=_SCAN_BATCH,
         parameters=_of_index(model, loading, index),
     )
@@ -266,6 +282,10 @@ def scan_config(
         # Embeddings on the GPU are passed without a copy to the host.
         config.parameters["FORCE_CPU_ONLY_INPUT_TENSORS"].string_value = "no"
     return config
+
+
+def _with(tensors: Sequence[Tensor], another: Tensor, wanted: bool) -> list[Tensor]:
+    return [*tensors, another] if wanted else list(tensors)
 
 
 def _write(repository: Path, config: ModelConfig, module: str, name: str) -> None:
