@@ -169,7 +169,10 @@ class DocumentStore:
             raise _busy() from None
         try:
             running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
-            return await asyncio.shield(running)
+            # An error that nobody waits for any more would be logged with its message, which may have an id.
+            running.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait([running])  # unlike the future itself, this can be left
+            return running.result()
         finally:
             self._turn.release()
 
