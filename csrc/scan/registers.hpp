@@ -52,8 +52,8 @@ CARE_INLINE Register load(const Element* from) {
     return to;
 }
 
-// Adds to each float64 lane the product of a float32 value and a value of `others`, which is exact: a fused multiply-add
-// rounds like a product and a sum.
+// Adds to each float64 lane the product of a float32 value and a value of `others`, which is exact: a fused
+// multiply-add rounds like a product and a sum.
 CARE_INLINE void add_exact_products(Doubles& sums, const float* values, Doubles others) {
 #if defined(__AVX512F__)
     // All lanes: of the call without a mask gcc 12 warns that it reads a value that was not set.

@@ -38,10 +38,12 @@ void prefetch(const float* vector, std::size_t width) {
 void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const Matrix& queries,
                  const SearchOptions& options, double* scores, std::int64_t* ids) {
     const DefaultFloatEnvironment environment;
-    const Kernel& found_kernel = kernel(options.instruction_set);
+    Scores* const score_together = kernel(options.instruction_set).scores;
     const std::size_t width = queries.width, stride = (width + kLanes - 1) / kLanes * kLanes;
     const std::vector<double> doubles = padded_doubles(queries, stride);
-    const auto vector_of = [&](std::size_t i) { return vectors.data + static_cast<std::size_t>(rows[i]) * vectors.width; };
+    const auto vector_of = [&](std::size_t i) {
+        return vectors.data + static_cast<std::size_t>(rows[i]) * vectors.width;
+    };
 
     const std::size_t bytes = std::max<std::size_t>(1, width * sizeof(float));
     const std::size_t chunk = std::max<std::size_t>(1, kChunkBytes / bytes / kScoredTogether) * kScoredTogether;
@@ -65,8 +67,9 @@ void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t co
                         if (q == 0 && later < count) prefetch(vector_of(later), width);
                     }
                     double found[kScoredTogether];
-                    found_kernel.scores(together, query, width, found);
-                    for (std::size_t c = 0; c < kScoredTogether && i + c < end; ++c) own[q].push({found[c], rows[i + c]});
+                    score_together(together, query, width, found);
+                    const std::size_t scored = std::min(kScoredTogether, end - i);
+                    for (std::size_t c = 0; c < scored; ++c) own[q].push({found[c], rows[i + c]});
                 }
             }
         }

@@ -36,8 +36,8 @@ struct SearchOptions {
 void search(const Matrix& vectors, const Codes& codes, const Matrix& queries, const SearchOptions& options,
             double* scores, std::int64_t* ids, std::int64_t* rescored);
 
-// The same for the vectors `rows` alone, `count` different ids in ascending order. Each of them is scored exactly, which is
-// faster than a scan if they are few. `options.allowed` does not apply.
+// The same for the vectors `rows` alone, `count` different ids in ascending order. Each of them is scored exactly, which
+// is faster than a scan if they are few. `options.allowed` does not apply.
 void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const Matrix& queries,
                  const SearchOptions& options, double* scores, std::int64_t* ids);
 
