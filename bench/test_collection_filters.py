@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -96,8 +97,12 @@ def new_in_faiss(world):
 
 def new_in_milvus(world):
     library = pytest.importorskip("pymilvus", reason="the peer milvus-lite is not installed")
-    pytest.importorskip("milvus_lite", reason="the peer milvus-lite is not installed")
-    kinds, client = library.DataType, library.MilvusClient(uri=str(world.folder / "milvus.db"))
+    servers = pytest.importorskip(
+        "milvus_lite.server_manager", reason="the peer milvus-lite is not installed"
+    ).server_manager_instance
+    file = str(world.folder / "milvus.db")
+    kinds, client = library.DataType, library.MilvusClient(uri=file)
+    weakref.finalize(world, servers.release_server, file)  # it writes its files: before they are removed
     schema = client.create_schema(auto_id=False)
     schema.add_field("id", kinds.INT64, is_primary=True)
     schema.add_field("place", kinds.INT64)
