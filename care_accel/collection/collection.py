@@ -25,6 +25,8 @@ from care_accel.progress import progress_bar
 
 # Documents deleted in one commit.
 _DELETED_AT_ONCE = 5000
+# After an upsert of so many documents the index of ids is brought up to date: finding a few without it reads all ids.
+_INDEXED_FROM = 10_000
 # Old versions are kept so long: who has one open can go on reading, and a mistake can be looked at.
 KEEP_DAYS = 7.0
 
@@ -220,7 +222,10 @@ class Collection(OpenCollection):
                 commit_seconds=commit_seconds,
             )
             try:
-                return writer.write(rows, on_duplicate=on_duplicate)
+                done = writer.write(rows, on_duplicate=on_duplicate)
+                if done.new + done.changed >= _INDEXED_FROM:
+                    writer.table.index_ids()
+                return done
             finally:
                 self.refresh()
 
@@ -286,7 +291,7 @@ class Collection(OpenCollection):
         before = table.count(tables.FIRST_CHUNK)
         try:
             if filter is not None:
-                table.check_filter(filter)
+                table.filtered(filter)  # a mistake is told before anything is deleted
             if filter is not None and not self.manifest.chunk_tokens:
                 table = table.delete_where(filter)
             else:

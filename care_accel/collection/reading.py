@@ -112,8 +112,7 @@ class OpenCollection:
         table = self._state.table
         if filter is None:
             return table.count(tables.FIRST_CHUNK if self.manifest.chunk_tokens else None)
-        table.check_filter(filter)
-        return len(table.filtered(filter))
+        return len(table.filtered(filter, chunked=self.manifest.chunk_tokens is not None))
 
     def versions(self) -> list[dict[str, Any]]:
         """Return number, time and rows (chunks) of every version, oldest first."""

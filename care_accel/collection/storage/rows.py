@@ -6,7 +6,7 @@ import datetime
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -48,15 +48,22 @@ class Document:
     title: str
     text: str
     fields: dict[str, Any]
+    _hashes: tuple[bytes, bytes] | None = field(default=None, repr=False, compare=False)
 
     def content_hash(self, chunking: str) -> bytes:
         """Return a hash of what is encoded: title and text, and how they are cut."""
-        return _hash(self.title, self.text, chunking)
+        return self._hash(chunking)[0]
 
     def row_hash(self, chunking: str) -> bytes:
         """Return a hash of everything: equal rows need not be written again."""
-        fields = json.dumps(self.fields, ensure_ascii=False, sort_keys=True, default=str)
-        return _hash(self.title, self.text, chunking, fields)
+        return self._hash(chunking)[1]
+
+    def _hash(self, chunking: str) -> tuple[bytes, bytes]:
+        if self._hashes is None:  # asked for several times, for one chunking
+            fields = json.dumps(self.fields, ensure_ascii=False, sort_keys=True, default=str)
+            content = _hash(self.title, self.text, chunking)
+            self._hashes = content, _hash(content.hex(), fields)
+        return self._hashes
 
 
 def _hash(*parts: str) -> bytes:

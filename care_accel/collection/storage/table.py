@@ -198,20 +198,20 @@ class Table:
         found = self.read([*dict.fromkeys([ID, *columns])])
         return found.filter(pc.is_in(found[ID], pa.array(list(ids), pa.string()))).select(list(columns))
 
-    def filtered(self, expression: str) -> NDArray[np.uint64]:
+    def filtered(self, expression: str, *, chunked: bool = True) -> NDArray[np.uint64]:
         """Return the row ids of the documents, by their first chunks, that a user's filter leaves.
+
+        Parameters
+        ----------
+        expression : str
+        chunked : bool
+            Whether a document may have several chunks.
 
         Raises
         ------
         CareError
             The filter is no expression over the fields.
         """
-        with filter_errors(expression, self.fields):
-            found = self._dataset.to_table(columns=[ROW_ID], filter=f"({expression}) AND {FIRST_CHUNK}")
-        return found[ROW_ID].to_numpy()
-
-    def check_filter(self, expression: str) -> None:
-        """Check a user's filter; see `filtered`."""
         if not isinstance(expression, str) or not expression.strip():
             raise CareError(
                 f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
@@ -219,10 +219,10 @@ class Table:
         # Parentheses are put around it, which nothing in it may close or comment out.
         if not is_enclosed(expression):
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
+        condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
-            self._dataset.scanner(
-                columns=[ID], filter=f"({expression}) AND {FIRST_CHUNK}", limit=1
-            ).to_table()
+            found = self._dataset.to_table(columns=[ROW_ID], filter=condition)
+        return found[ROW_ID].to_numpy()
 
     def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
         """Return the table with new fields, null in all rows; another writer may have added them as well."""

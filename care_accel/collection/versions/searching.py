@@ -52,8 +52,8 @@ class Searcher:
         with self._masking:
             found = self._masks.pop(expression, None)
         if found is None:
-            self.table.check_filter(expression)
-            positions = self.snapshot.positions(self.table.filtered(expression))
+            left = self.table.filtered(expression, chunked=self._chunked)
+            positions = self.snapshot.positions(left)
             mask = np.zeros(len(self.snapshot.index), dtype=bool)
             if self._chunked:
                 documents = self.snapshot.document_of

@@ -91,7 +91,7 @@ class HitFinder:
         index: OpenIndex | OpenCollection,
         vectors: Any,
         ks: Sequence[NDArray[np.int32]],
-        texts: Sequence[str] | None,
+        texts: list[str] | None,
         filters: Sequence[list[str | None] | None],
     ) -> tuple[list[dict[str, NDArray[Any]]], float]:
         """Return the outputs IDS, SCORES and DOCUMENTS of each request, and the microseconds of the scan.
