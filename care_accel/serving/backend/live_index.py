@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from care_accel.collection.storage.layout import is_collection
 from care_accel.encoding.loading.sources import EMBEDDED
@@ -112,6 +115,7 @@ class LiveIndex:
 
     def _open_collection(self) -> Collection:
         """Open the collection without its model, which is in this or in other processes; its revision is checked."""
+        _import_arrow()
         from care_accel.collection import Collection
 
         opened = Collection.open(self._folder, device=self._device)
@@ -160,6 +164,22 @@ class LiveIndex:
             self._seen, self.current = seen, opened
             self._backend.log(f"new index loaded, {len(opened)} vectors")
             self._reopened.add(1)
+
+
+def _import_arrow() -> None:
+    """Import Arrow where pandas is hidden (`care_accel.serving.tritonserver.install`).
+
+    Arrow looks for pandas when it first reads an array, and takes one that is hidden for one that is broken. A pandas that
+    cannot be imported is as good to it as none.
+    """
+    hidden = "pandas" in sys.modules and sys.modules["pandas"] is None
+    if hidden:
+        del sys.modules["pandas"]
+    import pyarrow
+
+    pyarrow.array(np.zeros(1)).to_pylist()
+    if hidden:
+        sys.modules["pandas"] = None  # type: ignore[assignment]
 
 
 def scan_device(backend: Backend) -> str:

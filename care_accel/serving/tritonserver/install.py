@@ -30,7 +30,7 @@ COMMAND = "care-accel serve --install"
 STUB = "triton_python_backend_stub"
 # Nothing that is served needs them, and they may require numpy 2, as scipy 1.18 and pandas 3.1 do. They are hidden from
 # the libraries in a model's process.
-_HIDDEN = ("numba", "pandas", "pyarrow", "scipy", "sklearn")
+_HIDDEN = ("numba", "pandas", "scipy", "sklearn")
 # Run by site.addsitedir in a model's process: puts this folder first on the path.
 _PATH_FILE = f"import sys; sys.path.insert(0, sitedir); sys.modules.update(dict.fromkeys({_HIDDEN}))\n"
 _VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
