@@ -349,7 +349,8 @@ class ServedRetriever(_Searcher):
     """Search with the model ``search`` of an inference server; created by `Retriever.from_server`.
 
     `search` works as in `Retriever`, with timings measured by the server, each batch counted once. The server rejects
-    empty queries and a ``k`` above its limit.
+    empty queries and a ``k`` above its limit. Of a collection, hits have the user's ids; its filters are in
+    ``client.search``.
 
     Attributes
     ----------
@@ -363,9 +364,11 @@ class ServedRetriever(_Searcher):
         if subset is not None:
             raise CareError("a server searches all of its documents; load the index to search a subset")
         found = self.client.search(queries, k)
+        names: Any = found.document_ids or found.ids.tolist()
+        spans = found.spans or [[None] * len(row) for row in names]
         hits = [
-            [Hit(int(i), float(s), d) for i, s, d in zip(*row, strict=True) if i >= 0]
-            for row in zip(found.ids, found.scores, found.documents, strict=True)
+            [Hit(n, float(s), d, span) for n, s, d, span in zip(*row, strict=True) if n not in (-1, None)]
+            for row in zip(names, found.scores, found.documents, spans, strict=True)
         ]
         return hits, Timings(*batch_times(found.times))
 

@@ -19,6 +19,8 @@ from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 
 # Names of the served models; `care_accel.serving` writes their repository.
+# In the JSON of a collection's document, next to the user's fields, whose names never begin with an underscore.
+SPAN = "_span"
 ENCODERS: dict[Role, str] = {"query": "query_encoder", "document": "document_encoder"}
 SEARCH, SCAN = "search", "scan"
 DESCRIPTION = "care"  # parameter of a model's configuration with its description as JSON
@@ -121,6 +123,9 @@ class SearchResult(NamedTuple):
         float32 ``[n, 3]``: server time in microseconds to tokenise, encode and scan the batch of each query.
     document_ids : list of list or None
         Of a collection: the user's id of each hit, None for padding.
+    spans : list of list or None
+        Of a collection: start and end of the chunk that matched, in characters of the document's text; None for a document in
+        one chunk and for padding.
     """
 
     ids: NDArray[np.int64]
@@ -129,6 +134,7 @@ class SearchResult(NamedTuple):
     tokens: NDArray[np.int32]
     times: NDArray[np.float32]
     document_ids: list[list[str | None]] | None = None
+    spans: list[list[tuple[int, int] | None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -238,7 +244,11 @@ def search_plan(
     batches = _split(texts, served.max_batch_size)
     no_hits = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     empty = SearchResult(
-        *no_hits, [], np.empty(0, np.int32), np.empty((0, 3), np.float32), [] if served.collection else None
+        *no_hits,
+        [],
+        np.empty(0, np.int32),
+        np.empty((0, 3), np.float32),
+        *([[], []] if served.collection else []),
     )
     read = partial(_read_hits, k=k, collection=served.collection)
     return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters)
@@ -303,11 +313,19 @@ def _read_hits(response: Any, count: int, k: int, *, collection: bool = False) -
         _output(response, name, kind, (count, k))
         for name, kind in (("IDS", np.int64), ("SCORES", np.float32))
     )
-    own = None
-    if collection:
-        raw = _output(response, "DOCUMENT_IDS", np.object_, (count, k))
-        own = [[value.decode("utf-8", "replace") or None for value in row] for row in raw]
-    return SearchResult(ids, scores, values, *_read_costs(response, count, 3), own)
+    costs = _read_costs(response, count, 3)
+    if not collection:
+        return SearchResult(ids, scores, values, *costs)
+    raw = _output(response, "DOCUMENT_IDS", np.object_, (count, k))
+    own = [[value.decode("utf-8", "replace") or None for value in row] for row in raw]
+    spans = [[_span(value) for value in row] for row in values]
+    return SearchResult(ids, scores, values, *costs, own, spans)
+
+
+def _span(document: Any) -> tuple[int, int] | None:
+    """Take the span of a hit out of its document."""
+    found = document.pop(SPAN, None) if isinstance(document, dict) else None
+    return None if found is None else (int(found[0]), int(found[1]))
 
 
 def _read_costs(response: Any, count: int, steps: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.collection.versions.searching import Searcher
+from care_accel.encoding.runtimes.server_messages import SPAN
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
 _CACHED_DOCUMENTS = 16_384
-# In a document's JSON, next to the user's fields, whose names never begin with an underscore.
-SPAN = "_span"
 
 
 class OpenCollection:

@@ -70,14 +70,15 @@ class Api:
                 self._upstream.search(asked.texts, asked.k, asked.task, asked.filter),
             )
         # Of a collection, hits have the documents' own ids; None is padding, as -1 is.
-        ids = getattr(found, "document_ids", None)
+        ids = found.document_ids
         if ids is None:
             ids = [[int(one) if one >= 0 else None for one in row] for row in found.ids]
+        spans = found.spans or [[None] * len(row) for row in ids]
         data = [
             {
                 "object": "search.hits",
                 "index": i,
-                "hits": _hits(ids[i], found.scores[i], found.documents[i]),
+                "hits": _hits(ids[i], found.scores[i], found.documents[i], spans[i]),
                 "timings": dict(
                     zip(("tokenise_us", "encode_us", "scan_us"), map(float, found.times[i]), strict=True)
                 ),
@@ -153,10 +154,10 @@ def _base64(vectors: np.ndarray[Any, Any]) -> list[str]:
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors]
 
 
-def _hits(ids: Any, scores: Any, documents: list[Any]) -> list[dict[str, Any]]:
+def _hits(ids: Any, scores: Any, documents: list[Any], spans: list[Any]) -> list[dict[str, Any]]:
     return [
-        {"id": one, "score": float(score), "document": document}
-        for one, score, document in zip(ids, scores, documents, strict=True)
+        {"id": one, "score": float(score), "document": document} | ({"span": span} if span else {})
+        for one, score, document, span in zip(ids, scores, documents, spans, strict=True)
         if one is not None  # padding: fewer documents than k
     ]
 
