@@ -201,8 +201,6 @@ class Collection(OpenCollection):
         if on_duplicate not in ("last", "error"):
             raise CareError(f"on_duplicate is {on_duplicate!r}; it must be 'last' or 'error'")
         total = len(rows) if isinstance(rows, Sized) else None
-        with self._changing:
-            self._state = State(self._state.table.latest(), self._state.searcher)
         with progress_bar("indexing", total, show=show_progress) as advance:
             shown = 0
 
@@ -214,7 +212,7 @@ class Collection(OpenCollection):
                     report(done)
 
             writer = Writer(
-                self._state.table,
+                self._state.table.latest(),
                 self.manifest,
                 self.model.encoder("document"),
                 report=tell,

@@ -223,6 +223,15 @@ def test_what_others_write_is_seen_after_refresh(collection, tmp_path):
     assert "d0" not in ids(other.search("高血压", k=1))
 
 
+def test_an_upsert_that_changes_nothing_shows_what_others_wrote(collection, rows):
+    other = Collection.open(collection.uri)
+    other.search("x")
+    collection.upsert([{"id": "new", "text": "独一无二"}])
+    other.upsert(rows)
+    assert other.version == collection.version
+    assert ids(other.search("独一无二", k=1)) == ["new"]
+
+
 def test_an_earlier_version_can_be_read_and_not_written(collection):
     version = collection.version
     collection.delete(["d0"])
