@@ -70,10 +70,10 @@ class Api:
                 self._upstream.search(asked.texts, asked.k, asked.task, asked.filter),
             )
         # Of a collection, hits have the documents' own ids; None is padding, as -1 is.
-        ids = found.document_ids
+        ids = getattr(found, "document_ids", None)
         if ids is None:
             ids = [[int(one) if one >= 0 else None for one in row] for row in found.ids]
-        spans = found.spans or [[None] * len(row) for row in ids]
+        spans = getattr(found, "spans", None) or [[None] * len(row) for row in ids]
         data = [
             {
                 "object": "search.hits",

@@ -39,7 +39,8 @@ class Backend(Protocol):
         """Coroutine of ``texts, k, task`` and, for a collection, ``filters``: a list of str or None, one a query.
 
         Returns ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds. Of a collection,
-        ``document_ids`` too: for each query k texts, None beyond its hits.
+        ``document_ids`` too: for each query k texts, None beyond its hits; and of one in chunks ``spans``, start and end of the
+        chunk that matched.
         """
 
     async def close(self) -> None:
