@@ -24,8 +24,11 @@ from care_accel.errors import CareError
 
 log = logging.getLogger(__name__)
 
-# Documents that are looked up and encoded together: enough to batch texts of similar length, seconds of work.
+# Documents that are looked up and encoded together, at most: enough to batch texts of similar length. Fewer, where so many
+# take longer than some seconds: after each piece progress is told, and Ctrl-C is heard.
 _PIECE = 1024
+_SMALLEST_PIECE = 128
+_PIECE_SECONDS = 4.0
 # A commit writes what was encoded when so many seconds have passed, or so many documents wait.
 COMMIT_SECONDS = 60.0
 COMMIT_ROWS = 16_384
@@ -135,7 +138,7 @@ class Writer:
         some: list[Document] = []
         encoded = 0
         sampling = random.Random(0)
-        for piece in _pieces(documents(rows, self.types)):
+        for piece in _pieces(documents(rows, self.types), lambda: _PIECE):
             self.done.read += len(piece)
             kept = self._without_doubles(piece, seen, "last")
             stored = _Stored(self.table, list(kept))
@@ -162,7 +165,7 @@ class Writer:
         try:
             # What an error or Ctrl-C leaves encoded is committed: the next call does not encode it again.
             try:
-                for piece in _pieces(documents(rows, self.types)):
+                for piece in _pieces(documents(rows, self.types), self._piece_size):
                     self._add(self._without_doubles(piece, seen, on_duplicate))
                     self.done.read += len(piece)
                     self.done.seconds = perf_counter() - begun
@@ -179,6 +182,12 @@ class Writer:
                 "%d rows have an id that comes again; the last one of each was kept", self.done.doubled
             )
         return self.done
+
+    def _piece_size(self) -> int:
+        """Return how many documents take some seconds, by those so far."""
+        done = self.done
+        wanted = int(_PIECE_SECONDS * done.read / done.encode_seconds) if done.encode_seconds else 0
+        return min(_PIECE, max(_SMALLEST_PIECE, wanted))
 
     def _without_doubles(
         self, piece: list[Document], seen: set[str], on_duplicate: str
@@ -337,13 +346,13 @@ def _with_fields(part: pa.Table, fields: dict[str, pa.DataType]) -> pa.Table:
     return part.select(sorted(part.column_names))
 
 
-def _pieces(found: Iterable[Document]) -> Iterator[list[Document]]:
+def _pieces(found: Iterable[Document], size: Callable[[], int]) -> Iterator[list[Document]]:
     """Yield documents in pieces; those before an error come first."""
     source = iter(found)
     while True:
         piece: list[Document] = []
         try:
-            for document in islice(source, _PIECE):
+            for document in islice(source, size()):
                 piece.append(document)  # noqa: PERF402  # what came before an error is kept
         except BaseException:
             if piece:
