@@ -24,8 +24,12 @@ class DataFile:
         "score"}, of which those with the highest score are positives. ``graded``: the same rows, all of
         them, ordered by their scores (CoSENT). ``texts``: {"text"}, from which a query and its document
         are made by the inverse cloze task or cropping.
+    fields : list of str
+        Fields whose texts ``alignment`` and ``language`` use, such as the questions of triplets; all if empty.
     sentences : bool
         Let ``alignment`` also use every sentence of a text.
+    clauses : bool
+        Let ``alignment`` also use every clause of a text, which is about as long as a search query.
     query_fields : list of str
         Fields of a triplet that are used as queries with the same documents.
     task : {"retrieval", "reranking", "sts"}
@@ -36,7 +40,9 @@ class DataFile:
 
     file: str
     kind: FieldKind = "triplets"
+    fields: list[str] = field(default_factory=list)
     sentences: bool = False
+    clauses: bool = False
     query_fields: list[str] = field(default_factory=lambda: ["query"])
     task: Task = "retrieval"
     limit: int | None = None
@@ -103,6 +109,8 @@ class Stage:
     teacher_role : {"query", "document"}
         Whether the document encoder, or another dual encoder's, encodes the texts as documents (the paper) or, with the
         prompts of queries, as the symmetric twin does.
+    teacher_dtype : {"float32", "int8"}
+        Precision in which the document encoder, or another dual encoder, runs as the teacher; int8 is faster on a CPU.
     temperature : float
     negatives : int
         Hard negatives per query, if a file has them.
@@ -143,6 +151,7 @@ class Stage:
     role: Role = "query"
     teacher: str | None = None
     teacher_role: Role = "document"
+    teacher_dtype: Literal["float32", "int8"] = "float32"
     temperature: float = 0.02
     negatives: int = 7
     mining: Mining | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from care_accel.files import read_jsonl, text_field, text_list_field
 from care_accel.training.recipe import DataFile, Stage
 
 _SENTENCE = re.compile(r"[^。！？!?；;\n]+[。！？!?；;\n]*")
+_CLAUSE = re.compile(r"[^。！？!?；;，,、：:\n]+")
 _MIN_CHARACTERS = 6  # shorter sentences ("您好。") are not specific to their text
 _MAX_SPAN_CHARACTERS = 24  # about the longest typed question
 # Probability that the query sentence is kept in its document, so that lexical overlap is learnt too.
@@ -35,7 +36,7 @@ def check_rows(stage: Stage, data_dir: Path) -> None:
         whole = stage.method in ("alignment", "language")
         rows: Iterator[Any]
         if whole:
-            rows = read_texts(file)
+            rows = read_texts(file, source.fields)
         elif source.kind == "graded":
             rows = read_graded(file)
         else:
@@ -60,10 +61,10 @@ def read_rows(file: Path, source: DataFile, rng: random.Random) -> list[Row]:
     return rows
 
 
-def read_texts(file: Path) -> Iterator[str]:
-    """Yield all texts of a training file, whatever its kind."""
+def read_texts(file: Path, fields: Sequence[str] = ()) -> Iterator[str]:
+    """Yield all texts of a training file, whatever its kind; with ``fields`` those of these fields alone."""
     for _, row in read_jsonl(file):
-        for value in row.values():
+        for value in row.values() if not fields else (row[name] for name in fields if name in row):
             if isinstance(value, str):
                 yield value
             elif isinstance(value, list):
@@ -73,6 +74,12 @@ def read_texts(file: Path) -> Iterator[str]:
 def split_sentences(text: str) -> list[str]:
     """Split a text after full stops, question and exclamation marks, semicolons and line ends."""
     return [sentence.strip() for sentence in _SENTENCE.findall(text)]
+
+
+def split_clauses(text: str) -> list[str]:
+    """Split a text at all punctuation between clauses, and keep those that are long enough to mean something."""
+    clauses = (clause.strip() for clause in _CLAUSE.findall(text))
+    return [clause for clause in clauses if len(clause) >= _MIN_CHARACTERS]
 
 
 def split_text(text: str, rng: random.Random) -> tuple[str, str] | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from care_accel.encoding import DualEncoder
 from care_accel.errors import CareError
-from care_accel.training.data.rows import read_texts, split_sentences
+from care_accel.training.data.rows import read_texts, split_clauses, split_sentences
 from care_accel.training.data.tables import limited
 from care_accel.training.fitting import fit
 from care_accel.training.losses import Alignment
@@ -37,8 +37,8 @@ def train_alignment(model: DualEncoder, stage: Stage, data_dir: Path, work: Path
     """Align the encoder of ``stage.role`` with its teacher's vectors of the same texts.
 
     The teacher is the frozen document encoder unless the stage sets another one. Its vectors are computed
-    once and cached below ``work``. Every text of the stage's files is used, whatever its field. See
-    `train_joint` for the parameters.
+    once and cached below ``work``. Every text of the stage's files is used, of all fields unless a file names some.
+    See `train_joint` for the parameters.
 
     Raises
     ------
@@ -123,7 +123,9 @@ def _load_table(
 
 
 def _texts(file: Path, source: DataFile) -> Iterator[str]:
-    for text in read_texts(file):
+    for text in read_texts(file, source.fields):
         yield text
         if source.sentences:
             yield from split_sentences(text)
+        if source.clauses:
+            yield from split_clauses(text)

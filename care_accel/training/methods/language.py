@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, seed: int) -> DualEncoder:
     """Train the encoder of ``stage.role`` to predict tokens: the next ones if it is causal, else masked ones.
 
-    Every text of the stage's files is used, whatever its field. See `train_joint` for the parameters.
+    Every text of the stage's files is used, of all fields unless a file names some. See `train_joint` for the
+    parameters.
 
     Raises
     ------
@@ -32,14 +33,17 @@ def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path,
         raise CareError(
             f"stage {stage.name!r}: the tokenizer of {checkpoint.folder} has no mask token; use a tokenizer with one"
         )
-    tables = {f"{position} {s.file}": _load_table(data_dir / s.file) for position, s in enumerate(stage.data)}
+    tables = {
+        f"{position} {s.file}": _load_table(data_dir / s.file, s.fields)
+        for position, s in enumerate(stage.data)
+    }
     library_model = build_library_model(model, stage, [stage.role])
     loss = LanguageModel(library_model, causal=checkpoint.causal, mask_ratio=stage.mask_ratio)
     fit(library_model, tables, loss, stage, work, seed)
     return save_trained(library_model, model, work, [stage.role])
 
 
-def _load_table(file: Path) -> Dataset:
+def _load_table(file: Path, fields: list[str]) -> Dataset:
     from datasets import Dataset
 
     return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file)))})

