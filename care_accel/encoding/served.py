@@ -12,7 +12,8 @@ from care_accel.encoding.base import BaseDualEncoder, BaseEncoder, EncodeCounts,
 from care_accel.encoding.choice import Choice
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
-from care_accel.encoding.runtimes.server_messages import EncodeResult, ServedEncoder
+from care_accel.encoding.runtimes.server_descriptions import ServedEncoder
+from care_accel.encoding.runtimes.server_messages import EncodeResult
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role, Task
 from care_accel.errors import CareError
 from care_accel.files import replace_lone_surrogates

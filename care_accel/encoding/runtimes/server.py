@@ -7,22 +7,24 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import import_module
 from typing import Any, Self, TypeVar
 
-from care_accel.encoding.runtimes.attempts import Attempts, ServerError, checked_address, checked_limits
-from care_accel.encoding.runtimes.server_messages import (
+from care_accel.encoding.runtimes.attempts import ServerError
+from care_accel.encoding.runtimes.server_connection import CHANNEL, BaseClient, close_all, tritonclient_module
+from care_accel.encoding.runtimes.server_descriptions import (
     ENCODERS,
     SEARCH,
-    EncodeResult,
-    RequestPlan,
-    SearchResult,
     ServedEncoder,
     ServedSearch,
-    encode_plan,
     read_encoder,
     read_search,
     search_describer,
+)
+from care_accel.encoding.runtimes.server_messages import (
+    EncodeResult,
+    RequestPlan,
+    SearchResult,
+    encode_plan,
     search_plan,
 )
 from care_accel.encoding.spec import Role
@@ -30,52 +32,10 @@ from care_accel.errors import CareError
 
 _T = TypeVar("_T")
 _R = TypeVar("_R", EncodeResult, SearchResult)
-
-# Reconnect within the backoff of `Attempts`; gRPC's own backoff starts at a second.
-_CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 _READY_TIMEOUT = 5.0  # seconds
 
 
-class _Client:
-    """Base of both clients: limits, and cached descriptions of the server's models."""
-
-    def __init__(self, address: str, timeout: float, retries: int, in_flight: int) -> None:
-        checked_limits(timeout, retries, in_flight)
-        self.address = checked_address(address)
-        self.timeout = timeout
-        self.retries = retries
-        self.in_flight = in_flight
-        self._encoders: dict[Role, ServedEncoder] = {}
-        self._search: ServedSearch | None = None
-        self._reached = False
-        self._error = _tritonclient("tritonclient.utils").InferenceServerException
-
-    def _attempts(self, model: str) -> Attempts:
-        return Attempts(self.address, model, self.timeout, self.retries, self._reached)
-
-    def _pause(self, attempts: Attempts, error: Any) -> float:
-        if error.status() == "StatusCode.UNAVAILABLE":
-            self._encoders = {}  # a restarted server may serve other models
-        return attempts.pause(error)
-
-    def _require_same(self, before: ServedEncoder, after: ServedEncoder) -> None:
-        if before != after:
-            raise CareError(
-                f"{self.address}: switched to another {before.role} encoder during the request "
-                f"({before.revision}, now {after.revision}); encode the texts again"
-            )
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.address}>"
-
-
-class ServerClient(_Client):
+class ServerClient(BaseClient):
     """Blocking client of an inference server that serves a model repository of this package; thread-safe.
 
     Parameters
@@ -98,10 +58,10 @@ class ServerClient(_Client):
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
-        module = _tritonclient("tritonclient.grpc")
-        self._opened = [module.InferenceServerClient(self.address, channel_args=_CHANNEL)]
+        module = tritonclient_module("tritonclient.grpc")
+        self._opened = [module.InferenceServerClient(self.address, channel_args=CHANNEL)]
         # For clients that are never closed: gRPC cannot close during interpreter shutdown.
-        self._finalizer = weakref.finalize(self, _close, self._opened)
+        self._finalizer = weakref.finalize(self, close_all, self._opened)
 
     @property
     def _client(self) -> Any:
@@ -269,7 +229,7 @@ class ServerClient(_Client):
         self.close()
 
 
-class AsyncServerClient(_Client):
+class AsyncServerClient(BaseClient):
     """`ServerClient` for asyncio, bound to the event loop that first uses it.
 
     Parameters
@@ -281,7 +241,7 @@ class AsyncServerClient(_Client):
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
-        self._module = _tritonclient("tritonclient.grpc.aio")
+        self._module = tritonclient_module("tritonclient.grpc.aio")
         self._opened: Any = None
         self._closed = False
 
@@ -290,7 +250,7 @@ class AsyncServerClient(_Client):
         if self._closed:
             raise CareError(f"{self!r} is closed; create a new client")
         if self._opened is None:  # a channel binds to the running loop on creation
-            self._opened = self._module.InferenceServerClient(self.address, channel_args=_CHANNEL)
+            self._opened = self._module.InferenceServerClient(self.address, channel_args=CHANNEL)
         return self._opened
 
     async def ready(self) -> bool:
@@ -398,17 +358,3 @@ class AsyncServerClient(_Client):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-
-def _close(opened: list[Any]) -> None:
-    while opened:
-        opened.pop().close()
-
-
-def _tritonclient(module: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as missing:
-        raise CareError(
-            f"{missing.name} is not installed: pip install 'care-accel[server]' (or tritonclient[grpc])"
-        ) from None

@@ -6,7 +6,7 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from care_accel import CareError
-from care_accel.encoding.runtimes.server_messages import read_search, search_describer
+from care_accel.encoding.runtimes.server_descriptions import read_search, search_describer
 
 
 def config(name, **care):
