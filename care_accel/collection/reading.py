@@ -154,7 +154,10 @@ class OpenCollection:
         if snapshot is not base and not self._pinned:
             self._cache.save(snapshot)
             if snapshot.read > len(snapshot.rows) // 2:  # mapped, what was read need not stay in memory
-                snapshot = self._cache.load(table.version, **self._options) or snapshot
+                mapped = self._cache.load(table.version, **self._options)
+                # If it could not be saved, or another process was faster, the nearest one is of another version.
+                if mapped is not None and mapped.version == table.version:
+                    snapshot = mapped
         return Searcher(table, snapshot, self.manifest)
 
     def get(self, ids: Sequence[str | int] | str | int) -> Any:
