@@ -2,6 +2,7 @@ import logging
 
 import pytest
 
+from care_accel import Collection
 from care_accel.collection.versions import cache
 
 
@@ -27,3 +28,18 @@ def test_a_snapshot_that_cannot_be_saved_is_searched_all_the_same(collection, ro
         collection.upsert(rows)  # most rows are read anew, so that the saved snapshot would be mapped
     assert "the index is not saved" in caplog.text
     assert found(collection) == {row["id"]: row["text"] for row in rows}
+
+
+def test_two_collections_with_one_index_folder_have_their_own_rows(model, tmp_path):
+    made = [Collection.create(tmp_path / name, model, index_dir=tmp_path / "index") for name in "ab"]
+    expected = []
+    for name, one in zip("ab", made, strict=True):
+        texts = {f"{name}{i}": f"{name}的第{i}条" for i in range(8)}
+        one.upsert([{"id": key, "text": text} for key, text in texts.items()])
+        found(one)  # the second one does not find a place for its version
+        expected.append(texts)
+    made[1].upsert([{"id": "b8", "text": "新"}])
+    assert found(made[1]) == expected[1] | {"b8": "新"}
+    again = Collection.open(tmp_path / "b", model=model, index_dir=tmp_path / "index")
+    assert found(again) == expected[1] | {"b8": "新"}
+    assert found(made[0]) == expected[0]
