@@ -23,6 +23,10 @@ class WriteConflict(CareError):
     """Other writers kept changing the same documents: the same call again may succeed."""
 
 
+class Replaced(CareError):
+    """Another collection has taken the place of the one that is open."""
+
+
 @contextmanager
 def lance_errors(uri: str) -> Iterator[None]:
     """Raise `CareError` for what Lance and Arrow raise."""

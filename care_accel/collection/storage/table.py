@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from care_accel.collection.storage.lance_errors import (
+    Replaced,
     WriteConflict,
     filter_errors,
     is_enclosed,
@@ -21,6 +22,7 @@ from care_accel.collection.storage.lance_errors import (
     translated,
 )
 from care_accel.collection.storage.layout import FOLDER, is_collection, is_remote, table_uri
+from care_accel.collection.storage.manifest import KEY
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
@@ -312,8 +314,19 @@ class Table:
         return folder_bytes(Path(table_uri(self.uri)))
 
     def _handle(self) -> lance.LanceDataset:
-        """Return the newest version to write to: Lance moves what it writes through to the version that it makes."""
-        return _lance().dataset(table_uri(self.uri))
+        """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
+
+        Raises
+        ------
+        Replaced
+            Another collection is at this address now.
+        """
+        opened = _lance().dataset(table_uri(self.uri))
+        if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
+            raise Replaced(
+                f"{self.uri}: another collection has taken the place of this one; open the collection again"
+            )
+        return opened
 
 
 def folder_bytes(folder: Path) -> int:
