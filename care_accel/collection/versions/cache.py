@@ -9,6 +9,8 @@ import os
 import re
 import shutil
 import tempfile
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ _NAME = re.compile(r"version-(\d+)")
 _VECTORS, _LEXICAL = "vectors", "lexical"
 # Another process may replace a snapshot while this one opens it.
 _TRIES = 5
+# Folders of a snapshot that is written or removed right now; older ones are left over.
+_NEW, _OLD = ".new-", ".old-"
+_LEFT_OVER_S = 24 * 3600
 
 
 def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
@@ -97,7 +102,7 @@ class Cache:
         target = self.folder / f"version-{snapshot.version}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as temporary:
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=_NEW) as temporary:
                 built = Path(temporary) / "snapshot"
                 built.mkdir(mode=0o700)
                 snapshot.index.save(built / _VECTORS, moved_to=target / _VECTORS)
@@ -118,6 +123,7 @@ class Cache:
             log.warning("%s: the index is not saved, and will be made again: %s", self.folder, cause)
             return
         self._remove_older(snapshot.version)
+        self._remove_leftovers()
 
     def replace(self, snapshot: Snapshot) -> None:
         """Write a snapshot in the place of another one of the same version."""
@@ -136,10 +142,17 @@ class Cache:
         for number, folder in self._versions().items():
             if number < version:
                 # Renamed first, so that nobody opens a half of it.
-                doomed = self.folder / f".old-{number}-{os.getpid()}"
+                doomed = self.folder / f"{_OLD}{number}-{uuid.uuid4().hex}"
                 with contextlib.suppress(OSError):
                     os.rename(folder, doomed)
                     shutil.rmtree(doomed, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left half written or half removed: each may be as large as the index."""
+        with contextlib.suppress(OSError):
+            for entry in list(self.folder.iterdir()):
+                if entry.name.startswith((_NEW, _OLD)) and time.time() - entry.stat().st_mtime > _LEFT_OVER_S:
+                    shutil.rmtree(entry, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all snapshots."""

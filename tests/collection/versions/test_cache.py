@@ -1,4 +1,6 @@
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,13 @@ def test_two_collections_with_one_index_folder_have_their_own_rows(model, tmp_pa
     again = Collection.open(tmp_path / "b", model=model, index_dir=tmp_path / "index")
     assert found(again) == expected[1] | {"b8": "新"}
     assert found(made[0]) == expected[0]
+
+
+def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(collection):
+    folder = Path(collection.info()["index_folder"])
+    for name, age in ((".new-a", 10**6), (".old-1-b", 10**6), (".new-now", 0)):
+        (folder / name).mkdir(parents=True)
+        stamp = (folder / name).stat().st_mtime - age
+        os.utime(folder / name, (stamp, stamp))
+    collection.search("x")
+    assert sorted(entry.name for entry in folder.iterdir()) == [".new-now", f"version-{collection.version}"]
