@@ -55,3 +55,11 @@ def test_what_killed_processes_left_is_removed_and_what_others_write_is_not(coll
         os.utime(folder / name, (stamp, stamp))
     collection.search("x")
     assert sorted(entry.name for entry in folder.iterdir()) == [".new-now", f"version-{collection.version}"]
+
+
+def test_verify_finds_texts_of_the_index_that_are_not_the_tables(collection, model):
+    collection.search("x")
+    for file in Path(collection.info()["index_folder"]).rglob("rows-*.arrow"):
+        file.write_bytes(file.read_bytes().replace("第3条".encode(), "第8条".encode()))
+    problems = Collection.open(collection.uri, model=model).verify().problems
+    assert problems == ["document 'd3', chunk 0: the index has another row"]
