@@ -356,7 +356,14 @@ class OpenCollection:
         ----------
         encode : int
             Encode so many documents again, chosen at random, and compare their vectors.
+
+        Raises
+        ------
+        CareError
+            ``encode`` is no count.
         """
+        if encode != 0:
+            require_count("encode", encode)
         return verify(
             self._state.table, self.manifest, self.searcher().snapshot, self.model if encode else None, encode
         )

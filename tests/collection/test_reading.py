@@ -1,5 +1,6 @@
 """What an open collection says of its fields and of rows that are not written yet."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -44,3 +45,18 @@ def test_rows_are_checked_as_they_are_when_written_and_nothing_is(collection):
         collection.check_rows([{"text": "x"}])
     collection.refresh()
     assert (collection.version, "new" in collection.fields) == (version, False)
+
+
+def test_no_ids_are_no_documents(collection):
+    assert collection.get([]) == []
+
+
+def test_a_negative_number_of_documents_to_encode_is_refused(collection):
+    with pytest.raises(CareError, match="encode is -3"):
+        collection.verify(encode=-3)
+
+
+def test_versions_can_be_kept_for_ever(collection):
+    before = len(collection.versions())
+    collection.compact(keep_days=math.inf)
+    assert len(collection.versions()) > before

@@ -192,6 +192,8 @@ class Table:
 
     def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Read columns of all chunks of some documents."""
+        if not len(ids):
+            return self.read(columns, "false")
         if 20 * len(ids) < self._dataset.count_rows():
             return self.read(columns, _in(ids))
         import pyarrow.compute as pc
