@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from care_accel.errors import CareError
+from care_accel import CareError, Collection
 
 
 def test_values_of_fields_are_counted_most_frequent_first(collection, rows):
@@ -60,3 +60,17 @@ def test_versions_can_be_kept_for_ever(collection):
     before = len(collection.versions())
     collection.compact(keep_days=math.inf)
     assert len(collection.versions()) > before
+
+
+@pytest.mark.parametrize("name", ["articles", "articles:2024", "文 章/a%20b#c?d"])
+def test_a_relative_path_stays_where_it_was_when_the_process_goes_elsewhere(
+    model, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    made = Collection.create(name, model)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    made.upsert([{"id": "a", "text": "一"}])
+    assert [hit.id for hit in made.search("一")] == ["a"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert sorted(entry.name for entry in (tmp_path / name).iterdir()) == ["documents.lance", "index"]

@@ -76,11 +76,14 @@ class Table:
     uri : str
         Of the collection, for messages.
     dataset : lance.LanceDataset
+    address : str, optional
+        Of the table; by default that of the collection now.
     """
 
-    def __init__(self, uri: str, dataset: lance.LanceDataset) -> None:
+    def __init__(self, uri: str, dataset: lance.LanceDataset, address: str | None = None) -> None:
         self.uri = uri
         self._dataset = dataset
+        self._address = address or table_uri(uri)
 
     @classmethod
     def create(cls, uri: str, empty: pa.Schema) -> Table:
@@ -139,7 +142,7 @@ class Table:
         with lance_errors(self.uri):
             if self._dataset.latest_version == self.version:
                 return self
-            return Table(self.uri, self._handle())
+            return Table(self.uri, self._handle(), self._address)
 
     @property
     def version(self) -> int:
@@ -313,7 +316,7 @@ class Table:
         """Return the size of all versions, in bytes; None in an object store."""
         if is_remote(self.uri):
             return None
-        return folder_bytes(Path(table_uri(self.uri)))
+        return folder_bytes(Path(self._address))
 
     def _handle(self) -> lance.LanceDataset:
         """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
@@ -323,7 +326,7 @@ class Table:
         Replaced
             Another collection is at this address now.
         """
-        opened = _lance().dataset(table_uri(self.uri))
+        opened = _lance().dataset(self._address)
         if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
             raise Replaced(
                 f"{self.uri}: another collection has taken the place of this one; open the collection again"

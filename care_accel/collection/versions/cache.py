@@ -40,9 +40,9 @@ _LEFT_OVER_S = 24 * 3600
 def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
     """Return where a collection's snapshots are: beside its table, or for an object store in the user's cache."""
     if index_dir is not None:
-        return Path(index_dir)
+        return Path(index_dir).absolute()
     if not is_remote(uri):
-        return Path(uri) / FOLDER
+        return Path(uri).absolute() / FOLDER
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "care_accel" / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
 
