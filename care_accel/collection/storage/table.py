@@ -307,9 +307,8 @@ class Table:
         with lance_errors(self.uri):
             self._handle().optimize.compact_files()
             self.index_ids()
-            self._handle().cleanup_old_versions(
-                older_than=older_than, delete_unverified=older_than >= timedelta(days=1)
-            )
+            # Files that no version has may be those of a writer that commits next: Lance keeps them for seven days.
+            self._handle().cleanup_old_versions(older_than=older_than, delete_unverified=False)
         return self.latest()
 
     def bytes_on_disk(self) -> int | None:
