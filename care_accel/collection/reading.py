@@ -141,7 +141,7 @@ class OpenCollection:
         with self._changing:
             state = self._state
             if state.searcher is None:
-                base = self._cache.load(state.table.version, **self._options)
+                base = self._cache.load(state.table, **self._options)
                 if base is None:
                     base = Snapshot.empty(self.manifest, **self._options)
                 state = State(state.table, self._searcher_at(state.table, base))
@@ -154,7 +154,7 @@ class OpenCollection:
         if snapshot is not base and not self._pinned:
             self._cache.save(snapshot)
             if snapshot.read > len(snapshot.rows) // 2:  # mapped, what was read need not stay in memory
-                mapped = self._cache.load(table.version, **self._options)
+                mapped = self._cache.load(table, **self._options)
                 # If it could not be saved, or another process was faster, the nearest one is of another version.
                 if mapped is not None and mapped.version == table.version:
                     snapshot = mapped

@@ -149,6 +149,14 @@ class Table:
         """Number of the version; every commit makes one."""
         return int(self._dataset.version)
 
+    def commit(self, version: int) -> str | None:
+        """Return the unique name of the commit that made a version; None if it is not known any more."""
+        try:
+            made = self._dataset.read_transaction(version)
+        except (OSError, ValueError, RuntimeError):
+            return None
+        return None if made is None else str(made.uuid)
+
     @property
     def schema(self) -> pa.Schema:
         """Schema, with the manifest in its metadata."""

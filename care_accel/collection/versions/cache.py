@@ -16,6 +16,7 @@ from typing import Any
 
 from care_accel.collection.storage.layout import is_remote
 from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
@@ -61,12 +62,12 @@ class Cache:
         self.folder = folder
         self._manifest = manifest
 
-    def load(self, version: int, **options: Any) -> Snapshot | None:
-        """Return the snapshot that is nearest to a version, None if there is none that can be read.
+    def load(self, table: Table, **options: Any) -> Snapshot | None:
+        """Return the snapshot that is nearest to a table's version, None if there is none that can be read.
 
         Parameters
         ----------
-        version : int
+        table : Table
         **options
             Of `ExactIndex.load`: device, threads.
         """
@@ -74,25 +75,28 @@ class Cache:
             found = self._versions()
             if not found:
                 return None
-            nearest = min(found, key=lambda number: (abs(number - version), -number))
+            nearest = min(found, key=lambda number: (abs(number - table.version), -number))
             try:
-                return self._load(found[nearest], **options)
+                return self._load(found[nearest], table, **options)
             except CareError as problem:
                 if found[nearest].is_dir() and self._versions() == found:
                     log.warning("%s is rebuilt: %s", found[nearest], problem)
                     return None
         return None
 
-    def _load(self, folder: Path, **options: Any) -> Snapshot | None:
+    def _load(self, folder: Path, table: Table, **options: Any) -> Snapshot | None:
         manifest = read_json(folder / MANIFEST, "a saved snapshot has one")
         if manifest.get("format") != FORMAT or manifest.get("uuid") != self._manifest.uuid:
+            return None
+        commit = manifest.get("commit")
+        if commit is not None and table.commit(int(manifest["version"])) not in (None, commit):
             return None
         index = ExactIndex.load(folder / _VECTORS, verify=False, **options)
         rows = StoredRows.load([folder / str(name) for name in manifest["rows"]])
         if len(index) != len(rows):
             raise CareError(f"{folder}: has {len(index)} vectors and {len(rows)} rows")
         lexical = LexicalIndex.load(folder / _LEXICAL, verify=False) if self._manifest.lexical else None
-        return Snapshot(int(manifest["version"]), index, rows, lexical)
+        return Snapshot(int(manifest["version"]), index, rows, lexical, commit=commit)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot, and remove older ones; a folder that cannot be written is left as it is.
@@ -113,6 +117,7 @@ class Cache:
                     "format": FORMAT,
                     "uuid": self._manifest.uuid,
                     "version": snapshot.version,
+                    "commit": snapshot.commit,
                     "rows": names,
                 }
                 write_json(built / MANIFEST, values, private=True)

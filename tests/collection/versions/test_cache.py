@@ -1,5 +1,6 @@
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,18 @@ def test_verify_finds_texts_of_the_index_that_are_not_the_tables(collection, mod
         file.write_bytes(file.read_bytes().replace("第3条".encode(), "第8条".encode()))
     problems = Collection.open(collection.uri, model=model).verify().problems
     assert problems == ["document 'd3', chunk 0: the index has another row"]
+
+
+def test_a_table_that_was_restored_from_a_backup_is_not_searched_with_the_index_of_before(model, tmp_path):
+    made = Collection.create(tmp_path / "c", model)
+    made.upsert([{"id": "a", "text": "一"}])
+    shutil.copytree(tmp_path / "c" / "documents.lance", tmp_path / "backup")
+    made.upsert([{"id": "a", "text": "二"}])
+    assert found(made) == {"a": "二"}
+    shutil.rmtree(tmp_path / "c" / "documents.lance")
+    shutil.move(tmp_path / "backup", tmp_path / "c" / "documents.lance")
+    Collection.open(tmp_path / "c", model=model).upsert([{"id": "a", "text": "三"}])
+    for _ in range(2):  # made again, and saved
+        restored = Collection.open(tmp_path / "c", model=model)
+        assert found(restored) == {"a": "三"}
+        assert restored.verify().ok
