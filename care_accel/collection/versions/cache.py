@@ -81,6 +81,7 @@ class Cache:
             except CareError as problem:
                 if found[nearest].is_dir() and self._versions() == found:
                     log.warning("%s is rebuilt: %s", found[nearest], problem)
+                    self._remove(found[nearest])  # or the new one would have no place
                     return None
         return None
 
@@ -90,7 +91,7 @@ class Cache:
             return None
         commit = manifest.get("commit")
         if commit is not None and table.commit(int(manifest["version"])) not in (None, commit):
-            return None
+            raise CareError(f"version {manifest['version']} of the table is another one now")
         index = ExactIndex.load(folder / _VECTORS, verify=False, **options)
         rows = StoredRows.load([folder / str(name) for name in manifest["rows"]])
         if len(index) != len(rows):
@@ -146,11 +147,14 @@ class Cache:
         """Remove snapshots of versions before one. Programs that have them open keep what they need."""
         for number, folder in self._versions().items():
             if number < version:
-                # Renamed first, so that nobody opens a half of it.
-                doomed = self.folder / f"{_OLD}{number}-{uuid.uuid4().hex}"
-                with contextlib.suppress(OSError):
-                    os.rename(folder, doomed)
-                    shutil.rmtree(doomed, ignore_errors=True)
+                self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed first, so that nobody opens a half of it.
+        doomed = self.folder / f"{_OLD}{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            os.rename(folder, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
     def _remove_leftovers(self) -> None:
         """Remove what killed processes left half written or half removed: each may be as large as the index."""

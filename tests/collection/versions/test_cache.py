@@ -75,7 +75,16 @@ def test_a_table_that_was_restored_from_a_backup_is_not_searched_with_the_index_
     shutil.rmtree(tmp_path / "c" / "documents.lance")
     shutil.move(tmp_path / "backup", tmp_path / "c" / "documents.lance")
     Collection.open(tmp_path / "c", model=model).upsert([{"id": "a", "text": "三"}])
-    for _ in range(2):  # made again, and saved
+    for _ in range(2):
         restored = Collection.open(tmp_path / "c", model=model)
         assert found(restored) == {"a": "三"}
         assert restored.verify().ok
+
+
+def test_a_damaged_snapshot_is_made_again_once(collection, model, caplog):
+    found(collection)
+    for file in Path(collection.info()["index_folder"]).rglob("rows-*.arrow"):
+        os.truncate(file, 100)
+    for _ in range(3):
+        assert len(found(Collection.open(collection.uri, model=model))) == 10
+    assert caplog.text.count("is rebuilt") == 1
