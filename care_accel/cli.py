@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import sys
 from collections.abc import Sequence
 
 from care_accel.collection.commands import deleting, indexing, managing, searching
@@ -38,6 +40,10 @@ _VERBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code."""
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a terminal that is not UTF-8 shows what it cannot write as \\u9ad8
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="care-accel", description="Asymmetric Chinese medical retrieval.")
     parser.add_argument("--version", action="version", version=f"care-accel {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import select
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 
 class CareError(ValueError):
@@ -25,16 +28,37 @@ def require_count(name: str, value: object) -> None:
         raise CareError(f"{name} is {value!r}; it must be a positive integer")
 
 
+def _closed(stream: TextIO) -> bool:
+    """Return whether nobody reads a stream any more; what is left in it then goes nowhere, without a word at the exit."""
+    try:
+        number = stream.fileno()
+    except OSError:  # no file, as in tests
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
+
+
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command and return its exit code.
 
     Returns
     -------
     int
-        0; 2 after a `CareError`, whose message is printed on standard error; 130 after Ctrl-C.
+        0; 2 after a `CareError`, whose message is printed on standard error; 130 after Ctrl-C; 141 if nobody reads standard
+        output any more, as after ``| head``.
     """
     try:
-        command()
+        try:
+            command()
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _closed(sys.stdout):
+                raise
+            return 141
     except CareError as mistake:
         print(f"error: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 
 from care_accel import CareError
@@ -28,3 +32,22 @@ def test_ctrl_c_says_how_to_go_on(capsys):
 def test_a_mistake_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_code(raising(ZeroDivisionError()))
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(flush):
+    reading, writing = os.pipe()
+    os.close(reading)
+    code = f"""
+import sys
+from care_accel.errors import exit_code
+sys.exit(exit_code(lambda: print("hits", flush={flush})))
+"""
+    done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_broken_connection_is_no_reader_that_has_gone():
+    with pytest.raises(BrokenPipeError):
+        exit_code(raising(BrokenPipeError()))

@@ -29,6 +29,8 @@ _DELETED_AT_ONCE = 5000
 _INDEXED_FROM = 10_000
 # Old versions are kept so long: who has one open can go on reading, and a mistake can be looked at.
 KEEP_DAYS = 7.0
+# Of which no collection is older; times of more are no times.
+_LONGEST_DAYS = 100_000
 
 
 class Collection(OpenCollection):
@@ -322,7 +324,8 @@ class Collection(OpenCollection):
         self._require_writable()
         if not keep_days >= 0:
             raise CareError(f"keep_days is {keep_days!r}; it must be 0 or more")
-        table = self._state.table.latest().compact(datetime.timedelta(days=keep_days))
+        age = datetime.timedelta(days=min(keep_days, _LONGEST_DAYS))
+        table = self._state.table.latest().compact(age)
         with self._changing:
             self._state = State(table, None)
             snapshot = self.searcher().snapshot

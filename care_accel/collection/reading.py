@@ -141,7 +141,7 @@ class OpenCollection:
         with self._changing:
             state = self._state
             if state.searcher is None:
-                base = self._cache.load(state.table.version, **self._options)
+                base = self._cache.load(state.table, **self._options)
                 if base is None:
                     base = Snapshot.empty(self.manifest, **self._options)
                 state = State(state.table, self._searcher_at(state.table, base))
@@ -154,7 +154,10 @@ class OpenCollection:
         if snapshot is not base and not self._pinned:
             self._cache.save(snapshot)
             if snapshot.read > len(snapshot.rows) // 2:  # mapped, what was read need not stay in memory
-                snapshot = self._cache.load(table.version, **self._options) or snapshot
+                mapped = self._cache.load(table, **self._options)
+                # If it could not be saved, or another process was faster, the nearest one is of another version.
+                if mapped is not None and mapped.version == table.version:
+                    snapshot = mapped
         return Searcher(table, snapshot, self.manifest)
 
     def get(self, ids: Sequence[str | int] | str | int) -> Any:
@@ -353,7 +356,14 @@ class OpenCollection:
         ----------
         encode : int
             Encode so many documents again, chosen at random, and compare their vectors.
+
+        Raises
+        ------
+        CareError
+            ``encode`` is no count.
         """
+        if encode != 0:
+            require_count("encode", encode)
         return verify(
             self._state.table, self.manifest, self.searcher().snapshot, self.model if encode else None, encode
         )

@@ -245,6 +245,20 @@ def test_an_earlier_version_can_be_read_and_not_written(collection):
     assert [entry["version"] for entry in collection.versions()][-1] == collection.version
 
 
+def test_another_collection_in_its_place_is_not_taken_for_its_next_version(collection, model, rows):
+    """Row ids and versions of both begin at 0: rows of the old one would pass for those of the new one."""
+    collection.search("x")
+    shutil.rmtree(collection.uri)
+    other = Collection.create(collection.uri, model)
+    other.upsert([{"id": f"o{i}", "text": f"另{i}"} for i in range(10)])
+    for number in range(3):  # more versions than the old one has
+        other.upsert([{"id": "o", "text": f"另一条，{number}"}])
+    for change in (collection.refresh, lambda: collection.upsert(rows), lambda: collection.delete("o")):
+        with pytest.raises(CareError, match="another collection has taken the place"):
+            change()
+    assert len(Collection.open(collection.uri)) == 11
+
+
 def test_compacting_drops_what_was_deleted_and_old_versions(collection):
     collection.search("x")
     collection.delete(filter="year < 2004")

@@ -143,6 +143,19 @@ def test_json_is_for_programs(folder, run):
     }
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "utf-8"])
+def test_any_encoding_of_standard_output_will_do(folder, monkeypatch, encoding):
+    for more in ([], ["--json"]):
+        raw = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+        assert main(["search", "--collection", str(folder), "高血压", "-k", "1", *more]) == 0
+        shown = raw.getvalue().decode(encoding)
+        if more:
+            assert json.loads(shown)["hits"][0]["document"]["title"] == "饮食"
+        else:
+            assert ("饮食" if encoding != "ascii" else r"\u996e\u98df") in shown
+
+
 def test_queries_come_from_standard_input(folder, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("高血压\n\n骨折\n"))
     lines = run("search", "--collection", folder, "-k", 1, "--json").splitlines()

@@ -1,12 +1,13 @@
 """What an open collection says of its fields and of rows that are not written yet."""
 
+import math
 from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from care_accel.errors import CareError
+from care_accel import CareError, Collection
 
 
 def test_values_of_fields_are_counted_most_frequent_first(collection, rows):
@@ -44,3 +45,32 @@ def test_rows_are_checked_as_they_are_when_written_and_nothing_is(collection):
         collection.check_rows([{"text": "x"}])
     collection.refresh()
     assert (collection.version, "new" in collection.fields) == (version, False)
+
+
+def test_no_ids_are_no_documents(collection):
+    assert collection.get([]) == []
+
+
+def test_a_negative_number_of_documents_to_encode_is_refused(collection):
+    with pytest.raises(CareError, match="encode is -3"):
+        collection.verify(encode=-3)
+
+
+def test_versions_can_be_kept_for_ever(collection):
+    before = len(collection.versions())
+    collection.compact(keep_days=math.inf)
+    assert len(collection.versions()) > before
+
+
+@pytest.mark.parametrize("name", ["articles", "articles:2024", "文 章/a%20b#c?d"])
+def test_a_relative_path_stays_where_it_was_when_the_process_goes_elsewhere(
+    model, tmp_path, monkeypatch, name
+):
+    monkeypatch.chdir(tmp_path)
+    made = Collection.create(name, model)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    made.upsert([{"id": "a", "text": "一"}])
+    assert [hit.id for hit in made.search("一")] == ["a"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+    assert sorted(entry.name for entry in (tmp_path / name).iterdir()) == ["documents.lance", "index"]

@@ -48,11 +48,13 @@ def run(options: argparse.Namespace) -> None:
     if options.filter is not None:
         collection.searcher().mask(options.filter)
     several = len(options.queries) != 1
+    ascii_only = "utf" not in (sys.stdout.encoding or "utf-8").lower()
     for batch in _batches(options.queries):
         found = collection.search(batch, options.k, filter=options.filter, group=not options.chunks)
         for query, hits in zip(batch, found, strict=True):
             if options.json:
-                print(json.dumps(_as_json(query, hits), ensure_ascii=False, default=_plain), flush=True)
+                line = json.dumps(_as_json(query, hits), ensure_ascii=ascii_only, default=_plain)
+                print(line, flush=True)
             else:
                 _show(query, hits, with_query=several)
 

@@ -109,7 +109,7 @@ def check_chunking(chunk_tokens: int | None, chunk_overlap: int, encoder: Any) -
             raise CareError("chunk_overlap needs chunk_tokens")
         return
     require_count("chunk_tokens", chunk_tokens)
-    if not isinstance(chunk_overlap, int) or not 0 <= chunk_overlap < chunk_tokens:
+    if type(chunk_overlap) is not int or not 0 <= chunk_overlap < chunk_tokens:
         raise CareError(
             f"chunk_overlap is {chunk_overlap!r}; it must be 0 to {chunk_tokens - 1} (below chunk_tokens)"
         )

@@ -15,12 +15,19 @@ from care_accel.errors import CareError
 
 # How Lance names commits that other writers came before, again and again.
 _CONFLICT = re.compile(r"conflict|concurrent writer|retry.*(timeout|timed out)", re.IGNORECASE)
+# How it names a file of a version that another process has removed.
+_REMOVED = re.compile(r"not found: .*\.lance", re.IGNORECASE)
+_GONE = "the version that is open was removed by compact meanwhile; refresh, or open the collection again"
 # Where in its source Lance raised an error; and the prefixes that it puts before one.
 _NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
 
 
 class WriteConflict(CareError):
     """Other writers kept changing the same documents: the same call again may succeed."""
+
+
+class Replaced(CareError):
+    """Another collection has taken the place of the one that is open."""
 
 
 @contextmanager
@@ -50,10 +57,12 @@ def translated(uri: str, cause: Exception) -> CareError:
         )
     if _CONFLICT.search(text):
         return WriteConflict(f"{uri}: other writers changed the same documents meanwhile; try again")
-    if "was not found" in lower:
+    if "was not found" in lower or "/_versions" in lower:
         return CareError(
             f"{uri}: there is no collection; create one with Collection.create or care-accel index"
         )
+    if _REMOVED.search(text):
+        return CareError(f"{uri}: {_GONE}")
     return CareError(f"{uri}: {text[:400]}")
 
 
@@ -69,6 +78,8 @@ def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterato
     except (ValueError, OSError, RuntimeError, pa.ArrowInvalid) as cause:
         if isinstance(cause, CareError):
             raise
+        if _REMOVED.search(str(cause)):
+            raise CareError(_GONE) from None
         known = ", ".join(
             f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
             for name, kind in [

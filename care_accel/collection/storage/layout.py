@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -15,8 +16,11 @@ def is_remote(uri: str) -> bool:
 
 
 def table_uri(uri: str) -> str:
-    """Return where a collection's table is."""
-    return f"{uri.rstrip('/')}/{FOLDER}"
+    """Return where a collection's table is, wherever the process goes.
+
+    A relative path with a colon would be taken for an address of an object store.
+    """
+    return f"{uri.rstrip('/') if is_remote(uri) else os.path.abspath(uri)}/{FOLDER}"
 
 
 def is_collection(folder: str | Path) -> bool:

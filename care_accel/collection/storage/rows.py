@@ -96,16 +96,17 @@ class FieldTypes:
             A name or a value cannot be stored, or a value has another type than before.
         """
         fields = {}
+        new: dict[str, pa.DataType] = {}
         for name, value in values.items():
             if value is None:
                 continue
             if getattr(value, "ndim", None) == 0:  # a scalar of numpy
-                value = value.item()
+                value = _plain(value)
             kind = _type_of(value, f"{where}: field {name!r}")
             known = self.known.get(name)
             if known is None:
                 check_name(name, where)
-                self.known[name] = known = kind
+                new[name] = known = kind
             if known == pa.float64() and kind == pa.int64():
                 value = float(value)
             elif known == pa.timestamp("us") and kind == pa.date32():
@@ -120,6 +121,7 @@ class FieldTypes:
             elif isinstance(value, list | tuple):
                 value = [replace_lone_surrogates(item)[0] for item in value]
             fields[name] = value
+        self.known |= new  # of a row that is wrong elsewhere, nothing is learned
         return fields
 
 
@@ -144,12 +146,21 @@ def check_name(name: Any, where: str) -> None:
         )
 
 
+def _plain(value: Any) -> Any:
+    """Return a scalar of numpy as one of Python; a time in nanoseconds would be an integer."""
+    if getattr(getattr(value, "dtype", None), "kind", "") == "M" and not isinstance(
+        value.item(), datetime.date | None
+    ):
+        value = value.astype("datetime64[us]")
+    return value.item()
+
+
 def _type_of(value: Any, where: str) -> pa.DataType:
     if isinstance(value, bool):
         return pa.bool_()
     if isinstance(value, int):
         if not -_INT64 <= value < _INT64:
-            raise CareError(f"{where} is {value}, beyond 64 bits; store it as a text")
+            raise CareError(f"{where} is an integer beyond 64 bits; store it as a text")
         return pa.int64()
     if isinstance(value, float):
         if not math.isfinite(value):
@@ -158,7 +169,13 @@ def _type_of(value: Any, where: str) -> pa.DataType:
     if isinstance(value, str):
         return pa.string()
     if isinstance(value, datetime.datetime):
-        return pa.timestamp("us") if value.tzinfo is None else pa.timestamp("us", "UTC")
+        if value.tzinfo is None:
+            return pa.timestamp("us")
+        try:
+            value.astimezone(datetime.UTC)
+        except OverflowError:
+            raise CareError(f"{where} is {value}, which is no year from 1 to 9999 in UTC") from None
+        return pa.timestamp("us", "UTC")
     if isinstance(value, datetime.date):
         return pa.date32()
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
@@ -176,10 +193,11 @@ def checked_id(value: Any, where: str) -> str:
     CareError
         It is missing, empty or no id.
     """
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    elif hasattr(value, "__index__") and not isinstance(value, bool | str):
-        value = str(value.__index__())
+    if hasattr(value, "__index__") and not isinstance(value, bool | str):
+        try:
+            value = str(value.__index__())
+        except ValueError:  # Python writes no integers of thousands of digits
+            raise CareError(f"{where}: the id is an integer of too many digits; give it as a text") from None
     if not isinstance(value, str):
         problem = "is missing" if value is None else f"is a {type(value).__name__}"
         raise CareError(f"{where}: the id {problem}; it must be a text or an integer")

@@ -14,6 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from care_accel.collection.storage.lance_errors import (
+    Replaced,
     WriteConflict,
     filter_errors,
     is_enclosed,
@@ -21,6 +22,7 @@ from care_accel.collection.storage.lance_errors import (
     translated,
 )
 from care_accel.collection.storage.layout import FOLDER, is_collection, is_remote, table_uri
+from care_accel.collection.storage.manifest import KEY
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
@@ -74,11 +76,14 @@ class Table:
     uri : str
         Of the collection, for messages.
     dataset : lance.LanceDataset
+    address : str, optional
+        Of the table; by default that of the collection now.
     """
 
-    def __init__(self, uri: str, dataset: lance.LanceDataset) -> None:
+    def __init__(self, uri: str, dataset: lance.LanceDataset, address: str | None = None) -> None:
         self.uri = uri
         self._dataset = dataset
+        self._address = address or table_uri(uri)
 
     @classmethod
     def create(cls, uri: str, empty: pa.Schema) -> Table:
@@ -137,12 +142,20 @@ class Table:
         with lance_errors(self.uri):
             if self._dataset.latest_version == self.version:
                 return self
-            return Table(self.uri, self._handle())
+            return Table(self.uri, self._handle(), self._address)
 
     @property
     def version(self) -> int:
         """Number of the version; every commit makes one."""
         return int(self._dataset.version)
+
+    def commit(self, version: int) -> str | None:
+        """Return the unique name of the commit that made a version; None if it is not known any more."""
+        try:
+            made = self._dataset.read_transaction(version)
+        except (OSError, ValueError, RuntimeError):
+            return None
+        return None if made is None else str(made.uuid)
 
     @property
     def schema(self) -> pa.Schema:
@@ -190,6 +203,8 @@ class Table:
 
     def rows_of(self, ids: Sequence[str], columns: Sequence[str]) -> pa.Table:
         """Read columns of all chunks of some documents."""
+        if not len(ids):
+            return self.read(columns, "false")
         if 20 * len(ids) < self._dataset.count_rows():
             return self.read(columns, _in(ids))
         import pyarrow.compute as pc
@@ -300,20 +315,30 @@ class Table:
         with lance_errors(self.uri):
             self._handle().optimize.compact_files()
             self.index_ids()
-            self._handle().cleanup_old_versions(
-                older_than=older_than, delete_unverified=older_than >= timedelta(days=1)
-            )
+            # Files that no version has may be those of a writer that commits next: Lance keeps them for seven days.
+            self._handle().cleanup_old_versions(older_than=older_than, delete_unverified=False)
         return self.latest()
 
     def bytes_on_disk(self) -> int | None:
         """Return the size of all versions, in bytes; None in an object store."""
         if is_remote(self.uri):
             return None
-        return folder_bytes(Path(table_uri(self.uri)))
+        return folder_bytes(Path(self._address))
 
     def _handle(self) -> lance.LanceDataset:
-        """Return the newest version to write to: Lance moves what it writes through to the version that it makes."""
-        return _lance().dataset(table_uri(self.uri))
+        """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
+
+        Raises
+        ------
+        Replaced
+            Another collection is at this address now.
+        """
+        opened = _lance().dataset(self._address)
+        if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
+            raise Replaced(
+                f"{self.uri}: another collection has taken the place of this one; open the collection again"
+            )
+        return opened
 
 
 def folder_bytes(folder: Path) -> int:

@@ -9,11 +9,14 @@ import os
 import re
 import shutil
 import tempfile
+import time
+import uuid
 from pathlib import Path
 from typing import Any
 
 from care_accel.collection.storage.layout import is_remote
 from care_accel.collection.storage.manifest import Manifest
+from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
@@ -30,14 +33,17 @@ _NAME = re.compile(r"version-(\d+)")
 _VECTORS, _LEXICAL = "vectors", "lexical"
 # Another process may replace a snapshot while this one opens it.
 _TRIES = 5
+# Folders of a snapshot that is written or removed right now; older ones are left over.
+_NEW, _OLD = ".new-", ".old-"
+_LEFT_OVER_S = 24 * 3600
 
 
 def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
     """Return where a collection's snapshots are: beside its table, or for an object store in the user's cache."""
     if index_dir is not None:
-        return Path(index_dir)
+        return Path(index_dir).absolute()
     if not is_remote(uri):
-        return Path(uri) / FOLDER
+        return Path(uri).absolute() / FOLDER
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "care_accel" / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
 
@@ -56,12 +62,12 @@ class Cache:
         self.folder = folder
         self._manifest = manifest
 
-    def load(self, version: int, **options: Any) -> Snapshot | None:
-        """Return the snapshot that is nearest to a version, None if there is none that can be read.
+    def load(self, table: Table, **options: Any) -> Snapshot | None:
+        """Return the snapshot that is nearest to a table's version, None if there is none that can be read.
 
         Parameters
         ----------
-        version : int
+        table : Table
         **options
             Of `ExactIndex.load`: device, threads.
         """
@@ -69,25 +75,29 @@ class Cache:
             found = self._versions()
             if not found:
                 return None
-            nearest = min(found, key=lambda number: (abs(number - version), -number))
+            nearest = min(found, key=lambda number: (abs(number - table.version), -number))
             try:
-                return self._load(found[nearest], **options)
+                return self._load(found[nearest], table, **options)
             except CareError as problem:
                 if found[nearest].is_dir() and self._versions() == found:
                     log.warning("%s is rebuilt: %s", found[nearest], problem)
+                    self._remove(found[nearest])  # or the new one would have no place
                     return None
         return None
 
-    def _load(self, folder: Path, **options: Any) -> Snapshot | None:
+    def _load(self, folder: Path, table: Table, **options: Any) -> Snapshot | None:
         manifest = read_json(folder / MANIFEST, "a saved snapshot has one")
         if manifest.get("format") != FORMAT or manifest.get("uuid") != self._manifest.uuid:
             return None
+        commit = manifest.get("commit")
+        if commit is not None and table.commit(int(manifest["version"])) not in (None, commit):
+            raise CareError(f"version {manifest['version']} of the table is another one now")
         index = ExactIndex.load(folder / _VECTORS, verify=False, **options)
         rows = StoredRows.load([folder / str(name) for name in manifest["rows"]])
         if len(index) != len(rows):
             raise CareError(f"{folder}: has {len(index)} vectors and {len(rows)} rows")
         lexical = LexicalIndex.load(folder / _LEXICAL, verify=False) if self._manifest.lexical else None
-        return Snapshot(int(manifest["version"]), index, rows, lexical)
+        return Snapshot(int(manifest["version"]), index, rows, lexical, commit=commit)
 
     def save(self, snapshot: Snapshot) -> None:
         """Write a snapshot, and remove older ones; a folder that cannot be written is left as it is.
@@ -97,7 +107,7 @@ class Cache:
         target = self.folder / f"version-{snapshot.version}"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".new-") as temporary:
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=_NEW) as temporary:
                 built = Path(temporary) / "snapshot"
                 built.mkdir(mode=0o700)
                 snapshot.index.save(built / _VECTORS, moved_to=target / _VECTORS)
@@ -108,6 +118,7 @@ class Cache:
                     "format": FORMAT,
                     "uuid": self._manifest.uuid,
                     "version": snapshot.version,
+                    "commit": snapshot.commit,
                     "rows": names,
                 }
                 write_json(built / MANIFEST, values, private=True)
@@ -118,6 +129,7 @@ class Cache:
             log.warning("%s: the index is not saved, and will be made again: %s", self.folder, cause)
             return
         self._remove_older(snapshot.version)
+        self._remove_leftovers()
 
     def replace(self, snapshot: Snapshot) -> None:
         """Write a snapshot in the place of another one of the same version."""
@@ -135,11 +147,21 @@ class Cache:
         """Remove snapshots of versions before one. Programs that have them open keep what they need."""
         for number, folder in self._versions().items():
             if number < version:
-                # Renamed first, so that nobody opens a half of it.
-                doomed = self.folder / f".old-{number}-{os.getpid()}"
-                with contextlib.suppress(OSError):
-                    os.rename(folder, doomed)
-                    shutil.rmtree(doomed, ignore_errors=True)
+                self._remove(folder)
+
+    def _remove(self, folder: Path) -> None:
+        # Renamed first, so that nobody opens a half of it.
+        doomed = self.folder / f"{_OLD}{uuid.uuid4().hex}"
+        with contextlib.suppress(OSError):
+            os.rename(folder, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what killed processes left half written or half removed: each may be as large as the index."""
+        with contextlib.suppress(OSError):
+            for entry in list(self.folder.iterdir()):
+                if entry.name.startswith((_NEW, _OLD)) and time.time() - entry.stat().st_mtime > _LEFT_OVER_S:
+                    shutil.rmtree(entry, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove all snapshots."""

@@ -41,6 +41,8 @@ class Snapshot:
         The words of the chunk at each position.
     read : int
         Chunks that were read from the table to make it.
+    commit : str or None
+        `Table.commit` of the version: a table that is restored from a backup makes other versions of the same numbers.
     """
 
     version: int
@@ -48,6 +50,7 @@ class Snapshot:
     rows: StoredRows
     lexical: LexicalIndex | None = None
     read: int = 0
+    commit: str | None = None
 
     @classmethod
     def empty(cls, manifest: Manifest, **options: Any) -> Snapshot:
@@ -130,7 +133,7 @@ class Snapshot:
             read += len(batch)
         if lexical is not None:
             lexical = lexical.with_removed(gone).with_added(rows.texts(before))
-        return Snapshot(table.version, index, rows, lexical, read)
+        return Snapshot(table.version, index, rows, lexical, read, table.commit(table.version))
 
     def compacted(self) -> Snapshot:
         """Return this version without what is gone, in one part; itself if nothing is gone."""
@@ -145,7 +148,7 @@ class Snapshot:
         lexical = (
             None if self.lexical is None else self.lexical.with_removed(np.flatnonzero(~stay)).taken(old)
         )
-        return Snapshot(self.version, index, self.rows.taken(old), lexical)
+        return Snapshot(self.version, index, self.rows.taken(old), lexical, commit=self.commit)
 
 
 def _changed(

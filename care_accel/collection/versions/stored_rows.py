@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
@@ -125,8 +126,9 @@ class StoredRows:
             Where the folder will be: the files are linked from there the next time.
         """
         names = []
-        for number, (part, file) in enumerate(zip(self._parts, self._files, strict=True)):
-            name = f"rows-{number}.arrow"
+        for part, file in zip(self._parts, self._files, strict=True):
+            # Named for its contents alone: where another snapshot is put in this one's place, nothing of it is linked.
+            name = f"rows-{uuid.uuid4().hex}.arrow" if file is None else file.name
             if file is None or not _linked(file, folder / name):
                 _write(part, folder / name)
             names.append(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document
 from care_accel.collection.storage.table import Table, vectors_of
 from care_accel.collection.versions.snapshot import Snapshot
+from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.encoding.base import BaseDualEncoder
 
 _MOST_PROBLEMS = 20
@@ -82,6 +84,8 @@ def verify(
             position = int(positions[place])
             if position < 0 or not np.array_equal(vectors[position], stored[place]):
                 found.add(f"document {identifier!r}, chunk {number}: the index does not have its vector")
+            elif not _has_row(snapshot.rows, position, row):
+                found.add(f"document {identifier!r}, chunk {number}: the index has another row")
             indexed += position >= 0
     for identifier, numbers in chunks.items():
         if sorted(numbers) != list(range(len(numbers))):
@@ -96,6 +100,16 @@ def verify(
     if model is not None and chunks:
         _encode_again(found, table, manifest, model, list(chunks), encode)
     return found
+
+
+def _has_row(rows: StoredRows, position: int, row: dict[str, Any]) -> bool:
+    """Return whether the index has a chunk's place and, in the first one, title and text."""
+    if rows.chunk(position) != (row[ID], row[columns.CHUNK], row[columns.START], row[columns.END]):
+        return False
+    if row[columns.CHUNK]:
+        return True
+    document = rows.document(position)
+    return (document[TITLE], document[TEXT]) == (row[TITLE], row[TEXT])
 
 
 def _encode_again(

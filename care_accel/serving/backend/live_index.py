@@ -131,20 +131,25 @@ class LiveIndex:
         )
 
     def _follow(self) -> None:
-        """See each new version of the collection."""
+        """See each new version of the collection, and another one in its place."""
+        from care_accel.collection.storage.lance_errors import Replaced
+
         assert self._collection is not None
+        told = None
         while not self._ended.wait(_POLL_S):
             try:
-                if not self._collection.refresh():
-                    continue
-                self.current = OpenCollection(self._collection.searcher())
+                try:
+                    changed = self._collection.refresh()
+                except Replaced:
+                    self._collection, changed = self._open_collection(), True
+                if changed:
+                    self.current = OpenCollection(self._collection.searcher())
+                    self._reopened.add(1)
+                told = None
             except Exception as failure:  # the thread must survive
-                self._backend.log(
-                    f"the new version cannot be read, the old one stays live: {type(failure).__name__}"
-                )
-                self._refused.add(1)
-                continue
-            self._reopened.add(1)
+                if told != (told := type(failure).__name__):  # once, not twice a second as long as it lasts
+                    self._backend.log(f"the new version cannot be read, the old one stays live: {told}")
+                    self._refused.add(1)
 
     def _watch(self) -> None:
         while not self._ended.wait(_POLL_S):

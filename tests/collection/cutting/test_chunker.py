@@ -34,3 +34,10 @@ def test_a_tokenizer_that_is_not_there_or_has_changed_is_one_clear_line(manifest
         with pytest.raises(CareError, match=problem) as error:
             Chunker(other, object())
         assert str(error.value).startswith("this collection cuts documents into chunks")
+
+
+@pytest.mark.parametrize("overlap", [True, 8, -1, 2.0])
+def test_a_wrong_overlap_leaves_no_collection_behind(tmp_path, overlap):
+    with pytest.raises(CareError, match=f"chunk_overlap is {overlap}; it must be 0 to 7"):
+        Collection.create(tmp_path / "c", "care-mini", chunk_tokens=8, chunk_overlap=overlap)
+    assert not (tmp_path / "c").exists()

@@ -38,6 +38,11 @@ def test_a_filter_stays_in_its_parentheses(expression, enclosed):
         ("Permission denied (os error 13)", "not writable"),
         ("unsupported feature flags 64, please upgrade", "upgrade pylance"),
         ("Dataset at path x was not found", "there is no collection"),
+        ("Not found: tmp/c/documents.lance/_versions", "there is no collection"),
+        (
+            "External error: Not found: /tmp/c/documents.lance/_indices/5/page_lookup.lance",
+            "removed by compact",
+        ),
         ("something else, /home/x/rust/lance/src/a.rs:3:4", "c: something else"),
     ],
 )
@@ -100,3 +105,16 @@ def test_a_full_disk_is_told_and_what_was_committed_is_whole(small_disk, model):
     again = Collection.open(small_disk / "c", index_dir=small_disk.parent / "index")
     assert again.ids() == ["first"]
     assert again.verify().ok
+
+
+def test_a_reader_of_a_removed_version_is_told_to_refresh(collection):
+    reader = Collection.open(collection.uri)
+    assert len(reader.search("高血压", filter="year > 0")) == 10
+    collection.upsert([{"id": "d0", "text": "改", "year": 2000}])
+    collection.compact(keep_days=0)
+    assert len(reader.search("高血压")) == 10
+    for read in (lambda: reader.search("高血压", filter="year > 2001"), lambda: reader.get("d1")):
+        with pytest.raises(CareError, match="removed by compact meanwhile; refresh"):
+            read()
+    reader.refresh()
+    assert len(reader.search("高血压", filter="year > 2001")) == 8

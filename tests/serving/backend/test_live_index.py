@@ -1,5 +1,6 @@
 """The index of a served model: opened, watched, and opened again when it is replaced."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from care_accel import CareError, ExactIndex, Retriever
+from care_accel import CareError, Collection, DualEncoder, ExactIndex, Retriever
 from care_accel import retriever as retriever_module
 from care_accel.serving.backend import RUN_FOLDER, live_index
 from care_accel.serving.backend.tensors import Counter
@@ -99,6 +100,53 @@ def test_a_broken_index_is_rejected_once_and_the_old_one_stays(tmp_path, index, 
     assert len(said) == 1
     assert "the new index is rejected, the old one stays live" in said[0]
     assert live.current is before
+
+
+def test_another_collection_in_the_place_of_the_served_one_goes_live(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_index, "_POLL_S", 0.01)
+    model, folder, said = DualEncoder.from_pretrained("care-mini"), tmp_path / "c", []
+    known = {"name": model.name, "width": model.width, "revision": model.revision("document")}
+
+    def written(*texts):
+        made = Collection.create(folder, model)
+        for text in texts:  # a version each
+            made.upsert([{"id": "same", "text": text}])
+
+    def best():
+        now = live.current
+        _, ids, _ = now.search(model.encode_query(["新"]), np.array([1], np.int32), None)
+        return now.documents(ids)[0, 0].decode()
+
+    written("旧")
+    live = live_index.LiveIndex(backend_of(tmp_path, said, index=str(folder), care=known))
+    try:
+        assert '"旧"' in best()
+        shutil.rmtree(folder)
+        written("新", "更新")
+        end = time.monotonic() + 30
+        while '"更新"' not in best() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert '"更新"' in best()
+    finally:
+        live.end()
+
+
+def test_a_collection_that_cannot_be_read_is_told_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_index, "_POLL_S", 0.01)
+    model, said = DualEncoder.from_pretrained("care-mini"), []
+    known = {"name": model.name, "width": model.width, "revision": model.revision("document")}
+    Collection.create(tmp_path / "c", model).upsert([{"id": "a", "text": "旧"}])
+    live = live_index.LiveIndex(backend_of(tmp_path, said, index=str(tmp_path / "c"), care=known))
+    try:
+        shutil.rmtree(tmp_path / "c")
+        end = time.monotonic() + 30
+        while not said and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        assert len(said) == 1
+        assert '"旧"' in first_document(live)
+    finally:
+        live.end()
 
 
 def test_an_index_of_vectors_alone_has_no_documents(tmp_path, index, watching):
