@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -47,6 +48,7 @@ FIRST_CHUNK = f"{CHUNK} = 0"
 # Lance refuses two commits that insert the same key: writers at once cannot make a document twice.
 _KEY = {"lance-schema:unenforced-primary-key": "true"}
 _RETRIES = 50
+_COMPACTIONS = 6
 _RETRY_FOR = timedelta(minutes=5)
 
 
@@ -150,10 +152,13 @@ class Table:
         return int(self._dataset.version)
 
     def commit(self, version: int) -> str | None:
-        """Return the unique name of the commit that made a version; None if it is not known any more."""
+        """Return the unique name of the commit that made a version; None if it is not known any more.
+
+        Nor are the names of all compactions: pylance 14 cannot read those that moved an index (a TypeError).
+        """
         try:
             made = self._dataset.read_transaction(version)
-        except (OSError, ValueError, RuntimeError):
+        except (OSError, ValueError, RuntimeError, TypeError):
             return None
         return None if made is None else str(made.uuid)
 
@@ -311,10 +316,26 @@ class Table:
                 dataset.create_scalar_index(ID, "BTREE")
 
     def compact(self, older_than: timedelta) -> Table:
-        """Merge small files, drop deleted rows, and remove versions and leftovers of killed writers that are old."""
+        """Merge small files, drop deleted rows, and remove versions and leftovers of killed writers that are old.
+
+        Raises
+        ------
+        WriteConflict
+            Others kept writing. Nothing is lost; the call may succeed later.
+        """
+        for attempt in range(_COMPACTIONS):
+            try:
+                with lance_errors(self.uri):
+                    self._handle().optimize.compact_files()
+                    self.index_ids()
+                break
+            except WriteConflict:  # a commit came first, of rows that are being moved
+                if attempt == _COMPACTIONS - 1:
+                    raise WriteConflict(
+                        f"{self.uri}: others wrote during each of {_COMPACTIONS} tries to compact; try again when they pause"
+                    ) from None
+                time.sleep(0.1 * 2**attempt)
         with lance_errors(self.uri):
-            self._handle().optimize.compact_files()
-            self.index_ids()
             # Files that no version has may be those of a writer that commits next: Lance keeps them for seven days.
             self._handle().cleanup_old_versions(older_than=older_than, delete_unverified=False)
         return self.latest()
