@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from care_accel.collection.storage import layout
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage import table as tables
 from care_accel.collection.storage.rows import ID, FieldTypes, checked_id, documents
@@ -341,7 +342,7 @@ class OpenCollection:
             "fields": self.fields,
             "table_bytes": table.bytes_on_disk(),
             "index_folder": str(self._cache.folder),
-            "index_bytes": tables.folder_bytes(self._cache.folder),
+            "index_bytes": layout.folder_bytes(self._cache.folder),
         }
         if (searcher := self._state.searcher) is not None:
             index = searcher.snapshot.index

@@ -26,3 +26,15 @@ def table_uri(uri: str) -> str:
 def is_collection(folder: str | Path) -> bool:
     """Return whether a local folder holds a collection."""
     return (Path(folder) / FOLDER).is_dir()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += (Path(root) / name).stat().st_size
+            except OSError:  # removed meanwhile
+                continue
+    return total

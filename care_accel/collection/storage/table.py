@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -22,15 +20,13 @@ from care_accel.collection.storage.lance_errors import (
     lance_errors,
     translated,
 )
-from care_accel.collection.storage.layout import FOLDER, is_collection, is_remote, table_uri
+from care_accel.collection.storage.layout import FOLDER, folder_bytes, is_collection, is_remote, table_uri
 from care_accel.collection.storage.manifest import KEY
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
     import lance
-
-log = logging.getLogger(__name__)
 
 # Columns of a chunk. Title, text and fields are in the first chunk of a document only: nothing is there twice.
 CHUNK, START, END, CONTENT_HASH, ROW_HASH, VECTOR = (
@@ -360,18 +356,6 @@ class Table:
                 f"{self.uri}: another collection has taken the place of this one; open the collection again"
             )
         return opened
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the bytes of the files below a folder."""
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += (Path(root) / name).stat().st_size
-            except OSError:  # removed meanwhile
-                continue
-    return total
 
 
 def vectors_of(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
