@@ -111,7 +111,7 @@ def test_filter(measure, cached, engine, case):
         exact=True,
     )
     if engine != WHOLE:
-        assert mask[ids].all()
+        assert mask[ids[ids >= 0]].all()  # a small subset has less than k
         found = search(queries[:count])[:, 0]
         scores = queries[:count].astype(np.float64) @ data.vectors[mask].astype(np.float64).T
         # float32 peers may swap two that are nearly equal.

@@ -266,11 +266,14 @@ def ticks(pid):
 
 
 def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path, model):
-    # Long texts and a short queue, so that what is sent at once is more than what can wait.
+    # Long texts and a short queue, so that what is sent at once is more than what can wait; only its length is a limit, so that
+    # several batches wait on a slow machine too.
     repository = repository_of(tmp_path / "repository", "query_encoder")
     config = repository / "query_encoder" / "config.pbtxt"
-    config.write_text(re.sub(r'(key: "queue"[^"]*string_value: )"\d+"', r'\1"16"', config.read_text()))
-    assert '"16"' in config.read_text()
+    for name, value in (("queue", 16), ("wait", 60)):
+        changed = re.sub(rf'(key: "{name}"[^"]*string_value: )"\d+"', rf'\1"{value}"', config.read_text())
+        assert f'"{value}"' in changed
+        config.write_text(changed)
 
     async def flood(server, texts):
         import tritonclient.grpc.aio as aio

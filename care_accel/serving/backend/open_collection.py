@@ -5,13 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.collection.versions.searching import Searcher
 from care_accel.encoding.runtimes.server_messages import SPAN
+
+if TYPE_CHECKING:  # without a collection a model needs no Arrow
+    from care_accel.collection.versions.searching import Searcher
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
 _CACHED_DOCUMENTS = 16_384
