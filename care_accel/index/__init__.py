@@ -2,7 +2,7 @@
 
 from care_accel.index.bm25 import BM25Index
 from care_accel.index.exact import ExactIndex
-from care_accel.index.lexical import LexicalIndex
+from care_accel.index.lexical.lexical_index import LexicalIndex
 from care_accel.index.parts import SearchStats
 from care_accel.index.shards import Shards
 

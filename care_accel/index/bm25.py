@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
-from care_accel.errors import CareError, require_count
+from care_accel.errors import CareError
 from care_accel.files import check_format, read_json, replaced_folder, write_json
-from care_accel.index.checks import subset_mask
-from care_accel.index.grams import character_grams
+from care_accel.index.lexical.grams import character_grams
+from care_accel.index.lexical.search import LexicalSearch
 
 MANIFEST = "bm25.json"
 # Its name in care_accel 0.1.0.
@@ -23,7 +23,7 @@ FORMAT = 1
 _BM25S = "bm25s"
 
 
-class BM25Index:
+class BM25Index(LexicalSearch):
     """A lexical index: BM25 scores of documents, with results like those of `ExactIndex`.
 
     Parameters
@@ -54,42 +54,6 @@ class BM25Index:
         if not grams:
             return np.zeros(self._size, dtype=np.float32)
         return np.asarray(self._index.get_scores(grams), dtype=np.float32)
-
-    def search(
-        self, queries: Sequence[str], k: int = 10, *, subset: ArrayLike | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the k best documents of each query.
-
-        Parameters
-        ----------
-        queries : sequence of str
-        k : int
-        subset : array_like, optional
-            Search only these documents: a mask, bool ``[len(self)]``, or ids in any order. Term weights stay those of all.
-
-        Returns
-        -------
-        scores : numpy.ndarray
-            float32 ``[n, k]``, descending; padded with ``-inf`` if fewer than k documents share a term with the query.
-        ids : numpy.ndarray
-            int64 ``[n, k]``, ascending among equal scores; padded with -1.
-
-        Raises
-        ------
-        CareError
-            k is below 1, or a document of the subset does not exist.
-        """
-        require_count("k", k)
-        mask = None if subset is None else subset_mask(subset, len(self))
-        best = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        ids = np.full((len(queries), k), -1, dtype=np.int64)
-        for row, query in enumerate(queries):
-            scores = self.scores(query)
-            found = np.flatnonzero(scores if mask is None else (scores != 0) & mask)
-            order = found[np.argsort(-scores[found], kind="stable")][:k]
-            best[row, : len(order)] = scores[order]
-            ids[row, : len(order)] = order
-        return best, ids
 
     def save(self, folder: str | Path) -> None:
         """Write the index to a folder; see `ExactIndex.save`.

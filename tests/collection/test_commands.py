@@ -88,6 +88,14 @@ def test_a_bad_row_stops_with_its_line_and_keeps_what_came_before(folder, tmp_pa
     assert len(Collection.open(folder)) == 5  # what bad rows may have named is not deleted
 
 
+def test_nothing_is_created_of_a_source_that_cannot_be_read(tmp_path, run):
+    (tmp_path / "latin.csv").write_bytes(b"id,text\n1,caf\xe9 fi\xe8vre\n")
+    assert "line 2: is not UTF-8" in run(
+        "index", tmp_path / "latin.csv", "--collection", tmp_path / "c", code=2
+    )
+    assert not (tmp_path / "c").exists()
+
+
 def test_options_of_an_existing_collection_must_be_its_own(folder, file, run):
     for options in (["--chunk-tokens", 20], ["--lexical"]):
         assert "was created with" in run("index", file, "--collection", folder, *options, code=2)

@@ -8,7 +8,7 @@ import pytest
 
 from care_accel import CareError
 from care_accel.index.bm25 import BM25Index
-from care_accel.index.grams import character_grams
+from care_accel.index.lexical.grams import character_grams
 
 DOCUMENTS = ["高血压要低盐饮食", "低血压要注意休息", "糖尿病控制主食", "", "高血压高血压"]
 

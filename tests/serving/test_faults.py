@@ -290,16 +290,19 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path
     with Server(repository) as server:
         asyncio.run(flood(server, long_texts(0)))  # memory is taken once
         before = resident(server)
-        for number in (1, 2, 3):
+        # Of some floods only the first batch is served, which those that are refused wait for as well.
+        for number in range(1, 9):
             texts = long_texts(number)
             answers = asyncio.run(flood(server, texts))
+            if number >= 3 and sum(said == "OK" for _, said, _ in answers) > 2 * FIRST_BATCH:
+                break
         after = resident(server)
         refused = [(seconds, said) for seconds, said, _ in answers if said != "OK"]
         served = [seconds for seconds, said, _ in answers if said == "OK"]
         assert len(refused) > 80
         assert all("UNAVAILABLE" in said and "requests wait" in said for _, said in refused)
-        # Refusals wait for the batch that is running, like the first that are served, and for no other of the forty batches.
-        assert np.median([seconds for seconds, _ in refused]) < 2 * np.median(served)
+        # Refusals do not wait for those that are served.
+        assert np.median([seconds for seconds, _ in refused]) < np.median(served)
         assert after < 1.05 * before
         for some, (_, said, vectors) in zip(texts, answers, strict=True):
             if said == "OK":
@@ -308,9 +311,13 @@ def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path
             assert client.infer("query_encoder", tensors(grpc, ["头痛"])).as_numpy("TOKENS").shape == (1, 1)
 
 
+# Requests of 16 texts in a batch of 64.
+FIRST_BATCH = 4
+
+
 def long_texts(number):
     """Return 160 requests of 16 texts that no other number has: a text that was encoded lately is not encoded again."""
-    return [[f"{number} {i} {j} {'胸闷气短' * 10}" for j in range(16)] for i in range(160)]
+    return [[f"{number} {i} {j} {'胸闷气短' * 20}" for j in range(16)] for i in range(160)]
 
 
 def resident(server):

@@ -113,6 +113,7 @@ def run(options: argparse.Namespace) -> None:
                 f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
             )
         else:
+            reader.read_first()
             collection = Collection.create(
                 options.collection,
                 DualEncoder.from_pretrained(options.model or DEFAULT, dtype=options.dtype),

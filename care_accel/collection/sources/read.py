@@ -91,12 +91,18 @@ class DocumentReader:
         self._finished = 0
         self._current: Source | None = None
         self._documents = self._read()
+        self._waiting: list[Row] = []
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Row:
-        return next(self._documents)
+        return self._waiting.pop() if self._waiting else next(self._documents)
+
+    def read_first(self) -> None:
+        """Read the first document, which stays the next one: what is wrong with a source is told before anything is made of it."""
+        if not self._waiting and (first := next(self._documents, None)) is not None:
+            self._waiting.append(first)
 
     def located(self) -> Iterator[tuple[Row, str]]:
         """Yield each document with the place it came from."""

@@ -22,7 +22,7 @@ from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
 from care_accel.files import read_json, write_json
 from care_accel.index import ExactIndex
-from care_accel.index.lexical import LexicalIndex
+from care_accel.index.lexical.lexical_index import LexicalIndex
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.table import Table, vectors_of
 from care_accel.collection.versions.stored_rows import KEPT, StoredRows
 from care_accel.index import ExactIndex
-from care_accel.index.lexical import LexicalIndex
+from care_accel.index.lexical.lexical_index import LexicalIndex
 
 _NOWHERE = -1
 # Of the changed rows: up to so many versions are named in a condition, which reads less than the whole table.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from care_accel import CareError
 from care_accel.index import BM25Index, LexicalIndex
-from care_accel.index import lexical_parts as module
+from care_accel.index.lexical import parts as module
 
 DOCUMENTS = ["高血压要低盐饮食", "低血压要注意休息", "糖尿病控制主食", "", "高血压高血压"]
 TEXT = st.text("高血压低盐 食aA１，😀𠀀Σﬁ\u0301", max_size=12)

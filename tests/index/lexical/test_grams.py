@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from care_accel.index.grams import character_grams, packed_grams
+from care_accel.index.lexical.grams import character_grams, packed_grams
 
 
 def number(gram):

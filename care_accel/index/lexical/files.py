@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.files import check_format, read_json, replaced_folder, write_json
+from care_accel.index.lexical.postings import Postings
 from care_accel.index.part_files import check_file, open_array, write_array
-from care_accel.index.postings import Postings
 
 MANIFEST = "lexical.json"
 PARTS, REMOVED = "parts", "removed.npy"

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from care_accel.index import postings as module
-from care_accel.index.grams import character_grams, folded, packed_grams
-from care_accel.index.postings import Postings, joined
+from care_accel.index.lexical import postings as module
+from care_accel.index.lexical.grams import character_grams, folded, packed_grams
+from care_accel.index.lexical.postings import Postings, joined
 
 TEXTS = st.lists(st.text("血压高 aA，，😀𠀀\0é", max_size=8), max_size=8)
 

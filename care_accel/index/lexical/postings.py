@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.index.grams import code_points, pairs
+from care_accel.index.lexical.grams import code_points, pairs
 from care_accel.index.saved_file import SavedFile
 
 # Postings that are moved at a time: bounds the memory of joining large parts.

@@ -9,9 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.index import postings as index_postings
-from care_accel.index.grams import folded
-from care_accel.index.postings import Postings
+from care_accel.index.lexical import postings as index_postings
+from care_accel.index.lexical.grams import folded
+from care_accel.index.lexical.postings import Postings
 
 # Characters that are made into postings at a time: bounds the memory, some 60 bytes each.
 _BATCH = 2**22

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from care_accel.errors import CareError, require_count
-from care_accel.index import lexical_files
-from care_accel.index.checks import subset_mask
-from care_accel.index.grams import packed_grams
-from care_accel.index.lexical_parts import Part, extended, joined
-
-# Of so many documents the best one is compared first.
-_GROUP = 64
+from care_accel.errors import CareError
+from care_accel.index.lexical import files as lexical_files
+from care_accel.index.lexical.grams import packed_grams
+from care_accel.index.lexical.parts import Part, extended, joined
+from care_accel.index.lexical.search import LexicalSearch
 
 
-class LexicalIndex:
+class LexicalIndex(LexicalSearch):
     """BM25 over characters and character pairs, of documents that can be added and removed.
 
     It never changes: `with_added`, `with_removed` and `taken` return another index, which shares what is the same with this
@@ -160,44 +157,6 @@ class LexicalIndex:
             part.add_scores(own, *found[number], weights, self._norms[number])
         return scores
 
-    def search(
-        self, queries: Sequence[str], k: int = 10, *, subset: ArrayLike | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the k best documents of each query.
-
-        Parameters
-        ----------
-        queries : sequence of str
-        k : int
-        subset : array_like, optional
-            Search only these documents: a mask, bool ``[len(self)]``, or positions in any order. Term weights stay those of
-            all that are not removed.
-
-        Returns
-        -------
-        scores : numpy.ndarray
-            float32 ``[n, k]``, descending; padded with ``-inf`` if fewer than k documents share a term with the query.
-        positions : numpy.ndarray
-            int64 ``[n, k]``, ascending among equal scores; padded with -1.
-
-        Raises
-        ------
-        CareError
-            k is below 1, or a document of the subset does not exist.
-        """
-        require_count("k", k)
-        mask = None if subset is None else subset_mask(subset, len(self))
-        best = np.full((len(queries), k), -np.inf, dtype=np.float32)
-        positions = np.full((len(queries), k), -1, dtype=np.int64)
-        for row, query in enumerate(queries):
-            scores = self.scores(query)
-            if mask is not None:
-                scores *= mask
-            found = _best(scores, k)
-            best[row, : len(found)] = scores[found]
-            positions[row, : len(found)] = found
-        return best, positions
-
     def save(self, folder: str | Path, *, moved_to: str | Path | None = None) -> None:
         """Write the index to a folder that only its owner can read.
 
@@ -248,15 +207,3 @@ class LexicalIndex:
     def __repr__(self) -> str:
         removed = len(self) - self.alive
         return f"<LexicalIndex of {len(self)} documents{f', {removed} removed' if removed else ''}>"
-
-
-def _best(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the positions of the k best scores above 0, best first, equal ones by position."""
-    groups = len(scores) // _GROUP
-    least = np.float32(0)
-    if k < groups:
-        # k groups have a score of at least this, so that the k best are not below it.
-        maxima = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
-        least = np.partition(maxima, groups - k)[groups - k]
-    found = np.flatnonzero(scores >= least if least > 0 else scores > 0)
-    return found[np.argsort(-scores[found], kind="stable")][:k]

@@ -1,0 +1,1 @@
+"""BM25 over documents that change: grams, postings, parts, files."""
