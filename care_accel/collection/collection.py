@@ -288,29 +288,30 @@ class Collection(OpenCollection):
         if (ids is None) == (filter is None):
             raise CareError("delete takes ids or a filter: give one of them")
         table = self._state.table.latest()
-        before = table.count(tables.FIRST_CHUNK)
         try:
-            if filter is not None:
-                table.filtered(filter)  # a mistake is told before anything is deleted
-            if filter is not None and not self.manifest.chunk_tokens:
-                table = table.delete_where(filter)
-            else:
-                wanted = [ids] if isinstance(ids, str | int) else ids
-                if filter is not None:
-                    found = table.read([ID], f"({filter}) AND {tables.FIRST_CHUNK}")
-                    wanted = found[ID].to_pylist()
-                unique = list(dict.fromkeys(checked_id(value, "ids") for value in wanted or ()))
-                before = after = 0
-                for start in range(0, len(unique), _DELETED_AT_ONCE):
-                    some = unique[start : start + _DELETED_AT_ONCE]
-                    there = table.rows_of(some, [ID])
-                    if len(there):
-                        before += len(set(there[ID].to_pylist()))
-                        table = table.delete(some)
-                return before - after
-            return before - table.count(tables.FIRST_CHUNK)
+            if filter is None:
+                return self._delete_ids(table, [ids] if isinstance(ids, str | int) else ids or ())
+            if self.manifest.chunk_tokens:
+                table.filtered(filter)  # a mistake is told in words of the fields
+                found = table.read([ID], f"({filter}) AND {tables.FIRST_CHUNK}")
+                return self._delete_ids(table, found[ID].to_pylist())
+            count = len(table.filtered(filter, chunked=False))
+            table.delete_where(filter)
+            return count
         finally:
             self.refresh()
+
+    @staticmethod
+    def _delete_ids(table: Table, ids: Iterable[str | int]) -> int:
+        unique = list(dict.fromkeys(checked_id(value, "ids") for value in ids))
+        deleted = 0
+        for start in range(0, len(unique), _DELETED_AT_ONCE):
+            some = unique[start : start + _DELETED_AT_ONCE]
+            there = set(table.rows_of(some, [ID])[ID].to_pylist())
+            if there:
+                deleted += len(there)
+                table = table.delete(some)
+        return deleted
 
     def compact(self, *, keep_days: float = KEEP_DAYS) -> None:
         """Merge small files, drop what was deleted from index and table, and remove old versions.

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from care_accel.collection.cutting.chunking import Span, cut, token_starts
+from care_accel.collection.cutting.chunking import Span, cut_texts, token_starts
 from care_accel.collection.storage.manifest import Manifest
 from care_accel.encoding import DualEncoder
 from care_accel.encoding.base import BaseEncoder
 from care_accel.errors import CareError, require_count
 
-# A chunk that is tokenised alone may have a few more tokens than inside its text.
+# Behind its title a chunk may have a few more tokens than alone.
 _SPARE = 4
 
 
@@ -47,19 +47,24 @@ class Chunker:
             return [[Span(0, len(text))] for text in texts], [
                 with_title(title, text) for title, text in zip(titles, texts, strict=True)
             ]
-        spans, chunks = [], []
-        starts_of_titles = token_starts(self._tokenizer, titles)
-        starts_of_texts = token_starts(self._tokenizer, texts)
-        for title, title_starts, text, starts in zip(
-            titles, starts_of_titles, texts, starts_of_texts, strict=True
-        ):
-            most = self._tokens // 2
-            if len(title_starts) > most:  # a title that long leaves no place for the text
-                title = title[: int(title_starts[most])]
-            room = self._tokens - min(len(title_starts), most)
-            found = cut(text, starts, room, min(self._overlap, room - 1))
-            spans.append(found)
-            chunks += [with_title(title, text[span.start : span.end]) for span in found]
+        most = self._tokens // 2
+        leading, rooms = [], []
+        for title, starts in zip(titles, token_starts(self._tokenizer, titles), strict=True):
+            # A title that is longer leaves no place for the text.
+            leading.append(title[: int(starts[most])] if len(starts) > most else title)
+            rooms.append(self._tokens - min(len(starts), most))
+        spans: list[list[Span]] = [[] for _ in texts]
+        for room in sorted(set(rooms)):
+            rows = [row for row, of_text in enumerate(rooms) if of_text == room]
+            some = [texts[row] for row in rows]
+            found = cut_texts(self._tokenizer, some, room, min(self._overlap, room - 1))
+            for row, of_text in zip(rows, found, strict=True):
+                spans[row] = of_text
+        chunks = [
+            with_title(title, text[span.start : span.end])
+            for title, text, of_text in zip(leading, texts, spans, strict=True)
+            for span in of_text
+        ]
         return spans, chunks
 
 
