@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import zlib
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from care_accel.errors import CareError
 
@@ -35,8 +36,21 @@ def find_plain_or_gzip(file: Path) -> Path | None:
     return next((f for f in (file, gzipped) if f.is_file()), None)
 
 
+def _open(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if file.suffix == ".zst":
+        try:
+            import pyarrow as pa
+        except ModuleNotFoundError:
+            raise CareError(f"{file}: zstd needs the package pyarrow: pip install pyarrow") from None
+        # The buffer finds the lines: Arrow's own stream has no readline.
+        return cast(IO[bytes], io.BufferedReader(cast(Any, pa.input_stream(str(file), compression="zstd"))))
+    return file.open("rb")
+
+
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-blank lines with their line numbers, from 1.
+    """Yield the non-blank lines of a file, plain, gzip (``.gz``) or zstd (``.zst``), with their line numbers, from 1.
 
     Raises
     ------
@@ -45,7 +59,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+        with _open(file) as stream:
             for number, raw in enumerate(stream, start=1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")

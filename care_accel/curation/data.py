@@ -10,7 +10,7 @@ from typing import Any
 
 from care_accel.curation.config import Config
 from care_accel.errors import CareError
-from care_accel.eval.folder import read_documents, read_judgements, read_queries
+from care_accel.eval.data.reading import read_documents, read_judgements, read_queries
 from care_accel.files import find_plain_or_gzip, write_text
 
 

@@ -17,7 +17,8 @@ from mteb.benchmarks import Benchmark
 from mteb.types import PromptType
 
 from care_accel.errors import CareError
-from care_accel.eval.folder import DataSet, Kind, Pairs, Ranking, find_sets
+from care_accel.eval.data.reading import Pairs, Ranking
+from care_accel.eval.folder import DataSet, Kind, find_sets
 
 # Paper, table of tasks: Reranking and the two public tasks use mean average precision, CMedTEB-STS Pearson. Other STS
 # sets use Spearman.

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from care_accel.errors import CareError
-from care_accel.eval.folder import Ranking, find_sets
+from care_accel.eval.data.reading import Ranking
+from care_accel.eval.folder import find_sets
 from care_accel.eval.scores import QueryScores, read_scores, task_file
 from care_accel.eval.statistics.significance import LEVEL, Difference, adjust_holm, aligned, paired_test
 from care_accel.files import read_json

@@ -96,7 +96,7 @@ def test_without_a_split_every_query_counts(workplace):
     [
         ("corpus.jsonl", '{"_id": "d0"}', "corpus.jsonl, line 1: 'text' is missing"),
         ("queries.jsonl", None, "queries.jsonl: no such file, nor .jsonl.gz"),
-        ("qrels/dev.tsv", "q9\td0\t1", "query 'q9' is not in queries.jsonl"),
+        ("qrels/dev.tsv", "q9\td0\t1", "query 'q9' is not among the queries"),
         ("qrels/dev.tsv", None, "dev.tsv: no such file"),
     ],
 )
