@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
@@ -179,7 +179,12 @@ def write_json(file: Path, values: Any, *, private: bool = False) -> None:
 
 
 def write_text(file: Path, text: str, *, private: bool = False) -> None:
-    """Write UTF-8 text atomically: to a temporary file, which is then renamed.
+    """Write UTF-8 text; see `write_lines`."""
+    write_lines(file, [text], private=private)
+
+
+def write_lines(file: Path, lines: Iterable[str], *, private: bool = False) -> None:
+    """Write lines, with their ends, as UTF-8 and atomically: to a temporary file, which is then renamed.
 
     With ``private`` the file has mode 0600, whatever its mode was before.
 
@@ -193,7 +198,8 @@ def write_text(file: Path, text: str, *, private: bool = False) -> None:
         if private:  # set the mode before writing
             temporary.unlink(missing_ok=True)
             temporary.touch(mode=0o600, exist_ok=False)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(lines)
         os.replace(temporary, file)
     except OSError as cause:
         with suppress(OSError):

@@ -99,6 +99,22 @@ def one_split(splits: dict[str, list[Path]], split: str) -> list[Path]:
     return splits.get(split) or (next(iter(splits.values())) if len(splits) == 1 else [])
 
 
+def check_all_shards(folder: Path) -> None:
+    """Check that no shard of a download is missing, whatever its data is.
+
+    Raises
+    ------
+    CareError
+        One is.
+    """
+    groups: dict[tuple[Path, str], list[Path]] = {}
+    for file in sorted(folder.rglob("*")):
+        if match := _SHARD.fullmatch(_stem(file)):
+            groups.setdefault((file.parent, match["split"]), []).append(file)
+    for files in groups.values():
+        _check_shards(files)
+
+
 def _plain_folder(folder: Path) -> Path:
     folder = folder.absolute()
     return folder.parent.parent if folder.parent.name == _SNAPSHOTS else folder

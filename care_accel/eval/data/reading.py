@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -208,7 +208,7 @@ def _paths(files: Files) -> Sequence[Path]:
 
 
 def _identified(
-    files: Files, known: Container[str], columns: dict[int, tuple[str, ...]]
+    files: Files, known: Container[str], columns: Mapping[int, tuple[str, ...]]
 ) -> Iterator[tuple[str, str, Row]]:
     """Yield new ids, places and rows."""
     for file in _paths(files):

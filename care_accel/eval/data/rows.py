@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ def ending(file: Path) -> str:
     return Path(name).suffix
 
 
-def read_rows(file: Path, columns: dict[int, tuple[str, ...]] | None = None) -> Iterator[Found]:
+def read_rows(file: Path, columns: Mapping[int, tuple[str, ...]] | None = None) -> Iterator[Found]:
     """Yield the rows of a file with their places, such as ``corpus.jsonl, line 3`` or ``corpus.parquet, row 3``.
 
     Parameters
@@ -76,7 +76,7 @@ def _parquet(file: Path) -> Iterator[Found]:
         yield place, row
 
 
-def _table(file: Path, columns: dict[int, tuple[str, ...]]) -> Iterator[Found]:
+def _table(file: Path, columns: Mapping[int, tuple[str, ...]]) -> Iterator[Found]:
     """Read text with tabs as MS MARCO has it: no quotes; a header is known by its names."""
     names: tuple[str, ...] | None = None
     for line, text in read_lines(file):

@@ -231,8 +231,11 @@ def _excluded(a: Run, b: Run) -> Iterator[ExcludedTask]:
             if task not in run.tasks:
                 skipped = run.absence(task)
                 yield ExcludedTask(task, f"only in {other}" + (f" ({name}: {skipped})" if skipped else ""))
-        if task in a.tasks and task in b.tasks and (reason := _mismatch(a, b, task)):
-            yield ExcludedTask(task, reason)
+        if task in a.tasks and task in b.tasks:
+            if reason := _mismatch(a, b, task):
+                yield ExcludedTask(task, reason)
+            elif a.tasks[task].get("interval", ()) is None:
+                yield ExcludedTask(task, "its score is not one of queries or pairs")
 
 
 def _mismatch(a: Run, b: Run, task: str) -> str | None:
