@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,6 +249,7 @@ def _print_progress(line: str) -> None:
 
 def _configure_logging() -> None:
     """Log this package's warnings, and only errors of mteb, datasets and sentence-transformers."""
+    warnings.filterwarnings("ignore", message="The task .* is superseded by", category=UserWarning)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

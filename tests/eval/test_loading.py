@@ -96,7 +96,9 @@ def test_a_task_of_another_kind_has_a_score_and_no_scores_of_queries(hub_cache, 
     texts = ["头痛", "头疼", "好吃", "难吃", "咳嗽", "美味"]
     rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts * 6)]
     task = cached(hub_cache, "Waimai", {"default": rows}, "test")
-    hub_cache.add(task.metadata.dataset["path"], task.metadata.dataset["revision"], "train", {"default": rows})
+    hub_cache.add(
+        task.metadata.dataset["path"], task.metadata.dataset["revision"], "train", {"default": rows}
+    )
     readme = task.folder / "snapshots" / task.metadata.dataset["revision"] / "README.md"
     files = "".join(f"  - split: {s}\n    path: default/{s}-*\n" for s in ("train", "test"))
     readme.write_text(f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}---\n")
@@ -146,5 +148,5 @@ def test_a_download_that_is_not_whole_is_not_scored(hub_cache, lost):
     else:
         shard = snapshot / "corpus/dev-00000-of-00001.parquet"
         shard.rename(shard.with_name("dev-00000-of-00002.parquet"))
-    with pytest.raises(CareError, match="CovidRetrieval: cannot be loaded: .* is incomplete in"):
+    with pytest.raises(CareError, match=r"CovidRetrieval: cannot be loaded: .* is incomplete in"):
         load(task)
