@@ -131,7 +131,10 @@ def find_sets(data_dir: Path) -> list[DataSet]:
         if folder.is_dir()
     ]
     if not sets:
-        inside = sorted(entry for entry in data_dir.iterdir() if entry.is_dir())
+        # The hub's cache holds models too.
+        inside = sorted(
+            e for e in data_dir.iterdir() if e.is_dir() and not e.name.startswith((".", "models--"))
+        )
         folders = [data_dir] if _kind(data_dir) is not None else inside
         sets = [DataSet(kind, folder) for folder in folders if (kind := _kind(folder)) is not None]
         sets.sort(key=lambda one: KINDS.index(one.kind))

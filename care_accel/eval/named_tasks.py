@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import difflib
+import re
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,6 @@ from care_accel.eval.loading import load
 from care_accel.eval.tasks import Skipped, select
 
 _PREFERRED_SPLIT = "test"
-_SUGGESTIONS = 3
 
 
 def named_tasks(names: Sequence[str], split: str | None = None) -> list[AbsTask]:
@@ -65,11 +64,8 @@ def benchmark_tasks(
         warnings.simplefilter("ignore")
         try:
             benchmark = mteb.get_benchmark(name)
-        except KeyError:
-            known = [
-                one for benchmark in mteb.get_benchmarks() for one in (benchmark.name, *benchmark.aliases)
-            ]
-            raise CareError(f"--benchmark {name}: mteb has no such benchmark{_hint(name, known)}") from None
+        except KeyError as unknown:
+            raise CareError(f"--benchmark {name}: mteb has no such benchmark{_hint(unknown)}") from None
     everything = {task.metadata.name: task for task in benchmark.tasks}
     tasks, skipped = [], []
     for chosen in select(list(everything), patterns):
@@ -129,15 +125,14 @@ def _task(name: str) -> AbsTask:
         warnings.simplefilter("ignore")  # that a task has a successor
         try:
             return mteb.get_task(name)
-        except KeyError:
-            known = [task.metadata.name for task in mteb.get_tasks(exclude_superseded=False)]
-            raise CareError(f"--mteb {name}: mteb has no such task{_hint(name, known)}") from None
+        except KeyError as unknown:
+            raise CareError(f"--mteb {name}: mteb has no such task{_hint(unknown)}") from None
 
 
-def _hint(name: str, known: Sequence[str]) -> str:
-    by_lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, _SUGGESTIONS)
-    return f"; did you mean {' or '.join(by_lower[one] for one in close)}?" if close else ""
+def _hint(unknown: KeyError) -> str:
+    """Return mteb's suggestion, if it has one."""
+    suggestion = re.search(r"Did you mean: '?(.+?)'?\?", str(unknown.args[0]))
+    return f"; did you mean {suggestion[1]}?" if suggestion else ""
 
 
 def _unfit(task: AbsTask, split: str | None) -> str | None:

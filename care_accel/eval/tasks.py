@@ -214,7 +214,8 @@ def _data_folder(source: str | Path) -> Path:
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
         raise CareError(
-            f"{source}: no such folder, and the download from the hub failed ({reason})"
+            f"{source}: no such folder, and the download from the hub failed ({reason}); where the hub is out of reach set "
+            "HF_ENDPOINT to a mirror, or give a downloaded folder"
         ) from None
 
 

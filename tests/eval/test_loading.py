@@ -1,8 +1,14 @@
+import os
+import subprocess
+import sys
+
 import mteb
 import pytest
+from hub_mirror import mirror
 
 from care_accel.errors import CareError
 from care_accel.eval.baselines import BM25Model
+from care_accel.eval.folder import find_sets
 from care_accel.eval.loading import cached_snapshot, load
 from care_accel.eval.run import evaluate
 from care_accel.eval.scores import read_scores
@@ -130,6 +136,25 @@ def test_what_is_missing_of_a_task_is_one_line_with_the_ways_to_it(hub_cache):
         "ModelScope",
     ):
         assert words in text
+
+
+def test_what_was_downloaded_from_a_mirror_is_found(hub_cache, tmp_path, monkeypatch):
+    repository, revision = "mteb/CovidRetrieval", mteb.get_task("CovidRetrieval").metadata.dataset["revision"]
+    original = hub_cache.add(repository, revision, "dev", hub_cache.ranking())
+    home = tmp_path / "other"
+    code = "from huggingface_hub.cli.hf import main; main()"
+    with mirror({f"datasets/{repository}": original / "snapshots" / revision}, revision) as served:
+        environment = {**os.environ, "HF_ENDPOINT": served.address, "HF_HOME": str(home)}
+        command = ["download", "--repo-type", "dataset", repository, "--revision", revision]
+        subprocess.run(
+            [sys.executable, "-c", code, *command], env=environment, capture_output=True, check=True
+        )
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    task = load(mteb.get_task("CovidRetrieval"))
+    assert len(task.dataset["default"]["dev"]["corpus"]) == 5
+    (found,) = find_sets(home / "hub")
+    assert found.name == "retrieval/CovidRetrieval"
+    assert len(found.read("dev").documents) == 5
 
 
 def test_a_revision_that_mteb_does_not_name_is_not_taken(hub_cache):
