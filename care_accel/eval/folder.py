@@ -99,7 +99,7 @@ class DataSet:
             if not found[name]:
                 file = self.folder / _FILES[name].format(split)
                 known = ", ".join(sorted(parts.get(labels, {})))
-                hint = f"; available splits: {known}" if known else ""
+                hint = f"; available splits: {known} (--split)" if known else ""
                 raise CareError(f"{file}: no such file, plain, .gz or .zst, nor in another format{hint}")
         if self.kind == "reranking" and "top_ranked" in parts:
             found["top_ranked"] = one_split(parts["top_ranked"], split)

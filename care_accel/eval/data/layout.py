@@ -144,7 +144,7 @@ def _described(folder: Path) -> Parts:
         if part is None:
             continue
         for split, patterns in _data_files(config.get("data_files")):
-            if files := sorted({file for pattern in patterns for file in folder.glob(pattern)}):
+            if files := sorted({file for pattern in patterns for file in _matches(folder, pattern)}):
                 _check_shards(files)
                 found.setdefault(part, {})[split] = files
     return found
@@ -166,6 +166,16 @@ def _data_files(described: Any) -> list[tuple[str, list[str]]]:
             paths = [path] if isinstance(path, str) else [one for one in path if isinstance(one, str)]
             found.append((str(entry.get("split", "train")), paths))
     return found
+
+
+def _matches(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, all below the folder: a README may say anything."""
+    if ".." in Path(pattern).parts:
+        return []
+    try:
+        return [file for file in folder.glob(pattern) if file.is_file()]
+    except (ValueError, NotImplementedError):  # an empty pattern, an absolute path
+        return []
 
 
 def _named(folder: Path) -> Parts:

@@ -280,6 +280,8 @@ def _compared(difference: Difference, a: QueryScores, b: QueryScores, top: int) 
 
 
 def _with_movement(compared: TaskComparison, a: Run, b: Run, task: str) -> TaskComparison:
+    if not compared.lost:
+        return replace(compared, moved=[])
     first, second = a.rankings(task), b.rankings(task)
     qrels = task_file(b.folder, task, ".qrels")
     if first is None or second is None or not qrels.is_file():

@@ -218,6 +218,14 @@ def test_a_readme_that_describes_nothing_leaves_it_to_the_names(tmp_path, readme
     assert list(find_parts(folder)) == ["rows"]
 
 
+@pytest.mark.parametrize("path", ["", "/etc/*", "../*.jsonl", "https://host/x.jsonl", "[", 3, None])
+def test_a_readme_names_files_of_its_own_folder_only(tmp_path, path):
+    write(tmp_path, {"x.jsonl": LISTS})
+    readme = f"---\nconfigs:\n- config_name: default\n  data_files: {json.dumps([{'split': 'a', 'path': path}])}\n---\n"
+    folder = write(tmp_path / "set", {"README.md": readme, "dev.jsonl": LISTS})
+    assert names(find_parts(folder), folder) == {"rows": {"dev": ["dev.jsonl"]}}
+
+
 def test_a_part_with_one_split_serves_all(tmp_path):
     assert one_split({"corpus": [tmp_path]}, "dev") == [tmp_path]
     assert one_split({"dev": [tmp_path], "test": []}, "dev") == [tmp_path]
