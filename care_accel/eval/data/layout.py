@@ -45,7 +45,10 @@ def find_parts(folder: Path) -> Parts:
         Two files are the same part, shards are missing, or the README's description cannot be read.
     """
     root = snapshot(folder)
-    found = _described(root) or _named(root)
+    found, named = _described(root), _named(root)
+    # Also where a README describes a part of the files only.
+    if not found or ("corpus" in named and "corpus" not in found):
+        found = named
     if "corpus" not in found or "queries" not in found:
         # C-MTEB's own sets have corpus and queries as splits of one configuration.
         splits = found.get("rows", {})

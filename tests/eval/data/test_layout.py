@@ -226,6 +226,13 @@ def test_a_readme_names_files_of_its_own_folder_only(tmp_path, path):
     assert names(find_parts(folder), folder) == {"rows": {"dev": ["dev.jsonl"]}}
 
 
+def test_a_readme_that_describes_a_part_only_hides_nothing(tmp_path):
+    readme = "---\nconfigs: [{config_name: default, data_files: train.jsonl}]\n---\n"
+    files = {"corpus.jsonl": CORPUS, "queries.jsonl": QUERIES, "qrels/dev.jsonl": QRELS, "train.jsonl": LISTS}
+    (found,) = find_sets(write(tmp_path, {"README.md": readme, **files}))
+    assert found.read("dev").relevant == {"q0": {"d0": 1}}
+
+
 def test_a_part_with_one_split_serves_all(tmp_path):
     assert one_split({"corpus": [tmp_path]}, "dev") == [tmp_path]
     assert one_split({"dev": [tmp_path], "test": []}, "dev") == [tmp_path]

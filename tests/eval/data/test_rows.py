@@ -50,7 +50,7 @@ def test_a_whole_number_is_a_grade_however_it_is_written(number):
     "value", ["0.5", 0.5, "", "1e1", "x", "１", None, True, [1], float("nan"), float("inf")]
 )
 def test_what_is_no_whole_number_is_no_grade(value):
-    with pytest.raises(CareError, match="here: score .* is not an integer"):
+    with pytest.raises(CareError, match=r"here: score .* is not an integer"):
         grade_of(value, "here")
 
 
