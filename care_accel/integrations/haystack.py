@@ -220,9 +220,7 @@ class CareRetriever:
         ``top_k`` is below 1, or the filters are wrong.
     """
 
-    def __init__(
-        self, source: Source, filters: dict[str, Any] | str | None = None, top_k: int = 10
-    ) -> None:
+    def __init__(self, source: Source, filters: dict[str, Any] | str | None = None, top_k: int = 10) -> None:
         require_count("top_k", top_k)
         sql_of(filters)
         self.source = source

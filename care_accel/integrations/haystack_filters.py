@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -93,10 +94,17 @@ def _equal(column: str, value: Any) -> str:
     return f"({column} IS NOT NULL AND {column} = {_literal(value)})"
 
 
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        raise CareError(f"filters: a value is {value}; give a finite number")
+    # Lance takes no 2021.0 for a field of integers.
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
 _LITERALS: dict[type, Callable[[Any], str]] = {
     bool: lambda value: "true" if value else "false",
     int: str,
-    float: repr,
+    float: _number,
     str: lambda value: "'" + value.replace("'", "''") + "'",
     datetime.datetime: lambda value: f"timestamp '{value.isoformat(sep=' ')}'",
     datetime.date: lambda value: f"date '{value.isoformat()}'",

@@ -66,8 +66,8 @@ def describe_model(model: Model) -> str | dict[str, Any]:
             f"{model.name} cannot be written to settings, as it was not loaded by from_pretrained or from_server; save it "
             "with save_pretrained and give the folder"
         )
-    if set(known) <= {"model"}:
-        return str(known.get("model", "care-mini"))
+    if known.keys() == {"model"}:
+        return str(known["model"])
     return _plain(known)
 
 

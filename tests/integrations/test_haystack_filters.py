@@ -26,6 +26,8 @@ def test_an_expression_stays_as_it_is():
     [
         (3, "3"),
         (0.5, "0.5"),
+        (-2021.0, "-2021"),
+        (1e300, "1e+300"),
         (True, "true"),
         ("儿'科", "'儿''科'"),
         (datetime.date(2024, 1, 2), "date '2024-01-02'"),
@@ -76,6 +78,7 @@ def test_conditions_are_joined_in_brackets():
         (one("==", 1, "meta.a`b"), "the field is 'meta.a`b'"),
         (one("==", 1, "meta.a.b"), "the field is"),
         (one("==", 1, ""), "the field is ''"),
+        (one("<", float("inf")), "a value is inf; give a finite number"),
         (one("==", 1, 3), "the field is 3"),
     ],
 )
