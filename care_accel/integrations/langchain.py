@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
 from care_accel.integrations.models import Model, open_model
 from care_accel.integrations.passages import find, open_source
 
@@ -58,7 +58,15 @@ class CareEmbeddings(Embeddings):
         self.show_progress = show_progress
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        """Encode documents: ``n`` lists of ``width`` values, those of `DualEncoder.encode_document`."""
+        """Encode documents: ``n`` lists of ``width`` values, those of `DualEncoder.encode_document`.
+
+        Raises
+        ------
+        CareError
+            One text instead of a list is given, or an item is no text.
+        """
+        if isinstance(texts, str):
+            raise CareError("texts are a str; give a list of documents, or embed a query with embed_query")
         vectors = self.model.encode_document(
             texts, batch_size=self.batch_size, show_progress=self.show_progress
         )
@@ -87,12 +95,12 @@ class CareRetriever(BaseRetriever):
     filter : str, optional
         As in `Collection.search`. `invoke` takes another one as a keyword.
     **options
-        Fields of LangChain's `BaseRetriever`: ``tags``, ``metadata``.
+        Fields of LangChain's `BaseRetriever`: ``tags``, ``metadata``, ``name``.
 
     Raises
     ------
     CareError
-        There is no such collection; later, the filter is wrong.
+        There is no such collection, ``k`` is below 1, or an option is unknown; later, the filter is wrong.
 
     Examples
     --------
@@ -103,8 +111,14 @@ class CareRetriever(BaseRetriever):
     k: int = 10
     filter: str | None = None
 
-    def __init__(self, source: Source, **options: Any) -> None:
-        super().__init__(source=open_source(source), **options)
+    def __init__(self, source: Source, *, k: int = 10, filter: str | None = None, **options: Any) -> None:
+        # Pydantic would drop a misspelt filter, and all documents were searched.
+        if unknown := sorted(set(options) - set(type(self).model_fields)):
+            raise CareError(
+                f"CareRetriever has no option {unknown[0]!r}; it has k, filter, tags, metadata and name"
+            )
+        require_count("k", k)
+        super().__init__(source=open_source(source), k=k, filter=filter, **options)
 
     def _get_relevant_documents(
         self,

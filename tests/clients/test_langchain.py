@@ -82,6 +82,24 @@ def test_k_and_filter_are_given_once_or_with_each_query(collection):
         retriever.invoke(QUERY, k=0)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda collection: CareRetriever(collection, k=0), "k is 0"),
+        (lambda collection: CareRetriever(collection, filer="year = 1"), "no option 'filer'"),
+        (lambda collection: CareEmbeddings(collection.model).embed_documents("头痛"), "texts are a str"),
+    ],
+)
+def test_what_would_be_dropped_or_mistaken_is_told(collection, make, words):
+    with pytest.raises(CareError, match=words):
+        make(collection)
+
+
+def test_langchain_s_own_options_are_kept(collection):
+    retriever = CareRetriever(collection, tags=["care"], metadata={"a": 1}, name="articles")
+    assert (retriever.tags, retriever.metadata, retriever.name) == (["care"], {"a": 1}, "articles")
+
+
 def test_it_is_a_part_of_a_chain(collection):
     chain = {
         "context": CareRetriever(collection, k=1),
