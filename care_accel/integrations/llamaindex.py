@@ -51,7 +51,7 @@ class CareEmbedding(BaseEmbedding):
     Raises
     ------
     CareError
-        The model cannot be found or has another name or revision; or an ``embeddings_cache`` is given, whose keys are texts
+        The model cannot be found or has another name or revision; an option is unknown; or an ``embeddings_cache`` is given, whose keys are texts
         without their role.
 
     Examples
@@ -71,6 +71,12 @@ class CareEmbedding(BaseEmbedding):
         revision: str | None = None,
         **options: Any,
     ) -> None:
+        # Pydantic would drop them.
+        if unknown := sorted(set(options) - set(type(self).model_fields)):
+            raise CareError(
+                f"CareEmbedding has no option {unknown[0]!r}; arguments of the model go into model={{...}}, such as "
+                "model={'model': 'care-mini', 'width': 64}"
+            )
         if options.get("embeddings_cache") is not None:
             raise CareError(
                 "embeddings_cache keeps one vector for a text, but queries and documents have different ones; leave it out "

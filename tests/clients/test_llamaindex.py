@@ -61,6 +61,12 @@ def test_settings_of_another_model_are_refused(embedded_model):
         CareEmbedding(model_name="bge-m3")
 
 
+def test_an_option_that_would_be_dropped_is_refused(embedded_model):
+    with pytest.raises(CareError, match="no option 'width'; arguments of the model go into"):
+        CareEmbedding("care-mini", width=64)
+    assert CareEmbedding({"model": "care-mini", "width": 64}, num_workers=2).num_workers == 2
+
+
 def test_a_model_without_a_name_to_load_it_by_encodes_all_the_same(embedded_model):
     twin = embedded_model.twin()
     embedding = CareEmbedding(twin)
