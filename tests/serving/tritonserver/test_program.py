@@ -125,9 +125,7 @@ def test_the_key_of_restricted_apis_is_another_each_time():
 
 
 def test_what_is_given_is_not_overruled():
-    given = launcher.joined(
-        ["--http-address", "0.0.0.0", "--log-verbose", "1"]
-    )
+    given = launcher.joined(["--http-address", "0.0.0.0", "--log-verbose", "1"])
     command = Program(program.Path("/tritonserver"), ("--backend-directory=/b",)).command(given)
     assert [one for one in command if one.startswith("--http-address")] == ["--http-address=0.0.0.0"]
     assert "--log-verbose=1" in command
