@@ -20,6 +20,7 @@ from care_accel.serving.gateway.api import Api
 from care_accel.serving.gateway.errors import INTERNAL, ApiError
 from care_accel.serving.gateway.metrics import Metrics
 from care_accel.serving.gateway.middleware import RequestMiddleware, request_log_of
+from care_accel.serving.gateway.places import Places
 from care_accel.serving.gateway.rate_limit import RateLimiter
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Backend, Upstream
@@ -59,11 +60,12 @@ def create_app(
         The served collection, to read and write its documents; closed on shutdown.
     """
     metrics = Metrics()
+    places = Places(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.upstream = Upstream(backend, settings.timeout)
-        app.state.api = Api(settings, app.state.upstream, metrics)
+        app.state.api = Api(settings, app.state.upstream, metrics, places)
         try:
             yield
         finally:
@@ -76,6 +78,9 @@ def create_app(
 
     async def search(request: Request) -> Response:
         return await request.app.state.api.search(request)
+
+    async def rerank(request: Request) -> Response:
+        return await request.app.state.api.rerank(request)
 
     async def models(request: Request) -> Response:
         return await request.app.state.api.models(request)
@@ -108,6 +113,7 @@ def create_app(
     routes: list[BaseRoute] = [
         Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/search", search, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", model),
         Route("/healthz", healthz),
@@ -119,7 +125,7 @@ def create_app(
     if documents is not None:
         from care_accel.serving.gateway.documents.routes import DocumentRoutes
 
-        routes += DocumentRoutes(settings, documents, metrics).routes()
+        routes += DocumentRoutes(settings, documents, metrics, places).routes()
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
