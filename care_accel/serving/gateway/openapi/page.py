@@ -49,7 +49,8 @@ class _Page:
             f"<p>{escape(info['summary'])}</p></div></header><main>"
             f"<p>{_prose(info['description'])} {self._access()}</p>"
             '<p><a href="openapi.json">openapi.json</a> describes the same in OpenAPI '
-            f'{self._all["openapi"]}, for tools. <a href="./">Demo page</a>.</p>'
+            f"{self._all['openapi']}, for tools. In the examples <code>GATEWAY</code> is the address of this page without "
+            f'<code>/docs</code>. <a href="./">Demo page</a>.</p>'
             f"<nav><ul>{links}</ul></nav>{''.join(parts)}"
             f'<h2 id="codes">Codes of errors</h2><div class="wide"><table><tbody>{codes}</tbody></table></div></main>'
             f'<footer><p class="note">care_accel {escape(info["version"])}</p></footer></body></html>'
@@ -98,7 +99,6 @@ class _Page:
 
     def _curl(self, method: str, path: str, operation: dict[str, Any], value: Any) -> str:
         token = "-H 'Authorization: Bearer TOKEN' " if operation["security"] else ""
-        # The address is the reader's own: the page does not know it.
         body = json.dumps(value, ensure_ascii=False).replace("'", "'\\''")
         return (
             f"curl -X {method.upper()} GATEWAY{path} {token}\\\n"
