@@ -125,6 +125,7 @@ class SentenceTransformers:
             device="cpu",
             truncate_dim=spec.width,
             similarity_fn_name="dot",
+            prompts={"query": self.prompt},  # mteb asks for it by this name
         )
 
     def __call__(self, some: Sequence[str]) -> NDArray[np.float32]:

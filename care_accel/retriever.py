@@ -361,9 +361,7 @@ class ServedRetriever(_Searcher):
         self.client = client
 
     def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
-        if subset is not None:
-            raise CareError("a server searches all of its documents; load the index to search a subset")
-        found = self.client.search(queries, k)
+        found = self.client.search(queries, k, subset=subset)
         names: Any = found.document_ids or found.ids.tolist()
         spans = found.spans or [[None] * len(row) for row in names]
         hits = [

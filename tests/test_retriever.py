@@ -287,6 +287,31 @@ def test_a_served_search_of_more_queries_than_a_request_takes_keeps_their_order(
     ]
 
 
+@pytest.mark.parametrize("subset", [[], [7], [400, 3, 3, 12, 80], np.arange(500) % 7 == 2], ids=str)
+def test_a_server_searches_a_subset_as_the_library_does(care_server, demo, subset):
+    if isinstance(subset, np.ndarray):
+        subset = np.resize(subset, len(demo.index))
+    with Retriever.from_server(care_server.grpc) as served:
+        found = served.search(QUESTIONS, k=6, subset=subset)
+    assert [[h.id for h in row] for row in found] == [
+        [h.id for h in row] for row in demo.search(QUESTIONS, k=6, subset=subset)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("subset", "words"),
+    [
+        ([0, 10**9], "SUBSET 0 has 1,000,000,000, which is no position in an index of"),
+        ([-1], "subset has -1, which is no position"),
+        ([0.5], r"subset is an array of float64 \[1\]"),
+        ([[1]], r"subset is an array of int64 \[1, 1\]"),
+    ],
+)
+def test_a_subset_that_a_server_does_not_have_is_one_line(care_server, subset, words):
+    with Retriever.from_server(care_server.grpc) as served, pytest.raises(CareError, match=words):
+        served.search("头痛", subset=subset)
+
+
 def test_a_served_search_tells_where_its_time_went(care_server):
     with Retriever.from_server(care_server.grpc) as served:
         begun = time.perf_counter()

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.errors import CareError
-from care_accel.serving.backend.hits import HitFinder
+from care_accel.serving.backend.hits import Filter, HitFinder
 from care_accel.serving.backend.live_index import LiveIndex
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex, on_cpu
@@ -24,7 +24,7 @@ class _ValidRequest(NamedTuple):
     ks: NDArray[np.int32]
     texts: list[str]
     times: NDArray[np.float32]
-    filters: list[str | None] | None
+    filters: Sequence[Filter | None] | None
 
 
 class ScanModel:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from care_accel.encoding import Task
 from care_accel.serving.backend.encoders import TextVectors
-from care_accel.serving.backend.hits import HitFinder
+from care_accel.serving.backend.hits import Filter, HitFinder
 from care_accel.serving.backend.live_index import LiveIndex
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
@@ -24,7 +24,7 @@ class _ValidRequest(NamedTuple):
     texts: list[str]
     tasks: list[Task]
     ks: NDArray[np.int32]
-    filters: list[str | None] | None
+    filters: Sequence[Filter | None] | None
 
 
 class SearchModel:

@@ -21,7 +21,17 @@ def smoke(tmp_path_factory):
     """Return the rows of a run of all suites by their suite, and what it printed."""
     folder = tmp_path_factory.mktemp("bench")
     results = folder / "machine.json"
-    command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--benchmark-only"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rfEs",
+        "--tb=short",
+        "-p",
+        "no:cacheprovider",
+        "--benchmark-only",
+    ]
     done = subprocess.run(
         [
             *command,
@@ -37,9 +47,16 @@ def smoke(tmp_path_factory):
         check=False,
         env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},  # of the run around it
     )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-1000:]
+    assert done.returncode == 0, _what_failed(done.stdout) + done.stderr[-1000:]
     (run,) = json.loads(results.read_text())["runs"]
     return SimpleNamespace(rows=run["rows"], printed=done.stdout)
+
+
+def _what_failed(printed):
+    """Return the failures and the list of them, without the tables of times between the two."""
+    names = [line for line in printed.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    begin = printed.find("= FAILURES =") if "= FAILURES =" in printed else printed.find("= ERRORS =")
+    return "\n".join([*names, printed[begin : begin + 8000] if begin >= 0 else printed[-4000:]])
 
 
 @pytest.mark.parametrize("suite", SUITES)

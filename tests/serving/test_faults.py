@@ -266,9 +266,10 @@ def ticks(pid):
     return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
 
 
-def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path, model):
+def test_a_queue_ten_times_too_long_is_refused_at_once_and_memory_stays(tmp_path):
     # Long texts and a short queue, so that what is sent at once is more than what can wait.
-    repository = repository_of(tmp_path / "repository", "query_encoder")
+    repository = repository_of(tmp_path / "repository", "query_encoder", dtype="int8")
+    model = DualEncoder.from_pretrained("care-mini", dtype="int8")
     config = repository / "query_encoder" / "config.pbtxt"
     config.write_text(re.sub(r'(key: "queue"[^"]*string_value: )"\d+"', r'\1"16"', config.read_text()))
     assert '"16"' in config.read_text()

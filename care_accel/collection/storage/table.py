@@ -140,7 +140,13 @@ class Table:
         with lance_errors(self.uri):
             if self._dataset.latest_version == self.version:
                 return self
-            return Table(self.uri, self._handle(), self._address)
+            newest = Table(self.uri, self._handle(), self._address)
+        if newest.version < self.version:  # as while a folder is being deleted
+            raise CareError(
+                f"{self.uri}: version {self.version} is gone and {newest.version} the newest: its files were removed; restore "
+                "them, or open what is left again"
+            )
+        return newest
 
     @property
     def version(self) -> int:

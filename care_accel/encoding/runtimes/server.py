@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self, TypeVar
 
+from numpy.typing import ArrayLike
+
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server_connection import CHANNEL, BaseClient, close_all, tritonclient_module
 from care_accel.encoding.runtimes.server_descriptions import (
@@ -26,6 +28,7 @@ from care_accel.encoding.runtimes.server_messages import (
     SearchResult,
     encode_plan,
     search_plan,
+    with_text_positions,
 )
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
@@ -149,6 +152,7 @@ class ServerClient(BaseClient):
         k: int = 10,
         task: str = "retrieval",
         filters: Sequence[str | None] | None = None,
+        subset: ArrayLike | None = None,
     ) -> SearchResult:
         """Return the top k documents for each query.
 
@@ -160,6 +164,9 @@ class ServerClient(BaseClient):
             Selects the prompt.
         filters : sequence of str or None, optional
             Of a collection: for each text an expression over the fields, or None; see `Collection.search`.
+        subset : array_like, optional
+            Of an index: search only these documents, a mask ``[n]`` or positions in any order. They travel with every
+            text, 8 bytes a document: load the index to search large subsets.
 
         Returns
         -------
@@ -171,7 +178,7 @@ class ServerClient(BaseClient):
         CareError
             The server does not answer in time, or rejects the texts or k.
         """
-        return self._run(search_plan(self.describe_search(), texts, k, task, filters))
+        return self._run(search_plan(self.describe_search(), texts, k, task, filters, subset))
 
     def _run(self, plan: RequestPlan[_R], progress: Callable[[int], None] | None = None) -> _R:
         def request(batch: list[int]) -> _R:
@@ -185,7 +192,7 @@ class ServerClient(BaseClient):
             try:
                 response = self._with_retries(plan.model, send)
             except ServerError as error:
-                raise plan.with_text_position(error, batch) from None
+                raise with_text_positions(error, batch) from None
             return plan.read(response, batch)
 
         results = []
@@ -299,9 +306,10 @@ class AsyncServerClient(BaseClient):
         k: int = 10,
         task: str = "retrieval",
         filters: Sequence[str | None] | None = None,
+        subset: ArrayLike | None = None,
     ) -> SearchResult:
         """Return the top k documents for each query; see `ServerClient.search`."""
-        return await self._run(search_plan(await self.describe_search(), texts, k, task, filters))
+        return await self._run(search_plan(await self.describe_search(), texts, k, task, filters, subset))
 
     async def _run(self, plan: RequestPlan[_R]) -> _R:
         limit = asyncio.Semaphore(self.in_flight)
@@ -318,7 +326,7 @@ class AsyncServerClient(BaseClient):
                 try:
                     response = await self._with_retries(plan.model, send)
                 except ServerError as error:
-                    raise plan.with_text_position(error, batch) from None
+                    raise with_text_positions(error, batch) from None
                 return plan.read(response, batch)
 
         if len(plan.batches) == 1:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from care_accel.encoding.base import checked_texts
 from care_accel.encoding.runtimes.attempts import ServerError
@@ -20,7 +20,7 @@ from care_accel.files import replace_lone_surrogates
 
 # In the JSON of a collection's document, next to the user's fields, whose names never begin with an underscore.
 SPAN = "_span"
-_TEXT_POSITION = re.compile(r"\b(TEXT|TASK|K) (\d+) ")
+_TEXT_POSITION = re.compile(r"\b(TEXT|TASK|K|FILTER|SUBSET) (\d+) ")
 
 
 _Result = TypeVar("_Result", "EncodeResult", "SearchResult")
@@ -95,11 +95,12 @@ class RequestPlan(Generic[_Result]):
     _empty: _Result
     _read: Callable[[Any, int], _Result]
     _filters: Sequence[str | None] | None = None
+    _subset: NDArray[np.int64] | None = None
 
     def inputs(self, batch: Sequence[int]) -> list[Any]:
         """Return the inputs of a request for tritonclient."""
         filters = None if self._filters is None else [self._filters[i] or "" for i in batch]
-        return _text_inputs([self._texts[i] for i in batch], self._task, self._k, filters)
+        return _text_inputs([self._texts[i] for i in batch], self._task, self._k, filters, self._subset)
 
     def read(self, response: Any, batch: Sequence[int]) -> _Result:
         """Read the response to a request.
@@ -111,23 +112,31 @@ class RequestPlan(Generic[_Result]):
         """
         return self._read(response, len(batch))
 
-    def with_text_position(self, error: ServerError, batch: Sequence[int]) -> ServerError:
-        """Return an error with the text's position in the whole list instead of its position in the request."""
-
-        def replace(match: re.Match[str]) -> str:
-            row = int(match[2])
-            return f"{match[1]} {batch[row] if row < len(batch) else row} "
-
-        if error.status != "INVALID_ARGUMENT":
-            return error
-        return ServerError(error.status, _TEXT_POSITION.sub(replace, str(error)))
-
     def merge(self, results: Sequence[_Result]) -> _Result:
         """Merge the results of all requests, in the order of the texts."""
         if not results:
             return self._empty
         order = np.argsort([i for batch in self.batches for i in batch])
         return type(results[0])(*(_reorder(parts, order) for parts in zip(*results, strict=True)))
+
+
+def with_text_positions(error: ServerError, positions: Sequence[int]) -> ServerError:
+    """Return an error with a text's position in a whole list instead of its position in a request.
+
+    Parameters
+    ----------
+    error : ServerError
+    positions : sequence of int
+        Of each text of the request, in the whole list.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        row = int(match[2])
+        return f"{match[1]} {positions[row] if row < len(positions) else row} "
+
+    if error.status != "INVALID_ARGUMENT":
+        return error
+    return ServerError(error.status, _TEXT_POSITION.sub(replace, str(error)))
 
 
 def encode_plan(
@@ -157,14 +166,15 @@ def search_plan(
     k: int,
     task: str,
     filters: Sequence[str | None] | None = None,
+    subset: ArrayLike | None = None,
 ) -> RequestPlan[SearchResult]:
     """Split queries into requests to the search.
 
     Raises
     ------
     CareError
-        A text is not a str (the message gives its position), ``k`` is not a positive integer, or there are filters, and
-        not one for each text or not of a collection.
+        A text is not a str (the message gives its position), ``k`` is not a positive integer, there are filters, and
+        not one for each text or not of a collection, or a subset that is no array of positions or of a collection.
     """
     require_count("k", k)
     k = min(int(k), np.iinfo(np.int32).max)  # the server rejects such a k anyway
@@ -180,6 +190,7 @@ def search_plan(
             raise ServerError(
                 "INVALID_ARGUMENT", "the server's index is no collection: search it without a filter"
             )
+    chosen = None if subset is None else _positions(subset, served)
     batches = _split(texts, served.max_batch_size)
     no_hits = np.empty((0, k), np.int64), np.empty((0, k), np.float32)
     empty = SearchResult(
@@ -190,7 +201,25 @@ def search_plan(
         *([[], []] if served.collection else []),
     )
     read = partial(_read_hits, k=k, collection=served.collection)
-    return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters)
+    return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters, chosen)
+
+
+def _positions(subset: ArrayLike, served: ServedSearch) -> NDArray[np.int64]:
+    """Return the positions of a subset as they are sent: one at least, as the server takes no empty row."""
+    if served.collection:
+        raise CareError(
+            "the server's index is a collection, whose positions change: use a filter, not a subset"
+        )
+    chosen = np.asarray(subset)
+    if chosen.dtype == bool and chosen.ndim == 1:
+        chosen = np.flatnonzero(chosen)
+    if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+        raise CareError(
+            f"subset is an array of {chosen.dtype} {list(chosen.shape)}; give a mask or integer ids [n]"
+        )
+    if chosen.size and (chosen.min() < 0 or chosen.max() > np.iinfo(np.int64).max):
+        raise CareError(f"subset has {chosen.min()}, which is no position; they begin at 0")
+    return np.unique(chosen).astype(np.int64) if chosen.size else np.full(1, -1, np.int64)
 
 
 def _checked(texts: Sequence[str]) -> list[str]:
@@ -211,12 +240,18 @@ def _split(texts: Sequence[str], size: int) -> list[list[int]]:
 
 
 def _text_inputs(
-    texts: Sequence[str], task: str, k: int | None, filters: Sequence[str] | None = None
+    texts: Sequence[str],
+    task: str,
+    k: int | None,
+    filters: Sequence[str] | None = None,
+    subset: NDArray[np.int64] | None = None,
 ) -> list[Any]:
     from tritonclient.grpc import InferInput
 
     rows = len(texts)
-    columns = {"TEXT": ("BYTES", _bytes_column([replace_lone_surrogates(text)[0] for text in texts]))}
+    columns: dict[str, tuple[str, NDArray[Any]]] = {
+        "TEXT": ("BYTES", _bytes_column([replace_lone_surrogates(text)[0] for text in texts]))
+    }
     # Omit defaults: the server only batches requests that have the same inputs.
     if task != "retrieval":
         columns["TASK"] = "BYTES", _bytes_column([task] * rows)
@@ -224,9 +259,11 @@ def _text_inputs(
         columns["K"] = "INT32", np.full((rows, 1), k, dtype=np.int32)
     if filters is not None:
         columns["FILTER"] = "BYTES", _bytes_column(filters)
+    if subset is not None:
+        columns["SUBSET"] = "INT64", np.tile(subset, (rows, 1))
     inputs = []
     for name, (kind, column) in columns.items():
-        inputs.append(InferInput(name, [rows, 1], kind))
+        inputs.append(InferInput(name, column.shape, kind))
         inputs[-1].set_data_from_numpy(column)
     return inputs
 

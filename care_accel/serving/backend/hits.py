@@ -17,6 +17,9 @@ from care_accel.serving.backend.tensors import Backend, array, split
 # A filter is parsed and planned: far longer ones are mistakes.
 _MAX_FILTER_BYTES = 10_000
 
+# An expression over the fields of a collection, or the bytes of int64 positions in an index.
+Filter = str | bytes
+
 
 class HitFinder:
     """Finds the hits of batched requests, each with its own k.
@@ -58,14 +61,21 @@ class HitFinder:
     @staticmethod
     def read_filters(
         inputs: Mapping[str, Any], index: OpenIndex | OpenCollection, rows: int
-    ) -> list[str | None] | None:
-        """Return the filter of each text of a request, None for those without one; None if no text has one.
+    ) -> Sequence[Filter | None] | None:
+        """Return what each text of a request is limited to, None for a text without limits; None if no text has any.
+
+        Of a collection that is an expression (FILTER), of an index positions (SUBSET).
 
         Raises
         ------
         CareError
-            A filter is wrong, or the index is no collection.
+            A filter is wrong, a document does not exist, or the index is of the other kind.
         """
+        subset = array(inputs, "SUBSET")
+        if subset is not None:
+            if not isinstance(index, OpenIndex):
+                raise CareError("SUBSET needs an index, whose positions stay; send FILTER to a collection")
+            return _read_subsets(subset, len(index))
         raw = array(inputs, "FILTER")
         if raw is None:
             return None
@@ -92,7 +102,7 @@ class HitFinder:
         vectors: Any,
         ks: Sequence[NDArray[np.int32]],
         texts: list[str] | None,
-        filters: Sequence[list[str | None] | None],
+        filters: Sequence[Sequence[Filter | None] | None],
     ) -> tuple[list[dict[str, NDArray[Any]]], float]:
         """Return the outputs IDS, SCORES and DOCUMENTS of each request, and the microseconds of the scan.
 
@@ -111,15 +121,12 @@ class HitFinder:
             Of each request, those of its texts.
         """
         begun = perf_counter()
-        if isinstance(index, OpenCollection):
-            of_all = (
-                [one for some, k in zip(filters, ks, strict=True) for one in (some or [None] * len(k))]
-                if any(filters)
-                else None
-            )
-            scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts, of_all)
-        else:
-            scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts)
+        of_all: Any = (
+            [one for some, k in zip(filters, ks, strict=True) for one in (some or [None] * len(k))]
+            if any(filters)
+            else None
+        )
+        scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts, of_all)
         seconds = perf_counter() - begun
         self._seconds.add(seconds)
         self._queries.add(len(ids))
@@ -139,3 +146,14 @@ class HitFinder:
             if isinstance(index, OpenCollection):
                 outputs[-1]["DOCUMENT_IDS"] = index.document_ids(found)
         return outputs, 1e6 * seconds
+
+
+def _read_subsets(subset: NDArray[np.int64], count: int) -> list[bytes]:
+    """Return the positions of each text, without what fills up the row."""
+    wrong = (subset < -1) | (subset >= count)
+    if wrong.any():
+        row, column = np.argwhere(wrong)[0]
+        raise CareError(
+            f"SUBSET {row} has {subset[row, column]:,}, which is no position in an index of {count:,} vectors"
+        )
+    return [row[row >= 0].tobytes() for row in subset]

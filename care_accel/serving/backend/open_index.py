@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,13 @@ class OpenIndex:
         return self._retriever.lexical is not None
 
     def search(
-        self, vectors: Any, ks: NDArray[np.int32], texts: list[str] | None
+        self,
+        vectors: Any,
+        ks: NDArray[np.int32],
+        texts: list[str] | None,
+        subsets: Sequence[bytes | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-        """Search a batch of queries with individual k.
+        """Search a batch of queries with individual k and subsets.
 
         Parameters
         ----------
@@ -48,6 +53,8 @@ class OpenIndex:
             int32 ``[n]``.
         texts : list of str, optional
             For a hybrid index.
+        subsets : sequence, optional
+            Of each query: the int64 positions to search, as bytes, so that equal ones are searched together; None for all.
 
         Returns
         -------
@@ -58,23 +65,26 @@ class OpenIndex:
         """
         largest = int(ks.max())
         if not on_cpu(vectors):
-            if self._on_gpu:
+            if self._on_gpu and subsets is None:
                 on_gpu = self._retriever.index.search_on_device(vectors, largest)
                 scores, ids = (tensor.cpu().numpy().copy() for tensor in on_gpu)
                 beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
                 scores[beyond], ids[beyond] = -np.inf, -1
                 return scores, ids, 0  # the count of rescored vectors stays on the GPU
             vectors = vectors.cpu().numpy()
-        if largest == ks.min():
+        if largest == ks.min() and subsets is None:
             scores, ids, stats = self._retriever.search_vectors(vectors, largest, texts)
             return scores, ids, int(stats.rescored.sum())
         shape = len(vectors), largest
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored = 0
-        for k in np.unique(ks).tolist():
-            rows = np.flatnonzero(ks == k)
+        groups: dict[tuple[int, bytes | None], list[int]] = {}
+        for row, k in enumerate(ks.tolist()):
+            groups.setdefault((k, None if subsets is None else subsets[row]), []).append(row)
+        for (k, positions), rows in groups.items():
             some = None if texts is None else [texts[row] for row in rows]
-            found = self._retriever.search_vectors(vectors[rows], k, some)
+            subset = None if positions is None else np.frombuffer(positions, np.int64)
+            found = self._retriever.search_vectors(vectors[rows], k, some, subset=subset)
             scores[rows, :k], ids[rows, :k] = found[0], found[1]
             rescored += int(found[2].rescored.sum())
         return scores, ids, rescored

@@ -8,7 +8,7 @@ to hits: in one process on the CPU, as an ensemble of ``query_encoder`` and ``sc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,7 +50,8 @@ _K_INPUT = Tensor("K", "INT32", optional=True)
 _SEARCH_INPUTS = (Tensor("TEXT", "BYTES"), _K_INPUT, Tensor("TASK", "BYTES", optional=True))
 _HITS = (Tensor("IDS", "INT64", (-1,)), Tensor("SCORES", "FP32", (-1,)), Tensor("DOCUMENTS", "BYTES", (-1,)))
 _SEARCH_OUTPUTS = (*_HITS, Tensor("TOKENS", "INT32"), Tensor("TIMES", "FP32", (3,)))
-# Of a collection.
+# Of an index, and of a collection.
+_SUBSET = Tensor("SUBSET", "INT64", (-1,), optional=True)
 _FILTER = Tensor("FILTER", "BYTES", optional=True)
 _DOCUMENT_IDS = Tensor("DOCUMENT_IDS", "BYTES", (-1,))
 
@@ -150,11 +151,12 @@ def care_parameter(model: DualEncoder, role: Role) -> str:
 
 def search_ensemble(*, collection: bool = False) -> ModelConfig:
     """Return the configuration of ``search`` as an ensemble: TEXT to hits through ``query_encoder`` and ``scan``."""
-    filtered, named = ({"FILTER": "FILTER"}, {"DOCUMENT_IDS": "DOCUMENT_IDS"}) if collection else ({}, {})
+    limit = _limit(collection=collection).name
+    named = {"DOCUMENT_IDS": "DOCUMENT_IDS"} if collection else {}
     return model_config(
         "search",
-        inputs=_with(_SEARCH_INPUTS, _FILTER, collection),
-        outputs=_with(_SEARCH_OUTPUTS, _DOCUMENT_IDS, collection),
+        inputs=[*_SEARCH_INPUTS, _limit(collection=collection)],
+        outputs=[*_SEARCH_OUTPUTS, *_names(collection=collection)],
         max_batch_size=_QUERY_BATCH,
         steps=[
             Step(
@@ -165,7 +167,7 @@ def search_ensemble(*, collection: bool = False) -> ModelConfig:
             Step(
                 "scan",
                 {"EMBEDDING": "embedding", "K": "K", "TEXT": "TEXT", "ENCODE_TIMES": "encode_times"}
-                | filtered,
+                | {limit: limit},
                 {"IDS": "IDS", "SCORES": "SCORES", "DOCUMENTS": "DOCUMENTS", "TIMES": "TIMES"} | named,
             ),
         ],
@@ -184,8 +186,8 @@ def _search_config(
     config = model_config(
         "search",
         backend="python",
-        inputs=_with(_SEARCH_INPUTS, _FILTER, collection),
-        outputs=_with(_SEARCH_OUTPUTS, _DOCUMENT_IDS, collection),
+        inputs=[*_SEARCH_INPUTS, _limit(collection=collection)],
+        outputs=[*_SEARCH_OUTPUTS, *_names(collection=collection)],
         max_batch_size=_QUERY_BATCH,
         parameters=parameters | {"care": json.dumps(known, ensure_ascii=False)},
     )
@@ -271,8 +273,8 @@ def scan_config(
     config = model_config(
         "scan",
         backend="python",
-        inputs=_with(inputs, _FILTER, collection),
-        outputs=_with((*_HITS, Tensor("TIMES", "FP32", (3,))), _DOCUMENT_IDS, collection),
+        inputs=[*inputs, _limit(collection=collection)],
+        outputs=[*_HITS, Tensor("TIMES", "FP32", (3,)), *_names(collection=collection)],
         max_batch_size=_SCAN_BATCH,
         parameters=_of_index(model, loading, index),
     )
@@ -284,8 +286,14 @@ def scan_config(
     return config
 
 
-def _with(tensors: Sequence[Tensor], another: Tensor, wanted: bool) -> list[Tensor]:
-    return [*tensors, another] if wanted else list(tensors)
+def _limit(*, collection: bool) -> Tensor:
+    """Return the input that limits the documents of a query."""
+    return _FILTER if collection else _SUBSET
+
+
+def _names(*, collection: bool) -> list[Tensor]:
+    """Return the outputs that only a collection has."""
+    return [_DOCUMENT_IDS] if collection else []
 
 
 def _write(repository: Path, config: ModelConfig, module: str, name: str) -> None:

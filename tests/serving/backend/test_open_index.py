@@ -109,3 +109,18 @@ def test_each_query_has_the_hits_of_its_own_k_in_any_batch(index, ks, seed):
         np.testing.assert_array_equal(found[:k], expected[1])
         assert (found[k:] == -1).all()
         assert np.isneginf(values[k:]).all()
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.lists(st.integers(0, 49), max_size=60)), min_size=1, max_size=6),
+    st.integers(0, 2**32 - 1),
+)
+def test_each_query_has_the_hits_of_its_own_subset_in_any_batch(index, subsets, seed):
+    queries = np.random.default_rng(seed).standard_normal((len(subsets), 8), np.float32)
+    open_ = OpenIndex(Retriever(RecordedModel("m", 8, "r"), index))
+    as_bytes = [None if one is None else np.array(one, np.int64).tobytes() for one in subsets]
+    scores, ids, _ = open_.search(queries, np.full(len(subsets), 4, np.int32), None, as_bytes)
+    for query, subset, found, values in zip(queries, subsets, ids, scores, strict=True):
+        expected = index.search(query, 4, subset=subset)
+        np.testing.assert_array_equal(values, expected[0])
+        np.testing.assert_array_equal(found, expected[1])
