@@ -98,6 +98,7 @@ def test_an_sts_task_of_mteb_keeps_its_own_metric_and_its_pairs(hub_cache, tiny_
     assert len(task.dataset["test"]) == 4
 
 
+@pytest.mark.filterwarnings("ignore:.*superseded", "ignore:.*ill-defined")
 def test_a_task_of_another_kind_has_a_score_and_no_scores_of_queries(hub_cache, tiny_model, tmp_path):
     texts = ["头痛", "头疼", "好吃", "难吃", "咳嗽", "美味"]
     rows = [{"text": text, "label": i % 2} for i, text in enumerate(texts * 6)]

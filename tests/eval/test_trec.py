@@ -30,7 +30,7 @@ def parsed(folder):
 
 
 @given(RANKINGS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_file_scores_as_the_ranking_did_whatever_is_tied(tmp_path, rankings):
     write_run(tmp_path / "a.run", rankings, "tag")
     write_qrels(tmp_path / "a.qrels", RELEVANT)
@@ -41,7 +41,7 @@ def test_a_file_scores_as_the_ranking_did_whatever_is_tied(tmp_path, rankings):
 
 
 @given(RANKINGS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_ranks_are_those_that_trec_eval_counts(tmp_path, rankings):
     write_run(tmp_path / "a.run", rankings, "tag")
     ranks = read_ranks(tmp_path / "a.run", rankings)

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from care_accel.curation.judges.answers import parse_answer
@@ -85,6 +85,7 @@ def test_an_answer_that_says_nothing_for_certain_is_none(raw, wrong):
 
 
 @given(st.text(), st.integers(1, 5), st.text())
+@settings(deadline=None)
 def test_a_whole_object_is_read_whatever_its_reason_says(reason, grade, thought):
     answer = {"reason": reason, "grade": grade}
     assert parse_answer(json.dumps(answer), SCHEMA) == (answer, None)

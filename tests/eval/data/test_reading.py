@@ -117,7 +117,7 @@ KEYS = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=8
 
 
 @given(st.dictionaries(st.tuples(KEYS, KEYS), st.integers(-2, 4), min_size=1))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_trec_and_beir_say_the_same(tmp_path, grades):
     queries, documents = {q for q, _ in grades}, {d for _, d in grades}
     beir = "query-id\tcorpus-id\tscore\n" + "".join(f"{q}\t{d}\t{g}\n" for (q, d), g in grades.items())

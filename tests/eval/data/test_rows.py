@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from care_accel.errors import CareError
@@ -38,6 +38,7 @@ def test_a_format_that_is_not_read_says_which_are(tmp_path, name):
 
 
 @given(st.integers(-(10**30), 10**30))
+@settings(deadline=None)
 def test_a_whole_number_is_a_grade_however_it_is_written(number):
     assert grade_of(number, "") == number
     for text in (str(number), f" {number}.0 ", f"{number}.", f"{number}.000"):
@@ -55,6 +56,7 @@ def test_what_is_no_whole_number_is_no_grade(value):
 
 
 @given(st.lists(st.one_of(st.integers(0, 9), st.text("0123456789", min_size=1, max_size=1))))
+@settings(deadline=None)
 def test_ids_are_text_and_of_one_kind(values):
     ids = Ids()
     rows = [({"_id": value}, f"f, line {number}") for number, value in enumerate(values, start=1)]
