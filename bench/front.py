@@ -32,15 +32,15 @@ _WORDS = {
         "of the layers: three dev sets, [model card](care_accel/assets/care-mini/README.md).",
         "- **{ratio:.1f} times** as fast as {peer}, the fastest exact peer: the exact top 10 of 100,000 x 768 in {ms} ms, on {cores} "
         "cores of an {machine} ({day}, [measurements](docs/measurements.md)).",
-        "- **{share:.0%}** of the memory bandwidth of a GPU: the exact top 10 of 10,000,000 x 768 in {ms} ms, on one {machine} ({day}, "
+        "- **{share:.0f} %** of the memory bandwidth of a GPU: the exact top 10 of 10,000,000 x 768 in {ms} ms, on one {machine} ({day}, "
         "[measurements](docs/measurements.md)).",
     ),
     "zh": (
-        "- **{kept} %** 以上：`care-mini` 的查询编码器只有文档编码器一半的层数，却保留了对称模型（文档编码器同时编码查询）至少这么多的准确度"
-        "（nDCG@10，三个开发集，见[模型卡](care_accel/assets/care-mini/README.md)）。",
-        "- **{ratio:.1f} 倍**：在 {cores} 个 {machine} 核心上，从 100,000 x 768 的向量中精确取前 10 名需 {ms} 毫秒，是最快的精确对手 {peer} "
-        "的这么多倍（{day}，见[测量结果](docs/measurements.md)）。",
-        "- **{share:.0%}** 的 GPU 显存带宽：在一块 {machine} 上，从 10,000,000 x 768 的向量中精确取前 10 名需 {ms} 毫秒（{day}，"
+        "- **保留 {kept} % 以上的准确度**：`care-mini` 的查询编码器只有文档编码器一半的层数；与对称版本（查询也由文档编码器编码）相比，在三个开发集上保留"
+        "了至少这么多的 nDCG@10，见[模型卡](care_accel/assets/care-mini/README.md)。",
+        "- **{ratio:.1f} 倍的速度**：在 {cores} 个 {machine} 核心上，从 100,000 x 768 的向量中精确取出前 10 名用时 {ms} 毫秒，对比最快的精确实现 "
+        "{peer}（{day}，见[测量结果](docs/measurements.md)）。",
+        "- **{share:.0f} % 的显存带宽**：在一块 {machine} 上，从 10,000,000 x 768 的向量中精确取出前 10 名用时 {ms} 毫秒（{day}，"
         "见[测量结果](docs/measurements.md)）。",
     ),
 }
@@ -71,7 +71,7 @@ def figures(language: str, results: list[dict[str, Any]], card: str) -> str:
         (
             accuracy.format(kept=int(min(map(float, kept.groups())))),
             speed.format(ratio=best[1].ratio.value, peer=best[1].best.name, **_facts(best)),
-            share.format(share=large[1].ours.limit["share"], **_facts(large)),
+            share.format(share=100 * large[1].ours.limit["share"], **_facts(large)),
         )
     )
 
@@ -160,20 +160,25 @@ def picture(machines: list[Machine], card: str) -> str:
     )
     body = re.search(r'<svg class="plot wide" viewBox="0 0 \d+ (\d+)"[^>]*>(.*?)</svg>', plot, re.DOTALL)
     assert body is not None
-    height = int(body[1]) + 24
+    # A label that does not fit is a number; there is no table here that would say of what.
+    drawn = re.sub(r'<text class="label[^>]*>\d+</text>', "", body[2])
     noisy = "; hollow: too noisy to quote" if any(row.noisy for row in rows) else ""
     cores = machine.facts["cores"]
-    source = (
+    sources = [
         f"{rows[0].quality['task']}, {int(rows[0].parameters['documents']):,} documents; {cores} core{'s' * (cores > 1)} of an "
         f"{machine.facts['processor']}, {group.run.started[:10]}{noisy}"
-    )
+    ]
     if group.ours is not None and (earlier := _earlier(group.ours, card)):
-        source += f"; {earlier}"
+        sources.append(earlier)
+    height, lines = int(body[1]) + 8, []
+    for one in sources:
+        height += 17
+        lines.append(f'<text class="source" x="0" y="{height}">{html.escape(one)}</text>')
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {charts.WIDE + 24} {height + 16}" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="-12 -8 {charts.WIDE + 24} {height + 18}" role="img">\n'
         f"<title>Accuracy against latency</title>\n<style>{_STYLE}</style>\n"
-        f'<rect class="sheet" x="-12" y="-8" width="{charts.WIDE + 24}" height="{height + 16}" rx="6"/>\n'
-        f'{body[2]}\n<text class="source" x="0" y="{height}">{html.escape(source)}</text>\n</svg>\n'
+        f'<rect class="sheet" x="-12" y="-8" width="{charts.WIDE + 24}" height="{height + 18}" rx="6"/>\n'
+        f"{drawn}\n{chr(10).join(lines)}\n</svg>\n"
     )
 
 
@@ -200,7 +205,9 @@ def _earlier(row: Row, card: str) -> str:
     now = re.search(rf"^\| {re.escape(str(row.quality['task']))} \| ([\d.]+) ", card, re.MULTILINE)
     if now is None or abs(float(now[1]) - score) < 0.5:
         return ""
-    return f"an earlier care-mini ({score:.1f}; the one of now has {now[1]})"
+    return (
+        f"An earlier care-mini was measured, with {score:.1f} percent; the one in the package has {now[1]}."
+    )
 
 
 def documents(results: list[dict[str, Any]], folder: Path = record.FOLDER) -> dict[Path, str]:

@@ -1,1 +1,0 @@
-// Sphinx cuts a query at spaces, which Chinese does not have: cut it into words, as the index was.
