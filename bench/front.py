@@ -28,11 +28,11 @@ _KEPT = re.compile(r"The query encoder keeps ([\d.]+), ([\d.]+) and ([\d.]+) % o
 
 _WORDS = {
     "en": (
-        "- **{kept} %** of the accuracy (nDCG@10) of its symmetric twin, or more, is kept by `care-mini`, whose query encoder has half "
-        "of the layers: three dev sets, [model card](care_accel/assets/care-mini/README.md).",
-        "- **{ratio:.1f} times** as fast as {peer}, the fastest exact peer: the exact top 10 of 100,000 x 768 in {ms} ms, on {cores} "
+        "- **At least {kept} % of the accuracy** (nDCG@10) of the symmetric twin, with a query encoder of half the layers: `care-mini` "
+        "on three dev sets ([model card](care_accel/assets/care-mini/README.md)).",
+        "- **{ratio:.1f} times the speed** of {peer}, the fastest exact peer: the exact top 10 of 100,000 x 768 in {ms} ms, on {cores} "
         "cores of an {machine} ({day}, [measurements](docs/measurements.md)).",
-        "- **{share:.0f} %** of the memory bandwidth of a GPU: the exact top 10 of 10,000,000 x 768 in {ms} ms, on one {machine} ({day}, "
+        "- **{share:.0f} % of the memory bandwidth** of a GPU: the exact top 10 of 10,000,000 x 768 in {ms} ms, on one {machine} ({day}, "
         "[measurements](docs/measurements.md)).",
     ),
     "zh": (

@@ -2,9 +2,11 @@
 
 import contextlib
 import doctest
+import importlib
 import io
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,44 @@ def test_every_page_is_in_the_list_on_github():
     }
     pages = {file.stem for file in ROOT.glob("docs/*.md")} - {"README"} - stubs
     assert {page for page in pages if f"({page}.md)" not in text} == set()
+
+
+@pytest.fixture
+def pages(monkeypatch):
+    """Return the module that makes the site's pages."""
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    monkeypatch.setenv("COLUMNS", "100")  # which it sets
+    monkeypatch.delitem(sys.modules, "pages", raising=False)
+    return importlib.import_module("pages")
+
+
+@pytest.mark.parametrize(
+    ("link", "moved"),
+    [
+        ("[a](docs/search.md#measured)", "[a](exact-search.md#measured)"),
+        ("[docs/evaluation.md](docs/evaluation.md)", "[](evaluation.md)"),
+        ("[中文](README.zh-CN.md)", "[中文](index.zh-CN.md)"),
+        ("[all](docs/README.md)", "[all](index.md)"),
+        ("[card](care_accel/assets/care-mini/README.md)", "[card](care-mini.md)"),
+        ("![b](docs/images/accuracy-latency.svg)", "![b](images/accuracy-latency.svg)"),
+        ("[recipe](care_accel/training/recipe.py)", "[recipe](../care_accel/training/recipe.py)"),
+        ("[folder](model_repository)", "folder"),
+        (
+            "[elsewhere](https://example.org/docs/search.md)",
+            "[elsewhere](https://example.org/docs/search.md)",
+        ),
+        ("[here](#status)", "[here](#status)"),
+        ("[lost](docs/none.md)", "[lost](docs/none.md)"),
+        ("`[code](docs/search.md)`", "`[code](docs/search.md)`"),
+    ],
+)
+def test_links_of_the_readme_lead_to_pages_of_the_site(pages, link, moved):
+    assert pages.moved_links(link, ROOT / "README.md", ROOT / "docs" / "index.md") == moved
+
+
+def test_the_site_has_the_help_of_every_verb(pages):
+    text = pages.commands()
+    verbs = next(action for action in make_parser()._actions if action.choices).choices
+    for verb in verbs:
+        assert f"\n## care-accel {verb}\n" in text
+    assert "\n## care-accel curate judge\n" in text
