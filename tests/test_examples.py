@@ -53,6 +53,7 @@ def test_a_page_lists_every_example():
     assert [file.name for file in EXAMPLES.iterdir() if f"(../examples/{file.name})" not in page] == []
 
 
+@pytest.mark.slow
 def test_a_model_is_evaluated_beside_bm25(run, tmp_path):
     folder = tmp_path / "data" / "retrieval" / "mine"
     (folder / "qrels").mkdir(parents=True)
@@ -173,6 +174,7 @@ def test_a_server_is_asked_from_javascript(request, gateway):
     assert len(hits) == 3
 
 
+@pytest.mark.slow
 def test_the_notebook_s_cells_run_in_order(monkeypatch, tmp_path, capsys):
     """In one namespace, without a kernel: Jupyter's is tens of packages."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
