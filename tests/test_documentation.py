@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import care_accel
 from care_accel.cli import main, make_parser
 
 ROOT = Path(__file__).parents[1]
@@ -170,3 +171,11 @@ def test_the_site_has_the_help_of_every_verb(pages):
     for verb in verbs:
         assert f"\n## care-accel {verb}\n" in text
     assert "\n## care-accel curate judge\n" in text
+
+
+def test_the_reference_has_every_public_name():
+    text = "".join(file.read_text(encoding="utf-8") for file in (ROOT / "docs/reference").glob("*.md"))
+    documented = {
+        name.rpartition(".")[2] for name in re.findall(r"^\.\. auto\w+:: (\S+)", text, re.MULTILINE)
+    }
+    assert set(care_accel.__all__) <= documented
