@@ -3,6 +3,7 @@
 import ast
 import importlib
 import itertools
+import re
 import subprocess
 import sys
 import tomllib
@@ -37,6 +38,7 @@ ARROWS = {
         *("fields", "files", "progress", "errors"),
     },
     "export": {"encoding", "index", "eval", "kernels", "files", "errors", "version"},
+    "integrations": {"collection", "encoding", "retriever", "errors"},
     "serving": {"collection", "encoding", "index", "retriever", "export", "files", "errors", "version"},
     "report": {"eval", "files", "errors", "version"},
     "cli": {"collection", "curation", "eval", "report", "serving", "training", "errors", "version"},
@@ -219,19 +221,23 @@ MODULES = {
 }
 
 
-# Extras that `make` does not install into the environment of the tests.
-APART = {"tensorrt", "docs"}
+# Extras of packages that have an environment of their own, made by `make clients`.
+CLIENTS = ("langchain", "llamaindex", "haystack", "clients")
+# Of these and of the site's builder, which `make docs` has in its own, nothing is in the environment of the tests.
+APART = ("tensorrt", "docs", *CLIENTS)
 
 
-def dependencies(apart=APART):
-    """Return the direct ones, whatever the extra but those, that this Python is asked for."""
+def dependencies(without=("tensorrt",)):
+    """Return the direct ones, whatever the extra, that this Python is asked for."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in apart}
+    extras = {name: lines for name, lines in project["optional-dependencies"].items() if name not in without}
     found = [Requirement(line) for line in (*project["dependencies"], *itertools.chain(*extras.values()))]
-    return sorted({one.name.lower() for one in found if one.marker is None or one.marker.evaluate()})
+    return sorted(
+        {one.name.lower() for one in found if one.marker is None or one.marker.evaluate()} - {"care-accel"}
+    )
 
 
-@pytest.mark.parametrize("name", dependencies())
+@pytest.mark.parametrize("name", dependencies(without=APART))
 def test_every_dependency_can_be_imported(name):
     """``pip check`` does not see every clash between what packages were built with."""
     module = MODULES.get(name, name.replace("-", "_"))
@@ -241,10 +247,15 @@ def test_every_dependency_can_be_imported(name):
 
 def test_the_pins_name_every_direct_dependency():
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").lower().replace("_", "-")
-    assert [name for name in dependencies({"tensorrt"}) if f"\n{name.replace('_', '-')}==" not in pins] == []
+    assert [name for name in dependencies() if f"\n{name.replace('_', '-')}==" not in pins] == []
 
 
 def test_tensorrt_is_asked_for_by_its_own_extra_only():
     asked = [line for line in requires("care-accel") or () if line.startswith("tensorrt")]
     assert all('extra == "tensorrt"' in line for line in asked)
     assert "tensorrt" not in (ROOT / "Makefile").read_text().split("pip install", 1)[1].split("\n\n")[0]
+
+
+def test_the_tests_install_no_framework():
+    (extras,) = re.findall(r"-e '\.\[(.*)\]'", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert not set(extras.split(",")) & set(CLIENTS)

@@ -24,6 +24,7 @@ from care_accel.encoding.encoder import Encoder
 from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import (
+    DEFAULT,
     MANIFEST,
     MANIFEST_FORMAT,
     Source,
@@ -146,7 +147,7 @@ class DualEncoder(BaseDualEncoder):
             require_compilable(sources, runtime)
         found = cls(sources, runtime, compiled)
         which = {
-            "model": model,
+            "model": DEFAULT if model is query is document is None else model,
             "query": query,
             "document": document,
             "preset": preset,

@@ -1,5 +1,6 @@
 """Several writers, and writers that are killed."""
 
+import json
 import os
 import random
 import signal
@@ -42,7 +43,7 @@ def check(uri):
     opened = Collection.open(uri)
     found = opened.verify(encode=2)
     assert found.ok, found.problems
-    for row in opened.get([f"d{i}" for i in range(60)]):
+    for row in opened.get([f"d{i}" for i in range(250)]):
         if row is not None and row["title"]:
             assert row["title"] == f"t{row['draft']}"
             assert set(row["text"].split("。")[:-1]) == {f"第{row['draft']}稿"}
@@ -72,6 +73,44 @@ def test_a_writer_that_is_killed_leaves_every_document_once_or_not_at_all(model,
     again.upsert(rows)
     assert len(check(uri)) == 60
     assert again.upsert(rows).same == 60
+
+
+@pytest.mark.slow
+def test_an_index_command_that_is_killed_goes_on_where_it_was(model, tmp_path):
+    uri, file, delays = tmp_path / "c", tmp_path / "rows.jsonl", random.Random(11)
+    Collection.create(uri, model, chunk_tokens=8)
+    command = [sys.executable, "-c", "from care_accel.cli import main; raise SystemExit(main())", "index"]
+    command += [str(file), "--collection", str(uri), "--fields", "draft", "--commit-seconds", "0.01"]
+
+    def write(draft):
+        rows = [
+            {"id": f"d{i}", "title": f"t{draft}", "text": f"第{draft}稿。" * (1 + i % 9), "draft": draft}
+            for i in range(250)
+        ]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+    killed = draft = 0
+    while killed < -(-KILLS // 2):
+        write(draft)
+        version = Collection.open(uri, model=model).version
+        worker = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            while worker.poll() is None and Collection.open(uri, model=model).version == version:
+                time.sleep(0.01)
+            time.sleep(delays.uniform(0, 0.3))
+            if worker.poll() is None:
+                killed += 1
+            else:  # it was faster; one that was killed goes on with its file
+                draft += 1
+        finally:
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+        check(uri)
+    write(draft + 1)
+    subprocess.run(command, check=True, capture_output=True)
+    found = check(uri)
+    assert {row["draft"] for row in found.get([f"d{i}" for i in range(250)])} == {draft + 1}
+    assert " 250 the same" in subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def test_two_writers_lose_nothing_while_others_read(model, tmp_path):

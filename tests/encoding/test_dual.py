@@ -142,3 +142,8 @@ def test_compiled_layers_are_asked_of_the_runtime_and_of_the_twin_s(tiny_folders
         model.encoder("query")
         model.twin().encoder("document")
     assert asked == [False, False, True, True]
+
+
+def test_the_default_is_recorded_by_its_name():
+    assert DualEncoder.from_pretrained().loaded_with == {"model": "care-mini"}
+    assert DualEncoder.from_pretrained(width=64).loaded_with == {"model": "care-mini", "width": 64}

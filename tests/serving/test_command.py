@@ -17,17 +17,18 @@ from care_accel.cli import main
 from care_accel.serving import write_repository
 from care_accel.serving.tritonserver.server import free_ports
 
-from .conftest import REPOSITORY
+from .conftest import REPOSITORY, children
 
 SCRIPTS = Path(sys.executable).parent
 
 
-def serve(*arguments):
+def serve(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "care_accel", "serve", *map(str, arguments)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | environment,
     )
 
 
@@ -71,6 +72,35 @@ def test_serve_ends_at_once_when_it_is_told_so_while_it_starts(ports):
     process.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.mark.usefixtures("require_server")
+def test_a_serve_that_is_killed_leaves_no_server_behind(ports, tmp_path):
+    # Its temporary folder stays, as nothing can remove that.
+    process = serve("--repository", REPOSITORY, *ports, "--log", tmp_path / "log", TMPDIR=str(tmp_path))
+    try:
+        end = time.monotonic() + 60
+        while not (servers := below(process.pid, 2)) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert servers
+        (supervisor,) = children(process.pid)
+    finally:
+        process.kill()
+        process.communicate()
+    left = {supervisor, *servers}
+    end = time.monotonic() + 60
+    while left and time.monotonic() < end:
+        time.sleep(0.05)
+        left = {pid for pid in left if Path(f"/proc/{pid}").exists()}
+    assert left == set()
+
+
+def below(pid, depth):
+    """Return the processes that the children of a process, and so on, have started."""
+    found = {pid}
+    for _ in range(depth):
+        found = {child for one in found for child in children(one)}
+    return found
 
 
 @pytest.mark.parametrize(

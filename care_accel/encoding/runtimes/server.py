@@ -28,6 +28,7 @@ from care_accel.encoding.runtimes.server_messages import (
     SearchResult,
     encode_plan,
     search_plan,
+    with_text_positions,
 )
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
@@ -191,7 +192,7 @@ class ServerClient(BaseClient):
             try:
                 response = self._with_retries(plan.model, send)
             except ServerError as error:
-                raise plan.with_text_position(error, batch) from None
+                raise with_text_positions(error, batch) from None
             return plan.read(response, batch)
 
         results = []
@@ -325,7 +326,7 @@ class AsyncServerClient(BaseClient):
                 try:
                     response = await self._with_retries(plan.model, send)
                 except ServerError as error:
-                    raise plan.with_text_position(error, batch) from None
+                    raise with_text_positions(error, batch) from None
                 return plan.read(response, batch)
 
         if len(plan.batches) == 1:

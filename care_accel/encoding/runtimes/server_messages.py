@@ -112,23 +112,31 @@ class RequestPlan(Generic[_Result]):
         """
         return self._read(response, len(batch))
 
-    def with_text_position(self, error: ServerError, batch: Sequence[int]) -> ServerError:
-        """Return an error with the text's position in the whole list instead of its position in the request."""
-
-        def replace(match: re.Match[str]) -> str:
-            row = int(match[2])
-            return f"{match[1]} {batch[row] if row < len(batch) else row} "
-
-        if error.status != "INVALID_ARGUMENT":
-            return error
-        return ServerError(error.status, _TEXT_POSITION.sub(replace, str(error)))
-
     def merge(self, results: Sequence[_Result]) -> _Result:
         """Merge the results of all requests, in the order of the texts."""
         if not results:
             return self._empty
         order = np.argsort([i for batch in self.batches for i in batch])
         return type(results[0])(*(_reorder(parts, order) for parts in zip(*results, strict=True)))
+
+
+def with_text_positions(error: ServerError, positions: Sequence[int]) -> ServerError:
+    """Return an error with a text's position in a whole list instead of its position in a request.
+
+    Parameters
+    ----------
+    error : ServerError
+    positions : sequence of int
+        Of each text of the request, in the whole list.
+    """
+
+    def replace(match: re.Match[str]) -> str:
+        row = int(match[2])
+        return f"{match[1]} {positions[row] if row < len(positions) else row} "
+
+    if error.status != "INVALID_ARGUMENT":
+        return error
+    return ServerError(error.status, _TEXT_POSITION.sub(replace, str(error)))
 
 
 def encode_plan(

@@ -1,12 +1,10 @@
-"""Admission control: Host check, authentication, rate limit and concurrency limit."""
+"""Admission control: Host check, authentication and rate limit."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -39,7 +37,6 @@ class AdmissionMiddleware:
         self._rate = rate or RateLimiter(settings.rate, settings.burst)
         self._tokens = [token.encode() for token in settings.tokens]
         self._write_tokens = [token.encode() for token in settings.write_tokens]
-        self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Forward a request, or raise the `ApiError` that rejects it."""
@@ -54,11 +51,7 @@ class AdmissionMiddleware:
             caller = self._caller(entry, headers, writes=_writes(scope))
             if api:
                 self._check_rate(caller)
-        if api and not _is_cheap(path):
-            with self._slot():
-                await self._app(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
 
     def _refused(self, reason: str, error: ApiError) -> ApiError:
         self._metrics.rejected.labels(reason).inc()
@@ -122,35 +115,9 @@ class AdmissionMiddleware:
                 ),
             )
 
-    @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Hold a concurrency slot; requests are not queued here, as the inference server has a queue."""
-        if self._in_flight >= self._settings.concurrency:
-            raise self._refused(
-                "concurrency",
-                ApiError(
-                    503,
-                    "overloaded",
-                    "too many concurrent requests; retry later",
-                    headers={"Retry-After": "1"},
-                ),
-            )
-        self._in_flight += 1
-        self._metrics.in_flight.inc()
-        try:
-            yield
-        finally:
-            self._in_flight -= 1
-            self._metrics.in_flight.dec()
-
 
 def _writes(scope: Scope) -> bool:
     return scope["path"].startswith("/v1/documents") and scope["method"] not in ("GET", "HEAD")
-
-
-def _is_cheap(path: str) -> bool:
-    """Return whether a route is answered from what is known."""
-    return path == "/v1/models" or path.startswith("/v1/models/")
 
 
 def _name(host: str) -> str:

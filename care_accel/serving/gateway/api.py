@@ -15,11 +15,13 @@ from starlette.types import Receive
 
 from care_accel.encoding.spec import Role
 from care_accel.serving.gateway.answers import json_response
-from care_accel.serving.gateway.body import read_object
+from care_accel.serving.gateway.body import BodyReader
 from care_accel.serving.gateway.errors import ApiError, invalid
 from care_accel.serving.gateway.metrics import Metrics
 from care_accel.serving.gateway.middleware import request_log_of
-from care_accel.serving.gateway.schemas import EmbeddingRequest, SearchRequest
+from care_accel.serving.gateway.places import Places
+from care_accel.serving.gateway.reranking import best, distinct
+from care_accel.serving.gateway.schemas import EmbeddingRequest, RerankRequest, SearchRequest
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Upstream
 
@@ -27,72 +29,100 @@ _T = TypeVar("_T")
 
 
 class Api:
-    """Handlers of embeddings, search and model listing.
+    """Handlers of embeddings, search, reranking and model listing.
 
     Parameters
     ----------
     settings : Settings
     upstream : Upstream
     metrics : Metrics
+    places : Places
     """
 
-    def __init__(self, settings: Settings, upstream: Upstream, metrics: Metrics) -> None:
+    def __init__(self, settings: Settings, upstream: Upstream, metrics: Metrics, places: Places) -> None:
         self._settings, self._upstream, self._metrics = settings, upstream, metrics
+        self._places, self._bodies = places, BodyReader(settings, places)
 
     async def embeddings(self, request: Request) -> Response:
         """``POST /v1/embeddings``, compatible with OpenAI's, with additional ``input_type`` and ``task``."""
-        asked = EmbeddingRequest.read(await read_object(request, self._settings), self._settings)
+        asked = EmbeddingRequest.read(await self._bodies.read_object(request), self._settings)
         _log_request(request, asked.texts)
-        async with self._upstream.deadline():
-            served = await self._upstream.model(asked.role, asked.model)
-            width = _width(asked.dimensions, served)
-            found = await _cancel_on_disconnect(
-                request.receive, self._upstream.encode(asked.role, asked.texts, asked.task)
-            )
-        vectors = np.ascontiguousarray(found.vectors[:, :width], "<f4")
-        data = [
-            {"object": "embedding", "index": i, "embedding": embedding}
-            for i, embedding in enumerate(_base64(vectors) if asked.base64 else vectors.tolist())
-        ]
-        usage = self._record_usage(request, found.tokens)
-        body = {"object": "list", "data": data, "model": served.name, "usage": usage}
-        return await json_response(body, vectors.size)
+        with self._places.take():
+            async with self._upstream.deadline() as extend:
+                served = await self._upstream.model(asked.role, asked.model)
+                asked.check_role(served.role)
+                width = _width(asked.dimensions, served)
+                found = await _cancel_on_disconnect(
+                    request.receive, self._upstream.encode(served.role, asked.texts, asked.task, extend)
+                )
+            vectors = np.ascontiguousarray(found.vectors[:, :width], "<f4")
+            data = [
+                {"object": "embedding", "index": i, "embedding": embedding}
+                for i, embedding in enumerate(_base64(vectors) if asked.base64 else vectors.tolist())
+            ]
+            usage = self._record_usage(request, found.tokens)
+            body = {"object": "list", "data": data, "model": asked.model, "usage": usage}
+            return await json_response(body, vectors.size)
 
     async def search(self, request: Request) -> Response:
         """``POST /v1/search``: top documents of the served index."""
         started = perf_counter()
-        asked = SearchRequest.read(await read_object(request, self._settings), self._settings)
+        asked = SearchRequest.read(await self._bodies.read_object(request), self._settings)
         _log_request(request, asked.texts)
-        async with self._upstream.deadline():
-            served = await self._upstream.model("query", asked.model)
-            found = await _cancel_on_disconnect(
-                request.receive,
-                self._upstream.search(asked.texts, asked.k, asked.task, asked.filter),
-            )
-        # Of a collection, hits have the documents' own ids; None is padding, as -1 is.
-        ids = getattr(found, "document_ids", None)
-        if ids is None:
-            ids = [[int(one) if one >= 0 else None for one in row] for row in found.ids]
-        spans = getattr(found, "spans", None) or [[None] * len(row) for row in ids]
-        data = [
-            {
-                "object": "search.hits",
-                "index": i,
-                "hits": _hits(ids[i], found.scores[i], found.documents[i], spans[i]),
-                "timings": dict(
-                    zip(("tokenise_us", "encode_us", "scan_us"), map(float, found.times[i]), strict=True)
-                ),
+        with self._places.take():
+            async with self._upstream.deadline() as extend:
+                served = await self._upstream.model("query", asked.model, "a search")
+                found = await _cancel_on_disconnect(
+                    request.receive,
+                    self._upstream.search(asked.texts, asked.k, asked.task, asked.filter, extend),
+                )
+            data: list[dict[str, Any]] = []
+            for piece in found:
+                data += _found(piece, len(data))
+            body = {
+                "object": "list",
+                "data": data,
+                "model": asked.model or served.name,
+                "usage": self._record_usage(request, sum(int(np.sum(piece.tokens)) for piece in found)),
+                "timings": {"gateway_us": 1e6 * (perf_counter() - started)},
             }
-            for i in range(len(asked.texts))
-        ]
-        body = {
-            "object": "list",
-            "data": data,
-            "model": served.name,
-            "usage": self._record_usage(request, found.tokens),
-            "timings": {"gateway_us": 1e6 * (perf_counter() - started)},
-        }
-        return await json_response(body, found.ids.size)
+            return await json_response(body, sum(piece.ids.size for piece in found))
+
+    async def rerank(self, request: Request) -> Response:
+        """``POST /v1/rerank``, as Cohere's: documents by their inner products with a query, as in reranking tasks."""
+        asked = RerankRequest.read(await self._bodies.read_object(request), self._settings)
+        _log_request(request, [asked.query, *asked.texts])
+        texts, places = distinct(asked.texts)
+        with self._places.take():
+            async with self._upstream.deadline() as extend:
+                served = await self._upstream.model("query", None)
+                if asked.model not in (None, served.name):
+                    raise ApiError(
+                        404,
+                        "model_not_found",
+                        f"model not found; reranking is with {served.name!r}, whose two roles it takes",
+                        param="model",
+                    )
+
+                async def encode() -> tuple[Any, Any]:
+                    query = await self._upstream.encode("query", [asked.query], "reranking")
+                    return query, await self._upstream.encode("document", texts, "reranking", extend)
+
+                query, documents = await _cancel_on_disconnect(request.receive, encode())
+            results = []
+            for index, score in best(query.vectors[0], documents.vectors, places, asked.top_n):
+                result: dict[str, Any] = {"index": index, "relevance_score": score}
+                if asked.return_documents:
+                    document = asked.documents[index]
+                    result["document"] = document if isinstance(document, dict) else {"text": document}
+                results.append(result)
+            body = {
+                "id": request_log_of(request.scope).id,
+                "results": results,
+                "model": served.name,
+                "usage": self._record_usage(request, query.tokens + documents.tokens),
+            }
+            return await json_response(body, len(results))
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
@@ -114,8 +144,8 @@ class Api:
             )
         return await json_response(_model(name, served[name]))
 
-    def _record_usage(self, request: Request, tokens: Any) -> dict[str, int]:
-        entry, total = request_log_of(request.scope), int(np.sum(tokens))
+    def _record_usage(self, request: Request, total: int) -> dict[str, int]:
+        entry = request_log_of(request.scope)
         entry.tokens = total
         self._metrics.texts.labels(entry.route).inc(entry.texts)
         self._metrics.tokens.labels(entry.route).inc(total)
@@ -152,6 +182,26 @@ def _width(dimensions: int | None, served: Any) -> int:
 
 def _base64(vectors: np.ndarray[Any, Any]) -> list[str]:
     return [base64.b64encode(row.tobytes()).decode("ascii") for row in vectors]
+
+
+def _found(piece: Any, first: int) -> list[dict[str, Any]]:
+    """Return the answers to the queries of a piece, whose first query has a position in the request."""
+    # Of a collection, hits have the documents' own ids; None is padding, as -1 is.
+    ids = getattr(piece, "document_ids", None)
+    if ids is None:
+        ids = [[int(one) if one >= 0 else None for one in row] for row in piece.ids]
+    spans = getattr(piece, "spans", None) or [[None] * len(row) for row in ids]
+    return [
+        {
+            "object": "search.hits",
+            "index": first + i,
+            "hits": _hits(ids[i], piece.scores[i], piece.documents[i], spans[i]),
+            "timings": dict(
+                zip(("tokenise_us", "encode_us", "scan_us"), map(float, piece.times[i]), strict=True)
+            ),
+        }
+        for i in range(len(ids))
+    ]
 
 
 def _hits(ids: Any, scores: Any, documents: list[Any], spans: list[Any]) -> list[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ from care_accel.serving.gateway.api import Api
 from care_accel.serving.gateway.errors import INTERNAL, ApiError
 from care_accel.serving.gateway.metrics import Metrics
 from care_accel.serving.gateway.middleware import RequestMiddleware, request_log_of
+from care_accel.serving.gateway.openapi.description import describe
+from care_accel.serving.gateway.openapi.page import render
+from care_accel.serving.gateway.places import Places
 from care_accel.serving.gateway.rate_limit import RateLimiter
 from care_accel.serving.gateway.settings import Settings
 from care_accel.serving.gateway.upstream import Backend, Upstream
@@ -34,6 +38,7 @@ _PAGE = {
     "/filters.js": ("filters.js", "text/javascript"),
     "/words.js": ("words.js", "text/javascript"),
     "/style.css": ("style.css", "text/css"),
+    "/docs.css": ("docs.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 
@@ -59,11 +64,12 @@ def create_app(
         The served collection, to read and write its documents; closed on shutdown.
     """
     metrics = Metrics()
+    places = Places(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         app.state.upstream = Upstream(backend, settings.timeout)
-        app.state.api = Api(settings, app.state.upstream, metrics)
+        app.state.api = Api(settings, app.state.upstream, metrics, places)
         try:
             yield
         finally:
@@ -76,6 +82,9 @@ def create_app(
 
     async def search(request: Request) -> Response:
         return await request.app.state.api.search(request)
+
+    async def rerank(request: Request) -> Response:
+        return await request.app.state.api.rerank(request)
 
     async def models(request: Request) -> Response:
         return await request.app.state.api.models(request)
@@ -105,21 +114,27 @@ def create_app(
             }
         )
 
+    description = describe(
+        settings, collection=documents is not None, writable=documents is not None and documents.writable
+    )
     routes: list[BaseRoute] = [
         Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/search", search, methods=["POST"]),
+        Route("/v1/rerank", rerank, methods=["POST"]),
         Route("/v1/models", models),
         Route("/v1/models/{model:path}", model),
         Route("/healthz", healthz),
         Route("/readyz", readyz),
         Route("/metrics", exposition),
         Route("/page/settings", page_settings),
+        Route("/openapi.json", _constant(json.dumps(description, ensure_ascii=False), "application/json")),
+        Route("/docs", _constant(render(description), "text/html")),
         *(_static(path, *what) for path, what in _PAGE.items()),
     ]
     if documents is not None:
         from care_accel.serving.gateway.documents.routes import DocumentRoutes
 
-        routes += DocumentRoutes(settings, documents, metrics).routes()
+        routes += DocumentRoutes(settings, documents, metrics, places).routes()
     app = Starlette(
         routes=routes,
         lifespan=lifespan,
@@ -151,9 +166,12 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 def _static(path: str, name: str, kind: str) -> Route:
     content = (files("care_accel.serving.gateway") / "page" / name).read_bytes()
+    return Route(path, _constant(content, kind), include_in_schema=path == "/")
 
-    async def file(_request: Request) -> Response:
+
+def _constant(content: str | bytes, kind: str) -> Callable[[Request], Awaitable[Response]]:
+    async def constant(_request: Request) -> Response:
         # Always revalidated, so that page and script are of the same release.
         return Response(content, media_type=kind, headers={"Cache-Control": "no-cache"})
 
-    return Route(path, file)
+    return constant

@@ -10,6 +10,7 @@ from typing import Any
 from starlette.requests import Request
 
 from care_accel.serving.gateway.errors import ApiError, invalid
+from care_accel.serving.gateway.places import Places
 from care_accel.serving.gateway.settings import Settings
 
 # Oversized bodies up to this multiple of the limit are drained: closing the connection while the client still
@@ -20,42 +21,73 @@ _DRAIN_FACTOR = 4
 JSON = "application/json"
 
 
-async def read_object(request: Request, settings: Settings) -> dict[str, Any]:
-    """Return the JSON object in a request body.
+class BodyReader:
+    """Reads request bodies.
 
-    Raises
-    ------
-    ApiError
-        408 for a timeout, 413 for an oversized body, 415 for another media type, 400 if it is not a JSON object.
+    Parameters
+    ----------
+    settings : Settings
+    places : Places
+        Limits the bytes of all bodies that arrive at the same time.
     """
-    _, body = await read_body(request, settings, (JSON,))
-    return parse_object(body, "the body")
 
+    def __init__(self, settings: Settings, places: Places) -> None:
+        self._settings, self._places = settings, places
 
-async def read_body(request: Request, settings: Settings, kinds: Sequence[str]) -> tuple[str, bytes]:
-    """Return the media type and the bytes of a request body.
+    async def read_object(self, request: Request) -> dict[str, Any]:
+        """Return the JSON object in a request body.
 
-    Raises
-    ------
-    ApiError
-        408 for a timeout, 413 for an oversized body, 415 for another media type than these.
-    """
-    # Pages of other origins can send text/plain without a CORS preflight, but not these types.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in kinds:
-        raise ApiError(415, "unsupported_media_type", f"send Content-Type: {' or '.join(kinds)}")
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise ApiError(415, "unsupported_encoding", "send the body without Content-Encoding")
-    try:
-        async with asyncio.timeout(settings.body_timeout):
-            return kind, await _read(request, settings.max_body)
-    except TimeoutError:
-        raise ApiError(
-            408,
-            "body_too_slow",
-            f"the body did not arrive within {settings.body_timeout:g} s",
-            headers={"Connection": "close"},
-        ) from None
+        Raises
+        ------
+        ApiError
+            400 if it is not a JSON object; else as `read`.
+        """
+        _, body = await self.read(request, (JSON,))
+        return parse_object(body, "the body")
+
+    async def read(self, request: Request, kinds: Sequence[str]) -> tuple[str, bytes]:
+        """Return the media type and the bytes of a request body.
+
+        Raises
+        ------
+        ApiError
+            408 for a timeout, 413 for an oversized body, 415 for another media type than these, 503 if too much is arriving.
+        """
+        # Pages of other origins can send text/plain without a CORS preflight, but not these types.
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in kinds:
+            raise ApiError(415, "unsupported_media_type", f"send Content-Type: {' or '.join(kinds)}")
+        if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+            raise ApiError(415, "unsupported_encoding", "send the body without Content-Encoding")
+        seconds = self._settings.body_timeout
+        try:
+            async with asyncio.timeout(seconds):
+                return kind, await self._arrival(request)
+        except TimeoutError:
+            raise ApiError(
+                408,
+                "body_too_slow",
+                f"the body did not arrive within {seconds:g} s",
+                headers={"Connection": "close"},
+            ) from None
+
+    async def _arrival(self, request: Request) -> bytes:
+        limit = self._settings.max_body
+        length = request.headers.get("content-length", "0")
+        declared = int(length) if length.isascii() and length.isdigit() else 0
+        if declared > _DRAIN_FACTOR * limit:
+            raise _too_long(limit)
+        read = 0
+        with self._places.arriving() as body:
+            async for piece in request.stream():  # Content-Length is missing if chunked
+                read += len(piece)
+                if read <= limit:
+                    self._places.grow(body, piece)
+                elif read > _DRAIN_FACTOR * limit:
+                    break
+            if read > limit:
+                raise _too_long(limit)
+            return bytes(body)
 
 
 def parse_object(raw: bytes, what: str) -> dict[str, Any]:
@@ -79,24 +111,6 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise invalid(f"{what} must be a JSON object", code="invalid_json")
     return values
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    length = request.headers.get("content-length", "0")
-    declared = int(length) if length.isascii() and length.isdigit() else 0
-    if declared > _DRAIN_FACTOR * limit:
-        raise _too_long(limit)
-    body = bytearray()
-    read = 0
-    async for piece in request.stream():  # Content-Length is missing if chunked
-        read += len(piece)
-        if read <= limit:
-            body += piece
-        elif read > _DRAIN_FACTOR * limit:
-            break
-    if read > limit:
-        raise _too_long(limit)
-    return bytes(body)
 
 
 def _too_long(limit: int) -> ApiError:

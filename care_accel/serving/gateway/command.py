@@ -91,7 +91,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         float,
         "requests per second for each token, or for each address without authentication; 0: no limit",
     )
-    _limit(limits, "timeout", float, "timeout of the inference server in seconds")
+    _limit(limits, "timeout", float, "timeout of the inference server in seconds, for each 256 texts")
     parser.add_argument(
         "--log-texts", action="store_true", help="log the texts of requests, which are patients' words"
     )

@@ -50,6 +50,12 @@ class Metrics:
             namespace=_NAMESPACE,
             registry=registry,
         )
+        self.bodies = Gauge(
+            "bodies_arriving",
+            "Requests whose bodies are being read; they hold no place yet.",
+            namespace=_NAMESPACE,
+            registry=registry,
+        )
         self.writes_waiting = Gauge(
             "writes_waiting",
             "Writes that wait for those before them.",

@@ -6,24 +6,26 @@ from dataclasses import dataclass
 from typing import Any
 
 from care_accel.encoding.spec import ROLES, TASKS, Role, Task
-from care_accel.files import replace_lone_surrogates
+from care_accel.serving.gateway import fields
 from care_accel.serving.gateway.errors import invalid
 from care_accel.serving.gateway.settings import Settings
 
-_EMBEDDING_FIELDS = ("input", "model", "input_type", "task", "dimensions", "encoding_format", "user")
-_SEARCH_FIELDS = ("query", "k", "filter", "model", "task", "user")
-_FORMATS = ("float", "base64")
-_DEFAULT_K = 10
-_MAX_FILTER = 10_000  # characters
+EMBEDDING_FIELDS = ("input", "model", "input_type", "task", "dimensions", "encoding_format", "user")
+SEARCH_FIELDS = ("query", "k", "filter", "model", "task", "user")
+RERANK_FIELDS = ("query", "documents", "top_n", "return_documents", "model", "user")
+DELETE_FIELDS = ("ids", "filter")
+FORMATS = ("float", "base64")
+DEFAULT_K = 10
 
 
 @dataclass(frozen=True)
 class EmbeddingRequest:
-    """Request of ``POST /v1/embeddings``."""
+    """Request of ``POST /v1/embeddings``; ``role`` is None if ``model`` alone says it."""
 
     texts: list[str]
+    listed: bool
     model: str
-    role: Role
+    role: Role | None
     task: Task
     dimensions: int | None
     base64: bool
@@ -37,19 +39,31 @@ class EmbeddingRequest:
         ApiError
             400 for a field that is unknown, missing, of another type or beyond a limit.
         """
-        refuse_unknown(values, _EMBEDDING_FIELDS)
-        role = _choice(values, "input_type", ROLES)
-        model = _text(values, "model")
+        fields.refuse_unknown(values, EMBEDDING_FIELDS)
+        role = fields.choice(values, "input_type", ROLES)
+        model = fields.text(values, "model")
         if model is None:
             raise invalid("'model' is missing; GET /v1/models lists the served models", "model", "missing")
         return cls(
-            texts=_texts(values, "input", settings, empty=role == "document"),
+            texts=fields.texts(values, "input", settings),
+            listed=isinstance(values["input"], list),
             model=model,
             role=role,
-            task=_choice(values, "task", TASKS),
-            dimensions=_count(values, "dimensions"),
-            base64=_choice(values, "encoding_format", _FORMATS) == "base64",
+            task=fields.choice(values, "task", TASKS) or TASKS[0],
+            dimensions=fields.count(values, "dimensions"),
+            base64=fields.choice(values, "encoding_format", FORMATS) == "base64",
         )
+
+    def check_role(self, role: Role) -> None:
+        """Check what depends on the role: only documents may be empty.
+
+        Raises
+        ------
+        ApiError
+            400 for an empty query.
+        """
+        if role == "query":
+            fields.refuse_empty(self.texts, "input", listed=self.listed)
 
 
 @dataclass(frozen=True)
@@ -71,12 +85,13 @@ class SearchRequest:
         ApiError
             400 for a field that is unknown, missing, of another type or beyond a limit.
         """
-        refuse_unknown(values, _SEARCH_FIELDS)
-        texts = _texts(values, "query", settings, empty=False)
-        k = _count(values, "k")
-        k = _DEFAULT_K if k is None else k
+        fields.refuse_unknown(values, SEARCH_FIELDS)
+        texts = fields.texts(values, "query", settings)
+        fields.refuse_empty(texts, "query", listed=isinstance(values["query"], list))
+        k = fields.count(values, "k")
+        k = DEFAULT_K if k is None else k
         if k > settings.max_k:
-            raise invalid(f"'k' is {_shown(k)}; the maximum is {settings.max_k}", "k", "too_large")
+            raise invalid(f"'k' is {fields.shown(k)}; the maximum is {settings.max_k}", "k", "too_large")
         if k * len(texts) > settings.max_hits:
             raise invalid(
                 f"{len(texts)} queries with {k} hits each exceed the maximum of {settings.max_hits} hits per response; "
@@ -86,11 +101,85 @@ class SearchRequest:
             )
         return cls(
             texts=texts,
-            model=_text(values, "model"),
-            task=_choice(values, "task", TASKS),
+            model=fields.text(values, "model"),
+            task=fields.choice(values, "task", TASKS) or TASKS[0],
             k=k,
-            filter=_filter(values),
+            filter=fields.condition(values, "filter"),
         )
+
+
+@dataclass(frozen=True)
+class RerankRequest:
+    """Request of ``POST /v1/rerank``.
+
+    Attributes
+    ----------
+    query : str
+    documents : list of dict or str
+        As they came.
+    texts : list of str
+        What is encoded of each: title and text, joined as in the tasks.
+    top_n : int
+    return_documents : bool
+    model : str or None
+    """
+
+    query: str
+    documents: list[dict[str, Any] | str]
+    texts: list[str]
+    top_n: int
+    return_documents: bool
+    model: str | None
+
+    @classmethod
+    def read(cls, values: dict[str, Any], settings: Settings) -> RerankRequest:
+        """Check the fields.
+
+        Raises
+        ------
+        ApiError
+            400 for a field that is unknown, missing, of another type or beyond a limit.
+        """
+        fields.refuse_unknown(values, RERANK_FIELDS)
+        query = fields.text(values, "query")
+        if query is None:
+            raise invalid("'query' is missing; it must be a string", "query", "missing")
+        query = fields.checked_text(query, "'query'", "query", settings)
+        fields.refuse_empty([query], "query", listed=False)
+        documents = values.get("documents")
+        if documents is None:
+            raise invalid(
+                "'documents' is missing; it must be a list of strings or of objects with a text",
+                "documents",
+                "missing",
+            )
+        if not isinstance(documents, list):
+            raise invalid("'documents' must be a list of strings or of objects with a text", "documents")
+        if not documents:
+            raise invalid("'documents' is an empty list; send at least one document", "documents")
+        fields.require_few(documents, "documents", "documents", settings)
+        top_n = fields.count(values, "top_n")
+        return cls(
+            query=query,
+            documents=documents,
+            texts=[
+                _document(document, f"'documents'[{i}]", settings) for i, document in enumerate(documents)
+            ],
+            top_n=len(documents) if top_n is None else min(top_n, len(documents)),
+            return_documents=fields.flag(values, "return_documents"),
+            model=fields.text(values, "model"),
+        )
+
+
+def _document(document: Any, where: str, settings: Settings) -> str:
+    if isinstance(document, dict):
+        title, text = document.get("title"), document.get("text")
+        if not isinstance(text, str) or not isinstance(title, str | None):
+            raise invalid(
+                f"{where} must have a 'text' that is a string, and so must be its 'title'", "documents"
+            )
+        document = f"{title} {text}".strip() if title else text
+    return fields.checked_text(document, where, "documents", settings)
 
 
 @dataclass(frozen=True)
@@ -109,8 +198,8 @@ class DeleteRequest:
         ApiError
             400 for a field that is unknown, missing, of another type or beyond a limit.
         """
-        refuse_unknown(values, ("ids", "filter"))
-        ids, condition = values.get("ids"), _filter(values)
+        fields.refuse_unknown(values, DELETE_FIELDS)
+        ids, condition = values.get("ids"), fields.condition(values, "filter")
         if (ids is None) == (condition is None):
             raise invalid("send 'ids' or 'filter', one of them", "ids", "missing" if ids is None else "both")
         if ids is None:
@@ -128,114 +217,3 @@ class DeleteRequest:
             if not (isinstance(one, str) and one) and not number:
                 raise invalid(f"'ids'[{place}] must be a string that is not empty, or an integer", "ids")
         return cls([str(one) for one in ids], None)
-
-
-def _filter(values: dict[str, Any]) -> str | None:
-    given = _text(values, "filter")
-    if given is None:
-        return None
-    if not given.strip():
-        # A template that was filled with nothing must not find, or delete, all documents.
-        raise invalid("'filter' is empty; leave it out, or give an expression", "filter", "empty")
-    if len(given) > _MAX_FILTER:
-        raise invalid(
-            f"'filter' has {len(given)} characters; the maximum is {_MAX_FILTER}", "filter", "too_long"
-        )
-    return replace_lone_surrogates(given)[0]
-
-
-def refuse_unknown(values: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Refuse fields of other names.
-
-    Raises
-    ------
-    ApiError
-        400 for one.
-    """
-    # A misspelt input_type would otherwise silently encode documents as queries.
-    if unknown := sorted(set(values) - set(known)):
-        # A name that is not an identifier may be a misplaced text, which messages must not contain.
-        name = unknown[0] if unknown[0].isidentifier() and len(unknown[0]) <= 40 else None
-        raise invalid(
-            f"unknown field{'' if name is None else f' {name!r}'}; known are {', '.join(known)}",
-            name,
-            "unknown_field",
-        )
-
-
-def _texts(values: dict[str, Any], name: str, settings: Settings, *, empty: bool) -> list[str]:
-    given = values.get(name)
-    if given is None:
-        raise invalid(f"{name!r} is missing; it must be a string or a list of strings", name, "missing")
-    texts = [given] if isinstance(given, str) else given
-    if not isinstance(texts, list):
-        raise invalid(f"{name!r} must be a string or a list of strings", name)
-    if not texts:
-        raise invalid(f"{name!r} is an empty list; send at least one text", name)
-    if len(texts) > settings.max_inputs and not _token_ids(texts):
-        raise invalid(
-            f"{name!r} has {len(texts)} texts; the maximum per request is {settings.max_inputs}",
-            name,
-            "too_many",
-        )
-    return [
-        _checked(text, name, i if isinstance(given, list) else None, settings, empty)
-        for i, text in enumerate(texts)
-    ]
-
-
-def _token_ids(values: list[Any]) -> bool:
-    first = values[0][0] if isinstance(values[0], list) and values[0] else values[0]
-    return isinstance(first, int) and not isinstance(first, bool)
-
-
-def _checked(text: Any, name: str, position: int | None, settings: Settings, empty: bool) -> str:
-    where = f"{name!r}" if position is None else f"{name!r}[{position}]"
-    if not isinstance(text, str):
-        if _token_ids([text]):
-            raise invalid(
-                f"{where} contains token ids, which are not supported; send texts",
-                name,
-                "token_ids",
-            )
-        raise invalid(f"{where} must be a string", name)
-    # Lone surrogates, possible in \u escapes, are replaced as the library does.
-    text, _ = replace_lone_surrogates(text)
-    if not text and not empty:
-        raise invalid(f"{where} is empty; send a non-empty query", name, "empty")
-    if (length := len(text.encode("utf-8"))) > settings.max_text:
-        raise invalid(
-            f"{where} has {length} bytes in UTF-8; the maximum is {settings.max_text}", name, "too_long"
-        )
-    return text
-
-
-def _text(values: dict[str, Any], name: str) -> str | None:
-    value = values.get(name)
-    if value is not None and not isinstance(value, str):
-        raise invalid(f"{name!r} must be a string", name)
-    return value
-
-
-def _choice(values: dict[str, Any], name: str, allowed: tuple[Any, ...]) -> Any:
-    value = values.get(name)
-    if value is None:
-        return allowed[0]
-    if value not in allowed:
-        raise invalid(f"{name!r} must be one of {', '.join(allowed)}", name)
-    return value
-
-
-def _count(values: dict[str, Any], name: str) -> int | None:
-    value = values.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(f"{name!r} must be an integer", name)
-    if value < 1:
-        raise invalid(f"{name!r} is {_shown(value)}; it must be 1 or more", name)
-    return value
-
-
-def _shown(number: int) -> str:
-    return str(number) if abs(number) < 10**12 else "a very large number" if number > 0 else "negative"

@@ -32,7 +32,7 @@ class Settings:
     max_body : int
         Maximum bytes of a request body.
     max_inputs : int
-        Maximum texts per request.
+        Maximum texts per request; by default OpenAI's.
     max_text : int
         Maximum bytes of a text in UTF-8.
     max_documents : int
@@ -47,9 +47,9 @@ class Settings:
     burst : int
         Capacity of a caller's token bucket in requests.
     concurrency : int
-        Maximum requests in flight; further ones are rejected, not queued.
+        Maximum requests in flight, from when their bodies are there; further ones are rejected, not queued.
     timeout : float
-        Timeout of the inference server in seconds.
+        Timeout of the inference server in seconds, for each piece of a request that is sent in pieces.
     body_timeout : float
         Timeout for receiving a request body in seconds.
     log_texts : bool
@@ -65,7 +65,7 @@ class Settings:
     write_tokens: tuple[str, ...] = field(default=(), repr=False)
     hosts: frozenset[str] = LOCAL_NAMES
     max_body: int = 4 * 2**20
-    max_inputs: int = 256
+    max_inputs: int = 2048
     max_text: int = 100_000
     max_documents: int = 1000
     max_k: int = 1000

@@ -1,7 +1,8 @@
 """Console script ``tritonserver``: finds a real server, sets up its environment and supervises it.
 
 Arguments, signals and the exit code are the server's own. By default it listens on loopback and restricts its control
-APIs. The only additional argument is ``--shared-memory``, which allows clients to register shared memory.
+APIs. Additional arguments are ``--shared-memory``, which allows clients to register shared memory, and ``--parent=PID``,
+which ends the server when the process that started this one has died.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _WARNING = (
     "tritonserver: this is the server of the wheel nvidia-pytriton (2.51), for development: its published "
     "vulnerabilities are fixed in NVIDIA's containers from 25.07 on. It listens on loopback unless told otherwise."
 )
-_SHARED_MEMORY = "--shared-memory"
+_SHARED_MEMORY, _PARENT = "--shared-memory", "--parent="
 _REPOSITORIES = ("--model-repository", "--model-store")
 
 
@@ -35,12 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if program.bundled:
             print(_WARNING, file=sys.stderr, flush=True)
+        arguments = joined([one for one in given if one != _SHARED_MEMORY])
+        parent = next((one.removeprefix(_PARENT) for one in arguments if one.startswith(_PARENT)), "")
         with tempfile.TemporaryDirectory(prefix="care-run-") as folder:
             command = program.command(
-                linked(joined([one for one in given if one != _SHARED_MEMORY]), Path(folder)),
+                linked([one for one in arguments if not one.startswith(_PARENT)], Path(folder)),
                 shared_memory=_SHARED_MEMORY in given,
             )
-            codes.append(supervise(command, program.environ() | {RUN_FOLDER: folder}))
+            environment = program.environ() | {RUN_FOLDER: folder}
+            codes.append(supervise(command, environment, parent=int(parent) if parent.isdigit() else None))
 
     return exit_code(serve) or codes[0]
 

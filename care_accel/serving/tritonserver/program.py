@@ -32,6 +32,7 @@ _PATHS = ("--model-repository", "--model-store", "--backend-directory")
 PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
 # Control APIs of the server, and those that access its memory.
 _RESTRICTED = ("model-repository", "shared-memory", "trace", "logging")
+_RESTRICTIONS = ("--http-restricted-api", "--grpc-restricted-protocol")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Program:
     def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
         """Return the command line: the given arguments, and safe defaults for all others.
 
+        APIs that the given arguments restrict have the given key; the other control APIs stay restricted.
+
         Raises
         ------
         CareError
@@ -70,7 +73,7 @@ class Program:
             str(self.binary),
             *arguments,
             *_unless_given(self.arguments, arguments),
-            *_unless_given(safe_arguments(shared_memory=shared_memory), arguments),
+            *_unless_given(safe_arguments(arguments, shared_memory=shared_memory), arguments),
         ]
 
     def environ(self) -> dict[str, str]:
@@ -121,16 +124,28 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
     )
 
 
-def safe_arguments(*, shared_memory: bool = False) -> list[str]:
+def safe_arguments(given: Sequence[str] = (), *, shared_memory: bool = False) -> list[str]:
     """Return arguments to listen on loopback and restrict the control APIs.
 
     Model loading, shared memory, traces and log settings require a header with a random, undisclosed key.
+
+    Parameters
+    ----------
+    given : sequence of str
+        Arguments ``--name=value`` of a user. The server takes the options of restricted APIs more than once, but each API in
+        one of them only: those that are restricted there are left out here.
+    shared_memory : bool
+        Leave shared memory open.
     """
     key = secrets.token_hex(16)
     arguments = [f"--{name}-address={LOOPBACK}" for name in ADDRESSES]
-    for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
-        names = [name for name in _RESTRICTED if not (shared_memory and name == "shared-memory")]
-        arguments.append(f"{option}={','.join(names)}:care-key={key}")
+    for option in _RESTRICTIONS:
+        others = {"shared-memory"} if shared_memory else set()
+        for name, _, value in (argument.partition("=") for argument in given):
+            if name == option:
+                others |= {api.strip() for api in value.partition(":")[0].split(",")}
+        if names := [name for name in _RESTRICTED if name not in others]:
+            arguments.append(f"{option}={','.join(names)}:care-key={key}")
     return arguments
 
 
@@ -150,7 +165,7 @@ def require_plain(path: str) -> None:
 
 
 def _unless_given(defaults: Sequence[str], given: Sequence[str]) -> list[str]:
-    names = {argument.split("=", 1)[0] for argument in given}
+    names = {argument.split("=", 1)[0] for argument in given} - set(_RESTRICTIONS)
     return [argument for argument in defaults if argument.split("=", 1)[0] not in names]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
@@ -26,7 +27,7 @@ _PROGRESS_EVERY_S = 10.0
 
 
 class Server:
-    """An inference server process; a context manager.
+    """An inference server process; a context manager. It does not outlive the process that starts it, however that ends.
 
     Parameters
     ----------
@@ -113,6 +114,7 @@ class Server:
         """
         command = [
             *(sys.executable, "-m", "care_accel.serving.tritonserver.launcher"),
+            f"--parent={os.getpid()}",
             *(["--shared-memory"] if self._shared_memory else []),
             f"--model-repository={self.repository}",
             *(f"--{name}-port={port}" for name, port in self._ports.items()),

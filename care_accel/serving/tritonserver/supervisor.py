@@ -25,14 +25,19 @@ _GRACE_S = 1.0
 # A server that ran this long did not fail because of its arguments or models.
 _STABLE_AFTER_S = 60.0
 _MAX_RESTARTS = 5
+# For requests in work when the process that wanted the server has died; nobody waits for longer.
+_ORPHAN_GRACE_S = 10.0
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 _PR_SET_PDEATHSIG = 1
 
 
 def supervise(
-    command: Sequence[str], environment: Mapping[str, str], log: Callable[[str], None] | None = None
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    log: Callable[[str], None] | None = None,
+    parent: int | None = None,
 ) -> int:
-    """Run a server until it is stopped or keeps failing.
+    """Run a server until it is stopped, keeps failing, or is no longer wanted.
 
     Signals are forwarded. A server is not restarted after a clean exit, or if its first run fails within a minute (wrong
     arguments or models); else it is restarted at most five times in a row, with backoff.
@@ -43,6 +48,8 @@ def supervise(
     environment : mapping of str to str
     log : callable, optional
         Called with a message on each restart; writes to standard error by default.
+    parent : int, optional
+        Process that started this one: if it dies, even by SIGKILL, the server is terminated.
 
     Returns
     -------
@@ -71,7 +78,7 @@ def supervise(
             ]
             if signals:  # received between two servers
                 running[0].send_signal(signals[0])
-            why = _watch(running[0], signals)
+            why = _watch(running[0], signals, parent)
             code = running[0].returncode
             # A server that ends while it loads models may leave their stubs running.
             with suppress(ProcessLookupError, PermissionError):
@@ -82,13 +89,13 @@ def supervise(
             restarts = 0 if lived > _STABLE_AFTER_S else restarts + 1
             wrong = why is None and code > 0 and restarts == 1
             ended = why is None and code == 0
-            if signals or ended or wrong or restarts > _MAX_RESTARTS:
+            if signals or ended or wrong or restarts > _MAX_RESTARTS or _orphaned(parent):
                 return code if code >= 0 else 128 - code
             log(f"{why or f'the server exited with code {code}'}; restarting it")
             for _ in range(round((0 if restarts < 2 else 2.0 ** (restarts - 2)) / _POLL_S)):
-                if not signals:  # signals do not interrupt time.sleep
+                if not signals and not _orphaned(parent):  # signals do not interrupt time.sleep
                     time.sleep(_POLL_S)
-            if signals:
+            if signals or _orphaned(parent):
                 return code if code >= 0 else 128 - code
     finally:
         for number, handler in former.items():
@@ -110,19 +117,17 @@ def dead_stubs(server: int) -> set[int]:
     return dead
 
 
-def _watch(server: subprocess.Popen[bytes], signals: Sequence[int]) -> str | None:
-    """Wait for a server to exit; terminate it if a stub has died, and return the reason."""
+def _watch(server: subprocess.Popen[bytes], signals: Sequence[int], parent: int | None) -> str | None:
+    """Wait for a server to exit; terminate it if a stub or the parent has died, and return the reason."""
     before: set[int] = set()
     while server.poll() is None:
+        if _orphaned(parent):
+            _end(server, _ORPHAN_GRACE_S)
+            return "the process that started it has died"
         dead = dead_stubs(server.pid) if not signals else set()
         # In two polls: the stub of a model being unloaded is a zombie for a moment.
         if lost := dead & before:
-            server.terminate()
-            try:
-                server.wait(_GRACE_S)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            _end(server, _GRACE_S)
             return f"a model's process ({min(lost)}) has died"
         before = dead
         try:
@@ -130,6 +135,21 @@ def _watch(server: subprocess.Popen[bytes], signals: Sequence[int]) -> str | Non
         except subprocess.TimeoutExpired:
             continue
     return None
+
+
+def _end(server: subprocess.Popen[bytes], grace: float) -> None:
+    server.terminate()
+    try:
+        server.wait(grace)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
+
+
+def _orphaned(parent: int | None) -> bool:
+    # Not by a signal at the parent's death (PR_SET_PDEATHSIG): that is sent when the parent's thread ends which started
+    # this process, and a server may be started in a thread.
+    return parent is not None and os.getppid() != parent
 
 
 def _end_with(parent: int) -> Callable[[], None]:

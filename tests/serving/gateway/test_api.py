@@ -87,7 +87,12 @@ def test_a_filter_that_the_server_refuses_is_told_in_its_words_and_not_logged(ga
         ({"input": ["头痛", None], "model": "care-mini"}, "input", r"'input'\[1\] must be a string"),
         ({"input": [1, 2], "model": "care-mini"}, "input", "token ids"),
         ({"input": [[1, 2]] * 9, "model": "care-mini"}, "input", "token ids"),
-        ({"input": list(range(900)), "model": "care-mini"}, "input", "token ids"),
+        (
+            {"input": list(range(9000)), "model": "care-mini"},
+            "input",
+            r"token ids.*check_embedding_ctx_length=False\): see docs/gateway.md#langchain",
+        ),
+        ({"input": ["头痛", [1, 2]], "model": "care-mini"}, "input", "token ids"),
         ({"input": {"text": "头痛"}, "model": "care-mini"}, "input", "string or a list"),
         ({"input": ["头痛"] * 5, "model": "care-mini"}, "input", "maximum per request is 4"),
         ({"input": "痛" * 34, "model": "care-mini"}, "input", "102 bytes"),
@@ -242,22 +247,6 @@ def test_another_model_under_the_same_address_is_noticed(gateway, memory, monkey
     assert client.get("/v1/models").json()["data"][0]["id"] == "care-large"
 
 
-def test_a_server_of_queries_alone_is_listed_as_such(gateway, memory, monkeypatch):
-    describe = memory.describe
-
-    async def only_queries(role, *, refresh=False):
-        if role == "document":
-            raise ServerError("NOT_FOUND", "serves no model 'document_encoder'")
-        return await describe(role)
-
-    monkeypatch.setattr(memory, "describe", only_queries)
-    client = gateway()
-    (model,) = client.get("/v1/models").json()["data"]
-    assert list(model["roles"]) == ["query"]
-    fields = {"input": "头痛", "model": "care-mini", "input_type": "document"}
-    assert refused(client, "/v1/embeddings", 404, **fields)["code"] == "not_served"
-
-
 def test_unknown_addresses_and_methods_are_answered_in_the_same_shape(gateway):
     client = gateway()
     assert client.get("/v1/completions").json()["error"]["code"] == "unknown_url"
@@ -268,7 +257,10 @@ def test_unknown_addresses_and_methods_are_answered_in_the_same_shape(gateway):
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9)
 NAMES = st.sampled_from(
-    ["input", "query", "model", "k", "filter", "task", "input_type", "dimensions", "encoding_format"]
+    [
+        *("input", "query", "documents", "model", "k", "filter", "task", "input_type", "dimensions"),
+        *("encoding_format", "top_n", "return_documents"),
+    ]
 )
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=2)
@@ -277,7 +269,7 @@ VALUES = st.recursive(
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    path=st.sampled_from(["/v1/embeddings", "/v1/search"]),
+    path=st.sampled_from(["/v1/embeddings", "/v1/search", "/v1/rerank"]),
     fields=st.dictionaries(NAMES, VALUES | st.just("care-mini") | st.just("头痛"), max_size=6),
 )
 def test_whatever_the_fields_hold_the_answer_is_an_answer(client, path, fields):

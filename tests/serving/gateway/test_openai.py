@@ -86,9 +86,14 @@ def test_errors_arrive_as_the_client_s_own(client, memory):
 
 def test_what_is_served_is_listed_and_found_by_its_name(client):
     asking = client()
-    (model,) = asking.models.list().data
-    assert model.id == "care-mini"
+    listed = {model.id: list(model.roles) for model in asking.models.list().data}
+    assert listed == {
+        "care-mini": ["query", "document"],
+        "care-mini-query": ["query"],
+        "care-mini-document": ["document"],
+    }
     assert asking.models.retrieve("care-mini").roles["document"]["dimensions"] == 8
+    assert asking.models.retrieve("care-mini-document").id == "care-mini-document"
     with pytest.raises(openai.NotFoundError):
         asking.models.retrieve("another")
 

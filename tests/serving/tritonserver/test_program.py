@@ -125,16 +125,37 @@ def test_the_key_of_restricted_apis_is_another_each_time():
 
 
 def test_what_is_given_is_not_overruled():
-    given = launcher.joined(
-        ["--http-address", "0.0.0.0", "--http-restricted-api=trace:k=v", "--log-verbose", "1"]
-    )
+    given = launcher.joined(["--http-address", "0.0.0.0", "--log-verbose", "1"])
     command = Program(program.Path("/tritonserver"), ("--backend-directory=/b",)).command(given)
     assert [one for one in command if one.startswith("--http-address")] == ["--http-address=0.0.0.0"]
-    assert [one for one in command if one.startswith("--http-restricted")] == [
-        "--http-restricted-api=trace:k=v"
-    ]
     assert "--log-verbose=1" in command
     assert "--backend-directory=/b" in command
+
+
+def restrictions(command, option):
+    """Return the restricted APIs of a command line as a dict from the key's value to the names."""
+    found = [one.removeprefix(f"{option}=") for one in command if one.startswith(f"{option}=")]
+    return {value.rsplit("=", 1)[1]: value.partition(":")[0].split(",") for value in found}
+
+
+@pytest.mark.parametrize(
+    ("option", "other"),
+    [
+        ("--http-restricted-api", "--grpc-restricted-protocol"),
+        ("--grpc-restricted-protocol", "--http-restricted-api"),
+    ],
+)
+def test_apis_that_a_user_restricts_have_the_user_s_key_and_the_others_stay_restricted(option, other):
+    given = launcher.joined([option, "trace,statistics:key=mine", f"{option}=health:key=yours"])
+    command = Program(program.Path("/tritonserver")).command(given)
+    found = restrictions(command, option)
+    assert found.pop("mine") == ["trace", "statistics"]
+    assert found.pop("yours") == ["health"]
+    assert list(found.values()) == [["model-repository", "shared-memory", "logging"]]
+    everything = ["model-repository", "shared-memory", "trace", "logging"]
+    assert list(restrictions(command, other).values()) == [everything]
+    all_given = [f"{option}={','.join(everything)}:key=mine"]
+    assert restrictions(Program(program.Path("/t")).command(all_given), option) == {"mine": everything}
 
 
 def test_shared_memory_is_there_if_asked_for():

@@ -109,6 +109,50 @@ def test_the_server_ends_with_the_process_that_keeps_it(tmp_path):
     assert not _runs(server)
 
 
+# A process whose thread starts a supervisor and ends, and which lives on.
+START = """
+import os, subprocess, sys, threading
+start = lambda: subprocess.Popen([sys.executable, "-c", sys.argv[1].replace("PARENT", str(os.getpid())), *sys.argv[2:]])
+thread = threading.Thread(target=start)
+thread.start()
+thread.join()
+print("started", flush=True)
+sys.stdin.read()
+"""
+UNDER_PARENT = SUPERVISE.replace("os.environ)", "os.environ, parent=PARENT)")
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, None])
+def test_the_server_ends_with_the_process_that_wanted_it_however_that_ends(tmp_path, way):
+    command = program(
+        tmp_path,
+        f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(open({str(tmp_path / 'told')!r}, 'w').close()))\n"
+        f"open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", START, UNDER_PARENT, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout.readline() == b"started\n"
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        time.sleep(0.02)
+    server = int((tmp_path / "pid").read_text())
+    time.sleep(0.5)  # more than a look at the parent
+    assert _runs(server), "the end of the thread that started it is not the end of its process"
+    if way is None:
+        process.stdin.close()
+    else:
+        process.send_signal(way)
+    process.wait(30)
+    end = time.monotonic() + 30
+    while _runs(server) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not _runs(server)
+    assert (tmp_path / "told").exists(), "it is asked to end, so that it can finish its work"
+    assert starts(tmp_path) == 1
+    process.stdin.close()
+    process.stdout.close()
+
+
 def test_handlers_are_what_they_were_afterwards(tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     supervise(program(tmp_path, ""), os.environ)

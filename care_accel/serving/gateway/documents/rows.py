@@ -11,7 +11,7 @@ import pyarrow as pa
 from care_accel.collection.storage.rows import TEXT, TITLE, TYPE_NAMES
 from care_accel.serving.gateway.body import JSON, parse_object
 from care_accel.serving.gateway.errors import invalid
-from care_accel.serving.gateway.schemas import refuse_unknown
+from care_accel.serving.gateway.fields import refuse_unknown
 from care_accel.serving.gateway.settings import Settings
 
 LINES = ("application/x-ndjson", "application/jsonl")

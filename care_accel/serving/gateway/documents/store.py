@@ -99,7 +99,7 @@ class DocumentStore:
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """Hold one of few places for writes, from before a body is read.
+        """Hold one of few places for writes, from when the body is there.
 
         Raises
         ------

@@ -36,6 +36,7 @@ export const WORDS = {
     notReady: "推理服务器尚未就绪；稍后再试。",
     warning: "结果仅供研究参考，不能代替医生的意见。您输入的内容不会写入日志，除非管理员另行设置。",
     version: (v) => `care_accel ${v}`,
+    api: "接口说明",
     errors: {
       401: "令牌缺失或不正确。请在上方填写访问令牌。",
       413: "问题太长了，请缩短后再试。",
@@ -84,6 +85,7 @@ export const WORDS = {
     warning:
       "For research only: no substitute for a doctor. What you type is not written to a log, unless the operator asked for that.",
     version: (v) => `care_accel ${v}`,
+    api: "API description",
     errors: {
       401: "The access token is missing or wrong. Enter it above.",
       413: "The question is too long; shorten it.",
