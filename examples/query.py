@@ -28,13 +28,11 @@ def main() -> None:
     print(f"microseconds in the server: {timings}")
 
     client = OpenAI(base_url=f"{options.gateway}/v1", api_key="none")  # or the gateway's token
-    query = client.embeddings.create(model="care-mini", input=options.query).data[0].embedding
-    document = client.embeddings.create(
-        model="care-mini",
-        input="高血压患者应低盐饮食，规律服药。",
-        extra_body={"input_type": "document"},  # without it the text would be embedded as a query
-    )
-    score = sum(a * b for a, b in zip(query, document.data[0].embedding, strict=True))
+    # The name carries the role: a document embedded as a query would be ranked wrongly.
+    query = client.embeddings.create(model="care-mini-query", input=options.query)
+    document = client.embeddings.create(model="care-mini-document", input="高血压患者应低盐饮食，规律服药。")
+    pair = zip(query.data[0].embedding, document.data[0].embedding, strict=True)
+    score = sum(a * b for a, b in pair)
     print(f"score of a document that is not in the index: {score:.3f}")
 
 
