@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from care_accel import DualEncoder
 from care_accel.encoding.runtimes.native import NativeRuntime
-from care_accel.eval.folder import DataSet, Ranking
+from care_accel.eval.data.reading import Ranking
+from care_accel.eval.folder import DataSet
 
 
 @functools.cache

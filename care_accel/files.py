@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import os
 import re
 import tempfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from care_accel.errors import CareError
 
@@ -35,8 +36,21 @@ def find_plain_or_gzip(file: Path) -> Path | None:
     return next((f for f in (file, gzipped) if f.is_file()), None)
 
 
+def _open(file: Path) -> IO[bytes]:
+    if file.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(file, "rb"))
+    if file.suffix == ".zst":
+        try:
+            import pyarrow as pa
+        except ModuleNotFoundError:
+            raise CareError(f"{file}: zstd needs the package pyarrow: pip install pyarrow") from None
+        # The buffer finds the lines: Arrow's own stream has no readline.
+        return cast(IO[bytes], io.BufferedReader(cast(Any, pa.input_stream(str(file), compression="zstd"))))
+    return file.open("rb")
+
+
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the non-blank lines with their line numbers, from 1.
+    """Yield the non-blank lines of a file, plain, gzip (``.gz``) or zstd (``.zst``), with their line numbers, from 1.
 
     Raises
     ------
@@ -45,7 +59,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """
     number = 0
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+        with _open(file) as stream:
             for number, raw in enumerate(stream, start=1):
                 if number == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -165,7 +179,12 @@ def write_json(file: Path, values: Any, *, private: bool = False) -> None:
 
 
 def write_text(file: Path, text: str, *, private: bool = False) -> None:
-    """Write UTF-8 text atomically: to a temporary file, which is then renamed.
+    """Write UTF-8 text; see `write_lines`."""
+    write_lines(file, [text], private=private)
+
+
+def write_lines(file: Path, lines: Iterable[str], *, private: bool = False) -> None:
+    """Write lines, with their ends, as UTF-8 and atomically: to a temporary file, which is then renamed.
 
     With ``private`` the file has mode 0600, whatever its mode was before.
 
@@ -179,7 +198,8 @@ def write_text(file: Path, text: str, *, private: bool = False) -> None:
         if private:  # set the mode before writing
             temporary.unlink(missing_ok=True)
             temporary.touch(mode=0o600, exist_ok=False)
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as stream:
+            stream.writelines(lines)
         os.replace(temporary, file)
     except OSError as cause:
         with suppress(OSError):

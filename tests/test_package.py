@@ -30,7 +30,17 @@ ARROWS = {
     "index": {"files", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
-    "eval": {"encoding", "index", "retriever", "kernels", "files", "progress", "errors", "version"},
+    "eval": {
+        "collection",
+        "encoding",
+        "index",
+        "retriever",
+        "kernels",
+        "files",
+        "progress",
+        "errors",
+        "version",
+    },
     "training": {"encoding", "index", "retriever", "kernels", "fields", "files", "errors", "version"},
     # of training, what its data files look like
     "curation": {

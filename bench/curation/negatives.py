@@ -33,7 +33,7 @@ from care_accel.curation.texts.clean import clean_text, rejection_reason
 from care_accel.curation.training_data.triplets import REPORT, TRIPLETS, make_train_data
 from care_accel.encoding.loading.sources import Sources
 from care_accel.errors import exit_code
-from care_accel.eval.folder import read_documents, read_judgements, read_queries
+from care_accel.eval.data.reading import read_documents, read_judgements, read_queries
 from care_accel.eval.scores import QueryScores, read_scores, task_file
 from care_accel.eval.statistics.significance import adjust_holm, paired_test
 from care_accel.eval.statistics.uncertainty import query_scores

@@ -251,7 +251,8 @@ class Config:
     output : str
         Output folder of this curation; only its owner can read the files in it.
     data : str or None
-        Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if labelled, ``qrels/<split>.tsv``.
+        Folder with ``corpus.jsonl``, ``queries.jsonl`` and, if labelled, ``qrels/<split>.tsv``, or another form of these that
+        an evaluation reads.
     split : str or None
         Use only the queries of this qrels split; None for all queries.
     """

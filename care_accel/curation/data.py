@@ -10,8 +10,9 @@ from typing import Any
 
 from care_accel.curation.config import Config
 from care_accel.errors import CareError
-from care_accel.eval.folder import read_documents, read_judgements, read_queries
-from care_accel.files import find_plain_or_gzip, write_text
+from care_accel.eval.data.layout import find_parts, one_split
+from care_accel.eval.data.reading import read_documents, read_judgements, read_queries
+from care_accel.files import write_text
 
 
 @dataclass
@@ -43,26 +44,26 @@ def read_data(config: Config) -> Data:
     if config.data is None:
         raise CareError("data is not configured; set it to a folder with corpus.jsonl and queries.jsonl")
     folder = Path(config.data)
-    files = {name: find_plain_or_gzip(folder / f"{name}.jsonl") for name in ("corpus", "queries")}
-    for name, file in files.items():
-        if file is None:
-            raise CareError(f"{folder / name}.jsonl: no such file, nor .jsonl.gz")
-    corpus, asked = files["corpus"], files["queries"]
-    assert corpus is not None
-    assert asked is not None
-    documents = {key: f"{title} {text}".strip() for key, (title, text) in read_documents(corpus).items()}
-    queries = read_queries(asked)
+    parts = find_parts(folder) if folder.is_dir() else {}
+    files = {name: one_split(parts.get(name, {}), config.split or "") for name in ("corpus", "queries")}
+    for name, found in files.items():
+        if not found:
+            raise CareError(f"{folder / name}.jsonl: no such file, nor .jsonl.gz, nor in another format")
+    documents = {
+        key: f"{title} {text}".strip() for key, (title, text) in read_documents(files["corpus"]).items()
+    }
+    queries = read_queries(files["queries"])
     labels: dict[str, dict[str, int]] = {}
     if config.split is not None:
-        labels = read_judgements(qrels_file(config), queries, documents)
+        labels = read_judgements(qrels_files(config), queries, documents)
         queries = {query: text for query, text in queries.items() if query in labels}
     if not queries or not documents:
         raise CareError(f"{folder}: contains no {'query' if not queries else 'document'}")
     return Data(queries, documents, labels)
 
 
-def qrels_file(config: Config) -> Path:
-    """Return the qrels file.
+def qrels_files(config: Config) -> list[Path]:
+    """Return the files of the qrels: one, unless they are in shards.
 
     Raises
     ------
@@ -71,10 +72,12 @@ def qrels_file(config: Config) -> Path:
     """
     if config.data is None or config.split is None:
         raise CareError("this step needs qrels; set data and split in the configuration")
-    file = Path(config.data) / "qrels" / f"{config.split}.tsv"
-    found = find_plain_or_gzip(file)
-    if found is None:
-        raise CareError(f"{file}: no such file, nor .tsv.gz")
+    folder = Path(config.data)
+    parts = find_parts(folder) if folder.is_dir() else {}
+    found = parts.get("qrels", {}).get(config.split, [])
+    if not found:
+        file = folder / "qrels" / f"{config.split}.tsv"
+        raise CareError(f"{file}: no such file, nor .tsv.gz, nor in another format")
     return found
 
 

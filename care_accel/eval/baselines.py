@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mteb.abstasks import AbsTaskRetrieval
 from mteb.models.model_meta import ModelMeta
 
 from care_accel.encoding import ROLES, DualEncoder
@@ -97,8 +98,8 @@ class BM25Model:
         return ModelMeta.create_empty(overwrites={"name": "care_accel/bm25", "revision": self.key[:16]})
 
     def supports(self, task: AbsTask) -> bool:
-        """Whether this model can run a task: all but STS, which needs a similarity of pairs."""
-        return task.metadata.type != "STS"
+        """Whether this model can run a task: retrieval and reranking; the others need vectors."""
+        return isinstance(task, AbsTaskRetrieval)
 
     def manifest(self) -> dict[str, Any]:
         """Return the settings needed to reproduce the scores."""

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SOURCE",
         help="CMedTEB: a folder or hub name with the three data sets that are not in mteb",
     )
-    data.add_argument("--split", default="test", help="default: %(default)s")
+    source.add_argument(
+        "--mteb", nargs="+", metavar="TASK", help="tasks of mteb by name, such as CmedqaRetrieval T2Reranking"
+    )
+    source.add_argument(
+        "--benchmark", metavar="NAME", help="a benchmark of mteb by name, such as 'MTEB(cmn, v1)'"
+    )
+    data.add_argument(
+        "--split",
+        help="default: test; for --mteb and --benchmark test, or the task's first split if it has none",
+    )
     data.add_argument(
         "--tasks", nargs="+", default=[], metavar="NAME", help="task names or patterns such as 'sts/*'"
     )
@@ -99,6 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     running.add_argument("--batch-size", type=_positive, default=64, metavar="N", help="default: %(default)s")
     running.add_argument(
         "--output", type=Path, default=Path("results"), metavar="DIR", help="default: %(default)s"
+    )
+    running.add_argument(
+        "--save-run",
+        action="store_true",
+        help="also write the rankings and judgements of retrieval and reranking tasks as TREC files, for trec_eval and "
+        "for care-accel compare",
     )
     running.add_argument(
         "--overwrite", action="store_true", help="ignore finished tasks and cached embeddings"
@@ -113,9 +129,14 @@ def run(options: argparse.Namespace) -> None:
     _configure_logging()
     tasks, skipped = _tasks(options)
     # Load all data before encoding, so that an invalid row is reported at once.
-    from care_accel.eval.tasks import load
+    from care_accel.eval.named_tasks import load_available
 
-    tasks = [load(task, options.limit) for task in tasks]
+    of_mteb = options.mteb is not None or options.benchmark is not None
+    report = _print_progress if of_mteb and len(tasks) > 1 else None
+    tasks, missing = load_available(
+        tasks, options.limit, keep_going=options.benchmark is not None, report=report
+    )
+    skipped += missing
     make_folder(options.output, "--output")
     with tempfile.TemporaryDirectory() as folder:
         _evaluate(options, model, tasks, skipped, Path(folder))
@@ -194,6 +215,7 @@ def _evaluate(
             skipped=skipped,
             limit=options.limit,
             overwrite=options.overwrite,
+            save_run=options.save_run,
             device=options.device,
             progress=_print_progress,
         )
@@ -205,12 +227,20 @@ def _evaluate(
 
 def _tasks(options: argparse.Namespace) -> tuple[list[AbsTask], list[Skipped]]:
     try:
+        from care_accel.eval.named_tasks import benchmark_tasks, named_tasks
         from care_accel.eval.tasks import cmedteb_tasks, folder_tasks
     except ImportError as missing:
         raise CareError(f"{missing.name} is not installed: pip install 'care-accel[eval]'") from None
+    if options.mteb is not None:
+        if options.tasks:
+            raise CareError("give --mteb or --tasks, not both; --mteb names the tasks")
+        return named_tasks(options.mteb, options.split), []
+    if options.benchmark is not None:
+        return benchmark_tasks(options.benchmark, options.split, options.tasks)
+    split = options.split or "test"
     if options.cmedteb is not None:
-        return cmedteb_tasks(options.cmedteb, options.split, options.tasks), []
-    return folder_tasks(options.data_dir or DEMO, options.split, options.tasks)
+        return cmedteb_tasks(options.cmedteb, split, options.tasks), []
+    return folder_tasks(options.data_dir or DEMO, split, options.tasks)
 
 
 def _print_progress(line: str) -> None:
@@ -219,6 +249,7 @@ def _print_progress(line: str) -> None:
 
 def _configure_logging() -> None:
     """Log this package's warnings, and only errors of mteb, datasets and sentence-transformers."""
+    warnings.filterwarnings("ignore", message="The task .* is superseded by", category=UserWarning)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("mteb", "datasets", "sentence_transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from care_accel.eval.statistics.compare import Comparison, TaskComparison
+    from care_accel.eval.statistics.movement import Moved
 
 _MAX_TEXT = 60  # characters shown of a query
 _FILE_WIDTH = 200  # columns if the output is not a terminal; rich's default is 80
@@ -97,6 +98,12 @@ def print_comparison(
             # Not as the table's title, which rich would wrap to the width of the table.
             console.print(f"{task.difference.task}: largest gains and losses", highlight=False, markup=False)
             console.print(_changes(task, (texts or {}).get(task.difference.task, {})))
+        if task.moved:
+            title = f"{task.difference.task}: relevant documents that fell in the lost queries"
+            console.print(title, highlight=False, markup=False)
+            console.print(_movement(task.moved))
+    if any(task.lost and task.moved is None for task in comparison.tasks):
+        console.print("care-accel eval --save-run, for both runs, shows here which documents moved")
 
 
 def _overview(comparison: Comparison, console: Console) -> Table:
@@ -158,6 +165,29 @@ def _changes(task: TaskComparison, texts: dict[str, str]) -> Table:
             text = [Text(_printable(texts.get(one.query, "")))] if texts else []
             table.add_row(Text(_printable(one.query)), *numbers, *text)
         table.add_section()
+    return table
+
+
+def _movement(moved: list[Moved]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("query", "document", "grade", "rank in A", "rank in B", "now above it"):
+        left = heading in ("query", "document", "now above it")
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
+    last = None
+    for one in moved:
+        if last not in (None, one.query):
+            table.add_section()
+        # As Text: ids are not markup.
+        query, document, above = (
+            Text(_printable(text))
+            for text in ("" if one.query == last else one.query, one.document, ", ".join(one.above))
+        )
+        ranks = ("-" if rank is None else str(rank) for rank in (one.a, one.b))
+        table.add_row(query, document, str(one.grade), *ranks, above)
+        last = one.query
     return table
 
 

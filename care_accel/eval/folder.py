@@ -1,57 +1,33 @@
-"""Reads data folders; errors give file and line.
+"""The data sets of a data folder; they are read by split, with errors that give file and line.
 
-Layout, each file plain or gzip::
+Layout::
 
     retrieval/<name>/corpus.jsonl      {"_id", "title", "text"}
     retrieval/<name>/queries.jsonl     {"_id", "text"}
-    retrieval/<name>/qrels/<split>.tsv query-id, corpus-id, score (an integer)
+    retrieval/<name>/qrels/<split>.tsv query-id, corpus-id, score; or TREC's four columns
     reranking/<name>/<split>.jsonl     {"query", "positive": [...], "negative": [...]}
     sts/<name>/<split>.jsonl           {"sentence1", "sentence2", "score"}
+
+The same as Parquet, and JSON lines and text also packed with gzip or zstd. Data sets of mteb's layout, as the hub's cache or a
+download holds them, in one of these three folders, or alone. ``docs/evaluation.md`` has the list.
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from care_accel.errors import CareError
-from care_accel.files import find_plain_or_gzip, read_jsonl, read_lines, text_field, text_list_field
+from care_accel.eval.data.layout import Parts, find_parts, one_split, set_name
+from care_accel.eval.data.reading import Pairs, Ranking, read_lists, read_pairs, read_ranking
+from care_accel.eval.data.rows import read_rows
 
 Kind = Literal["retrieval", "reranking", "sts"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_FILE_OF = {"query": "queries.jsonl", "document": "corpus.jsonl"}
-
-
-@dataclass
-class Ranking:
-    """Queries, documents and relevance judgements.
-
-    Attributes
-    ----------
-    queries : dict of str to str
-    documents : dict of str to (title, text)
-    relevant : dict of query to dict of document to grade
-    candidates : dict of query to list of documents, or None
-        Candidates per query of a reranking set; None for a retrieval set.
-    """
-
-    queries: dict[str, str] = field(default_factory=dict)
-    documents: dict[str, tuple[str, str]] = field(default_factory=dict)
-    relevant: dict[str, dict[str, int]] = field(default_factory=dict)
-    candidates: dict[str, list[str]] | None = None
-
-
-@dataclass
-class Pairs:
-    """Sentence pairs with gold similarity scores."""
-
-    first: list[str] = field(default_factory=list)
-    second: list[str] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
+_LABELS = {"retrieval": "qrels", "reranking": "rows", "sts": "rows"}
+_FILES = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/{}.tsv", "rows": "{}.jsonl"}
 
 
 @dataclass(frozen=True)
@@ -69,17 +45,14 @@ class DataSet:
 
     @property
     def name(self) -> str:
-        """``retrieval/cmedir``: the path below the data folder."""
-        return f"{self.kind}/{self.folder.name}"
+        """``retrieval/cmedir``: the kind, and the folder's name."""
+        return f"{self.kind}/{set_name(self.folder)}"
 
     @property
     def splits(self) -> list[str]:
         """The splits that have labels."""
-        folder, suffix = (
-            (self.folder / "qrels", ".tsv") if self.kind == "retrieval" else (self.folder, ".jsonl")
-        )
-        names = (file.name.removesuffix(".gz") for file in folder.glob("*"))
-        return sorted({name.removesuffix(suffix) for name in names if name.endswith(suffix)})
+        parts = find_parts(self.folder) if self.folder.is_dir() else {}
+        return sorted(parts.get(self._labels(parts), {}))
 
     def files(self, split: str) -> list[Path]:
         """Return the files of a split.
@@ -89,23 +62,14 @@ class DataSet:
         CareError
             A file is missing; the message names it.
         """
-        names = [f"{split}.jsonl"]
-        if self.kind == "retrieval":
-            names = ["corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv"]
-        paths = []
-        for file in (self.folder / name for name in names):
-            path = find_plain_or_gzip(file)
-            if path is None:
-                known = f"; available splits: {', '.join(self.splits)}" if self.splits else ""
-                raise CareError(f"{file}: no such file, plain or .gz{known}")
-            paths.append(path)
-        return paths
+        return [file for files in self._parts(split).values() for file in files]
 
     def digest(self, split: str) -> str:
         """Return a hash of a split's files, which identifies the data of a result."""
         total = hashlib.sha256()
         for file in self.files(split):
-            total.update(hashlib.sha256(file.read_bytes()).digest())
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
         return total.hexdigest()
 
     def read(self, split: str) -> Ranking | Pairs:
@@ -116,14 +80,40 @@ class DataSet:
         CareError
             A file is missing or a row is invalid; the message gives file and line.
         """
-        if self.kind == "retrieval":
-            return _read_retrieval(*self.files(split))
-        (file,) = self.files(split)
-        return _read_reranking(file) if self.kind == "reranking" else _read_sts(file)
+        parts = self._parts(split)
+        if "rows" not in parts:
+            return read_ranking(**parts, rerank=self.kind == "reranking")
+        return read_lists(parts["rows"]) if self.kind == "reranking" else read_pairs(parts["rows"])
+
+    def _labels(self, parts: Parts) -> str:
+        """Return the part with the labels: reranking sets have rows, or a corpus and judgements."""
+        return "qrels" if self.kind == "reranking" and "corpus" in parts else _LABELS[self.kind]
+
+    def _parts(self, split: str) -> dict[str, list[Path]]:
+        parts = find_parts(self.folder) if self.folder.is_dir() else {}
+        labels = self._labels(parts)
+        found = {}
+        for name in ("corpus", "queries", "qrels") if labels == "qrels" else ("rows",):
+            splits = parts.get(name, {})
+            found[name] = splits.get(split, []) if name == labels else one_split(splits, split)
+            if not found[name]:
+                file = self.folder / _FILES[name].format(split)
+                known = ", ".join(sorted(parts.get(labels, {})))
+                hint = f"; available splits: {known} (--split)" if known else ""
+                raise CareError(f"{file}: no such file, plain, .gz or .zst, nor in another format{hint}")
+        if self.kind == "reranking" and "top_ranked" in parts:
+            found["top_ranked"] = one_split(parts["top_ranked"], split)
+        return found
 
 
 def find_sets(data_dir: Path) -> list[DataSet]:
     """Return the data sets of a data folder, by kind and name.
+
+    Parameters
+    ----------
+    data_dir : Path
+        A folder with ``retrieval``, ``reranking`` and ``sts``; or a data set, or a folder of data sets, whose kinds are told
+        from their files.
 
     Raises
     ------
@@ -131,7 +121,9 @@ def find_sets(data_dir: Path) -> list[DataSet]:
         The folder is missing or has no data set.
     """
     if not data_dir.is_dir():
-        raise CareError(f"{data_dir}: no such folder; --data-dir must have retrieval/, reranking/ or sts/")
+        raise CareError(
+            f"{data_dir}: no such folder; --data-dir must have retrieval/, reranking/ or sts/, or be a data set"
+        )
     sets = [
         DataSet(kind, folder)
         for kind in KINDS
@@ -139,122 +131,28 @@ def find_sets(data_dir: Path) -> list[DataSet]:
         if folder.is_dir()
     ]
     if not sets:
-        raise CareError(f"{data_dir}: no data set; put data sets in retrieval/, reranking/ or sts/")
+        # The hub's cache holds models too.
+        inside = sorted(
+            e for e in data_dir.iterdir() if e.is_dir() and not e.name.startswith((".", "models--"))
+        )
+        folders = [data_dir] if _kind(data_dir) is not None else inside
+        sets = [DataSet(kind, folder) for folder in folders if (kind := _kind(folder)) is not None]
+        sets.sort(key=lambda one: KINDS.index(one.kind))
+    if not sets:
+        raise CareError(
+            f"{data_dir}: no data set; put data sets in retrieval/, reranking/ or sts/, or give the folder of one"
+        )
     return sets
 
 
-def read_documents(file: Path) -> dict[str, tuple[str, str]]:
-    """Read a corpus: title and text by id.
-
-    Raises
-    ------
-    CareError
-        A row is invalid; the message gives file and line.
-    """
-    documents: dict[str, tuple[str, str]] = {}
-    for line, row in read_jsonl(file):
-        key = _new_id(row, documents, file, line)
-        title = text_field(row, "title", file, line) if row.get("title") is not None else ""
-        documents[key] = title, text_field(row, "text", file, line)
-    return documents
-
-
-def read_queries(file: Path) -> dict[str, str]:
-    """Read queries: text by id; errors as in `read_documents`."""
-    queries: dict[str, str] = {}
-    for line, row in read_jsonl(file):
-        queries[_new_id(row, queries, file, line)] = text_field(row, "text", file, line)
-    return queries
-
-
-def read_judgements(
-    file: Path, queries: Container[str], documents: Container[str]
-) -> dict[str, dict[str, int]]:
-    """Read relevance judgements (qrels): grade by query and document.
-
-    Raises
-    ------
-    CareError
-        A row is invalid, contradicts another, or has an unknown query or document id.
-    """
-    grades: dict[str, dict[str, int]] = {}
-    for line, text in read_lines(file):
-        values = text.rstrip("\r\n").split("\t")
-        if line == 1 and values[-1] == "score":
-            continue
-        query, document, grade = _judgement(values, file, line)
-        for key, known, name in ((query, queries, "query"), (document, documents, "document")):
-            if key not in known:
-                raise CareError(f"{file}, line {line}: {name} {key!r} is not in {_FILE_OF[name]}")
-        if grades.setdefault(query, {}).setdefault(document, grade) != grade:
-            raise CareError(
-                f"{file}, line {line}: query {query!r} and document {document!r} have a different score in an earlier "
-                "line"
-            )
-    return grades
-
-
-def _read_retrieval(corpus: Path, queries: Path, qrels: Path) -> Ranking:
-    documents, texts = read_documents(corpus), read_queries(queries)
-    relevant = read_judgements(qrels, texts, documents)
-    if not any(grade > 0 for grades in relevant.values() for grade in grades.values()):
-        raise CareError(f"{qrels}: no score above 0; add relevant documents")
-    judged = {query: text for query, text in texts.items() if query in relevant}
-    return Ranking(judged, documents, relevant)
-
-
-def _judgement(values: list[str], file: Path, line: int) -> tuple[str, str, int]:
-    if len(values) != 3:
-        raise CareError(
-            f"{file}, line {line}: {len(values)} columns; expected query-id, corpus-id and score, separated by tabs"
-        )
-    try:
-        return values[0], values[1], int(values[2])
-    except ValueError:
-        raise CareError(f"{file}, line {line}: score {values[2]!r} is not an integer") from None
-
-
-def _new_id(row: dict[str, Any], known: Container[str], file: Path, line: int) -> str:
-    key = text_field(row, "_id", file, line)
-    if key in known:
-        raise CareError(f"{file}, line {line}: duplicate _id {key!r}")
-    return key
-
-
-def _read_reranking(file: Path) -> Ranking:
-    data = Ranking(candidates={})
-    assert data.candidates is not None
-    ids: dict[str, str] = {}
-    for line, row in read_jsonl(file):
-        query = f"q{line}"
-        data.queries[query] = text_field(row, "query", file, line)
-        grades: dict[str, int] = {}
-        for name, grade in (("positive", 1), ("negative", 0)):
-            for text in text_list_field(row, name, file, line):
-                # Equal texts are one document; a text in both lists is a positive.
-                document = ids.setdefault(text, f"d{len(ids)}")
-                data.documents[document] = "", text
-                grades.setdefault(document, grade)
-        if 1 not in grades.values():
-            raise CareError(f"{file}, line {line}: 'positive' is empty; add one or remove the row")
-        data.relevant[query] = grades
-        data.candidates[query] = list(grades)
-    if not data.queries:
-        raise CareError(f"{file}: has no rows")
-    return data
-
-
-def _read_sts(file: Path) -> Pairs:
-    data = Pairs()
-    for line, row in read_jsonl(file):
-        score = row.get("score")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise CareError(f"{file}, line {line}: 'score' must be a finite number")
-        data.first.append(text_field(row, "sentence1", file, line))
-        data.second.append(text_field(row, "sentence2", file, line))
-        data.scores.append(float(score))
-    if len(set(data.scores)) < 2:
-        raise CareError(
-            f"{file}: correlation needs at least two different scores, found {len(set(data.scores))}"
-        )
-    return data
+def _kind(folder: Path) -> Kind | None:
+    """Return what a data set of any layout is for; None if the folder is none."""
+    parts = find_parts(folder)
+    if {"corpus", "queries", "qrels"} <= parts.keys():
+        return "reranking" if "top_ranked" in parts else "retrieval"
+    if (splits := parts.get("rows")) is None:
+        return None
+    columns = next(({*row} for _, row in read_rows(next(iter(splits.values()))[0])), set())
+    if {"query", "positive", "negative"} <= columns:
+        return "reranking"
+    return "sts" if {"sentence1", "sentence2", "score"} <= columns else None

@@ -61,7 +61,7 @@ class HybridModel:
         )
 
     def supports(self, task: AbsTask) -> bool:
-        """Whether this model can run a task: all but STS, which needs a similarity of pairs."""
+        """Whether this model can run a task: retrieval and reranking; the others need vectors."""
         return self._parts[1].supports(task)
 
     def manifest(self) -> dict[str, Any]:

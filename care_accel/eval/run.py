@@ -5,25 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import math
 import os
 import platform
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import mteb
-import numpy as np
-from mteb.abstasks import AbsTask
+from mteb.abstasks import AbsTask, AbsTaskRetrieval
 
 from care_accel.errors import CareError
+from care_accel.eval.loading import load
 from care_accel.eval.scores import QueryScores, file_name, read_scores, task_file
 from care_accel.eval.statistics.resampling import RESAMPLES, SEED
-from care_accel.eval.statistics.uncertainty import correlation_interval, mean_interval, query_scores
-from care_accel.eval.tasks import Skipped, load
+from care_accel.eval.task_run import is_detailed, run_task, task_data, task_size
+from care_accel.eval.tasks import Skipped
+from care_accel.eval.trec import check_ids, run_tag, write_qrels, write_run
 from care_accel.files import make_folder, read_json, write_json
 from care_accel.version import __version__
 
@@ -69,12 +66,14 @@ def evaluate(
     skipped: Sequence[Skipped] = (),
     limit: int | None = None,
     overwrite: bool = False,
+    save_run: bool = False,
     device: str = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Run tasks; write two files per task and ``summary.json`` to ``output/<model>/``.
 
-    A task's files are mteb's result and, as ``.scores.json``, the per-query scores, both of the latest run.
+    A task's files are mteb's result and, as ``.scores.json``, the per-query scores, both of the latest run; with ``save_run``
+    also the rankings and the judgements in TREC's form, as ``.run`` and ``.qrels``.
     ``finished.json`` and ``.scores`` hold every task finished so far, so that a task is not run again with the same
     model, package versions and data.
 
@@ -89,6 +88,8 @@ def evaluate(
         Maximum queries or pairs per task; the task objects are not changed.
     overwrite : bool
         Run finished tasks again.
+    save_run : bool
+        Write the rankings of retrieval and reranking tasks; a finished task whose rankings were not kept is run again.
     device : str
         Recorded in the manifest.
     progress : callable, optional
@@ -122,22 +123,39 @@ def evaluate(
     for full_task in tasks:
         name = full_task.metadata.name
         if not model.supports(full_task):
-            summary["skipped"].append({"task": name, "reason": f"{model.name} does not support STS"})
+            reason = f"{model.name} does not support {full_task.metadata.type}"
+            summary["skipped"].append({"task": name, "reason": reason})
             continue
         task = load(full_task, limit)
         key = _task_key(model, task)
+        run_file, tag = task_file(folder, name, ".run"), f"{file_name(model.name)}.{key[:12]}"
+        ranks = isinstance(task, AbsTaskRetrieval) and is_detailed(task)
+        if save_run and ranks:
+            _check_ids(task)
         scores_file = folder / FINISHED_SCORES / f"{key[:32]}.json"
-        scores = None if overwrite or key not in finished else _read_scores(scores_file)
-        reused = scores is not None
-        if scores is None:
-            entry, scores = _run(model, task)
-            scores.write(scores_file)
-            finished[key] = {"task": name, **entry, "manifest": manifest}
+        reused = not overwrite and key in finished and (not save_run or not ranks or run_tag(run_file) == tag)
+        scores = None
+        if reused and finished[key].get("interval") is not None:
+            scores = _read_scores(scores_file)
+            reused = scores is not None
+        if not reused:
+            measured = run_task(model, task)
+            scores = measured.scores
+            if scores is not None:
+                scores.write(scores_file)
+            if save_run and measured.rankings is not None:
+                write_run(run_file, measured.rankings, tag)
+                data = task_data(task, measured.entry["split"])
+                write_qrels(task_file(folder, name, ".qrels"), data["relevant_docs"])
+            finished[key] = {"task": name, **measured.entry, "manifest": manifest}
             write_json(folder / FINISHED, finished)
         _add(summary, name, task, finished[key])
+        if ranks and run_tag(run_file) == tag:
+            summary["tasks"][name]["run"] = tag
         # Also for reused tasks, so that the task's files match the summary.
         write_json(task_file(folder, name), finished[key]["result"])
-        scores.write(task_file(folder, name, ".scores.json"))
+        if scores is not None:
+            scores.write(task_file(folder, name, ".scores.json"))
         write_json(folder / SUMMARY, summary)
         if progress:
             entry = summary["tasks"][name]
@@ -161,69 +179,10 @@ def _add(summary: dict[str, Any], name: str, task: AbsTask, entry: dict[str, Any
         manifest["kept"][name] = entry["manifest"]
 
 
-def _run(model: Any, task: AbsTask) -> tuple[dict[str, Any], QueryScores]:
-    """Run a task; return its entry in ``finished.json``, and its per-query scores."""
-    started, seconds = time.monotonic(), dict(model.seconds)
-    encoded, cached = model.encoded, model.cached
-    with tempfile.TemporaryDirectory() as folder:
-        predictions = Path(folder) / task.prediction_file_name
-        predictions.parent.mkdir(parents=True, exist_ok=True)  # a name such as retrieval/cmedir is a path
-        results = mteb.evaluate(
-            model,
-            task,
-            cache=None,
-            overwrite_strategy="always",
-            co2_tracker=False,
-            show_progress_bar=False,
-            prediction_folder=folder,
-        )
-        result = results.task_results[0]
-        split, subsets = next(iter(result.scores.items()))
-        metric, score = task.metadata.main_score, float(subsets[0]["main_score"])
-        model_output = read_json(predictions, "")["default"][split]
-    if not math.isfinite(score):
-        raise CareError(
-            f"{task.metadata.name}: {metric} is {score}, because {model.name} gives every pair the same score; use more "
-            "pairs or another model"
-        )
-    scores = _query_scores(task, split, model_output)
-    entry = {
-        "main_metric": metric,
-        "main_score": score,
-        "interval": [round(bound, 5) for bound in _interval(scores)],
-        "split": split,
-        "type": task.metadata.type,
-        "size": _size(task, split),
-        "seconds": {
-            "total": round(time.monotonic() - started, 3),
-            **{phase: round(s - seconds.get(phase, 0.0), 3) for phase, s in model.seconds.items()},
-        },
-        "texts": {"encoded": model.encoded - encoded, "cached": model.cached - cached},
-        "result": json.loads(result.model_dump_json()),
-    }
-    return entry, scores
-
-
-def _query_scores(task: AbsTask, split: str, output: dict[str, Any]) -> QueryScores:
-    """Return the score of each query, or the similarity of each pair."""
-    name, metric, data = task.metadata.name, task.metadata.main_score, _data(task, split)
-    if isinstance(data, dict):
-        scores = query_scores(metric, data["relevant_docs"], output)
-        return QueryScores(name, metric, "mean", np.array(list(scores.values())), tuple(scores))
-    return QueryScores(
-        name,
-        metric,
-        "spearman" if metric == "spearman" else "pearson",
-        np.array(output["similarity_scores"], dtype=np.float64),
-        gold=np.array(data["score"], dtype=np.float64),
-    )
-
-
-def _interval(scores: QueryScores) -> tuple[float, float]:
-    """Return the bootstrap confidence interval of the main score, over queries or pairs."""
-    if scores.gold is None:
-        return mean_interval(scores.values)
-    return correlation_interval(scores.gold, scores.values, ranks=scores.kind == "spearman")
+def _check_ids(task: AbsTask) -> None:
+    for split in task.eval_splits:
+        data = task_data(task, split)
+        check_ids(task.metadata.name, (key for part in ("queries", "corpus") for key in data[part]["id"]))
 
 
 def _read_scores(file: Path) -> QueryScores | None:
@@ -237,17 +196,6 @@ def _read_scores(file: Path) -> QueryScores | None:
         return None
 
 
-def _data(task: AbsTask, split: str) -> Any:
-    assert task.dataset is not None  # loaded by now
-    return task.dataset["default"][split] if "default" in task.dataset else task.dataset[split]
-
-
-def _size(task: AbsTask, split: str) -> int:
-    """Return the number of queries or pairs."""
-    data = _data(task, split)
-    return len(data["queries"]) if isinstance(data, dict) else len(data)
-
-
 def _task_key(model: EvaluatedModel, task: AbsTask) -> str:
     """Hash everything that affects a score and its confidence interval."""
     parts = (
@@ -255,7 +203,7 @@ def _task_key(model: EvaluatedModel, task: AbsTask) -> str:
         task.metadata.name,
         task.metadata.main_score,
         str(task.metadata.dataset.get("revision")),
-        *(f"{split} {_size(task, split)}" for split in task.eval_splits),
+        *(f"{split} {task_size(task, split)}" for split in task.eval_splits),
         *(f"{name} {_version(name)}" for name in _SCORE_PACKAGES),
         f"{RESAMPLES} resamples",
         __version__,

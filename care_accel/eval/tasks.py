@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import fnmatch
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from mteb.benchmarks import Benchmark
 from mteb.types import PromptType
 
 from care_accel.errors import CareError
-from care_accel.eval.folder import DataSet, Kind, Pairs, Ranking, find_sets
+from care_accel.eval.data.reading import Pairs, Ranking
+from care_accel.eval.folder import DataSet, Kind, find_sets
 
 # Paper, table of tasks: Reranking and the two public tasks use mean average precision, CMedTEB-STS Pearson. Other STS
 # sets use Spearman.
@@ -185,70 +185,6 @@ def select(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return [n for n in names if not patterns or any(fnmatch.fnmatchcase(n, p) for p in patterns)]
 
 
-def load(task: AbsTask, limit: int | None = None) -> AbsTask:
-    """Load a task's data.
-
-    Parameters
-    ----------
-    task : mteb.AbsTask
-        Not modified by the limit.
-    limit : int, optional
-        Maximum queries of a ranking task, or pairs of an STS task; all documents are kept.
-
-    Returns
-    -------
-    mteb.AbsTask
-        The task, or with a limit a copy with its first queries or pairs.
-
-    Raises
-    ------
-    CareError
-        The data cannot be read or downloaded, or the remaining STS pairs all have the same score.
-    """
-    try:
-        task.load_data()
-        if isinstance(task, AbsTaskRetrieval):
-            task.convert_v1_dataset_format_to_v2(num_proc=None)
-    except CareError:
-        raise
-    except Exception as cause:  # the hub's, datasets' and the network's own errors
-        raise CareError(
-            f"{task.metadata.name}: cannot be loaded: {' '.join(str(cause).split())[:300]}"
-        ) from cause
-    if limit is not None and task.dataset is not None:
-        task = copy.copy(task)
-        truncate = _truncate_ranking if isinstance(task, AbsTaskRetrieval) else _truncate_pairs
-        task.dataset = _by_split(task, lambda data: truncate(data, limit))
-    if isinstance(task, PairTask):
-        _by_split(task, lambda data: _check_pairs(data, task.metadata.name))
-    return task
-
-
-def _by_split(task: AbsTask, change: Callable[[Any], Any]) -> dict[str, Any]:
-    """Apply a function to each split of each subset."""
-    dataset: Any = task.dataset
-    return {name: {s: change(data) for s, data in subset.items()} for name, subset in dataset.items()}
-
-
-def _truncate_ranking(data: Any, limit: int) -> dict[str, Any]:
-    queries = data["queries"].select(range(min(limit, len(data["queries"]))))
-    kept = set(queries["id"])
-    relevant = {q: d for q, d in data["relevant_docs"].items() if q in kept}
-    return {**data, "queries": queries, "relevant_docs": relevant}
-
-
-def _truncate_pairs(data: Any, limit: int) -> Any:
-    return data.select(range(min(limit, len(data))))
-
-
-def _check_pairs(data: Any, name: str) -> None:
-    if len(set(data["score"])) < 2:
-        raise CareError(
-            f"{name}: correlation is undefined for {len(data)} pairs with the same score; use more pairs or a larger "
-            "limit"
-        )
-
-
 def _task(source: DataSet, name: str, split: str, main_score: str) -> AbsTask:
     metadata = TaskMetadata(
         name=name,
@@ -278,7 +214,8 @@ def _data_folder(source: str | Path) -> Path:
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
         raise CareError(
-            f"{source}: no such folder, and the download from the hub failed ({reason})"
+            f"{source}: no such folder, and the download from the hub failed ({reason}); where the hub is out of reach set "
+            "HF_ENDPOINT to a mirror, or give a downloaded folder"
         ) from None
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from care_accel.errors import CareError
-from care_accel.eval.folder import DataSet, Ranking, find_sets
+from care_accel.eval.data.reading import Ranking
+from care_accel.eval.folder import DataSet, find_sets
 from care_accel.files import read_jsonl, read_lines, text_field
 
 

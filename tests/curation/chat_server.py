@@ -97,14 +97,15 @@ def make_app(settings):
             if kind == "redirect":
                 return Response(b"", 307, {"Location": faults["to"]})
             if kind == "broken":
-                return answer(body, faults.get("text", "五分，因为文档回答了提问。"))
+                text = faults.get("text", "五分，因为文档回答了提问。")
+                return answer(body, text, faults.get("message", {}))
         given = grade(settings, judge, query, document)
         note(event="answered", judge=judge, query=query, document=document, grade=given)
         return answer(
             body, json.dumps({"reason": f"依据：{document[:8]}", "grade": given}, ensure_ascii=False)
         )
 
-    def answer(body, content):
+    def answer(body, content, more=None):
         words = sum(len(m["content"]) for m in body["messages"])
         return JSONResponse(
             {
@@ -116,7 +117,7 @@ def make_app(settings):
                     {
                         "index": 0,
                         "finish_reason": "stop",
-                        "message": {"role": "assistant", "content": content},
+                        "message": {"role": "assistant", "content": content, **(more or {})},
                     }
                 ],
                 "usage": {

@@ -1,6 +1,7 @@
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -47,3 +48,64 @@ def data_dir(tmp_path):
     write_rows(folder / "reranking" / "tiny" / "test.jsonl.gz", RERANKING)
     write_rows(folder / "sts" / "tiny" / "test.jsonl", PAIRS)
     return folder
+
+
+README = """---
+configs:
+{}---
+"""
+CONFIG = "- config_name: {0}\n  data_files:\n  - split: {1}\n    path: {0}/{1}-*\n"
+
+
+def parquet_rows(file: Path, rows: list) -> None:
+    """Write a Parquet file."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pa.Table.from_pylist(rows), file)
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """Return a hub cache of the test's own, laid out as the real one; nothing is downloaded.
+
+    ``add`` puts a data set into it, ``ranking`` returns the configurations of one.
+    """
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "prepared")
+
+    def add(repository: str, revision: str, split: str, configs: dict) -> Path:
+        """Add a data set of Parquet files by configuration; return its folder in the cache."""
+        root = cache / f"datasets--{repository.replace('/', '--')}"
+        snapshot = root / "snapshots" / revision
+        (root / "refs").mkdir(parents=True, exist_ok=True)
+        (root / "refs" / "main").write_text(revision)
+        for name, rows in configs.items():
+            file = f"{name}/{split}-00000-of-00001.parquet"
+            blob = root / "blobs" / f"{name}{revision}"
+            parquet_rows(blob, rows)
+            (snapshot / name).mkdir(parents=True, exist_ok=True)
+            (snapshot / file).symlink_to(blob)
+        (snapshot / "README.md").write_text(README.format("".join(CONFIG.format(n, split) for n in configs)))
+        return root
+
+    return SimpleNamespace(add=add, ranking=ranking_configs, folder=cache)
+
+
+def ranking_configs(candidates: dict | None = None) -> dict:
+    """Return the tiny retrieval set as configurations of mteb, integers as ids."""
+    configs = {
+        "corpus": [{"_id": i, "title": "", "text": text} for i, text in enumerate(DOCUMENTS.values())],
+        "queries": [{"_id": 10 + i, "text": text} for i, text in enumerate(QUERIES.values())],
+        "default": [
+            {"query-id": q, "corpus-id": d, "score": s}
+            for q, d, s in ((10, 0, 1), (11, 1, 2), (11, 3, 1), (12, 2, 1))
+        ],
+    }
+    if candidates is not None:
+        configs["top_ranked"] = [{"query-id": q, "corpus-ids": d} for q, d in candidates.items()]
+    return configs

@@ -4,6 +4,8 @@ import pytest
 
 from care_accel.eval.command import main
 
+CMEDQA = "c476f85bf03d6642ec66bf54b9a551c88108bbb4"  # the revision that mteb reads
+
 
 @pytest.fixture
 def folders(tiny_folders):
@@ -64,6 +66,31 @@ def test_overwrite_runs_and_encodes_again(folders, data_dir, tmp_path):
         assert main(arguments + extra) == 0
         summary = json.loads(next((tmp_path / "out").glob("*/summary.json")).read_text())
         assert summary["tasks"]["sts/tiny"]["texts"]["encoded"] > 0
+
+
+def test_a_task_of_mteb_is_evaluated_by_its_name_with_its_rankings(folders, hub_cache, tmp_path, capsys):
+    hub_cache.add("mteb/CmedqaRetrieval", CMEDQA, "dev", hub_cache.ranking())
+    arguments = [*folders, "--output", str(tmp_path / "out"), "--save-run"]
+    assert main([*arguments, "--mteb", "CmedqaRetrieval"]) == 0
+    assert "CmedqaRetrieval" in capsys.readouterr().out
+    (summary,) = (json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/summary.json"))
+    assert summary["tasks"]["CmedqaRetrieval"]["split"] == "dev"
+    assert len(list((tmp_path / "out").glob("*/CmedqaRetrieval.run"))) == 1
+    assert main([*arguments, "--mteb", "CmedqaRetrieval", "CovidRetrieval", "T2Reranking"]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert [line.partition(":")[0] for line in lines] == ["CovidRetrieval", "T2Reranking", "error"]
+    assert lines[-1] == "error: 2 of 3 tasks cannot be loaded: CovidRetrieval, T2Reranking"
+
+
+def test_a_benchmark_runs_what_is_there_and_names_what_is_not(folders, hub_cache, tmp_path, capsys):
+    hub_cache.add("mteb/CmedqaRetrieval", CMEDQA, "dev", hub_cache.ranking())
+    arguments = [*folders, "--output", str(tmp_path / "out"), "--benchmark", "MTEB(cmn, v1)"]
+    assert main([*arguments, "--tasks", "C*Retrieval", "Waimai", "--limit", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "not run: CovidRetrieval: cannot be loaded: " in out
+    assert "not run: Waimai: --limit is for retrieval, reranking and STS" in out
+    (summary,) = (json.loads(f.read_text()) for f in (tmp_path / "out").glob("*/summary.json"))
+    assert list(summary["tasks"]) == ["CmedqaRetrieval"]
 
 
 def test_tasks_and_limit_choose(folders, data_dir, tmp_path):
@@ -128,6 +155,9 @@ def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_
         (["--model", "a", "--query-model", "b"], "not both"),
         (["--tasks", "nothing"], "'nothing' matches none of"),
         (["--split", "dev"], "dev"),
+        (["--mteb", "CmedqaRetriever"], "mteb has no such task; did you mean CmedqaRetrieval"),
+        (["--mteb", "CmedqaRetrieval", "--tasks", "x"], "give --mteb or --tasks, not both"),
+        (["--benchmark", "MTEB(cmn, v1)", "--tasks", "x"], "'x' matches none of"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--server", "here"], "'here' is not an address of an inference server"),
         (["--server", "h:1", "--model", "a"], "give --server or --model, not both"),
@@ -146,7 +176,15 @@ def test_an_output_that_cannot_be_made_is_one_line(folders, data_dir, tmp_path, 
     assert "cannot be created" in fails_in_one_line(arguments, capsys)
 
 
-@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--batch-size", "x"], ["--baseline", "tfidf"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--limit", "0"],
+        ["--batch-size", "x"],
+        ["--baseline", "tfidf"],
+        ["--data-dir", "x", "--mteb", "ATEC"],
+    ],
+)
 def test_options_that_make_no_sense_are_refused(arguments):
     with pytest.raises(SystemExit) as stop:
         main(arguments)

@@ -55,11 +55,14 @@ GOOD = '{"_id": "a", "text": "好"}\n'
     [
         ("retrieval/tiny/queries.jsonl", GOOD + "{broken\n", 2, "not JSON"),
         ("retrieval/tiny/queries.jsonl", GOOD + GOOD, 2, "duplicate _id 'a'"),
-        ("retrieval/tiny/queries.jsonl", '{"_id": 7, "text": "好"}\n', 1, "'_id' is a int"),
+        ("retrieval/tiny/queries.jsonl", '{"_id": 7.0, "text": "好"}\n', 1, "'_id' is a float"),
+        ("retrieval/tiny/queries.jsonl", '{"_id": true, "text": "好"}\n', 1, "'_id' is a bool"),
+        ("retrieval/tiny/queries.jsonl", '{"text": "好"}\n', 1, "'_id' is missing"),
+        ("retrieval/tiny/queries.jsonl", '{"_id": " ", "text": "好"}\n', 1, "'_id' is empty"),
         ("retrieval/tiny/queries.jsonl", '{"_id": "a"}\n', 1, "'text' is missing"),
         ("retrieval/tiny/queries.jsonl", "[1]\n", 1, "expected a JSON object"),
-        ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq9\td0\t1\n", 2, "query 'q9' is not in queries.jsonl"),
-        ("retrieval/tiny/qrels/test.tsv", "q0\td9\t1\n", 1, "document 'd9' is not in corpus.jsonl"),
+        ("retrieval/tiny/qrels/test.tsv", "q0\td0\t1\nq9\td0\t1\n", 2, "query 'q9' is not among the queries"),
+        ("retrieval/tiny/qrels/test.tsv", "q0\td9\t1\n", 1, "document 'd9' is not in the corpus"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\n", 1, "2 columns"),
         ("retrieval/tiny/qrels/test.tsv", "q0\td0\tyes\n", 1, "'yes' is not an integer"),
         (

@@ -8,8 +8,9 @@ from mteb.types import PromptType
 
 from care_accel.errors import CareError
 from care_accel.eval.cache import EmbeddingCache
+from care_accel.eval.loading import load
 from care_accel.eval.mteb_model import MtebModel, document_texts
-from care_accel.eval.tasks import folder_tasks, load
+from care_accel.eval.tasks import folder_tasks
 
 
 @pytest.fixture

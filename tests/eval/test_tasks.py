@@ -5,7 +5,7 @@ import pytest
 from mteb.benchmarks import Benchmark
 
 from care_accel.errors import CareError
-from care_accel.eval.tasks import cmedteb, cmedteb_tasks, folder_tasks, load, select
+from care_accel.eval.tasks import cmedteb, cmedteb_tasks, folder_tasks, select
 
 
 def names(tasks):
@@ -54,25 +54,6 @@ def test_patterns_choose_and_one_that_matches_nothing_is_refused():
         select(known, ["sts/x"])
 
 
-def test_a_limit_keeps_the_first_queries_or_pairs_and_every_document(data_dir):
-    whole, _ = folder_tasks(data_dir)
-    tasks = [load(task, limit=2) for task in whole]
-    ranking, reranking, pairs = (task.dataset["default"]["test"] for task in tasks)
-    assert list(ranking["queries"]["id"]) == ["q0", "q1"]
-    assert set(ranking["relevant_docs"]) == {"q0", "q1"}
-    assert len(ranking["corpus"]) == 5
-    assert len(reranking["queries"]) == 2
-    assert len(pairs) == 2
-    assert len(whole[0].dataset["default"]["test"]["queries"]) == 3
-    assert len(whole[2].dataset["default"]["test"]) == 4
-
-
-def test_pairs_with_a_single_score_are_refused_before_anything_is_encoded(data_dir):
-    tasks, _ = folder_tasks(data_dir, patterns=["sts/*"])
-    with pytest.raises(CareError, match="sts/tiny: correlation is undefined for 1 pairs"):
-        load(tasks[0], limit=1)
-
-
 def cmedteb_folder(data_dir):
     for kind in ("retrieval", "reranking", "sts"):
         (data_dir / kind / "tiny").rename(data_dir / kind / "cmedteb")
@@ -102,7 +83,7 @@ def test_cmedteb_is_read_from_a_hub_data_set_when_no_folder_has_the_name(data_di
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     task = cmedteb_tasks("someone/cmedteb", patterns=["CMedTEB-STS"])[0]
-    load(task)
+    task.load_data()
     assert asked == [("someone/cmedteb", "dataset")]
     assert len(task.dataset["default"]["test"]) == 4
 
@@ -114,14 +95,3 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     with pytest.raises(CareError, match=r"someone/cmedteb: no such folder.*no route"):
         cmedteb_tasks("someone/cmedteb")
-
-
-def test_data_of_mteb_that_cannot_be_downloaded_is_one_line(monkeypatch):
-    task = mteb.get_task("CMedQAv1-reranking")
-
-    def fail(**_):
-        raise ConnectionError("no\nroute")
-
-    monkeypatch.setattr(task, "load_data", fail)
-    with pytest.raises(CareError, match="CMedQAv1-reranking: cannot be loaded: no route"):
-        load(task)

@@ -39,14 +39,24 @@ class ColumnFile:
         CareError
             A column is missing, or the file cannot be read.
         """
+        for row in self.values(selection.columns(self.names, self.name)):
+            yield f"{self.name}, row {self.rows}", row
+
+    def values(self, columns: list[str]) -> Iterator[Row | BadRow]:
+        """Yield the values of some columns, row by row.
+
+        Raises
+        ------
+        CareError
+            The file cannot be read.
+        """
         import pyarrow as pa
 
-        columns = selection.columns(self.names, self.name)
         try:
             for batch in self.batches(columns):
                 for row in _rows(batch.select(columns)):
                     self.rows += 1
-                    yield f"{self.name}, row {self.rows}", row
+                    yield row
         except (pa.ArrowException, OSError) as cause:
             raise CareError(
                 f"{self.name}: cannot be read after row {self.rows}: {' '.join(str(cause).split())}"

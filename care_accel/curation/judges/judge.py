@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import random
 import re
@@ -14,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Literal, Self
 
 from care_accel.curation.config import JudgeConfig
+from care_accel.curation.judges.answers import parse_answer
 from care_accel.curation.judges.endpoints import api_key, make_client
 from care_accel.curation.judges.prompting import Message
 from care_accel.curation.judges.rate_limit import RateLimiter
@@ -234,34 +234,6 @@ class _RequestFailed(Exception):
 _REPAIR = (
     "上面的回答不符合要求的格式（{}）。请重新回答，只输出一个符合要求的 JSON 对象，不要输出任何其他文字。"
 )
-
-
-def parse_answer(raw: str, schema: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
-    """Parse and validate an answer; return its values, or the reason why it is invalid.
-
-    A code fence around the object is accepted; other text around it is not. Grades must be JSON integers.
-    """
-    text = raw.strip()
-    if fenced := re.fullmatch(r"```(?:json)?\s*(.*?)\s*```", text, re.DOTALL):
-        text = fenced[1]
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None, "it is not JSON" if text else "it is empty"
-    if not isinstance(values, dict):
-        return None, "it is not a JSON object"
-    properties = schema["properties"]
-    for name in schema["required"]:
-        if name not in values:
-            return None, f"{name} is missing"
-        value, rule = values[name], properties[name]
-        if rule["type"] == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            return None, f"{name} is not an integer"
-        if rule["type"] == "string" and not isinstance(value, str):
-            return None, f"{name} is not a string"
-        if "enum" in rule and value not in rule["enum"]:
-            return None, f"{name} is none of {rule['enum']}"
-    return {name: values[name] for name in properties if name in values}, None
 
 
 def backoff(attempt: int) -> float:

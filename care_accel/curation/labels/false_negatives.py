@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from care_accel.curation.config import Config
-from care_accel.curation.data import qrels_file, read_data, write_qrels
+from care_accel.curation.data import qrels_files, read_data, write_qrels
 from care_accel.curation.labels.vote import FILE as VOTES
 from care_accel.curation.labels.vote import duplicates_of, labels_of, read_votes
 from care_accel.curation.steps import Progress, Summary
@@ -29,7 +29,7 @@ def run(config: Config, progress: Progress) -> Summary:
     CareError
         There are no votes or no labels, or the extended qrels would overwrite another file.
     """
-    old = qrels_file(config)
+    old = qrels_files(config)[0]
     labels = read_data(config).labels
     votes = read_votes(config.output_file(VOTES))
     voted = labels_of(votes, duplicates_of(config))

@@ -277,7 +277,10 @@ def _folder(name: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(_HUB_FILES)))
     except Exception as cause:  # connection, authorisation, name and cache errors of several libraries
         reason = " ".join(str(cause).split())[:200]
-        raise CareError(f"{name}: no such folder, and the download from the hub failed ({reason})") from None
+        raise CareError(
+            f"{name}: no such folder, and the download from the hub failed ({reason}); where the hub is out of reach set "
+            "HF_ENDPOINT to a mirror, or give a downloaded folder"
+        ) from None
 
 
 def _first_folder(folder: Path, names: tuple[str, ...]) -> Path | None:

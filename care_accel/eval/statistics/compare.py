@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from care_accel.errors import CareError
-from care_accel.eval.folder import Ranking, find_sets
+from care_accel.eval.data.reading import Ranking
+from care_accel.eval.folder import find_sets
 from care_accel.eval.scores import QueryScores, read_scores, task_file
+from care_accel.eval.statistics.movement import Moved, moved_documents
 from care_accel.eval.statistics.significance import LEVEL, Difference, adjust_holm, aligned, paired_test
+from care_accel.eval.trec import run_tag
 from care_accel.files import read_json
 
 SUMMARY = "summary.json"
@@ -63,6 +66,11 @@ class Run:
             raise _of_another_run(file)
         return scores
 
+    def rankings(self, task: str) -> Path | None:
+        """Return the task's run file, if its rankings were saved with the scores of the summary."""
+        file, tag = task_file(self.folder, task, ".run"), self.tasks[task].get("run")
+        return file if tag is not None and run_tag(file) == tag else None
+
 
 @dataclass(frozen=True)
 class QueryChange:
@@ -85,6 +93,9 @@ class TaskComparison:
         per-query scores.
     gained, lost : list of QueryChange
         Queries with the largest gains and losses, largest first.
+    moved : list of Moved, optional
+        The relevant documents of the lost queries that rank lower in the second run; None if the rankings of a run
+        were not saved.
     """
 
     difference: Difference
@@ -93,6 +104,7 @@ class TaskComparison:
     worse: int | None = None
     gained: list[QueryChange] = field(default_factory=list)
     lost: list[QueryChange] = field(default_factory=list)
+    moved: list[Moved] | None = None
 
 
 @dataclass(frozen=True)
@@ -190,7 +202,7 @@ def compare(a: Run, b: Run, *, level: float = LEVEL, top: int = 10) -> Compariso
         for run, score in ((a, one.a), (b, one.b)):
             if abs(score - run.tasks[one.task]["main_score"]) > _TOLERANCE:
                 raise _of_another_run(task_file(run.folder, one.task, ".scores.json"))
-    tasks = [_compared(one, *scores[one.task], top) for one in differences]
+    tasks = [_with_movement(_compared(one, *scores[one.task], top), a, b, one.task) for one in differences]
     return Comparison(a, b, level, tasks, excluded)
 
 
@@ -230,8 +242,11 @@ def _excluded(a: Run, b: Run) -> Iterator[ExcludedTask]:
             if task not in run.tasks:
                 skipped = run.absence(task)
                 yield ExcludedTask(task, f"only in {other}" + (f" ({name}: {skipped})" if skipped else ""))
-        if task in a.tasks and task in b.tasks and (reason := _mismatch(a, b, task)):
-            yield ExcludedTask(task, reason)
+        if task in a.tasks and task in b.tasks:
+            if reason := _mismatch(a, b, task):
+                yield ExcludedTask(task, reason)
+            elif a.tasks[task].get("interval", ()) is None:
+                yield ExcludedTask(task, "its score is not one of queries or pairs")
 
 
 def _mismatch(a: Run, b: Run, task: str) -> str | None:
@@ -262,6 +277,17 @@ def _compared(difference: Difference, a: QueryScores, b: QueryScores, top: int) 
     )
     counts = int(better.sum()), int(worse.sum())
     return TaskComparison(difference, counts[0], len(a) - sum(counts), counts[1], gained, lost)
+
+
+def _with_movement(compared: TaskComparison, a: Run, b: Run, task: str) -> TaskComparison:
+    if not compared.lost:
+        return replace(compared, moved=[])
+    first, second = a.rankings(task), b.rankings(task)
+    qrels = task_file(b.folder, task, ".qrels")
+    if first is None or second is None or not qrels.is_file():
+        return compared
+    moved = moved_documents(first, second, qrels, [one.query for one in compared.lost])
+    return replace(compared, moved=moved)
 
 
 def _of_another_run(file: Path) -> CareError:

@@ -123,7 +123,7 @@ def _differences(evaluations: Sequence[Evaluation]) -> Section:
 
 
 def _difference(first: Evaluation, other: Evaluation) -> Figure:
-    found = compare(read_run(first.folder), read_run(other.folder))
+    found = compare(read_run(first.folder), read_run(other.folder), top=0)  # the page names no query
     lines = []
     for one in found.tasks:
         d = one.difference

@@ -13,7 +13,6 @@ from care_accel.curation.judges.judge import (
     JudgeUnavailable,
     backoff,
     estimate_tokens,
-    parse_answer,
     retry_after,
 )
 from care_accel.curation.judges.prompting import load_prompt
@@ -226,6 +225,19 @@ def test_no_more_requests_are_under_way_than_allowed(serve):
     assert highest == 3
 
 
+def test_an_answer_after_thinking_is_asked_once_and_kept_as_it_came(serve):
+    text = '<think>\n也许 {"grade": 1}？\n</think>\n\n{"reason": "好", "grade": 4}'
+    reply, _ = ask(serve(judges={"m": {"faults": {"always": "broken", "text": text}}}))
+    assert (reply.outcome, reply.values, reply.raw) == ("answered", {"reason": "好", "grade": 4}, text)
+    assert reply.first_raw is None
+
+
+def test_what_a_server_sends_as_reasoning_is_no_answer(serve):
+    fault = {"always": "broken", "text": "", "message": {"reasoning_content": '{"reason": "好", "grade": 4}'}}
+    reply, _ = ask(serve(judges={"m": {"faults": fault}}))
+    assert (reply.outcome, reply.error) == ("unreadable", "it is empty")
+
+
 def test_complete_returns_the_values_or_says_why_not(serve):
     good, bad = serve(**RIGHT), serve(judges={"m": {"faults": {"always": "broken"}}})
 
@@ -238,30 +250,6 @@ def test_complete_returns_the_values_or_says_why_not(serve):
     assert asyncio.run(complete(good))["grade"] >= 4
     with pytest.raises(CareError, match="judge 'a': it is not JSON"):
         asyncio.run(complete(bad))
-
-
-@pytest.mark.parametrize(
-    ("raw", "wrong"),
-    [
-        ('{"reason": "好", "grade": 4}', None),
-        ('```json\n{"reason": "好", "grade": 4}\n```', None),
-        ('{"reason": "好", "grade": 4, "extra": 1}', None),
-        ("", "it is empty"),
-        ("四分", "it is not JSON"),
-        ("[4]", "it is not a JSON object"),
-        ('{"grade": 4}', "reason is missing"),
-        ('{"reason": "好", "grade": "4"}', "grade is not an integer"),
-        ('{"reason": "好", "grade": true}', "grade is not an integer"),
-        ('{"reason": "好", "grade": 4.0}', "grade is not an integer"),
-        ('{"reason": "好", "grade": 0}', "grade is none of [1, 2, 3, 4, 5]"),
-        ('{"reason": 1, "grade": 4}', "reason is not a string"),
-        ("[" * 100_000, "it is not JSON"),
-    ],
-)
-def test_an_answer_has_the_form_that_was_asked_for_or_is_none(raw, wrong):
-    values, found = parse_answer(raw, PROMPT.schema)
-    assert found == wrong
-    assert values == (None if wrong else {"reason": "好", "grade": 4})
 
 
 def test_tokens_are_estimated_by_characters():

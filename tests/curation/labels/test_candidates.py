@@ -91,12 +91,23 @@ def test_without_a_split_every_query_counts(workplace):
     assert candidates.run(place.config, no_progress).facts["queries"] == len(QUERIES)
 
 
+def test_qrels_of_trec_s_form_and_a_table_of_queries_are_read(workplace):
+    place = workplace(labels={"q0": {"d0": 1}})
+    before = candidates.run(place.config, no_progress).facts
+    (place.data / "qrels/dev.tsv").unlink()
+    (place.data / "qrels/dev.txt").write_text("q0 0 d0 1\n")
+    rows = [json.loads(line) for line in (place.data / "queries.jsonl").read_text().splitlines()]
+    (place.data / "queries.jsonl").unlink()
+    (place.data / "queries.tsv").write_text("".join(f"{row['_id']}\t{row['text']}\n" for row in rows))
+    assert candidates.run(place.config, no_progress).facts == before
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
         ("corpus.jsonl", '{"_id": "d0"}', "corpus.jsonl, line 1: 'text' is missing"),
         ("queries.jsonl", None, "queries.jsonl: no such file, nor .jsonl.gz"),
-        ("qrels/dev.tsv", "q9\td0\t1", "query 'q9' is not in queries.jsonl"),
+        ("qrels/dev.tsv", "q9\td0\t1", "query 'q9' is not among the queries"),
         ("qrels/dev.tsv", None, "dev.tsv: no such file"),
     ],
 )

@@ -10,7 +10,8 @@ from care_accel.curation.labels.candidates import Pool
 from care_accel.curation.labels.vote import FILE as VOTES
 from care_accel.curation.labels.vote import VotedPair
 from care_accel.curation.steps import no_progress
-from care_accel.eval.folder import DataSet, read_judgements
+from care_accel.eval.data.reading import read_judgements
+from care_accel.eval.folder import DataSet
 
 from ..conftest import DOCUMENTS, LABELS, QUERIES
 

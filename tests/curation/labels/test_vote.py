@@ -11,7 +11,7 @@ from care_accel.curation.judges.store import FILE, Store
 from care_accel.curation.labels import candidates, judging, vote
 from care_accel.curation.labels.vote import decide, labels_of, read_votes
 from care_accel.curation.steps import no_progress
-from care_accel.eval.folder import read_judgements
+from care_accel.eval.data.reading import read_judgements
 
 from ..conftest import DOCUMENTS, QUERIES
 

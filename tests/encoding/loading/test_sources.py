@@ -1,10 +1,15 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from hub_mirror import mirror
 
 from care_accel import CareError, DualEncoder
+from care_accel.encoding.loading.sources import EMBEDDED
 
 TEXTS = ["头痛怎么办", "高血压患者应低盐饮食"]
 
@@ -223,3 +228,14 @@ def test_padding_on_the_left_is_refused_where_it_would_move_positions(tiny_folde
     (saved / "care.json").write_text(json.dumps(manifest))
     with pytest.raises(CareError, match="left padding would shift the absolute positions"):
         DualEncoder.from_pretrained(saved)
+
+
+def test_a_mirror_that_the_environment_names_is_asked_instead_of_the_hub(tmp_path):
+    code = "from care_accel import DualEncoder; print(DualEncoder.from_pretrained('someone/mini').revision('query'))"
+    with mirror({"someone/mini": EMBEDDED / "care-mini"}) as served:
+        environment = {**os.environ, "HF_ENDPOINT": served.address, "HF_HOME": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+        )
+    assert done.stdout.strip() == DualEncoder.from_pretrained("care-mini").revision("query")
+    assert any(path.endswith("/query_encoder/model.int8.safetensors") for path in served.asked)

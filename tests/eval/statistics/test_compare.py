@@ -14,6 +14,7 @@ from care_accel.eval.command import main as evaluate
 from care_accel.eval.compare_command import add_arguments, print_comparison
 from care_accel.eval.scores import QueryScores, read_scores, task_file
 from care_accel.eval.statistics.compare import compare, query_texts, read_run
+from care_accel.eval.trec import read_ranks
 
 
 def write_run(folder, tasks, model="care", revision="r0", split="dev", skipped=()):
@@ -189,7 +190,7 @@ def results(tiny_folders, tmp_path_factory):
     """Return the results of a tiny model and of BM25 on the embedded benchmark."""
     folder = tmp_path_factory.mktemp("compare") / "results"
     roles = [f"--{role}-model={tiny_folders / role}_encoder" for role in ("query", "document")]
-    arguments = [*roles, "--preset=care", "--baseline=bm25", "--limit=30", "--device=cpu"]
+    arguments = [*roles, "--preset=care", "--baseline=bm25", "--limit=30", "--device=cpu", "--save-run"]
     assert evaluate([*arguments, f"--output={folder}"]) == 0
     return folder
 
@@ -230,6 +231,44 @@ def test_two_evaluations_are_compared_with_texts_and_as_json(results, runs, tmp_
             assert one["b"] != one["a"] == a.values[a.queries.index(one["query"])]
             assert queries[task["task"]][one["query"]][:20] in text
             assert queries[task["task"]][one["query"]] not in file.read_text(encoding="utf-8")
+
+
+def test_of_lost_queries_the_documents_that_fell_are_shown_where_rankings_were_saved(
+    results, runs, tmp_path, capsys
+):
+    file = tmp_path / "out.json"
+    assert main(["compare", *runs, "--json", str(file), "--top", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "retrieval/care-demo: relevant documents that fell in the lost queries" in text
+    assert "--save-run" not in text
+    task = json.loads(file.read_text(encoding="utf-8"))["tasks"][0]
+    assert {one["query"] for one in task["moved"]} == {one["query"] for one in task["lost"]}
+    ranks = [
+        read_ranks(task_file(results / run, task["task"], ".run"), [task["moved"][0]["query"]])
+        for run in ("bm25", MODEL)
+    ]
+    first = task["moved"][0]
+    assert [one[first["query"]].get(first["document"]) for one in ranks] == [first["a"], first["b"]]
+    assert first["document"] in text
+
+
+def test_rankings_of_another_run_are_not_shown(results, runs, tmp_path, capsys):
+    other = tmp_path / MODEL
+    shutil.copytree(results / MODEL, other)
+    for file in other.glob("*.run"):
+        file.write_text(file.read_text().replace(" query_encoder", " another"))
+    assert main(["compare", runs[0], str(other)]) == 0
+    text = capsys.readouterr().out
+    assert "that fell" not in text
+    assert "care-accel eval --save-run, for both runs, shows here which documents moved" in text
+
+
+def test_a_task_without_scores_of_queries_is_not_compared(two):
+    for run in two:
+        run.tasks["reranking/x"]["interval"] = None
+    comparison = compare(*two)
+    assert "its score is not one of queries or pairs" in printed(comparison)
+    assert [one.difference.task for one in comparison.tasks] == ["retrieval/x", "sts/x"]
 
 
 def test_a_summary_stands_for_its_folder_and_no_text_is_shown_unasked(runs, capsys):
