@@ -327,9 +327,9 @@ def test_gateways_that_others_reach_read_tokens_from_mounted_secrets():
     assert str(options(pod["containers"][0]["args"]).token_file.parent) in mounts
 
 
-def test_a_proxy_takes_bodies_as_large_as_the_gateway():
+def test_a_proxy_takes_bodies_that_the_gateway_takes():
     assert Settings().max_body == 4 * 2**20
-    assert "max_size 4MiB" in (DEPLOY / "Caddyfile").read_text()
+    assert "max_size 5MiB" in (DEPLOY / "Caddyfile").read_text()
     assert "client_max_body_size 4m;" in (DEPLOY / "nginx.conf").read_text()  # of nginx, binary
 
 
