@@ -4,6 +4,7 @@ import argparse
 import ast
 import json
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -73,7 +74,8 @@ def commands():
     for file in COMPOSES:
         for service, one in compose(file.name)["services"].items():
             if "command" in one and not str(one.get("image", "")).startswith("prom/"):
-                yield f"{file.name} {service}", one["command"]
+                words = one["command"]
+                yield f"{file.name} {service}", shlex.split(words) if isinstance(words, str) else words
     for container in containers():
         yield f"kubernetes {container['name']}", container["args"]
 
