@@ -14,7 +14,7 @@ export CARE_DATA := $(DATA)
 # Warnings are errors for developers only: a user's newer compiler must not fail the build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
-.PHONY: help eval test quick clients lint format bench gpu-check serve docs docs-serve clean
+.PHONY: help eval test quick clients lint format bench gpu-check deploy-check serve docs docs-serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
@@ -25,6 +25,7 @@ help:
 	@echo "make format  fix style"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
 	@echo "make gpu-check  build, test and measure the GPU parts, with the torch of PYTHON"
+	@echo "make deploy-check  check deploy/ with the programs that read its files"
 	@echo "make serve   serve the embedded model and demo with NVIDIA Triton Inference Server"
 	@echo "make docs    build the documentation's site; make docs-serve shows it on this machine"
 	@echo "make clean   remove everything that make created"
@@ -59,6 +60,9 @@ bench: $(READY)
 # Uses $(PYTHON) instead of the .venv: a machine with a GPU has its own torch. Results go to bench/results.
 gpu-check:
 	$(PYTHON) bench/gpu_check.py
+
+deploy-check:
+	sh deploy/check.sh
 
 serve: $(READY)
 	$(BIN)/care-accel serve --repository model_repository
