@@ -46,4 +46,4 @@ def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path,
 def _load_table(file: Path, fields: list[str]) -> Dataset:
     from datasets import Dataset
 
-    return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file)))})
+    return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file, fields)))})
