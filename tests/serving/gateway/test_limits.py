@@ -71,6 +71,9 @@ def test_the_page_and_the_probes_need_no_token(gateway):
         "/healthz",
         "/readyz",
         "/page/settings",
+        "/docs",
+        "/docs.css",
+        "/openapi.json",
     ):
         assert client.get(path).status_code == 200
     assert client.get("/page/settings").json()["token_required"] is True
