@@ -161,12 +161,13 @@ def _alive(base: Sequence[Part]) -> tuple[NDArray[np.float32], NDArray[np.int64]
 
 
 def _floor(tuner: Tuner) -> tuple[str, float] | None:
-    """Return why nothing can be faster than the exact scan, and its time; None if something may be."""
+    """Return why nothing can be faster than the exact scan, and its time; None, with the time noted, if something may be."""
     queries = tuner.asked.queries[:_FEWEST_TIMED]
     ids = np.arange(tuner.k) if tuner.ids is None else tuner.ids[: tuner.k]
     exact = median_time(lambda rows: parts.search(tuner.base, rows, tuner.k, tuner.threads), queries)
     least = median_time(lambda rows: parts.search(tuner.base, rows, tuner.k, 1, Few(ids)), queries)
     if exact > least:
+        tuner.exact_seconds = exact
         return None
     return (
         f"the exact scan takes {1e6 * exact:.0f} us, rescoring candidates alone {1e6 * least:.0f} us",

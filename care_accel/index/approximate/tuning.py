@@ -7,6 +7,7 @@ Optuna needs more trials for what is monotone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -26,6 +27,10 @@ from care_accel.index.parts import Part
 _BLOCKS = (200, 800)
 _CLEAR = 0.01
 _TIMED = 48
+# A setting that takes so many times as long as the exact scan is not worth its recall.
+_QUICKLY_TIMED = 7
+_TOO_SLOW = 2
+_MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan", "time is over"
 # Structures that are kept for the final choice; each takes memory.
 _KEPT = 2
 _LINKS = 32
@@ -60,6 +65,8 @@ class Tuner:
         When to end, by `perf_counter`.
     gpu : int, optional
         Number of the GPU that searches.
+    exact_seconds : float
+        What the exact scan takes for one query; settings that take much longer are not tried.
     """
 
     base: Sequence[Part]
@@ -73,6 +80,7 @@ class Tuner:
     memory: int | None
     until: float
     gpu: int | None = None
+    exact_seconds: float = math.inf
     tried: list[Tried] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
     _centres: dict[int, NDArray[np.float32]] = field(default_factory=dict)
@@ -150,48 +158,47 @@ class Tuner:
             wanted = family.candidates(self.k, factor)
             if wanted > len(self.vectors) // 2 and factor > kind.factors[0]:
                 break
-            finder, observed, complete = self._smallest(kind, structure, wanted, high)
-            reached = finder is not None
-            shown = finder or Finder(structure, kind.values(len(self.vectors), wanted)[-1], wanted, self.ids)
-            p50 = self._median_time(shown) if reached else None
-            note = "" if reached else "does not reach the recall" if complete else "time is over"
-            setting = f"{setting_name(structure.name)} {shown.value}, {wanted} rescored"
-            self.tried.append(
-                Tried(structure.name, setting, measured(observed), p50 and p50 * 1e6, size, seconds, note)
-            )
+            finder, shown, note = self._smallest(kind, structure, wanted, high)
+            p50 = None if finder is None else self._median_time(finder, _TIMED)
+            value, observed = (0, None) if shown is None else shown
+            setting = f"{setting_name(structure.name)} {value}, {wanted} rescored"
+            recall = None if observed is None else measured(observed)
+            self.tried.append(Tried(structure.name, setting, recall, p50 and p50 * 1e6, size, seconds, note))
             if finder is not None and p50 is not None:
                 high = None if kind.links else finder.value  # more candidates need no more lists
                 if best is None or p50 < best.p50:
                     best = Candidate(finder, p50)
                 elif p50 > 1.5 * best.p50:
                     break
-            if not complete:
+            if note == _OVER:
                 break
         return best
 
     def _smallest(
         self, kind: Kind, structure: Structure, wanted: int, high: int | None
-    ) -> tuple[Finder | None, NDArray[np.float64], bool]:
-        """Return the finder with the smallest value that reaches the recall, or None; its recalls; whether time was enough."""
+    ) -> tuple[Finder | None, tuple[int, NDArray[np.float64]] | None, str]:
+        """Return the finder with the smallest value that reaches the recall, or None; a value with its recalls; why it is None."""
         values = kind.values(len(self.vectors), wanted)
-        known: dict[int, NDArray[np.float64]] = {}
-        last = len(values) - 1
-        first, end = 0, last if high is None else max(i for i, value in enumerate(values) if value <= high)
+        first = 0
+        end = len(values) - 1 if high is None else max(i for i, value in enumerate(values) if value <= high)
         found: Finder | None = None
-        place = end
-        while first <= end:
+        shown: tuple[int, NDArray[np.float64]] | None = None
+        note = _MISSED
+        while first <= end and note != _OVER:
             # The largest is not asked before it must be: it takes longest.
             place = (first + end) // 2
             finder = Finder(structure, values[place], wanted, self.ids)
-            known[place] = self._recalls(finder)
-            if self._reaches(known[place]):
-                found, end = finder, place - 1
+            if self._median_time(finder, _QUICKLY_TIMED) > _TOO_SLOW * self.exact_seconds:
+                end, note = place - 1, _SLOW
+                continue
+            observed = self._recalls(finder)
+            if self._reaches(observed):
+                found, shown, end = finder, (finder.value, observed), place - 1
             else:
-                first = place + 1
+                shown, first = shown if found else (finder.value, observed), place + 1
             if perf_counter() > self.until:
-                break
-        shown = values.index(found.value) if found else place
-        return found, known[shown], first > end
+                note = _OVER
+        return found, shown, note if found is None or note == _OVER else ""
 
     def _reaches(self, observed: NDArray[np.float64]) -> bool:
         return exceeds(observed, self.recall, ERROR)
@@ -207,9 +214,9 @@ class Tuner:
                 break
         return observed
 
-    def _median_time(self, finder: Finder) -> float:
+    def _median_time(self, finder: Finder, queries: int) -> float:
         return median_time(
-            lambda query: finder.find(self.base, query, self.k, self.threads), self.asked.queries[:_TIMED]
+            lambda query: finder.find(self.base, query, self.k, self.threads), self.asked.queries[:queries]
         )
 
 
