@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from care_accel.collection import Collection
     from care_accel.encoding import DualEncoder, EncoderSpec
     from care_accel.errors import CareError
-    from care_accel.index import ExactIndex
+    from care_accel.index import ApproximateIndex, ExactIndex
     from care_accel.retriever import Hit, Retriever
 
 _HOME_OF = {
+    "ApproximateIndex": "care_accel.index",
     "CareError": "care_accel.errors",
     "Collection": "care_accel.collection",
     "DualEncoder": "care_accel.encoding",
@@ -25,7 +26,16 @@ _HOME_OF = {
     "Retriever": "care_accel.retriever",
 }
 
-__all__ = ["CareError", "Collection", "DualEncoder", "EncoderSpec", "ExactIndex", "Hit", "Retriever"]
+__all__ = [
+    "ApproximateIndex",
+    "CareError",
+    "Collection",
+    "DualEncoder",
+    "EncoderSpec",
+    "ExactIndex",
+    "Hit",
+    "Retriever",
+]
 
 
 def __getattr__(name: str) -> Any:

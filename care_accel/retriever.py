@@ -19,7 +19,7 @@ from care_accel.encoding.served import batch_times
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError, require_count
 from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
-from care_accel.index import BM25Index, ExactIndex, SearchStats
+from care_accel.index import BM25Index, ExactIndex, SearchStats, VectorIndex, load_index
 from care_accel.index.checks import subset_mask
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 
@@ -149,7 +149,7 @@ class Retriever(_Searcher):
     model : DualEncoder
         Only its query encoder is loaded. If queries are encoded elsewhere (`search_vectors`), any object with a name, a
         width and a revision.
-    index : ExactIndex
+    index : ExactIndex or ApproximateIndex
         Embeddings from the same model's document encoder.
     documents : sequence, optional
         One object per vector, returned with the hits: texts, rows, anything.
@@ -167,7 +167,7 @@ class Retriever(_Searcher):
     def __init__(
         self,
         model: ModelIdentity,
-        index: ExactIndex,
+        index: VectorIndex,
         documents: Sequence[Any] | None = None,
         *,
         lexical: BM25Index | None = None,
@@ -281,7 +281,7 @@ class Retriever(_Searcher):
             [value for _, value in read_json_values(folder / _DOCUMENTS)] if parts[_DOCUMENTS] else None
         )
         lexical = BM25Index.load(folder / lexical_name) if parts[lexical_name] else None
-        return cls(model, ExactIndex.load(folder / _VECTORS, device=device), documents, lexical=lexical)
+        return cls(model, load_index(folder / _VECTORS, device=device), documents, lexical=lexical)
 
     def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
         vectors, tokenise, encode = self.model.encoder("query").encode_timed(queries)

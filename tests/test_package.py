@@ -27,7 +27,7 @@ ARROWS = {
     "fields": {"errors"},
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "progress", "errors", "_native"},
-    "index": {"files", "errors", "_native"},
+    "index": {"files", "progress", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
     "eval": {

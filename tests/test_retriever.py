@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from care_accel import CareError, DualEncoder, ExactIndex, Hit, Retriever
+from care_accel import ApproximateIndex, CareError, DualEncoder, ExactIndex, Hit, Retriever
 from care_accel.index import BM25Index
 from care_accel.index.fusion import reciprocal_rank_fusion
 
@@ -148,6 +148,20 @@ def test_a_retriever_that_is_saved_again_writes_no_vectors_again(tiny_model, tmp
     assert file.stat().st_ino == before
     loaded = Retriever.load(tmp_path / "saved", tiny_model)
     assert sorted(h.id for h in loaded.search("感冒")) == [0, 2, 3]
+
+
+@pytest.mark.parametrize("lexical", [False, True])
+def test_an_approximate_index_takes_the_place_of_an_exact_one(tiny_model, tmp_path, lexical):
+    exact = Retriever.from_documents(tiny_model, DOCUMENTS, lexical=lexical)
+    index = ApproximateIndex.build(exact.index)
+    retriever = Retriever(tiny_model, index, DOCUMENTS, lexical=exact.lexical)
+    assert retriever.search("高血压怎么治", k=3) == exact.search("高血压怎么治", k=3)
+    retriever.save(tmp_path / "retriever")
+    again = Retriever.load(tmp_path / "retriever", tiny_model)
+    assert isinstance(again.index, ApproximateIndex)
+    again.index.remove([0])
+    exact.index.remove([0])
+    assert again.search("高血压怎么治", k=3) == exact.search("高血压怎么治", k=3)
 
 
 def test_a_lexical_index_of_another_number_of_documents_is_refused(tiny_model, retriever):

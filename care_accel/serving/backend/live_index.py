@@ -17,9 +17,9 @@ from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl
-from care_accel.index import ExactIndex
-from care_accel.index import store as index_store
+from care_accel.index import load_index
 from care_accel.index.cuda import require_cuda
+from care_accel.index.protocol import MANIFESTS
 from care_accel.retriever import MANIFEST, Retriever
 from care_accel.serving.backend import RUN_FOLDER
 from care_accel.serving.backend.encoders import load_model
@@ -108,7 +108,7 @@ class LiveIndex:
         if (self._folder / MANIFEST).is_file():
             opened = Retriever.load(self._folder, self._made_by, device=self._device)
         else:
-            opened = Retriever(self._made_by, ExactIndex.load(self._folder, device=self._device))
+            opened = Retriever(self._made_by, load_index(self._folder, device=self._device))
         index = opened.index
         index.threads = fair_threads(index.threads, len(index) * index.width)  # one byte per value
         return before if identity(self._folder) == before else None, OpenIndex(opened)
@@ -200,7 +200,7 @@ def scan_device(backend: Backend) -> str:
 
 def identity(folder: Path) -> tuple[int, int] | None:
     """Return inode and modification time of a saved folder's manifest, which change on replacement; None if missing."""
-    for name in (MANIFEST, index_store.MANIFEST):
+    for name in (MANIFEST, *MANIFESTS):
         try:
             found = (folder / name).stat()
         except OSError:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel.index import ExactIndex
 from care_accel.retriever import Retriever
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
@@ -25,7 +26,10 @@ class OpenIndex:
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        self._on_gpu = retriever.index.device != "cpu" and retriever.lexical is None
+        index = retriever.index
+        self._on_gpu: ExactIndex | None = None
+        if isinstance(index, ExactIndex) and index.device != "cpu" and retriever.lexical is None:
+            self._on_gpu = index
         self._cached: dict[int, bytes] = {-1: b"null"}
 
     def __len__(self) -> int:
@@ -65,8 +69,8 @@ class OpenIndex:
         """
         largest = int(ks.max())
         if not on_cpu(vectors):
-            if self._on_gpu and subsets is None:
-                on_gpu = self._retriever.index.search_on_device(vectors, largest)
+            if self._on_gpu is not None and subsets is None:
+                on_gpu = self._on_gpu.search_on_device(vectors, largest)
                 scores, ids = (tensor.cpu().numpy().copy() for tensor in on_gpu)
                 beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
                 scores[beyond], ids[beyond] = -np.inf, -1

@@ -16,7 +16,7 @@ from care_accel.collection.storage.layout import is_collection
 from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.files import replaced_folder
-from care_accel.index import ExactIndex
+from care_accel.index import load_index
 from care_accel.retriever import MANIFEST, ModelIdentity, Retriever
 from care_accel.serving.repository.config import (
     Step,
@@ -74,7 +74,7 @@ def write_repository(
     model : str or Path
         As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from their present path.
     index : str or Path, optional
-        A saved `Retriever` or `ExactIndex`, or a collection, of the same model. Without one ``scan`` encodes and serves the embedded
+        A saved `Retriever`, `ExactIndex` or `ApproximateIndex`, or a collection, of the same model. Without one ``scan`` encodes and serves the embedded
         demo's documents.
     gpu : bool
         An instance on every GPU instead of one on the CPU. ``search`` is then an ensemble, whose vectors stay on the GPU,
@@ -130,7 +130,7 @@ def require_index(index: str | Path, model: ModelIdentity) -> None:
         Collection.open(folder, model=cast(DualEncoder, model))
         return
     vectors = folder / "vectors" if (folder / MANIFEST).is_file() else folder
-    Retriever(model, ExactIndex.load(vectors, verify=False))
+    Retriever(model, load_index(vectors, verify=False))
 
 
 def care_parameter(model: DualEncoder, role: Role) -> str:

@@ -1,0 +1,6 @@
+"""Approximate search that is asked for a recall, and proves it."""
+
+from care_accel.index.approximate.approximate_index import ApproximateIndex
+from care_accel.index.approximate.choice import Choice, Measured, Tried
+
+__all__ = ["ApproximateIndex", "Choice", "Measured", "Tried"]

@@ -1,0 +1,201 @@
+"""The final choice: the fastest setting that proves the recall on queries that were kept apart, or the exact scan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.index import parts
+from care_accel.index.approximate.choice import ERROR, Measured, described
+from care_accel.index.approximate.finder import Finder
+from care_accel.index.approximate.questions import Asked, answered
+from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
+from care_accel.index.approximate.tuning import Tuner
+
+# The probability of error is divided among the attempts on the queries kept apart, so that their sum keeps it, however many fail.
+_ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
+# Of each structure this many steps above the smallest setting are candidates too, for where that fails.
+_STEPS = (0, 1, 3)
+_TIMED = 40
+# Shares of the vectors in a subset, in the order in which they are proven; the first failure ends it, so that none is corrected.
+_SHARES = (0.98, 0.9, 0.5, 0.25, 0.1)
+_BATCHES = (4, 16, 64, 256)
+_REPEATS = 3
+
+Search = Callable[[NDArray[np.float32]], object]
+
+
+@dataclass
+class Chosen:
+    """What was chosen: a finder, or None for the exact scan; see `Choice` for the others."""
+
+    finder: Finder | None
+    why: str
+    exact_us: float
+    chosen_us: float = 0.0
+    held_out: Measured | None = None
+    attempts: list[Measured] = field(default_factory=list)
+    least_share: float | None = None
+    least_alive: float | None = None
+    subsets: list[dict[str, float]] = field(default_factory=list)
+    exact_from: int | None = None
+
+
+def choose(tuner: Tuner, held: Asked) -> Chosen:
+    """Return the fastest of the kept structures that proves the recall, of those that are faster than the exact scan."""
+    finders = [finder for one in tuner.kept for finder in _variants(one.finder, tuner)]
+    queries = tuner.asked.queries
+
+    searches = [_exact(tuner), *(_search(finder, tuner) for finder in finders)]
+    exact_time, *times = _times(searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))])
+    exact_us = 1e6 * exact_time
+    if not finders:
+        why = f"nothing that fits reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
+        return Chosen(None, why, exact_us)
+    order = np.argsort(times, kind="stable")
+    fast = [(finders[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
+    if not fast:
+        why = (
+            f"the exact scan takes {exact_us:.0f} us, {finders[order[0]].structure.name}, the fastest that reaches recall "
+            f"{tuner.recall:g}, {1e6 * min(times):.0f} us"
+        )
+        return Chosen(None, why, exact_us)
+    attempts: list[Measured] = []
+    for (finder, time), error in zip(fast, _ERRORS, strict=False):
+        bet = best_bet(_recalls(finder, tuner, tuner.asked), tuner.recall)
+        observed = _recalls(finder, tuner, held)
+        bounds = lower_bound(observed, error, (bet,)), upper_bound(observed, ERROR)
+        result = Measured(float(observed.mean()), *bounds, len(observed))
+        if exceeds(observed, tuner.recall, error, (bet,)):
+            why = (
+                f"{finder.structure.name} is the fastest that proves recall {tuner.recall:g} on queries kept apart "
+                f"({described(result)}): {time:.0f} us a query, the exact scan {exact_us:.0f} us"
+            )
+            return Chosen(finder, why, exact_us, time, result, attempts)
+        attempts.append(result)
+    why = (
+        f"{len(attempts)} settings that reach recall {tuner.recall:g} on the tuning queries do not prove it on queries kept "
+        "apart, so every search is an exact scan"
+    )
+    return Chosen(None, why, exact_us, attempts=attempts)
+
+
+def measure_limits(chosen: Chosen, tuner: Tuner, held: Asked, count: int, rng: np.random.Generator) -> None:
+    """Measure from which share of the vectors a subset is searched approximately, and from how many queries on nothing is.
+
+    Parameters
+    ----------
+    chosen : Chosen
+        With a finder; its limits are set.
+    tuner : Tuner
+    held : Asked
+    count : int
+        Number of vectors, removed ones included.
+    rng : numpy.random.Generator
+    """
+    finder = chosen.finder
+    assert finder is not None
+    if finder.structure.selects:
+        _measure_subsets(chosen, finder, tuner, held, count, rng)
+    for size in _BATCHES:
+        rows = np.ascontiguousarray(np.resize(held.queries, (size, held.queries.shape[1])))
+        exact, approximate = _times([_exact(tuner), _search(finder, tuner)], [rows] * _REPEATS)
+        if exact <= approximate:
+            chosen.exact_from = size
+            return
+
+
+def _measure_subsets(
+    chosen: Chosen, finder: Finder, tuner: Tuner, held: Asked, count: int, rng: np.random.Generator
+) -> None:
+    """Measure subsets of fewer and fewer vectors, at random and by a plane, until one does not prove the recall."""
+    rows = [held.queries[i : i + 1] for i in range(min(_TIMED, len(held)))]
+    faster = {"subset": True, "removed": True}
+    for share in _SHARES:
+        for cut in (_random, _by_plane):
+            mask = np.zeros(count, dtype=bool)
+            mask[_ids(tuner)[cut(tuner.vectors, share, rng)]] = True
+            made = finder.selecting(mask)
+            asked = answered(tuner.base, held.queries, tuner.k, tuner.threads, mask)
+            found = finder.find(tuner.base, asked.queries, tuner.k, tuner.threads, made)[0]
+            observed = recalls(found, asked.exact)
+
+            def selected(queries: NDArray[np.float32], made: Any = made) -> object:
+                return finder.find(tuner.base, queries, tuner.k, tuner.threads, made)
+
+            def subset(queries: NDArray[np.float32], mask: NDArray[np.bool_] = mask) -> object:
+                return finder.find(tuner.base, queries, tuner.k, tuner.threads, finder.selecting(mask))
+
+            times = _times([_exact(tuner, mask), selected, subset], rows)
+            chosen.subsets.append(
+                {
+                    "share": share,
+                    "recall": float(observed.mean()),
+                    "low": lower_bound(observed, ERROR),
+                    "us": 1e6 * times[2],
+                    "exact_us": 1e6 * times[0],
+                }
+            )
+            if not exceeds(observed, tuner.recall, ERROR):
+                return
+            # Of removed vectors the selection is made once, of a subset for each search.
+            faster["removed"] &= times[1] < times[0]
+            faster["subset"] &= times[2] < times[0]
+        if faster["removed"]:
+            chosen.least_alive = share
+        if faster["subset"]:
+            chosen.least_share = share
+        if not any(faster.values()):
+            return
+
+
+def _ids(tuner: Tuner) -> NDArray[np.int64]:
+    return np.arange(len(tuner.vectors)) if tuner.ids is None else tuner.ids
+
+
+def _random(vectors: NDArray[np.float32], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.permutation(len(vectors))[: max(1, round(share * len(vectors)))]
+
+
+def _by_plane(vectors: NDArray[np.float32], share: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return the vectors on one side of a plane: a subset that goes with where vectors lie, as most filters do."""
+    place = vectors @ rng.standard_normal(vectors.shape[1], dtype=np.float32)
+    return np.argsort(place, kind="stable")[: max(1, round(share * len(vectors)))]
+
+
+def _variants(finder: Finder, tuner: Tuner) -> Sequence[Finder]:
+    values = [finder.value]
+    last = finder.structure.lists or len(tuner.vectors)
+    for step in _STEPS[1:]:
+        values.append(min(last, max(values[-1] + 1, round(finder.value * 1.15**step))))
+    return [replace(finder, value=value) for value in sorted(set(values))]
+
+
+def _recalls(finder: Finder, tuner: Tuner, asked: Asked) -> NDArray[np.float64]:
+    return recalls(
+        finder.find(tuner.base, asked.queries, asked.exact.shape[1], tuner.threads)[0], asked.exact
+    )
+
+
+def _search(finder: Finder, tuner: Tuner) -> Search:
+    return lambda rows: finder.find(tuner.base, rows, tuner.k, tuner.threads)
+
+
+def _exact(tuner: Tuner, mask: NDArray[np.bool_] | None = None) -> Search:
+    return lambda rows: parts.search(tuner.base, rows, tuner.k, tuner.threads, mask)
+
+
+def _times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
+    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all."""
+    times = np.empty((len(calls), len(searches)))
+    for row, rows in enumerate(calls):
+        for column, search in enumerate(searches):
+            begun = perf_counter()
+            search(rows)
+            times[row, column] = perf_counter() - begun
+    return np.median(times, axis=0).tolist()

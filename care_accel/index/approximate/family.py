@@ -1,0 +1,278 @@
+"""The family of structures that are tried: graphs, and lists with vectors or codes; faiss builds and searches them.
+
+====================  ==================================================================================
+HNSW32,SQ8            a graph of 32 links a vector (Malkov and Yashunin, 2018) over int8 codes
+HNSW32,Flat           the same over the vectors: twice to four times the memory traffic, no loss by codes
+IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2 and 4 times the root of their number
+IVFn,SQ8              int8 codes in lists
+IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two values, read by fast-scan
+IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
+====================  ==================================================================================
+
+Codes lose little once more candidates than hits are rescored from the vectors, which the index does for all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.errors import CareError
+from care_accel.index.approximate.library import faiss_library, omp_threads
+
+# faiss asks for as many vectors a list to find its centre.
+PER_LIST = 39
+_CONSTRUCTION = 200
+# A graph is built in blocks, so that one that takes too long can be given up.
+_BLOCKS = 24
+_TRAINED_PER_LIST = 256
+# How many times k candidates are tried, by the codes; more is needed the fewer bits there are.
+_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16), "RaBitQ": (2, 4, 8, 16, 32)}
+# Rounding in float32 may exchange neighbours at the border.
+_MARGIN = 2
+_MOST_EF = 4096
+CODES = ("Flat", "SQ8", "PQ", "RaBitQ")
+# What faiss has on a GPU of this family.
+GPU_CODES = ("Flat", "SQ8")
+
+
+class TooSlowError(Exception):
+    """Building a structure would take longer than it may."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A structure that can be built.
+
+    Parameters
+    ----------
+    links : int
+        Of a graph; 0 for lists.
+    lists : int
+    codes : {"Flat", "SQ8", "PQ", "RaBitQ"}
+    """
+
+    links: int
+    lists: int
+    codes: str
+
+    def name(self, width: int) -> str:
+        """Return the name in faiss's index factory."""
+        if self.links:
+            return f"HNSW{self.links},{self.codes}"
+        codes = f"PQ{_pieces(width)}x4fsr" if self.codes == "PQ" else self.codes
+        return f"{f'RR{width},' if self.codes == 'RaBitQ' else ''}IVF{self.lists},{codes}"
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """How many times k candidates are tried."""
+        return _FACTORS[self.codes]
+
+    def estimated_bytes(self, count: int, width: int) -> int:
+        """Return about what so many vectors take."""
+        code = {"Flat": 4 * width, "SQ8": width, "PQ": _pieces(width) / 2, "RaBitQ": width / 8 + 8}[
+            self.codes
+        ]
+        if self.links:
+            return int(count * (code + 8 * self.links * 1.06 + 12))
+        return int(
+            count * (code + 8) + 4 * self.lists * width + (4 * width**2 if self.codes == "RaBitQ" else 0)
+        )
+
+    def values(self, count: int, candidates: int) -> list[int]:
+        """Return the values of the setting that are tried, some 15 % apart, ascending."""
+        first, last = (candidates, max(candidates, min(count, _MOST_EF))) if self.links else (1, self.lists)
+        steps = sorted({round(1.15**step) for step in range(64)})
+        return [value for value in steps if first <= value < last] + [last]
+
+
+def candidates(k: int, factor: int) -> int:
+    """Return how many candidates are rescored."""
+    return max(k * factor, k + _MARGIN)
+
+
+def lists_tried(count: int) -> list[int]:
+    """Return the numbers of lists that are tried for so many vectors."""
+    most = count // PER_LIST
+    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4)} - {0, 1})
+
+
+def parse(name: str, count: int) -> Kind:
+    """Return the kind of a name such as ``"IVF1024,SQ8"``.
+
+    Raises
+    ------
+    CareError
+        It is not in the family, or has more lists than so many vectors can fill.
+    """
+    match = re.fullmatch(r"(HNSW|IVF)([1-9]\d*),(Flat|SQ8|PQ|RaBitQ)", name)
+    if match is None or (match[1] == "HNSW" and match[3] not in ("Flat", "SQ8")):
+        raise CareError(
+            f"family has {name!r}; it may have HNSW32,Flat, HNSW32,SQ8, and IVF with a number of lists and Flat, SQ8, PQ or "
+            "RaBitQ, such as IVF1024,SQ8"
+        )
+    number = int(match[2])
+    if match[1] == "HNSW":
+        if not 2 <= number <= 256:
+            raise CareError(f"family has {name!r}; a graph has 2 to 256 links a vector")
+        return Kind(number, 0, match[3])
+    if number * PER_LIST > count:
+        raise CareError(
+            f"family has {name!r}, but there are {count:,} vectors; lists need {PER_LIST} each, so at most "
+            f"{count // PER_LIST:,}"
+        )
+    return Kind(0, number, match[3])
+
+
+def _pieces(width: int) -> int:
+    """Return into how many pieces product quantisation cuts a vector: of two values, or a few more if it does not divide."""
+    return max(pieces for pieces in range(1, max(1, width // 2) + 1) if width % pieces == 0)
+
+
+class Structure:
+    """A structure of faiss and how it is searched.
+
+    Parameters
+    ----------
+    name : str
+        In faiss's index factory.
+    index : object
+        Of faiss.
+    """
+
+    def __init__(self, name: str, index: Any) -> None:
+        self.name = name
+        self.index = index
+        self.on_gpu = False
+
+    @property
+    def lists(self) -> int:
+        """The number of lists, 0 of a graph."""
+        match = re.search(r"IVF(\d+)", self.name)
+        return int(match[1]) if match else 0
+
+    @property
+    def selects(self) -> bool:
+        """Whether a search can be of some vectors only."""
+        return not self.on_gpu
+
+    def parameters(self, value: int, selector: Any = None) -> Any:
+        """Return the parameters of a search, for `search`; several searches may use them at once."""
+        faiss = faiss_library()
+        if "HNSW" in self.name:
+            return faiss.SearchParametersHNSW(efSearch=value, sel=selector)
+        if "RaBitQ" not in self.name:
+            return faiss.SearchParametersIVF(nprobe=value, sel=selector)
+        inner = faiss.IVFRaBitQSearchParameters(nprobe=value, sel=selector)
+        return faiss.SearchParametersPreTransform(index_params=inner)
+
+    def search(
+        self, queries: NDArray[np.float32], count: int, parameters: Any, threads: int
+    ) -> NDArray[np.int64]:
+        """Return candidates, int64 ``[n, count]`` places in the structure, -1 for none."""
+        with omp_threads(threads):
+            found: NDArray[np.int64] = self.index.search(queries, count, params=parameters)[1]
+        return found
+
+    def bytes(self) -> int:
+        """Return what the structure takes, as faiss writes it."""
+        faiss, counted = faiss_library(), 0
+
+        def count(data: bytes) -> None:
+            nonlocal counted
+            counted += len(data)
+
+        faiss.write_index(self.on_cpu(), faiss.PyCallbackIOWriter(count))
+        return counted
+
+    def on_cpu(self) -> Any:
+        """Return the index of faiss in host memory."""
+        return faiss_library().index_gpu_to_cpu(self.index) if self.on_gpu else self.index
+
+    def moved_to_gpu(self, number: int) -> None:
+        """Search on a GPU from now on."""
+        faiss = faiss_library()
+        self.resources = faiss.StandardGpuResources()
+        self.index = faiss.index_cpu_to_gpu(self.resources, number, self.index)
+        self.on_gpu = True
+
+
+def build(
+    kind: Kind,
+    vectors: NDArray[np.float32],
+    *,
+    seconds: float,
+    seed: int,
+    threads: int,
+    centres: dict[int, NDArray[np.float32]],
+) -> Structure:
+    """Build a structure.
+
+    Parameters
+    ----------
+    kind : Kind
+    vectors : numpy.ndarray
+        float32 ``[n, width]``.
+    seconds : float
+        How long it may take, about.
+    seed, threads : int
+    centres : dict
+        Centres of lists by their number, which are found once for all codes.
+
+    Raises
+    ------
+    TooSlowError
+        It would take longer.
+    """
+    faiss = faiss_library()
+    width = vectors.shape[1]
+    name = kind.name(width)
+    index = faiss.index_factory(width, name, faiss.METRIC_INNER_PRODUCT)
+    begun = perf_counter()
+    with omp_threads(threads):
+        if kind.links:
+            _build_graph(index, vectors, begun + seconds, seed)
+            return Structure(name, index)
+        _require_time(kind, vectors, seconds)
+        inner = faiss.extract_index_ivf(index)
+        inner.cp.seed = seed
+        inner.cp.max_points_per_centroid = _TRAINED_PER_LIST
+        shared = kind.codes != "RaBitQ"  # the others are not rotated
+        if shared and kind.lists in centres:
+            inner.quantizer.add(centres[kind.lists])
+        index.train(vectors)
+        if shared:
+            centres[kind.lists] = inner.quantizer.reconstruct_n(0, kind.lists)
+        index.add(vectors)
+    return Structure(name, index)
+
+
+def _build_graph(index: Any, vectors: NDArray[np.float32], until: float, seed: int) -> None:
+    index.hnsw.efConstruction = _CONSTRUCTION
+    index.hnsw.rng = faiss_library().RandomGenerator(seed)
+    index.train(vectors)
+    begun = perf_counter()
+    for done, block in enumerate(np.array_split(vectors, _BLOCKS), start=1):
+        index.add(block)
+        # Later blocks take longer, by the logarithm of what is there.
+        expected = begun + (perf_counter() - begun) * _BLOCKS / done
+        if expected > until and done < _BLOCKS:
+            raise TooSlowError(f"would take some {expected - begun:.0f} s to build")
+
+
+def _require_time(kind: Kind, vectors: NDArray[np.float32], seconds: float) -> None:
+    """Estimate how long k-means and the assignment take, by a small product."""
+    some = np.ascontiguousarray(vectors[: min(len(vectors), 2048)])
+    begun = perf_counter()
+    _ = some @ some.T
+    rate = max(perf_counter() - begun, 1e-9) / some.shape[0] ** 2
+    iterations = 10
+    trained = min(len(vectors), _TRAINED_PER_LIST * kind.lists)
+    expected = 3 * rate * kind.lists * (iterations * trained + len(vectors))
+    if expected > seconds:
+        raise TooSlowError(f"would take some {expected:.0f} s to build")

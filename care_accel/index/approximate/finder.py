@@ -1,0 +1,75 @@
+"""A structure at a setting: candidates by faiss, scored exactly by the native code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.index import parts
+from care_accel.index.approximate.family import Structure
+from care_accel.index.approximate.library import faiss_library
+from care_accel.index.checks import Few
+from care_accel.index.parts import Found, Part
+
+
+@dataclass(frozen=True, eq=False)
+class Finder:
+    """Finds hits among the vectors of a structure.
+
+    Parameters
+    ----------
+    structure : Structure
+    value : int
+        Of its setting.
+    candidates : int
+        How many are rescored for each query.
+    ids : numpy.ndarray, optional
+        int64, ascending: the id of each vector of the structure; by default its place.
+    """
+
+    structure: Structure
+    value: int
+    candidates: int
+    ids: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_all", self.structure.parameters(self.value))
+
+    def selecting(self, mask: NDArray[np.bool_]) -> Any:
+        """Return parameters of a search for vectors of a mask of ids only, for `find`."""
+        bits = np.packbits(mask if self.ids is None else mask[self.ids], bitorder="little")
+        return self.structure.parameters(self.value, faiss_library().IDSelectorBitmap(bits))
+
+    def find(
+        self, base: Sequence[Part], queries: NDArray[np.float32], k: int, threads: int, parameters: Any = None
+    ) -> Found:
+        """Return the k best of the candidates, with their exact scores; fewer if so many were not found.
+
+        Parameters
+        ----------
+        base : sequence of Part
+            With the vectors of the structure; removed ones are not found.
+        queries : numpy.ndarray
+            float32 ``[n, width]``.
+        k, threads : int
+        parameters : object, optional
+            Of `selecting`.
+        """
+        places = self.structure.search(queries, self.candidates, parameters or self._all, threads)  # type: ignore[attr-defined]
+        places.sort(axis=1)
+        firsts = np.count_nonzero(places < 0, axis=1)
+        ids = places if self.ids is None else self.ids[places]
+        found = [
+            parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))
+            for row, first in enumerate(firsts)
+        ]
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            return parts.search(base, queries, k, 1, Few(np.zeros(0, dtype=np.int64)))
+        scores, best, rescored = zip(*found, strict=True)
+        return np.concatenate(scores), np.concatenate(best), np.concatenate(rescored)

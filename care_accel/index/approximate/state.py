@@ -1,0 +1,131 @@
+"""What a search of an approximate index sees: its vectors and their structure. It never changes; a change makes another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from care_accel.index import parts
+from care_accel.index.approximate.choice import Choice
+from care_accel.index.approximate.finder import Finder
+from care_accel.index.checks import Few
+from care_accel.index.parts import Chosen, Found, Part
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Vectors of which the first ones are in a structure.
+
+    Parameters
+    ----------
+    base : tuple of Part
+        The vectors that the structure was built of. They are removed, but never extended.
+    tail : tuple of Part
+        Those that were added since, which are scanned exactly.
+    choice : Choice
+    finder : Finder or None
+        None if every search is an exact scan.
+    """
+
+    base: tuple[Part, ...]
+    tail: tuple[Part, ...]
+    choice: Choice
+    finder: Finder | None
+    built: int = field(init=False)
+    # How many vectors of the structure are removed, and the parameters of a search for the others.
+    removed: int = field(init=False)
+    _selection: Any = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        alive = sum(part.alive_count for part in self.base)
+        object.__setattr__(self, "built", count(self.base))
+        object.__setattr__(self, "removed", self.choice.vectors - alive)
+        if self.removed and self.finder is not None and self.finder.structure.selects:
+            object.__setattr__(self, "_selection", self.finder.selecting(~parts.removed(self.base)))
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """All vectors."""
+        return (*self.base, *self.tail)
+
+    @property
+    def changed(self) -> int:
+        """How many vectors were added or removed since the structure was built."""
+        return self.removed + count(self.tail)
+
+    def extended(self, rows: NDArray[np.float32], threads: int) -> State:
+        """Return this and more vectors."""
+        scan = self.base[0].scan
+        tail = self.tail or (Part.empty(rows.shape[1], scan and scan.another()),)
+        # Not `replace`, which would select again what is in the structure.
+        return self._with_tail(parts.extended(tail, rows, threads))
+
+    def without(self, ids: NDArray[np.int64]) -> State:
+        """Return this with vectors removed."""
+        kept = parts.without(self.parts, ids)
+        return replace(self, base=kept[: len(self.base)], tail=kept[len(self.base) :])
+
+    def saved(self, kept: tuple[Part, ...]) -> State:
+        """Return this with the parts that `store.save` returned, which are those with vectors."""
+        base = kept[: sum(part.count > 0 for part in self.base)]
+        return replace(self, base=base or self.base, tail=kept[len(base) :])
+
+    def _with_tail(self, tail: tuple[Part, ...]) -> State:
+        other = object.__new__(State)
+        for name, value in (vars(self) | {"tail": tail}).items():
+            object.__setattr__(other, name, value)
+        return other
+
+    def search(self, queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen) -> Found:
+        """Return the k best that are found: of all, or of chosen ones."""
+        share = self._share(chosen)
+        if not self._keeps_promise(queries, k, share, chosen is not None):
+            return parts.search(self.parts, queries, k, threads, chosen)
+        assert self.finder is not None
+        assert not isinstance(chosen, Few)
+        own = None if chosen is None else chosen[: self.built] & ~parts.removed(self.base)
+        selection = self._selection if own is None else self.finder.selecting(own)
+        found = self.finder.find(self.base, queries, k, threads, selection)
+        # Lists may hold fewer: what is missing is scanned for.
+        wanted = min(k, round(share * self.choice.vectors))
+        short = np.flatnonzero(found[1][:, wanted - 1] < 0) if wanted else ()
+        if len(short):
+            whole = parts.search(self.base, queries[short], k, threads, own)
+            for array, other in zip(found, whole, strict=True):
+                array[short] = other
+        if not any(part.alive_count for part in self.tail):
+            return found
+        rest = parts.search(self.tail, queries, k, threads, None if chosen is None else chosen[self.built :])
+        return parts.merged([0, self.built], [found, rest], k)
+
+    def _share(self, chosen: Chosen) -> float:
+        """Return which share of the structure's vectors a search may find."""
+        if self.finder is None or isinstance(chosen, Few):
+            return 0.0
+        if chosen is None:
+            return 1 - self.removed / self.choice.vectors
+        own = chosen[: self.built]
+        if self.removed or self.finder.ids is not None:
+            own = own & ~parts.removed(self.base)
+        return np.count_nonzero(own) / self.choice.vectors
+
+    def _keeps_promise(self, queries: NDArray[np.float32], k: int, share: float, is_subset: bool) -> bool:
+        """Return whether the structure has the recall that was asked for, in less time than the exact scan, as measured."""
+        choice = self.choice
+        if self.finder is None or queries.shape[1] != choice.width or not len(queries) >= 1 or k > choice.k:
+            return False
+        if choice.exact_from is not None and len(queries) >= choice.exact_from:
+            return False
+        if share == 1:
+            return True
+        return (
+            choice.least_share is not None and share >= choice.least_share and self.finder.structure.selects
+        )
+
+
+def count(some: tuple[Part, ...]) -> int:
+    """Return the number of vectors of some parts."""
+    return sum(part.count for part in some)

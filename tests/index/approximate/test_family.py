@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from planted_vectors import clustered
+
+from care_accel import CareError
+from care_accel.index.approximate import family
+from care_accel.index.approximate.family import Kind, TooSlowError
+
+VECTORS = clustered(3000, 0)
+KINDS = [Kind(32, 0, "SQ8"), Kind(16, 0, "Flat"), *(Kind(0, 20, codes) for codes in family.CODES)]
+
+
+def built(kind, **options):
+    return family.build(kind, VECTORS, **{"seconds": 60, "seed": 0, "threads": 1, "centres": {}} | options)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_every_kind_finds_the_vector_that_is_the_query_and_may_be_told_where_to_look(kind):
+    import faiss
+
+    structure = built(kind)
+    whole = kind.values(len(VECTORS), 40)[-1]
+    found = structure.search(VECTORS[:50], 40, structure.parameters(whole), 1)
+    assert (found == np.arange(50)[:, None]).any(axis=1).all()
+    alone = np.concatenate(
+        [structure.search(VECTORS[i : i + 1], 40, structure.parameters(whole), 1) for i in range(50)]
+    )
+    np.testing.assert_array_equal(np.sort(found), np.sort(alone))
+    even = np.zeros(len(VECTORS), dtype=bool)
+    even[::2] = True
+    some = structure.parameters(whole, faiss.IDSelectorBitmap(np.packbits(even, bitorder="little")))
+    chosen = structure.search(VECTORS[:50], 40, some, 1)
+    assert (chosen[chosen >= 0] % 2 == 0).all()
+    assert (chosen >= 0).any(axis=1).all()
+    # Its estimate decides what is built within a memory limit.
+    assert 0.6 < kind.estimated_bytes(*VECTORS.shape) / structure.bytes() < 1.5
+    assert structure.lists == kind.lists
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_the_same_seed_builds_the_same(kind):
+    import faiss
+
+    one, other = (faiss.serialize_index(built(kind).index) for _ in range(2))
+    assert one.tobytes() == other.tobytes()
+
+
+def test_centres_are_found_once_for_all_codes():
+    centres = {}
+    built(Kind(0, 20, "Flat"), centres=centres)
+    before = centres[20].copy()
+    other = built(Kind(0, 20, "SQ8"), centres=centres, seed=7)
+    np.testing.assert_array_equal(other.index.quantizer.reconstruct_n(0, 20), before)
+
+
+@pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])
+def test_what_would_take_too_long_is_given_up(kind):
+    with pytest.raises(TooSlowError, match="would take some"):
+        built(kind, seconds=1e-9)
+
+
+def test_names_are_read_and_others_refused():
+    assert family.parse("HNSW32,SQ8", 10) == Kind(32, 0, "SQ8")
+    assert family.parse("IVF20,RaBitQ", 3000) == Kind(0, 20, "RaBitQ")
+    assert Kind(0, 20, "RaBitQ").name(16) == "RR16,IVF20,RaBitQ"
+    assert Kind(0, 20, "PQ").name(15) == "IVF20,PQ5x4fsr"
+    for wrong in ("LSH", "HNSW32", "HNSW32,PQ", "IVF0,Flat", "HNSW1,Flat", "IVF20,Flat "):
+        with pytest.raises(CareError, match="family has"):
+            family.parse(wrong, 3000)
+
+
+def test_fewer_vectors_than_lists_need_are_refused():
+    with pytest.raises(
+        CareError, match=r"'IVF100,Flat', but there are 3,000 vectors; lists need 39 each, so at most 76"
+    ):
+        family.parse("IVF100,Flat", 3000)
+
+
+@pytest.mark.parametrize("count", [1, 50, 500, 10**6])
+def test_lists_are_never_more_than_vectors_can_fill(count):
+    assert all(1 < lists <= count / 39 for lists in family.lists_tried(count))
+
+
+def test_values_ascend_to_where_all_is_searched():
+    assert Kind(0, 20, "Flat").values(3000, 12)[-1] == 20
+    values = Kind(32, 0, "Flat").values(3000, 12)
+    assert values[0] == 12
+    assert values[-1] == 3000
+    assert values == sorted(set(values))

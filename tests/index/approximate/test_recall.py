@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from care_accel.index.approximate.recall import (
+    best_bet,
+    exceeds,
+    lower_bound,
+    queries_needed,
+    recalls,
+    upper_bound,
+)
+
+
+def test_a_hit_counts_by_its_score_as_often_as_it_occurs():
+    exact = np.array([[5.0, 3.0, 3.0]] * 5)
+    found = np.array(
+        [[5.0, 3.0, 3.0], [3.0, 3.0, 3.0], [5.0, 3.0, 1.0], [2.0, 1.0, -np.inf], [5.0, 2.0, 1.0]]
+    )
+    # The second found three of equal score where two are among the best, and misses the best.
+    np.testing.assert_allclose(recalls(found, exact), [1, 2 / 3, 2 / 3, 0, 1 / 3])
+
+
+@pytest.mark.parametrize("mean", [0.8, 0.9, 0.99])
+def test_the_bound_is_wrong_no_more_often_than_it_may_be(mean):
+    # All hits of a query are found or missed together: as correlated as can be.
+    rng = np.random.default_rng(1)
+    wrong = sum(lower_bound(1.0 * (rng.random(400) < mean), 0.05) > mean for _ in range(200))
+    assert wrong <= 18  # 10 are allowed on average; more than 18 have a probability below 1 %
+
+
+def test_the_bound_is_tighter_for_hits_that_are_missed_one_by_one():
+    rng = np.random.default_rng(0)
+    together = 1.0 * (rng.random(2000) < 0.98)
+    alone = rng.binomial(10, 0.98, 2000) / 10
+    assert lower_bound(together, 0.05) < lower_bound(alone, 0.05) < alone.mean() < upper_bound(alone, 0.05)
+    assert alone.mean() - lower_bound(alone, 0.05) < 0.006
+
+
+def test_queries_without_a_miss_do_not_prove_a_recall_of_1():
+    needed = queries_needed(0.99, 0.05)
+    assert needed == 299
+    assert not exceeds(np.ones(needed - 2), 0.99, 0.05, (1.0,))
+    assert exceeds(np.ones(needed + 5), 0.99, 0.05, (0.99,))
+    assert lower_bound(np.ones(400), 0.05) < 0.995
+
+
+@settings(max_examples=50, deadline=None)
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=60), error=st.floats(0.001, 0.5))
+def test_bounds_enclose_the_mean_and_agree_with_the_test(values, error):
+    observed = np.array(values)
+    low, high = lower_bound(observed, error), upper_bound(observed, error)
+    assert -1e-9 <= low <= observed.mean() + 1e-9
+    assert observed.mean() - 1e-9 <= high <= 1 + 1e-9
+    if low > 0.01:
+        assert exceeds(observed, low - 0.005, error)
+    assert not exceeds(observed, min(low + 0.005, 1), error)
+
+
+def test_no_queries_prove_nothing():
+    assert lower_bound(np.zeros(0), 0.05) == 0
+    assert not exceeds(np.zeros(0), 0.5, 0.05)
+
+
+def test_a_bet_that_fits_proves_more_than_all_bets_together():
+    rng = np.random.default_rng(3)
+    before, after = (rng.binomial(10, 0.997, 3000) / 10 for _ in range(2))
+    bet = best_bet(before, 0.99)
+    assert 0.3 < bet <= 0.99
+    assert lower_bound(after, 0.05, (bet,)) > 0.99
