@@ -30,6 +30,7 @@ ARROWS = {
     "index": {"files", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
+    "cluster": {"collection", "encoding", "files", "progress", "errors"},
     "eval": {
         "collection",
         "encoding",
@@ -51,7 +52,17 @@ ARROWS = {
     "integrations": {"collection", "encoding", "retriever", "errors"},
     "serving": {"collection", "encoding", "index", "retriever", "export", "files", "errors", "version"},
     "report": {"eval", "files", "errors", "version"},
-    "cli": {"collection", "curation", "eval", "report", "serving", "training", "errors", "version"},
+    "cli": {
+        "cluster",
+        "collection",
+        "curation",
+        "eval",
+        "report",
+        "serving",
+        "training",
+        "errors",
+        "version",
+    },
     "__main__": {"cli"},
 }
 
