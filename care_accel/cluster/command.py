@@ -40,6 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="CPUs and threads; default: %(default)g",
     )
     many.add_argument(
+        "--wait-seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="most seconds until the first worker has a place; default: %(default)g",
+    )
+    many.add_argument(
         "--part-tokens",
         type=int,
         metavar="N",
@@ -104,6 +111,7 @@ def _encode(options: argparse.Namespace) -> None:
             workers=options.workers,
             gpus_per_worker=options.gpus_per_worker,
             cpus_per_worker=options.cpus_per_worker,
+            wait_seconds=options.wait_seconds,
             part_tokens=options.part_tokens,
             new_plan=options.new_plan,
             mixed_runtimes=options.mixed_runtimes,

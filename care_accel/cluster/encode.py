@@ -63,6 +63,7 @@ def encode_corpus(
     workers: int | None = None,
     gpus_per_worker: float | None = None,
     cpus_per_worker: float = 1,
+    wait_seconds: float = 600,
     part_tokens: int | None = None,
     new_plan: bool = False,
     mixed_runtimes: bool = False,
@@ -82,7 +83,7 @@ def encode_corpus(
     collection : Collection, str or Path
         A collection that exists, in a folder that all workers see at the same path.
     cluster : str
-        ``"auto"`` for the Ray cluster of this machine, the address of a cluster (``host:port`` or ``ray://host:port``), or
+        ``"auto"`` for the Ray cluster of this machine, the address of a cluster's head (``host:port``), or
         ``"none"`` to encode in this process.
     model : BaseDualEncoder, str or Path, optional
         By default the one that the collection records. Workers load it from the same folder or name, and check its hash.
@@ -94,6 +95,8 @@ def encode_corpus(
         By default 1 if the cluster has GPUs, else 0.
     cpus_per_worker : float
         CPUs, and threads of the native runtime.
+    wait_seconds : float
+        Most seconds until the first worker has a place.
     part_tokens : int, optional
         As in `make_plan`.
     new_plan : bool
@@ -151,8 +154,8 @@ def encode_corpus(
             if left and engine is None:
                 _encode_here(left, PartEncoder(job, opened.model, run), driver)
             elif left and engine is not None:
-                settings = engine.Settings(cluster, workers, gpus_per_worker, cpus_per_worker)
-                engine.encode(left, job, opened.model, settings, driver)
+                settings = engine.Settings(cluster, workers, gpus_per_worker, cpus_per_worker, wait_seconds)
+                engine.encode(left, job, run, opened.model, settings, driver)
         finally:
             # What is done stays done, also after an error.
             driver.folder.finish()

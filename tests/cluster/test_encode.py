@@ -24,8 +24,8 @@ def encode(corpus, collection, part_tokens=160, **options):
     return encode_corpus(
         corpus,
         collection,
-        cluster="none",
-        **{"reading": READING, "show": lambda line: None, "part_tokens": part_tokens} | options,
+        **{"cluster": "none", "reading": READING, "show": lambda line: None, "part_tokens": part_tokens}
+        | options,
     )
 
 
@@ -271,3 +271,9 @@ def test_events_are_logged_for_machines(corpus, pair, tmp_path):
     names = [event["event"] for event in events]
     assert (names[0], names[-1], names.count("part")) == ("plan", "end", done.parts)
     assert sum(event.get("documents", 0) for event in events) == 31
+
+
+def test_without_the_extra_one_line_names_it(corpus, pair, monkeypatch):
+    monkeypatch.setattr("care_accel.cluster.ray_engine.find_spec", lambda name: None)
+    with pytest.raises(CareError, match=r"needs the package ray: pip install 'care-accel\[cluster\]'"):
+        encode(corpus, pair[0], cluster="auto")
