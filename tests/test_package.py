@@ -30,7 +30,7 @@ ARROWS = {
     "index": {"files", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
-    "cluster": {"collection", "encoding", "files", "progress", "errors"},
+    "cluster": {"collection", "encoding", "files", "progress", "errors", "version"},
     "eval": {
         "collection",
         "encoding",
@@ -242,8 +242,8 @@ MODULES = {
 }
 
 
-# Extras of packages that have an environment of their own, made by `make clients`.
-CLIENTS = ("langchain", "llamaindex", "haystack", "clients")
+# Extras of packages that have an environment of their own, made by `make clients` and `make cluster`.
+CLIENTS = ("langchain", "llamaindex", "haystack", "clients", "cluster")
 
 
 def dependencies(without=("tensorrt",)):

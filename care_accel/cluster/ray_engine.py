@@ -218,9 +218,9 @@ class _Fleet:
                     return
                 if member.stage == "ready" and len(member.tasks) < fill:
                     part = self._queue.popleft()
-                    if not member.tasks:
-                        member.since = monotonic()
                     member.tasks.append((member.handle.encode.remote(part), part))
+                    if len(member.tasks) == 1:
+                        self._begins(member)
 
     def _take(self) -> None:
         """Wait a turn, and take what has come."""
@@ -256,7 +256,8 @@ class _Fleet:
 
     def _encoded(self, member: _Member, found: dict[str, Any]) -> None:
         _, part = member.tasks.popleft()
-        member.since = monotonic()
+        if member.tasks:
+            self._begins(member)
         if "record" in found:
             member.strikes = 0
             self._sink.done(part, found["record"], member.name)
@@ -275,6 +276,10 @@ class _Fleet:
                 self._queue.append(part)
             if member.strikes >= _STRIKES:
                 self._retire(member, f"{member.name} failed {_STRIKES} times in a row and is not used", text)
+
+    def _begins(self, member: _Member) -> None:
+        member.since = monotonic()
+        self._sink.tell("begin", "", worker=member.name, part=member.tasks[0][1].number)
 
     def _died(self, member: _Member, cause: Exception) -> None:
         """Hand a dead worker's parts to others; the first of them may have killed it."""
