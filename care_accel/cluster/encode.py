@@ -36,7 +36,7 @@ class Sink(Protocol):
         """Take a part that cannot be encoded."""
         ...
 
-    def died(self, text: str) -> None:
+    def died(self, worker: str, reason: str) -> None:
         """Take the death of a worker."""
         ...
 
@@ -241,9 +241,10 @@ class _Driver:
         self.folder.set_aside(part.number)
         self._progress.event("aside", f"set aside: {reason}", part=part.number, reason=reason)
 
-    def died(self, text: str) -> None:
+    def died(self, worker: str, reason: str) -> None:
         self.found.deaths += 1
-        self._progress.event("death", text, reason=text)
+        self._progress.gone(worker)
+        self._progress.event("death", f"{worker} died: {reason}", worker=worker, reason=reason)
 
     def tell(self, event: str, text: str, **values: Any) -> None:
         self._progress.event(event, text, **values)

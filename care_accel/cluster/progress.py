@@ -133,6 +133,10 @@ class Progress:
             halved=record["halved"],
         )
 
+    def gone(self, worker: str) -> None:
+        """Leave a worker out of the rates."""
+        self._workers.pop(worker, None)
+
     def tick(self, waiting_for: str, committed: int, parts: int) -> None:
         """Tell the state, every ten seconds."""
         now = monotonic()

@@ -285,7 +285,7 @@ class _Fleet:
         """Hand a dead worker's parts to others; the first of them may have killed it."""
         reason = _first_line(cause)
         self._drop(member)
-        self._sink.died(f"{member.name} died: {reason}")
+        self._sink.died(member.name, reason)
         if not member.tasks:
             if member.stage != "ready":
                 self._deaths_at_start += 1

@@ -277,3 +277,29 @@ def test_without_the_extra_one_line_names_it(corpus, pair, monkeypatch):
     monkeypatch.setattr("care_accel.cluster.ray_engine.find_spec", lambda name: None)
     with pytest.raises(CareError, match=r"needs the package ray: pip install 'care-accel\[cluster\]'"):
         encode(corpus, pair[0], cluster="auto")
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["new", "replaced"])
+def test_another_writer_between_comparison_and_commit_makes_no_document_twice(
+    corpus, pair, monkeypatch, shared
+):
+    """It writes a document of the run at the worst moment: new, or one whose row the run deletes."""
+    from care_accel.collection.storage import fragments
+
+    parts, alone = pair
+    other = Collection.open(parts.uri, model=parts.model)
+    if shared:
+        parts.upsert([document(7, draft=5)])
+    commit = fragments.commit
+    written = []
+
+    def late(*arguments):
+        if not written:
+            written.append(other.upsert([document(7, draft=9)]))
+        return commit(*arguments)
+
+    monkeypatch.setattr(fragments, "commit", late)
+    encode(corpus, parts)
+    alone.upsert(read_documents(corpus, fields=["year"]))
+    require_equal(content(parts.uri), content(alone.uri))
+    assert parts.verify().ok
