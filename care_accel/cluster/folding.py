@@ -19,8 +19,9 @@ from care_accel.collection.storage.rows import ID
 from care_accel.collection.storage.table import Table
 from care_accel.errors import CareError
 
-# A commit takes so many chunks at least, and a share of those that are there: the ids of the table are read for each.
-_LEAST_ROWS, _SHARE = 100_000, 0.25
+# A commit takes so many rows at least, and a share of those that are there, as the ids of the table are read for each; and no
+# more than so many, whose ids are in memory.
+_LEAST_ROWS, _SHARE, _MOST_ROWS = 100_000, 0.25, 4_000_000
 _RETRIES = 20
 
 
@@ -60,6 +61,12 @@ class Folder:
         self._next = 0
         self._group: list[int] = []
         self._group_rows = 0
+        # Hashes of what the group writes: two ids of one hash end the group early, which does no harm.
+        self._group_ids: set[int] = set()
+        # Whether this run has replaced documents of the version that it compares with.
+        self._changed = bool(self.folded) and any(
+            record["changed"] for number, record in run.records().items() if number in self.folded
+        )
         self._note()
 
     def add(self, number: int, record: dict[str, Any]) -> None:
@@ -83,23 +90,20 @@ class Folder:
             number, self._next = self._next, self._next + 1
             if number in self.folded or number not in self._done:
                 continue
-            if self._clashes(number):
+            seen = self._run.seen(self._done[number])
+            if self._group_ids and not self._group_ids.isdisjoint(map(hash, seen["id"].to_pylist())):
                 self._commit_group()
             self._group.append(number)
-            self._group_rows += sum(f["physical_rows"] for f in self._done[number]["fragments"])
-            if self._group_rows >= max(_LEAST_ROWS, _SHARE * self.table.count()):
+            self._group_ids.update(map(hash, _written(seen).to_pylist()))
+            rows = sum(fragment["physical_rows"] for fragment in self._done[number]["fragments"])
+            self._group_rows += max(rows, len(seen))
+            wanted = max(_LEAST_ROWS, _SHARE * self.table.count())
+            if self._group_rows >= min(wanted, _MOST_ROWS):
                 self._commit_group()
-
-    def _clashes(self, number: int) -> bool:
-        """Return whether a document of a part is written by an earlier one of the same commit."""
-        if not self._group:
-            return False
-        ids = self._run.seen(self._done[number])["id"]
-        written = [_written(self._run.seen(self._done[other])) for other in self._group]
-        return bool(pc.any(pc.is_in(ids, pa.concat_arrays(written))).as_py())
 
     def _commit_group(self) -> None:
         group, self._group, self._group_rows = self._group, [], 0
+        self._group_ids = set()
         if not group:
             return
         seen = [self._run.seen(self._done[number]) for number in group]
@@ -114,13 +118,15 @@ class Folder:
             replaced, restored = self._compare(written, same)
             more = self._write_again(restored)
             before = self.table
-            try:
-                self.table = fragments.commit(before, [*new, *more], replaced, message)
-            except WriteConflict:
-                continue
-            self.commits += 1
-            self._repair(before.version, written, [*new, *more])
+            if new or more or replaced:
+                try:
+                    self.table = fragments.commit(before, [*new, *more], replaced, message)
+                except WriteConflict:
+                    continue
+                self.commits += 1
+                self._repair(before.version, written, [*new, *more])
             self.folded |= set(group)
+            self._changed |= any(self._done[number]["changed"] for number in group)
             self._note()
             for number in group:
                 del self._done[number]
@@ -131,12 +137,13 @@ class Folder:
 
     def _compare(self, written: pa.Array, same: pa.Table) -> tuple[dict[int, list[int]], list[str]]:
         """Return the rows to delete, by fragment, and the documents that have to be as they were."""
-        if not self.table.count() or (not self.folded and not len(written)):
+        if not self.table.count():
             return {}, []
-        hashes = dict(zip(same["id"].to_pylist(), same["hash"].to_pylist(), strict=True))
-        hashes = hashes if self.folded else {}
+        hashes = {}
+        if self._changed:
+            hashes = dict(zip(same["id"].to_pylist(), same["hash"].to_pylist(), strict=True))
         known = pa.array(list(hashes), pa.string())
-        names = [ID, columns.CHUNK, columns.ROW_HASH] if hashes else [ID]
+        names = [ID, columns.CHUNK, columns.ROW_HASH]
         restored: set[str] = set()
         if hashes:
             for batch, _, _ in fragments.places(self.table, names):
