@@ -118,6 +118,15 @@ def test_a_part_that_kills_its_workers_is_set_aside_and_the_rest_completes(encod
     assert len(parts) == 30
 
 
+def test_a_worker_that_always_fails_is_not_used_and_the_others_complete(corpus, encode, alone, tmp_path):
+    parts = Collection.create(tmp_path / "parts", Poisoned(broken=str(tmp_path / "broken")))
+    told = []
+    done = encode(corpus, parts, show=told.append)
+    require_equal(content(parts.uri), content(alone.uri))
+    assert done.set_aside == {}
+    assert [line for line in told if "failed 2 times in a row and is not used" in line]
+
+
 def test_the_same_error_on_every_worker_ends_the_run_with_it(encode, tmp_path):
     file = write_lines(tmp_path / "rows.jsonl", [document(n) | {"text": FAILS * 9} for n in range(30)])
     parts = Collection.create(tmp_path / "parts", Poisoned())
