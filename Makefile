@@ -15,7 +15,7 @@ export CARE_DATA := $(DATA)
 # Warnings are errors for developers only: a user's newer compiler must not fail the build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
-.PHONY: help eval test quick clients cluster lint format bench gpu-check serve clean
+.PHONY: help eval test quick clients cluster lint format bench gpu-check deploy-check serve docs docs-serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
@@ -27,7 +27,9 @@ help:
 	@echo "make format  fix style"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
 	@echo "make gpu-check  build, test and measure the GPU parts, with the torch of PYTHON"
+	@echo "make deploy-check  check deploy/ with the programs that read its files"
 	@echo "make serve   serve the embedded model and demo with NVIDIA Triton Inference Server"
+	@echo "make docs    build the documentation's site; make docs-serve shows it on this machine"
 	@echo "make clean   remove everything that make created"
 
 eval: $(READY)
@@ -64,8 +66,34 @@ bench: $(READY)
 gpu-check:
 	$(PYTHON) bench/gpu_check.py
 
+deploy-check:
+	sh deploy/check.sh
+
 serve: $(READY)
 	$(BIN)/care-accel serve --repository model_repository
+
+# The site has an environment of its own: the tests need none of it, and it needs none of theirs. It reads the package's
+# docstrings without the extension and without what the package would import.
+DOCS := .venv-docs
+DOCS_READY := $(DOCS)/.ready
+SITE := docs/_build/html
+DOCS_PORT ?= 8010
+
+docs: $(DOCS_READY)
+	$(DOCS)/bin/sphinx-build -W --keep-going -q -d docs/_build/doctrees docs $(SITE)
+	@echo "the site is in $(SITE)"
+
+docs-serve: docs
+	@echo "http://127.0.0.1:$(DOCS_PORT)"
+	$(DOCS)/bin/python -m http.server --bind 127.0.0.1 --directory $(SITE) $(DOCS_PORT)
+
+$(DOCS_READY): pyproject.toml constraints.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -c 'import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	  print(*project["optional-dependencies"]["docs"], *(d for d in project["dependencies"] if d.startswith(("numpy", "rich"))), sep="\n")' \
+	  > $(DOCS)/requirements.txt
+	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS)/requirements.txt
+	@touch $@
 
 $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -94,5 +122,5 @@ $(CLIENTS)/.ready $(CLUSTER)/.ready: %/.ready: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(CLUSTER) build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(CLIENTS) $(CLUSTER) $(DOCS) docs/_build build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find care_accel tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,7 @@
-"""Write the README's table of speeds from bench/results: ``python bench/readme.py [--check]``."""
+"""Write what bench/results says into the documents: ``python bench/readme.py [--check]``.
+
+These are the tables of docs/measurements.md, and the figures and the picture of the READMEs (`front`).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,10 @@ import record
 from care_accel.errors import CareError, exit_code
 from care_accel.files import read_json
 from care_accel.report.results.benchmarks import Row, row_of
-from care_accel.report.results.ratios import ratio_between
+from care_accel.report.results.ratios import Ratio, ratio_between
 
-README = record.FOLDER.parents[1] / "README.md"
+ROOT = record.FOLDER.parents[1]
+TABLES = ROOT / "docs" / "measurements.md"
 BEGIN, END = "<!-- speeds: written by bench/readme.py -->", "<!-- end of speeds -->"
 OURS = "care_accel"
 
@@ -163,8 +167,27 @@ def _machine(found: dict[str, Any], days: Sequence[str]) -> str:
     return f"{what}, measured {measured}, milliseconds:"
 
 
-def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """Return the line of a claim and the date of the newest run that has its rows."""
+class Found(NamedTuple):
+    """The rows of a claim in the newest run that has them.
+
+    Attributes
+    ----------
+    ours : Row
+    best : Row or None
+        The fastest peer.
+    ratio : Ratio or None
+        Time of that peer over ours.
+    day : str
+    """
+
+    ours: Row
+    best: Row | None
+    ratio: Ratio | None
+    day: str
+
+
+def find(claim: Claim, runs: list[dict[str, Any]]) -> Found | None:
+    """Return the rows of a claim, if one of a machine's runs has them."""
     for run in reversed(runs):
         if run.get("size") == "smoke":
             continue  # its times prove nothing
@@ -182,21 +205,29 @@ def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
             and (row.name.startswith(claim.peers) if claim.peers else row.exact and OURS not in row.name)
         ]
         best = min(peers, key=lambda row: row.ratio or 0, default=None)
-        times = [_number(ours.p50_ms), _number(ours.p99_ms)]
-        cells = [
-            claim.label,
-            *(f"{time} (noisy)" if ours.noisy and time != "-" else time for time in times),
-        ]
-        if best is None:
-            cells += ["", ""]
-        else:
-            ratio = ratio_between(best, ours)
-            how = "" if best.exact else " (not exact)"
-            cells.append(f"{best.name}{how} {_number(best.p50_ms)}")
-            cells.append("too noisy" if ratio is None or ratio.noisy else f"{ratio.value:.1f}")
-        cells.append(f"{ours.limit['share']:.0%} of the {ours.limit['name']}" if ours.limit else "")
-        return f"| {' | '.join(cells)} |", run["started"][:10]
+        ratio = None if best is None else ratio_between(best, ours)
+        return Found(ours, best, ratio, run["started"][:10])
     return None
+
+
+def _line(claim: Claim, runs: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Return the line of a claim and the date of the run."""
+    if (found := find(claim, runs)) is None:
+        return None
+    ours, best, ratio, day = found
+    times = [number(ours.p50_ms), number(ours.p99_ms)]
+    cells = [
+        claim.label,
+        *(f"{time} (noisy)" if ours.noisy and time != "-" else time for time in times),
+    ]
+    if best is None:
+        cells += ["", ""]
+    else:
+        how = "" if best.exact else " (not exact)"
+        cells.append(f"{best.name}{how} {number(best.p50_ms)}")
+        cells.append("too noisy" if ratio is None or ratio.noisy else f"{ratio.value:.1f}")
+    cells.append(f"{ours.limit['share']:.0%} of the {ours.limit['name']}" if ours.limit else "")
+    return f"| {' | '.join(cells)} |", day
 
 
 def _is_meant(row: Row, where: dict[str, Any]) -> bool:
@@ -204,19 +235,30 @@ def _is_meant(row: Row, where: dict[str, Any]) -> bool:
     return all(found.get(name) == value for name, value in where.items())
 
 
-def _number(milliseconds: float | None) -> str:
+def number(milliseconds: float | None) -> str:
+    """Return a time in two digits or three."""
     if milliseconds is None:
         return "-"
     return f"{milliseconds:.{max(0, 2 - len(str(int(milliseconds))) + (milliseconds < 1))}f}"
 
 
-def written(text: str, results: list[dict[str, Any]], file: Path = README) -> str:
-    """Return the README's text with the table in its place."""
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise CareError(f"{file}: needs exactly one line {BEGIN!r} and one {END!r} around the table")
-    before, _, rest = text.partition(BEGIN)
-    after = rest.partition(END)[2]
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+def between(text: str, begin: str, end: str, new: str, file: Path) -> str:
+    """Return a text with something new between two of its lines.
+
+    Raises
+    ------
+    CareError
+        It has not exactly one of each.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise CareError(f"{file}: needs exactly one line {begin!r} and one {end!r}")
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{new}\n{end}{rest.partition(end)[2]}"
+
+
+def written(text: str, results: list[dict[str, Any]], file: Path = TABLES) -> str:
+    """Return the text of the page with the tables in their place."""
+    return between(text, BEGIN, END, table(results), file)
 
 
 def results_of(folder: Path = record.FOLDER) -> list[dict[str, Any]]:
@@ -225,20 +267,28 @@ def results_of(folder: Path = record.FOLDER) -> list[dict[str, Any]]:
     return [one for one in found if "runs" in one]
 
 
+def documents(results: list[dict[str, Any]]) -> dict[Path, str]:
+    """Return what every document that shows results should be."""
+    import front
+
+    tables = written(TABLES.read_text(encoding="utf-8"), results)
+    return {TABLES: tables, **front.documents(results)}
+
+
 def run(options: argparse.Namespace) -> None:
-    """Write the table, or check that it is up to date."""
-    text = README.read_text(encoding="utf-8")
-    new = written(text, results_of())
-    if options.check and new != text:
-        raise CareError(f"{README.name}: its table differs from bench/results; run python bench/readme.py")
-    if not options.check:
-        README.write_text(new, encoding="utf-8")
+    """Write the documents, or check that they are up to date."""
+    for file, new in documents(results_of()).items():
+        if options.check and (not file.exists() or file.read_text(encoding="utf-8") != new):
+            raise CareError(f"{file.name} differs from bench/results; run python bench/readme.py")
+        if not options.check:
+            file.parent.mkdir(exist_ok=True)
+            file.write_text(new, encoding="utf-8")
 
 
 def main() -> int:
     """Run the command line and return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only check that the table is up to date")
+    parser.add_argument("--check", action="store_true", help="only check that the documents are up to date")
     options = parser.parse_args()
     return exit_code(lambda: run(options))
 

@@ -29,7 +29,7 @@ from test_scan import index_bytes
 
 K = 10
 METRIC, METRIC_NAME = f"ndcg_at_{K}", f"nDCG@{K}"
-WIDTHS = (32, 64, 128, 192)
+WIDTHS = (128, 256)
 # Documents per task.
 MAX_DOCUMENTS = {"smoke": 60, "default": None, "full": None}
 

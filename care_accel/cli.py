@@ -42,16 +42,21 @@ _VERBS = {
 }
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(prog="care-accel", description="Asymmetric Chinese medical retrieval.")
+    parser.add_argument("--version", action="version", version=f"care-accel {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
+    for name, (command, text) in _VERBS.items():
+        command.add_arguments(verbs.add_parser(name, help=text, description=text))
+    return parser
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code."""
     if isinstance(
         sys.stdout, io.TextIOWrapper
     ):  # a terminal that is not UTF-8 shows what it cannot write as \\u9ad8
         sys.stdout.reconfigure(errors="backslashreplace")
-    parser = argparse.ArgumentParser(prog="care-accel", description="Asymmetric Chinese medical retrieval.")
-    parser.add_argument("--version", action="version", version=f"care-accel {__version__}")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="verb")
-    for name, (command, text) in _VERBS.items():
-        command.add_arguments(verbs.add_parser(name, help=text, description=text))
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     return exit_code(lambda: _VERBS[options.verb][0].run(options))

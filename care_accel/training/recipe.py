@@ -141,6 +141,9 @@ class Stage:
         Automatic mixed precision.
     gradient_checkpointing : bool
         Recompute activations to save memory.
+    start_weight : float
+        From 0 up to 1, 1 excluded: the share of the weights before the stage in its result, ``(1 - start_weight) *
+        trained + start_weight * before`` (WiSE-FT, Wortsman et al., arXiv 2109.01903).
     save_steps : int
         Checkpoint interval, in steps.
     """
@@ -173,6 +176,7 @@ class Stage:
     max_document_tokens: int = 512
     bf16: bool = True
     gradient_checkpointing: bool = False
+    start_weight: float = 0.0
     save_steps: int = 200
 
 

@@ -95,6 +95,10 @@ def _check_stage(stage: Stage, where: str) -> None:
     for name, most in (("warmup_ratio", 1.0), ("weight_decay", math.inf), ("negatives", math.inf)):
         if not 0 <= getattr(stage, name) <= most:
             raise CareError(f"{where}: {name} must be from 0 to {most:g}")
+    if not 0 <= stage.start_weight < 1:
+        raise CareError(
+            f"{where}: start_weight is {stage.start_weight}; it must be from 0, for the trained weights alone, to below 1"
+        )
     if not 0 < stage.mask_ratio < 1:
         raise CareError(f"{where}: mask_ratio must be between 0 and 1")
     if stage.mini_batch_size is not None and stage.mini_batch_size < 1:

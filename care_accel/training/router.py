@@ -129,28 +129,52 @@ def _add_lora(transformer: Any, lora: Lora) -> None:
 
 
 def save_trained(
-    library_model: SentenceTransformer, model: DualEncoder, work: Path, roles: Sequence[Role] = ROLES
+    library_model: SentenceTransformer,
+    model: DualEncoder,
+    stage: Stage,
+    work: Path,
+    roles: Sequence[Role] = ROLES,
 ) -> DualEncoder:
     """Save the trained networks below ``work`` and return their dual encoder.
 
-    An untrained encoder is referenced where it is; LoRA is merged into its base.
+    An untrained encoder is referenced where it is; LoRA is merged into its base. By ``stage.start_weight`` the trained
+    weights are averaged with those of ``model``, from which the stage began.
     """
     found = {role: model.source(role) for role in ROLES}
     with main_process_first():
         for role in roles:
             if processes().is_main_process:
-                _write(library_model, model, role, work / role, alone=len(roles) == 1)
+                _write(library_model, model, stage, role, work / role, alone=len(roles) == 1)
             found[role] = Source(Checkpoint(work / role), model.spec(role))
     return DualEncoder(Sources(model.name, found["query"], found["document"]))
 
 
 def _write(
-    library_model: SentenceTransformer, model: DualEncoder, role: Role, folder: Path, *, alone: bool
+    library_model: SentenceTransformer,
+    model: DualEncoder,
+    stage: Stage,
+    role: Role,
+    folder: Path,
+    *,
+    alone: bool,
 ) -> None:
     transformer = library_model[0] if alone else library_model[0].sub_modules[role][0]
     network = transformer.model
     if hasattr(network, "merge_and_unload"):
         network = network.merge_and_unload()
+    checkpoint = model.source(role).checkpoint
+    if stage.start_weight:
+        # From the files, which a resumed run finds unchanged, and after the merge: an average of LoRA's factors is not
+        # that of their products.
+        _move_back(network, checkpoint.load_network("float32"), stage.start_weight)
     save_network(network, folder)
     # The original tokenizer, without the truncation limit of training.
-    model.source(role).checkpoint.load_tokenizer().save_pretrained(folder)
+    checkpoint.load_tokenizer().save_pretrained(folder)
+
+
+def _move_back(network: torch.nn.Module, before: torch.nn.Module, share: float) -> None:
+    """Replace every weight of a network by ``(1 - share)`` times itself and ``share`` times that of another one."""
+    others = dict(before.named_parameters())
+    with torch.no_grad():
+        for name, weights in network.named_parameters():
+            weights.lerp_(others[name].to(weights.device), share)

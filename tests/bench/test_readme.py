@@ -88,7 +88,7 @@ def test_a_ratio_between_two_rows_of_which_ours_is_noisy_is_not_quoted(monkeypat
     assert "| fast 8.0 | too noisy |" in readme.table([machine(rows)])
 
 
-def test_readme_and_page_say_the_same_of_the_same_rows(tmp_path, monkeypatch):
+def test_table_and_report_say_the_same_of_the_same_rows(tmp_path, monkeypatch):
     claim = readme.Claim("a search", "scan", {"queries": 1}, ("twin",), name="care_accel, another way")
     monkeypatch.setattr(readme, "CLAIMS", (claim,))
     # Block by block the twin takes 2.5, 2.6 and 2.7 times as long; the quotient of the medians is 2.88.
@@ -132,7 +132,7 @@ def test_a_machine_without_any_claim_has_no_table(one_claim):
     [(0.123, "0.12"), (1.234, "1.2"), (0.0555, "0.06"), (12.3, "12"), (123.4, "123"), (None, "-")],
 )
 def test_times_have_two_digits_or_three(value, text):
-    assert readme._number(value) == text
+    assert readme.number(value) == text
 
 
 def test_the_table_takes_its_place_and_nothing_else_changes(one_claim):
@@ -143,16 +143,16 @@ def test_the_table_takes_its_place_and_nothing_else_changes(one_claim):
     assert readme.written(new, [machine(ROWS)]) == new
 
 
-def test_a_readme_without_a_place_is_refused():
+def test_a_page_without_a_place_is_refused():
     with pytest.raises(CareError, match="needs exactly one line"):
         readme.written("nothing", [])
 
 
-def test_the_readme_is_what_the_results_give():
-    text = readme.README.read_text(encoding="utf-8")
+def test_the_documents_are_what_the_results_give():
     results = readme.results_of()
     assert results, "no machine has been measured"
-    assert readme.written(text, results) == text
+    for file, text in readme.documents(results).items():
+        assert file.read_text(encoding="utf-8") == text, f"{file}: run python bench/readme.py"
 
 
 def test_every_claim_is_a_row_of_some_machine():

@@ -1,3 +1,4 @@
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -64,6 +65,29 @@ def test_one_encoder_alone_gives_both_sides(tiny_folders, role):
     )
 
 
+def weights_of(model, role):
+    return dict(model.source(role).checkpoint.load_network("float32").named_parameters())
+
+
+@pytest.mark.parametrize("share", [0.125, 0.5])
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)])
+def test_start_weight_averages_the_trained_weights_with_those_before(tiny_folders, tmp_path, lora, share):
+    model = model_of(tiny_folders, "care")
+    library = build_library_model(model, stage(lora=lora))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in library.parameters():
+            weights.add_(torch.randn_like(weights), alpha=0.1 * weights.requires_grad)
+    trained = save_trained(deepcopy(library), model, stage(), tmp_path / "trained")
+    averaged = save_trained(library, model, stage(start_weight=share), tmp_path / "averaged")
+    for role in ("query", "document"):
+        before, after, found = (weights_of(m, role) for m in (model, trained, averaged))
+        assert any(not torch.equal(after[name], before[name]) for name in before)
+        for name, weights in found.items():
+            expected = (1 - share) * after[name] + share * before[name]
+            torch.testing.assert_close(weights, expected, atol=1e-7, rtol=1e-6, msg=name)
+
+
 def test_lora_trains_the_document_side_s_low_ranks_alone_and_is_merged_at_the_end(tiny_folders, tmp_path):
     model = model_of(tiny_folders, "care")
     library = build_library_model(model, stage(lora=Lora(rank=2, alpha=4.0)))
@@ -75,7 +99,7 @@ def test_lora_trains_the_document_side_s_low_ranks_alone_and_is_merged_at_the_en
             if "lora_B" in name:
                 weights.normal_(std=0.1)
     expected = library.encode_document(TEXTS)
-    merged = save_trained(library, model, tmp_path)
+    merged = save_trained(library, model, stage(), tmp_path)
     np.testing.assert_allclose(merged.encode_document(TEXTS), expected, atol=1e-5)
     assert np.abs(expected - model.encode_document(TEXTS)).max() > 1e-3
     assert not (tmp_path / "document" / "adapter_config.json").exists()

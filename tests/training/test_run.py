@@ -58,12 +58,13 @@ def test_a_finished_stage_is_kept_and_one_of_another_recipe_refused(
         train(write_recipe(values), data_dir, tmp_path / "run")
 
 
+@pytest.mark.parametrize("start_weight", [0.0, 0.25])
 def test_a_run_that_was_stopped_ends_as_an_unbroken_one(
-    values, write_recipe, data_dir, tmp_path, monkeypatch
+    values, write_recipe, data_dir, tmp_path, monkeypatch, start_weight
 ):
     from sentence_transformers import SentenceTransformerTrainer
 
-    values["stages"][0]["epochs"] = 2.0
+    values["stages"][0] |= {"epochs": 2.0, "start_weight": start_weight}
     file = write_recipe(values)
     unbroken = train(file, data_dir, tmp_path / "unbroken")
     steps, training_step = [], SentenceTransformerTrainer.training_step

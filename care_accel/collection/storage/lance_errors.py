@@ -81,7 +81,7 @@ def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterato
         if _REMOVED.search(str(cause)):
             raise CareError(_GONE) from None
         known = ", ".join(
-            f"{name} ({TYPE_NAMES.get(kind, str(kind))})"
+            f"{name if name.isidentifier() else f'`{name}`'} ({TYPE_NAMES.get(kind, str(kind))})"
             for name, kind in [
                 (ID, pa.string()),
                 (TITLE, pa.string()),

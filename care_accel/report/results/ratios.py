@@ -1,4 +1,4 @@
-"""Time ratios of rows, from measurement blocks that ran side by side; used by the README and the report."""
+"""Time ratios of rows, from measurement blocks that ran side by side; used by the documents and the report."""
 
 from __future__ import annotations
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 # As many as the client has under way at once: four of the server's largest batches.
 MAX_TEXTS = 256
-# Bounds the time of a piece: its deadline is a request's own, whatever the number of pieces.
-MAX_BYTES = 512 * 2**10
+# Bounds the time of a piece, whose deadline is that of a whole request: some 15,000 tokens, of which a slow CPU makes
+# vectors in some ten seconds.
+MAX_BYTES = 64 * 2**10
 
 
 def cut(texts: Sequence[str], max_texts: int = MAX_TEXTS, max_bytes: int = MAX_BYTES) -> list[range]:

@@ -59,7 +59,7 @@ def train_alignment(model: DualEncoder, stage: Stage, data_dir: Path, work: Path
     library_model = build_library_model(model, stage, [stage.role])
     loss = Alignment(library_model, stage.temperature, stage.info_nce_weight, stage.mse_weight)
     fit(library_model, tables, loss, stage, work, seed)
-    return save_trained(library_model, model, work, [stage.role])
+    return save_trained(library_model, model, stage, work, [stage.role])
 
 
 class _TeacherVectors:

@@ -22,4 +22,4 @@ def train_contrastive(model: DualEncoder, stage: Stage, data_dir: Path, work: Pa
     library_model = build_library_model(model, stage, [stage.role])
     loss = InfoNCE(library_model, stage.temperature, stage.widths, stage.mini_batch_size)
     fit(library_model, tables, loss, stage, work, seed)
-    return save_trained(library_model, model, work, [stage.role])
+    return save_trained(library_model, model, stage, work, [stage.role])

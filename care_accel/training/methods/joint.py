@@ -31,4 +31,4 @@ def train_joint(model: DualEncoder, stage: Stage, data_dir: Path, work: Path, se
     routes = {name: "query" if name == "query" else "document" for name in columns}
     loss = InfoNCE(library_model, stage.temperature, stage.widths, stage.mini_batch_size)
     fit(library_model, tables, loss, stage, work, seed, routes=routes)
-    return save_trained(library_model, model, work)
+    return save_trained(library_model, model, stage, work)

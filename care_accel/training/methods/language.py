@@ -40,10 +40,10 @@ def train_language(model: DualEncoder, stage: Stage, data_dir: Path, work: Path,
     library_model = build_library_model(model, stage, [stage.role])
     loss = LanguageModel(library_model, causal=checkpoint.causal, mask_ratio=stage.mask_ratio)
     fit(library_model, tables, loss, stage, work, seed)
-    return save_trained(library_model, model, work, [stage.role])
+    return save_trained(library_model, model, stage, work, [stage.role])
 
 
 def _load_table(file: Path, fields: list[str]) -> Dataset:
     from datasets import Dataset
 
-    return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file)))})
+    return Dataset.from_dict({"query": list(dict.fromkeys(read_texts(file, fields)))})

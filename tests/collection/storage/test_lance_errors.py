@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from care_accel import CareError, Collection
-from care_accel.collection.storage.lance_errors import WriteConflict, is_enclosed, translated
+from care_accel.collection.storage.lance_errors import WriteConflict, filter_errors, is_enclosed, translated
 
 
 @pytest.mark.parametrize(
@@ -118,3 +118,9 @@ def test_a_reader_of_a_removed_version_is_told_to_refresh(collection):
             read()
     reader.refresh()
     assert len(reader.search("高血压", filter="year > 2001")) == 8
+
+
+def test_a_wrong_filter_shows_names_as_a_filter_has_to_write_them():
+    fields = {"科室 名称": pa.string(), "year": pa.int64()}
+    with pytest.raises(CareError, match=r"`科室 名称` \(a text\), year \("), filter_errors("x", fields):
+        raise ValueError("Expected: )")

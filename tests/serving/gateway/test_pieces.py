@@ -50,9 +50,9 @@ def test_as_many_texts_as_openai_takes_keep_their_order(gateway, memory):
 
 
 def test_long_texts_make_small_pieces(gateway, memory):
-    assert embed(gateway(), ["痛" * 30_000] * 14).status_code == 200
-    assert sizes(memory) == [5, 5, 4]
-    assert 5 * 90_000 <= MAX_BYTES < 6 * 90_000
+    assert embed(gateway(), ["痛" * 3_000] * 16).status_code == 200
+    assert sizes(memory) == [7, 7, 2]
+    assert 7 * 9_000 <= MAX_BYTES < 8 * 9_000
 
 
 def test_many_queries_of_a_search_keep_their_order(gateway, memory):

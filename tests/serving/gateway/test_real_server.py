@@ -50,8 +50,37 @@ def test_embeddings_are_the_library_s(client, embedded_model, role, task, encodi
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == tokens
 
 
-def test_more_texts_than_a_batch_holds_are_one_request_here(client, embedded_model):
-    texts = [f"头痛{number}天" for number in range(150)]
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_a_name_that_says_the_role_is_all_that_a_client_must_send(client, embedded_model, role):
+    assert f"care-mini-{role}" in [model.id for model in client.models.list().data]
+    answer = client.embeddings.create(model=f"care-mini-{role}", input=TEXTS)
+    expected = embedded_model.encoder(role).encode(TEXTS)
+    np.testing.assert_allclose([one.embedding for one in answer.data], expected, atol=1e-5)
+
+
+def test_reranking_scores_are_the_library_s(http, embedded_model):
+    documents = [
+        "骨折后要固定",
+        "高血压患者应低盐饮食",
+        {"title": "高血压", "text": "多运动"},
+        "",
+        "骨折后要固定",
+    ]
+    fields = {"query": "血压高怎么办", "documents": documents}
+    found = http.post("/v1/rerank", json=fields).json()["results"]
+    texts = [*documents[:2], "高血压 多运动", *documents[3:]]
+    model = embedded_model
+    expected = model.encode_document(texts, task="reranking") @ model.encode_query(
+        fields["query"], task="reranking"
+    )
+    assert [one["index"] for one in found] == sorted(range(5), key=lambda i: (-round(expected[i], 5), i))
+    np.testing.assert_allclose(
+        [one["relevance_score"] for one in found], expected[[one["index"] for one in found]], atol=1e-5
+    )
+
+
+def test_more_texts_than_a_piece_holds_are_one_request_here(client, embedded_model):
+    texts = [f"头痛{number}天" for number in range(300)]
     answer = client.embeddings.create(model="care-mini", input=texts)
     np.testing.assert_allclose(
         [one.embedding for one in answer.data], embedded_model.encode_query(texts), atol=1e-5

@@ -6,6 +6,7 @@ from safetensors.numpy import load_file
 
 from care_accel import CareError, DualEncoder
 from care_accel.training import load_recipe, train
+from care_accel.training.data.rows import read_texts
 from care_accel.training.networks import initial_model
 
 
@@ -55,3 +56,19 @@ def test_a_tokenizer_without_a_mask_is_refused(recipe, values, write_recipe, dat
     values["start"] = {"model": str(tmp_path / "initial")}
     with pytest.raises(CareError, match="has no mask token"):
         train(write_recipe(values), data_dir, tmp_path / "run")
+
+
+def test_a_file_may_name_the_fields_whose_texts_are_used(recipe, data_dir, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformerTrainer
+
+    seen = {}
+
+    def stop(trainer, *_, **__):
+        seen.update({name: table["query"][:] for name, table in trainer.train_dataset.items()})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SentenceTransformerTrainer, "train", stop)
+    file = recipe("query", data=[{"file": "triplets.jsonl", "fields": ["query"]}])
+    with pytest.raises(KeyboardInterrupt):
+        train(file, data_dir, tmp_path / "run")
+    assert seen == {"0 triplets.jsonl": list(read_texts(data_dir / "triplets.jsonl", ["query"]))}
