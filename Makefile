@@ -8,19 +8,21 @@ READY := $(VENV)/.ready
 NATIVE := $(shell find csrc -type f)
 SERVER := care_accel/serving/tritonserver/requirements.txt
 CLIENTS := .venv-clients
+CLUSTER := .venv-cluster
 DATA ?= ../shared/data
 
 export CARE_DATA := $(DATA)
 # Warnings are errors for developers only: a user's newer compiler must not fail the build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 
-.PHONY: help eval test quick clients lint format bench gpu-check deploy-check serve docs docs-serve clean
+.PHONY: help eval test quick clients cluster lint format bench gpu-check deploy-check serve docs docs-serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
 	@echo "make test    run the tests"
 	@echo "make quick   run the fast tests that need no server, browser or compiler"
 	@echo "make clients test the integrations with LangChain, LlamaIndex and Haystack, and these against the gateway"
+	@echo "make cluster test encoding on a Ray cluster of this machine"
 	@echo "make lint    check style and types"
 	@echo "make format  fix style"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
@@ -43,6 +45,9 @@ quick: $(READY)
 
 clients: $(CLIENTS)/.ready
 	$(CLIENTS)/bin/python -m pytest tests/clients tests/integrations --durations 5
+
+cluster: $(CLUSTER)/.ready
+	$(CLUSTER)/bin/python -m pytest tests/cluster --durations 5
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -106,16 +111,16 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NAT
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
 	@touch $@
 
-# The frameworks stand on the other environment, and are not in it: they bring fifty packages that nothing else needs.
+# These stand on the other environment, and are not in it: they bring packages that nothing else needs.
 PATHS := import sysconfig; print(sysconfig.get_path("purelib"))
-$(CLIENTS)/.ready: $(READY)
-	test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+$(CLIENTS)/.ready $(CLUSTER)/.ready: %/.ready: $(READY)
+	test -x $*/bin/python || $(PYTHON) -m venv $*
 	echo "import site; site.addsitedir('$$(realpath "$$($(BIN)/python -c '$(PATHS)')")')" \
-	  > "$$($(CLIENTS)/bin/python -c '$(PATHS)')/care_accel_environment.pth"
-	mkdir -p $(CLIENTS)/share && ln -sfn "$(abspath $(VENV))/share/care-accel" $(CLIENTS)/share/care-accel  # the server
-	$(CLIENTS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'care-accel[clients]'
+	  > "$$($*/bin/python -c '$(PATHS)')/care_accel_environment.pth"
+	mkdir -p $*/share && ln -sfn "$(abspath $(VENV))/share/care-accel" $*/share/care-accel  # the server
+	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'care-accel[$(patsubst .venv-%,%,$*)]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(DOCS) docs/_build build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(CLIENTS) $(CLUSTER) $(DOCS) docs/_build build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find care_accel tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -7,7 +7,8 @@ import io
 import sys
 from collections.abc import Sequence
 
-from care_accel.collection.commands import deleting, indexing, managing, searching
+from care_accel.cluster import command as index_command
+from care_accel.collection.commands import deleting, managing, searching
 from care_accel.curation import command as curate_command
 from care_accel.errors import exit_code
 from care_accel.eval import command as eval_command
@@ -20,7 +21,10 @@ from care_accel.training import command as train_command
 from care_accel.version import __version__
 
 _VERBS = {
-    "index": (indexing, "index documents into a collection; again, it goes on and takes what has changed"),
+    "index": (
+        index_command,
+        "index documents into a collection; again, it goes on and takes what has changed",
+    ),
     "search": (searching, "search a collection"),
     "delete": (deleting, "delete documents of a collection"),
     "collection": (managing, "describe, check or compact a collection"),

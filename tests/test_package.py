@@ -30,6 +30,7 @@ ARROWS = {
     "index": {"files", "progress", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors"},
+    "cluster": {"collection", "encoding", "files", "progress", "errors", "version"},
     "eval": {
         "collection",
         "encoding",
@@ -51,7 +52,17 @@ ARROWS = {
     "integrations": {"collection", "encoding", "retriever", "errors"},
     "serving": {"collection", "encoding", "index", "retriever", "export", "files", "errors", "version"},
     "report": {"eval", "files", "errors", "version"},
-    "cli": {"collection", "curation", "eval", "report", "serving", "training", "errors", "version"},
+    "cli": {
+        "cluster",
+        "collection",
+        "curation",
+        "eval",
+        "report",
+        "serving",
+        "training",
+        "errors",
+        "version",
+    },
     "__main__": {"cli"},
 }
 
@@ -231,8 +242,8 @@ MODULES = {
 }
 
 
-# Extras of packages that have an environment of their own, made by `make clients`.
-CLIENTS = ("langchain", "llamaindex", "haystack", "clients")
+# Extras of packages that have an environment of their own, made by `make clients` and `make cluster`.
+CLIENTS = ("langchain", "llamaindex", "haystack", "clients", "cluster")
 # Of these and of the site's builder, which `make docs` has in its own, nothing is in the environment of the tests.
 APART = ("tensorrt", "docs", *CLIENTS)
 

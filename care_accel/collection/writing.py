@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from care_accel.collection.cutting.chunker import Chunker, Span
-from care_accel.collection.storage import table as columns
+from care_accel.collection.making import RowMaker, Stored, with_fields
 from care_accel.collection.storage.manifest import Manifest
-from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document, FieldTypes, documents
-from care_accel.collection.storage.table import Table, vector_column, vectors_of
+from care_accel.collection.storage.rows import Document, FieldTypes, documents
+from care_accel.collection.storage.table import Table
 from care_accel.encoding.base import BaseEncoder
 from care_accel.errors import CareError
 
@@ -117,7 +114,8 @@ class Writer:
         self.manifest = manifest
         self.encoder = encoder
         self.types = FieldTypes(table.fields)
-        self.chunker = Chunker(manifest, encoder)
+        self.maker = RowMaker(manifest, encoder, self.types)
+        self.chunker = self.maker.chunker
         self.done = Upserted(version=table.version)
         self._report = report
         self._stop = stop
@@ -138,10 +136,10 @@ class Writer:
         some: list[Document] = []
         encoded = 0
         sampling = random.Random(0)
-        for piece in _pieces(documents(rows, self.types), lambda: _PIECE):
+        for piece in pieces(documents(rows, self.types), lambda: _PIECE):
             self.done.read += len(piece)
             kept = self._without_doubles(piece, seen, "last")
-            stored = _Stored(self.table, list(kept))
+            stored = Stored(self.table, list(kept))
             for document in kept.values():
                 known = stored.row_hash(document.id)
                 self.done.same += known == document.row_hash(chunking)
@@ -165,7 +163,7 @@ class Writer:
         try:
             # What an error or Ctrl-C leaves encoded is committed: the next call does not encode it again.
             try:
-                for piece in _pieces(documents(rows, self.types), self._piece_size):
+                for piece in pieces(documents(rows, self.types), self._piece_size):
                     self._add(self._without_doubles(piece, seen, on_duplicate))
                     self.done.read += len(piece)
                     self.done.seconds = perf_counter() - begun
@@ -212,70 +210,19 @@ class Writer:
             return
         if self._waiting.ids and not piece.keys().isdisjoint(self._waiting.ids):
             self._commit()  # a row that comes again is compared with what was written
-        stored = _Stored(self.table.latest(), list(piece))
-        chunking = self.chunker.name
-        kept: list[Document] = []
-        for document in piece.values():
-            if stored.row_hash(document.id) == document.row_hash(chunking):
-                self.done.same += 1
-            else:
-                kept.append(document)
-        moved = [d for d in kept if stored.content_hash(d.id) == d.content_hash(chunking)]
-        encoded = [d for d in kept if stored.content_hash(d.id) != d.content_hash(chunking)]
-        for some, make in ((moved, stored.chunks), (encoded, self._encoded)):
-            if some:
-                spans, vectors = make(some)
-                self._waiting.tables.append(self._as_table(some, spans, vectors))
-                self._waiting.ids += [d.id for d in some]
-        known = sum(stored.row_hash(d.id) is not None for d in kept)
-        self._waiting.changed += known
-        self._waiting.new += len(kept) - known
+        made = self.maker.make(Stored(self.table.latest(), list(piece)), list(piece.values()))
+        self.done.same += len(made.same)
+        self._waiting.tables += made.tables
+        self._waiting.ids += made.ids
+        self._waiting.changed += made.changed
+        self._waiting.new += made.new
+        for name, value in vars(made.cost).items():
+            setattr(self.done, name, getattr(self.done, name) + value)
         if (
             perf_counter() - self._waiting.since >= self._commit_seconds
             or len(self._waiting.ids) >= COMMIT_ROWS
         ):
             self._commit()
-
-    def _encoded(self, some: Sequence[Document]) -> tuple[list[list[Span]], NDArray[np.float32]]:
-        spans, texts = self.chunker.cut([d.title for d in some], [d.text for d in some])
-        counts = getattr(self.encoder, "counts", None)
-        before = (counts.truncated, counts.tokens) if counts else (0, 0)
-        begun = perf_counter()
-        vectors = self.encoder.encode(texts)
-        self.done.encode_seconds += perf_counter() - begun
-        self.done.chunks += len(texts)
-        if counts:
-            self.done.truncated += counts.truncated - before[0]
-            self.done.tokens += counts.tokens - before[1]
-        return spans, vectors
-
-    def _as_table(
-        self, some: Sequence[Document], spans: Sequence[Sequence[Span]], vectors: NDArray[np.float32]
-    ) -> pa.Table:
-        """Return the rows of documents: one a chunk; title, text and fields in the first."""
-        first = [number == 0 for chunks in spans for number in range(len(chunks))]
-        owner = [d for d, chunks in zip(some, spans, strict=True) for _ in chunks]
-        all_spans = [span for chunks in spans for span in chunks]
-        chunking = self.chunker.name
-        made: dict[str, pa.Array] = {
-            ID: pa.array([d.id for d in owner], pa.string()),
-            columns.CHUNK: pa.array([n for chunks in spans for n in range(len(chunks))], pa.int32()),
-            columns.START: pa.array([span.start for span in all_spans], pa.int64()),
-            columns.END: pa.array([span.end for span in all_spans], pa.int64()),
-            columns.VECTOR: vector_column(vectors, self.manifest.width),
-        }
-        of_document: dict[str, tuple[pa.DataType, Callable[[Document], Any]]] = {
-            TITLE: (pa.string(), lambda d: d.title),
-            TEXT: (pa.string(), lambda d: d.text),
-            columns.CONTENT_HASH: (pa.binary(), lambda d: d.content_hash(chunking)),
-            columns.ROW_HASH: (pa.binary(), lambda d: d.row_hash(chunking)),
-        }
-        for name, kind in self.types.known.items():
-            of_document[name] = (kind, lambda d, name=name: d.fields.get(name))  # type: ignore[misc]
-        for name, (kind, value) in of_document.items():
-            values = [value(d) if is_first else None for d, is_first in zip(owner, first, strict=True)]
-            made[name] = pa.array(values, kind)
-        return pa.table(made)
 
     def _commit(self) -> None:
         waiting, self._waiting = self._waiting, _Waiting()
@@ -284,7 +231,7 @@ class Writer:
         begun = perf_counter()
         table = self.table.add_fields(self.types.known)
         rows = pa.concat_tables(
-            [_with_fields(part, table.fields) for part in waiting.tables], promote_options="none"
+            [with_fields(part, table.fields) for part in waiting.tables], promote_options="none"
         )
         # Another writer may have made more chunks of the same documents meanwhile.
         replaced = waiting.ids if self.manifest.chunk_tokens else []
@@ -296,57 +243,7 @@ class Writer:
         self._report(self.done)
 
 
-class _Stored:
-    """What the table has of some documents."""
-
-    def __init__(self, table: Table, ids: Sequence[str]) -> None:
-        self._table = table
-        self._hashes: dict[str, tuple[bytes, bytes]] = {}
-        names = [ID, columns.CHUNK, columns.CONTENT_HASH, columns.ROW_HASH]
-        found = table.rows_of(ids, names)
-        for row in found.to_pylist():
-            if row[columns.CHUNK] == 0:
-                self._hashes[row[ID]] = (row[columns.CONTENT_HASH], row[columns.ROW_HASH])
-
-    def content_hash(self, identifier: str) -> bytes | None:
-        return self._hashes.get(identifier, (None, None))[0]
-
-    def row_hash(self, identifier: str) -> bytes | None:
-        return self._hashes.get(identifier, (None, None))[1]
-
-    def chunks(self, some: Sequence[Document]) -> tuple[list[list[Span]], NDArray[np.float32]]:
-        """Return spans and vectors of documents whose content has not changed."""
-        names = [ID, columns.CHUNK, columns.START, columns.END, columns.VECTOR]
-        found = self._table.rows_of([d.id for d in some], names).sort_by(
-            [(ID, "ascending"), (columns.CHUNK, "ascending")]
-        )
-        places: dict[str, list[int]] = {}
-        for place, identifier in enumerate(found[ID].to_pylist()):
-            places.setdefault(identifier, []).append(place)
-        ends = found[columns.END].to_pylist()
-        spans = [
-            [
-                Span(start, ends[place])
-                for place, start in zip(places[d.id], _starts(found, places[d.id]), strict=True)
-            ]
-            for d in some
-        ]
-        order = [place for d in some for place in places[d.id]]
-        return spans, vectors_of(found[columns.VECTOR])[order]
-
-
-def _starts(found: pa.Table, places: Sequence[int]) -> list[int]:
-    return [found[columns.START][place].as_py() for place in places]
-
-
-def _with_fields(part: pa.Table, fields: dict[str, pa.DataType]) -> pa.Table:
-    for name, kind in fields.items():
-        if name not in part.column_names:
-            part = part.append_column(name, pa.nulls(len(part), kind))
-    return part.select(sorted(part.column_names))
-
-
-def _pieces(found: Iterable[Document], size: Callable[[], int]) -> Iterator[list[Document]]:
+def pieces(found: Iterable[Document], size: Callable[[], int]) -> Iterator[list[Document]]:
     """Yield documents in pieces; those before an error come first."""
     source = iter(found)
     while True:

@@ -86,46 +86,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Index documents; again, it goes on and takes what has changed."""
-    from care_accel.collection import Collection
     from care_accel.collection.sources import read_documents
-    from care_accel.collection.storage.layout import is_collection, is_remote
-    from care_accel.encoding import DualEncoder
 
-    fields = [name.strip() for name in options.fields.split(",")] if options.fields else None
     with read_documents(
         options.sources,
         id=options.id,
         text=options.text,
         title=options.title,
-        fields=fields,
+        fields=fields_of(options),
         encoding=options.encoding,
         skip_bad=options.skip_bad,
     ) as reader:
-        if is_collection(options.collection) or (is_remote(options.collection) and _exists(options)):
-            collection = Collection.open(options.collection, model=options.model, index_dir=options.index_dir)
-            _check_same(collection, options)
-            if options.dtype:
-                load = {"model": options.model} if options.model else collection.manifest.load
-                model = DualEncoder.from_pretrained(**(load | {"dtype": options.dtype}))
-                collection = Collection.open(options.collection, model=model, index_dir=options.index_dir)
-        elif options.dry_run:
-            raise CareError(
-                f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
-            )
-        else:
-            reader.read_first()
-            collection = Collection.create(
-                options.collection,
-                DualEncoder.from_pretrained(options.model or DEFAULT, dtype=options.dtype),
-                chunk_tokens=options.chunk_tokens,
-                chunk_overlap=options.chunk_overlap or 0,
-                lexical=options.lexical,
-                index_dir=options.index_dir,
-            )
+        collection = open_or_create(options, reader)
         if options.dry_run:
             _preview(collection, reader)
         else:
             _index(collection, reader, options)
+
+
+def fields_of(options: argparse.Namespace) -> list[str] | None:
+    """Return the names of the fields that are asked for."""
+    return [name.strip() for name in options.fields.split(",")] if options.fields else None
+
+
+def open_or_create(options: argparse.Namespace, reader: DocumentReader) -> Collection:
+    """Return the collection of the options; a new one is created once the first document could be read.
+
+    Raises
+    ------
+    CareError
+        Options are not those of the existing collection, or there is none to compare with.
+    """
+    from care_accel.collection import Collection
+    from care_accel.collection.storage.layout import is_collection, is_remote
+    from care_accel.encoding import DualEncoder
+
+    if is_collection(options.collection) or (is_remote(options.collection) and _exists(options)):
+        collection = Collection.open(options.collection, model=options.model, index_dir=options.index_dir)
+        _check_same(collection, options)
+        if options.dtype:
+            load = {"model": options.model} if options.model else collection.manifest.load
+            model = DualEncoder.from_pretrained(**(load | {"dtype": options.dtype}))
+            collection = Collection.open(options.collection, model=model, index_dir=options.index_dir)
+    elif options.dry_run:
+        raise CareError(
+            f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
+        )
+    else:
+        reader.read_first()
+        collection = Collection.create(
+            options.collection,
+            DualEncoder.from_pretrained(options.model or DEFAULT, dtype=options.dtype),
+            chunk_tokens=options.chunk_tokens,
+            chunk_overlap=options.chunk_overlap or 0,
+            lexical=options.lexical,
+            index_dir=options.index_dir,
+        )
+    return collection
 
 
 def _exists(options: argparse.Namespace) -> bool:
@@ -156,13 +173,13 @@ def _preview(collection: Collection, reader: DocumentReader) -> None:
     print(
         f"{counts.new:,} new, {counts.changed:,} changed, {counts.same:,} the same"
         f"{f', {counts.doubled:,} doubled' if counts.doubled else ''}; {counts.chunks:,} would be encoded, in about "
-        f"{_duration(seconds)}; nothing was written"
+        f"{duration(seconds)}; nothing was written"
     )
 
 
 def _index(collection: Collection, reader: DocumentReader, options: argparse.Namespace) -> None:
     seen: set[str] = set()
-    with _stops_once() as stopped, _progress(reader, "indexing") as report:
+    with stops_once() as stopped, _progress(reader, "indexing") as report:
         done = collection.upsert(
             _Noted(reader, seen) if options.replace else reader,
             report=report,
@@ -193,7 +210,7 @@ def _summary(collection: Collection, done: Upserted, reader: DocumentReader, rem
         if done.chunks and done.encode_seconds
         else ""
     )
-    print(f"{', '.join(parts)}; {_duration(done.seconds)}{rate}")
+    print(f"{', '.join(parts)}; {duration(done.seconds)}{rate}")
     if done.stopped:
         print("stopped; run the same command again to go on")
     print(f"{collection.uri}: {len(collection):,} documents, version {collection.version}")
@@ -221,7 +238,7 @@ class _Noted:
 
 
 @contextmanager
-def _stops_once() -> Iterator[Callable[[], bool]]:
+def stops_once() -> Iterator[Callable[[], bool]]:
     """Yield what tells whether Ctrl-C or SIGTERM came; a second Ctrl-C ends the program as usual."""
     stopped = False
 
@@ -287,7 +304,8 @@ def _state(done: Upserted, seconds: float) -> str:
     return text + (f", {done.truncated:,} cut" if done.truncated else "")
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return a time for a reader."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes = round(seconds / 60)

@@ -39,6 +39,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made["verify"].add_argument(
         "--encode", type=int, default=0, metavar="N", help="encode so many documents again and compare"
     )
+    made["verify"].add_argument(
+        "--orphans",
+        type=float,
+        nargs="?",
+        const=1.0,
+        metavar="HOURS",
+        help="remove files that writers left behind that were killed, older than so many hours; default: 1",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -93,11 +101,20 @@ def _bytes(collection: Collection) -> int:
 
 def _verify(collection: Collection, options: argparse.Namespace) -> None:
     found = collection.verify(encode=options.encode)
+    left = None
+    if options.orphans is not None:
+        from care_accel.collection.storage.orphans import remove_orphans
+        from care_accel.collection.storage.table import Table
+
+        left = remove_orphans(Table.open(collection.uri), older_than=3600 * options.orphans)
     if options.json:
-        _print_json(vars(found))
+        _print_json(vars(found) | ({} if left is None else {"orphans": vars(left)}))
     else:
         again = f", {found.encoded:,} encoded again" if options.encode else ""
         print(f"{found.documents:,} documents, {found.chunks:,} chunks, version {collection.version}{again}")
+        if left is not None:
+            young = f"; {left.young:,} younger ones stay" if left.young else ""
+            print(f"{left.removed:,} orphaned files removed, {left.bytes / 1e6:,.1f} MB{young}")
     if not found.ok:
         raise CareError(
             f"{collection.uri}: {'; '.join(found.problems)}; index the documents again, or open an earlier version"

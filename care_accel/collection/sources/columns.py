@@ -104,7 +104,21 @@ class Parquet(ColumnFile):
 
     def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
         """Return the batches of some columns."""
-        return cast("Iterable[pa.RecordBatch]", self._file.iter_batches(_BATCH, columns=columns))
+        return self.some_batches(columns, None)
+
+    def some_batches(self, columns: list[str], groups: list[int] | None) -> Iterable[pa.RecordBatch]:
+        """Return the batches of some columns of some row groups, by default of all."""
+        found = self._file.iter_batches(_BATCH, row_groups=groups, columns=columns)
+        return cast("Iterable[pa.RecordBatch]", found)
+
+    def groups(self, selection: Selection) -> Iterator[tuple[int, int, int]]:
+        """Yield 1, the rows, and the bytes of the needed columns before compression, of each row group."""
+        needed = set(selection.columns(self.names, self.name))
+        for number in range(self._file.num_row_groups):
+            group = self._file.metadata.row_group(number)
+            found = (group.column(i) for i in range(group.num_columns))
+            size = sum(c.total_uncompressed_size for c in found if c.path_in_schema.split(".")[0] in needed)
+            yield 1, group.num_rows, size
 
 
 class Saved(ColumnFile):
@@ -137,8 +151,21 @@ class Saved(ColumnFile):
 
     def batches(self, columns: list[str]) -> Iterable[pa.RecordBatch]:
         """Return the batches of some columns."""
+        return self.some_batches(columns, 0, self.total)
+
+    def some_batches(self, columns: list[str], start: int, stop: int) -> Iterator[pa.RecordBatch]:
+        """Yield the batches of some columns of rows ``start`` to ``stop``."""
         for table in self._tables:
-            yield from table.select(columns).to_batches(max_chunksize=_BATCH)
+            here = slice(max(start, 0), max(min(stop, len(table)), 0))
+            if here.start < here.stop:
+                some = table.select(columns).slice(here.start, here.stop - here.start)
+                yield from some.to_batches(max_chunksize=_BATCH)
+            start, stop = start - len(table), stop - len(table)
+
+    def batch_sizes(self, selection: Selection) -> Iterator[tuple[int, int]]:
+        """Yield rows and bytes of each batch of the needed columns."""
+        for batch in self.batches(selection.columns(self.names, self.name)):
+            yield batch.num_rows, batch.nbytes
 
 
 class Hub(ColumnFile):

@@ -49,15 +49,15 @@ class Table(Source):
 
     def __init__(self, table: ColumnFile, size: int) -> None:
         self.size: int = size
-        self._table = table
+        self.table = table
 
     def rows(self, encoding: str, selection: Selection) -> Iterator[Found]:
         """Yield the rows."""
-        return self._table.read(selection)
+        return self.table.read(selection)
 
     def done(self) -> int:
         """Return the bytes that the rows so far make up."""
-        return round(self.size * self._table.rows / max(self._table.total, 1))
+        return round(self.size * self.table.rows / max(self.table.total, 1))
 
 
 class File(Source):
@@ -71,7 +71,7 @@ class File(Source):
         CareError
             It is empty, cannot be read, or is nothing that is read here.
         """
-        self._file, self._part = file, part
+        self.file, self._part = file, part
         self._open: Opened | None = None
         self._table: Table | None = None
         plain = file is not None and is_plain_file(file)
@@ -83,8 +83,8 @@ class File(Source):
         """Yield the rows."""
         opened = self._open = self._opened(self.size is not None)
         try:
-            if opened.format == "parquet" and self._file is not None:
-                self._table = Table(Parquet(self._file), self.size or 0)
+            if opened.format == "parquet" and self.file is not None:
+                self._table = Table(Parquet(self.file), self.size or 0)
                 yield from self._table.rows(encoding, selection)
             elif opened.format is not None:
                 read = read_json_lines if opened.format == "jsonl" else read_table
@@ -99,7 +99,7 @@ class File(Source):
         return self._open.consumed if self._open is not None else 0
 
     def _opened(self, plain: bool) -> Opened:
-        opened = Opened(self._file)
+        opened = Opened(self.file)
         try:
             if opened.format is None and not self._part:
                 raise CareError(f"{opened.name}: is empty")

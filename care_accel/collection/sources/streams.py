@@ -76,7 +76,7 @@ class Opened:
             It cannot be read, or is nothing that is read here.
         """
         self.name = STDIN if file is None else str(file)
-        self._raw = _Counted(sys.stdin.buffer if file is None else _open(file), close=file is not None)
+        self._raw = Counted(sys.stdin.buffer if file is None else _open(file), close=file is not None)
         try:
             self.format, self.stream = self._recognised()
         except BaseException:
@@ -165,16 +165,24 @@ class _Replayed(io.RawIOBase):
         return read(buffer) or 0
 
 
-class _Counted(io.RawIOBase):
-    def __init__(self, raw: BinaryIO, *, close: bool) -> None:
-        self._inner, self._close = raw, close
+class Counted(io.RawIOBase):
+    """A stream that counts the bytes that are read of it, and ends after ``most`` of them."""
+
+    def __init__(self, raw: BinaryIO, *, close: bool, most: int | None = None) -> None:
+        self._inner, self._close, self._most = raw, close, most
         self.count = 0
+
+    def buffered(self) -> io.BufferedReader:
+        """Return a buffered reader of it."""
+        return io.BufferedReader(self, _BUFFER)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         read = getattr(self._inner, "readinto1", None) or cast(Any, self._inner).readinto
+        if self._most is not None:
+            buffer = memoryview(buffer)[: self._most - self.count]
         size = read(buffer) or 0
         self.count += size
         return int(size)

@@ -18,18 +18,20 @@ _LONGEST_CELL = 1 << 26
 _QUOTED = re.compile('"[^"]*"')
 
 
-def read_json_lines(opened: Opened, encoding: str, selection: Selection) -> Iterator[Found]:
-    """Yield the objects of a file of JSON lines.
+def read_json_lines(
+    opened: Opened, encoding: str, selection: Selection, *, before: int = 0
+) -> Iterator[Found]:
+    """Yield the objects of a file of JSON lines, or of its rest behind so many lines.
 
     Raises
     ------
     CareError
         The file cannot be read, or its first rows have none of a name that was asked for.
     """
-    rows = _objects(opened, encoding)
+    rows = _objects(opened, encoding, before)
     first: list[Found] = []
     failure = None
-    if selection.explicit:
+    if selection.explicit and not before:
         try:
             first.extend(itertools.islice(rows, _TRIED))
         except CareError as cause:
@@ -43,8 +45,9 @@ def read_json_lines(opened: Opened, encoding: str, selection: Selection) -> Iter
     yield from rows
 
 
-def _objects(opened: Opened, encoding: str) -> Iterator[Found]:
+def _objects(opened: Opened, encoding: str, before: int) -> Iterator[Found]:
     lines = Lines(opened, encoding)
+    lines.number = before
     while True:
         try:
             if (line := next(lines, None)) is None:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 FOLDER = "documents.lance"
+# Of a collection that several machines encode: what is done, until the table has all of it.
+RUN, RECORDS, LOCK = "run", "records", "run.lock"
 _REMOTE = re.compile(r"[a-z][a-z0-9+]+://")
 
 

@@ -80,7 +80,7 @@ class Table:
 
     def __init__(self, uri: str, dataset: lance.LanceDataset, address: str | None = None) -> None:
         self.uri = uri
-        self._dataset = dataset
+        self.dataset = dataset
         self._address = address or table_uri(uri)
 
     @classmethod
@@ -138,9 +138,9 @@ class Table:
     def latest(self) -> Table:
         """Return the table at its newest version; this object if there is no newer one."""
         with lance_errors(self.uri):
-            if self._dataset.latest_version == self.version:
+            if self.dataset.latest_version == self.version:
                 return self
-            newest = Table(self.uri, self._handle(), self._address)
+            newest = Table(self.uri, self.handle(), self._address)
         if newest.version < self.version:  # as while a folder is being deleted
             raise CareError(
                 f"{self.uri}: version {self.version} is gone and {newest.version} the newest: its files were removed; restore "
@@ -151,7 +151,7 @@ class Table:
     @property
     def version(self) -> int:
         """Number of the version; every commit makes one."""
-        return int(self._dataset.version)
+        return int(self.dataset.version)
 
     def commit(self, version: int) -> str | None:
         """Return the unique name of the commit that made a version; None if it is not known any more.
@@ -159,7 +159,7 @@ class Table:
         Nor are the names of all compactions: pylance 14 cannot read those that moved an index (a TypeError).
         """
         try:
-            made = self._dataset.read_transaction(version)
+            made = self.dataset.read_transaction(version)
         except (OSError, ValueError, RuntimeError, TypeError):
             return None
         return None if made is None else str(made.uuid)
@@ -167,7 +167,7 @@ class Table:
     @property
     def schema(self) -> pa.Schema:
         """Schema, with the manifest in its metadata."""
-        return self._dataset.schema
+        return self.dataset.schema
 
     @property
     def metadata(self) -> dict[bytes, bytes]:
@@ -186,25 +186,25 @@ class Table:
                 "time": entry["timestamp"],
                 "rows": int(entry["metadata"].get("total_rows", 0)),
             }
-            for entry in self._dataset.versions()
+            for entry in self.dataset.versions()
         ]
 
     def count(self, condition: str | None = None) -> int:
         """Count rows."""
         with lance_errors(self.uri):
-            return int(self._dataset.count_rows(filter=condition))
+            return int(self.dataset.count_rows(filter=condition))
 
     def read(self, columns: Sequence[str], condition: str | None = None) -> pa.Table:
         """Read columns of the rows under a condition."""
         with lance_errors(self.uri):
-            return self._dataset.to_table(columns=list(columns), filter=condition)
+            return self.dataset.to_table(columns=list(columns), filter=condition)
 
     def batches(
         self, columns: Sequence[str], condition: str | None = None, *, batch_size: int = 4096
     ) -> Iterator[pa.RecordBatch]:
         """Read columns batch by batch."""
         with lance_errors(self.uri):
-            yield from self._dataset.scanner(
+            yield from self.dataset.scanner(
                 columns=list(columns), filter=condition, batch_size=batch_size, scan_in_order=True
             ).to_batches()
 
@@ -212,7 +212,7 @@ class Table:
         """Read columns of all chunks of some documents."""
         if not len(ids):
             return self.read(columns, "false")
-        if 20 * len(ids) < self._dataset.count_rows():
+        if 20 * len(ids) < self.dataset.count_rows():
             return self.read(columns, _in(ids))
         import pyarrow.compute as pc
 
@@ -243,7 +243,7 @@ class Table:
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
-            found = self._dataset.to_table(columns=[ROW_ID], filter=condition)
+            found = self.dataset.to_table(columns=[ROW_ID], filter=condition)
         return found[ROW_ID].to_numpy()
 
     def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
@@ -260,7 +260,7 @@ class Table:
             if not missing:
                 return table
             try:
-                table._handle().add_columns(pa.schema(missing))
+                table.handle().add_columns(pa.schema(missing))
             except (OSError, ValueError, RuntimeError) as cause:
                 if table.latest() is table:  # nobody else wrote: it is not a conflict
                     raise translated(self.uri, cause) from None
@@ -286,7 +286,7 @@ class Table:
         with lance_errors(self.uri):
             aligned = rows.select(self.schema.names)
             merge = (
-                self._handle()
+                self.handle()
                 .merge_insert([ID, CHUNK])
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
@@ -299,19 +299,19 @@ class Table:
     def delete(self, ids: Sequence[str]) -> Table:
         """Delete documents in one commit; unknown ids are fine."""
         with lance_errors(self.uri):
-            self._handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+            self.handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def delete_where(self, expression: str) -> Table:
         """Delete the rows that a user's filter leaves, in one commit."""
         with filter_errors(expression, self.fields):
-            self._handle().delete(expression, conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+            self.handle().delete(expression, conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def index_ids(self) -> None:
         """Create or bring up to date the index by which documents are found by their ids."""
         with lance_errors(self.uri):
-            dataset = self._handle()
+            dataset = self.handle()
             if any(ID in entry.field_names for entry in dataset.describe_indices()):
                 dataset.optimize.optimize_indices()
             else:
@@ -328,7 +328,7 @@ class Table:
         for attempt in range(_COMPACTIONS):
             try:
                 with lance_errors(self.uri):
-                    self._handle().optimize.compact_files()
+                    self.handle().optimize.compact_files()
                     self.index_ids()
                 break
             except WriteConflict:  # a commit came first, of rows that are being moved
@@ -339,7 +339,7 @@ class Table:
                 time.sleep(0.1 * 2**attempt)
         with lance_errors(self.uri):
             # Files that no version has may be those of a writer that commits next: Lance keeps them for seven days.
-            self._handle().cleanup_old_versions(older_than=older_than, delete_unverified=False)
+            self.handle().cleanup_old_versions(older_than=older_than, delete_unverified=False)
         return self.latest()
 
     def bytes_on_disk(self) -> int | None:
@@ -348,7 +348,7 @@ class Table:
             return None
         return folder_bytes(Path(self._address))
 
-    def _handle(self) -> lance.LanceDataset:
+    def handle(self) -> lance.LanceDataset:
         """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
 
         Raises

@@ -1,0 +1,25 @@
+"""A model that is loaded once, and a corpus of several files."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster_corpus import document, write_lines, write_parquet
+
+from care_accel import DualEncoder
+
+
+@pytest.fixture(scope="session")
+def model():
+    return DualEncoder.from_pretrained("care-mini")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    """Return a folder of lines and a Parquet file; a document of the first is there again, changed, in the second."""
+    rows = [document(number) for number in range(30)]
+    lines = write_lines(tmp_path / "a.jsonl", rows[:20])
+    table = write_parquet(tmp_path / "b.parquet", [*rows[20:], document(3, draft=1)], 6)
+    return [lines, table]
