@@ -1,10 +1,12 @@
-# Every target first creates the same .venv: all extras except tensorrt, installed editable, with the native extension in
-# place. It is rebuilt only when something that it depends on has changed.
+# Every target first creates the same .venv: all extras except tensorrt and those of other environments, installed editable, with
+# the native extension in place; for make eval in a new folder only what an evaluation needs. It is rebuilt only when something
+# that it depends on has changed.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+EVALUATES := $(VENV)/.evaluates
 NATIVE := $(shell find csrc -type f)
 SERVER := care_accel/serving/tritonserver/requirements.txt
 CLIENTS := .venv-clients
@@ -32,7 +34,7 @@ help:
 	@echo "make docs    build the documentation's site; make docs-serve shows it on this machine"
 	@echo "make clean   remove everything that make created"
 
-eval: $(READY)
+eval: $(if $(wildcard $(READY)),$(READY),$(EVALUATES))
 	$(BIN)/python -m care_accel.eval
 
 PYTEST = $(BIN)/python -m pytest -n auto
@@ -95,7 +97,10 @@ $(DOCS_READY): pyproject.toml constraints.txt
 	$(DOCS)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -r $(DOCS)/requirements.txt
 	@touch $@
 
-$(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NATIVE)
+$(READY): EXTRAS := collection,eval,train,curate,onnx,server,gateway,bench,dev
+$(EVALUATES): EXTRAS := eval
+$(READY): $(SERVER)
+$(READY) $(EVALUATES): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	  || { echo "needs Python 3.11 to 3.13: make PYTHON=python3.11" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
@@ -106,9 +111,9 @@ $(READY): pyproject.toml setup.py CMakeLists.txt constraints.txt $(SERVER) $(NAT
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
-	  -e '.[collection,eval,train,curate,onnx,server,gateway,bench,dev]'
+	  -e '.[$(EXTRAS)]'
 # The wheel's server has no numpy for Python 3.13.
-	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
+	@test $@ = $(READY) && $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
 	@touch $@
 
 # These stand on the other environment, and are not in it: they bring packages that nothing else needs.
