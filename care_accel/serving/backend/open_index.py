@@ -26,10 +26,10 @@ class OpenIndex:
 
     def __init__(self, retriever: Retriever) -> None:
         self._retriever = retriever
-        index = retriever.index
-        self._on_gpu: ExactIndex | None = None
-        if isinstance(index, ExactIndex) and index.device != "cpu" and retriever.lexical is None:
-            self._on_gpu = index
+        index: Any = retriever.index
+        # An approximate index takes vectors in host memory only.
+        takes_tensors = index.device != "cpu" and hasattr(index, "search_on_device")
+        self._on_gpu: ExactIndex | None = index if takes_tensors and retriever.lexical is None else None
         self._cached: dict[int, bytes] = {-1: b"null"}
 
     def __len__(self) -> int:
