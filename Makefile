@@ -110,7 +110,8 @@ $(READY) $(EVALUATES): pyproject.toml setup.py CMakeLists.txt constraints.txt $(
 	  || { echo "needs the system package python3-dev" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools pybind11 cmake ninja
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation \
+# Most of the modules are never imported: Python compiles the others when they are.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --no-build-isolation \
 	  -e '.[$(EXTRAS)]'
 # The wheel's server has no numpy for Python 3.13.
 	@test $@ = $(READY) && $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
