@@ -31,6 +31,7 @@ highlight_language = "text"  # commands, mostly
 _IMPORTED = """
 care_accel._native torch transformers tokenizers safetensors huggingface_hub lance pyarrow bm25s mteb datasets scipy pytrec_eval
 sentence_transformers peft openai yaml tritonclient starlette uvicorn prometheus_client datasketch
+langchain_core llama_index haystack
 """
 autodoc_mock_imports = [name for name in _IMPORTED.split() if importlib.util.find_spec(name) is None]
 autodoc_member_order = "bysource"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <optional>
 #include <random>
 #include <string_view>
 #include <vector>
@@ -63,7 +64,7 @@ struct Coded {
     }
 };
 
-// A case, and its hits by brute force.
+// A case, its codes, and its hits by brute force.
 class Expected {
 public:
     explicit Expected(const Case& c)
@@ -89,17 +90,17 @@ public:
             }
             hits_.push_back(best.sorted());
         }
+        coded_.emplace(vectors_, c.rows, c.width, c.threads);
     }
 
     // Whether search(vectors, codes, queries, allowed, scores, ids, rescored) finds the same.
     template <typename Search>
     bool holds(std::string_view name, const Search& search) const {
         const Case& c = case_;
-        const Coded coded(vectors_, c.rows, c.width, c.threads);
         // Exactly as long as the interface requires, so that a sanitizer detects a write beyond it.
         std::vector<double> scores(c.queries * c.k);
         std::vector<std::int64_t> ids(scores.size()), rescored(c.queries);
-        search(care::Matrix{vectors_.data(), c.rows, c.width}, coded.codes,
+        search(care::Matrix{vectors_.data(), c.rows, c.width}, coded_->codes,
                care::Matrix{queries_.data(), c.queries, c.query_width}, c.subset ? &allowed_ : nullptr, scores.data(),
                ids.data(), rescored.data());
         for (std::size_t q = 0; q < c.queries; ++q) {
@@ -122,6 +123,7 @@ private:
     std::vector<float> vectors_, queries_;
     std::vector<std::uint16_t> allowed_;
     std::vector<std::vector<care::Hit>> hits_;
+    std::optional<Coded> coded_;
 };
 
 }  // namespace check

@@ -138,8 +138,10 @@ private:
     static Doubles apply(const care::Linear& map, const Doubles& row) {
         Doubles found(map.outputs);
         for (std::size_t o = 0; o < map.outputs; ++o) {
-            found[o] = map.bias ? double{map.bias[o]} : 0.0;
-            for (std::size_t i = 0; i < map.inputs; ++i) found[o] += double{map.weights[o * map.inputs + i]} * row[i];
+            // A sum in a register: a sanitizer checks every access to memory.
+            double sum = map.bias ? double{map.bias[o]} : 0.0;
+            for (std::size_t i = 0; i < map.inputs; ++i) sum += double{map.weights[o * map.inputs + i]} * row[i];
+            found[o] = sum;
         }
         return found;
     }
@@ -181,11 +183,15 @@ private:
                 Doubles weights(seen);
                 double sum = 0;
                 for (std::size_t u = 0; u < seen; ++u) {
-                    for (std::size_t i = 0; i < size; ++i) weights[u] += q[t][at + i] * k[u][shared + i];
-                    sum += weights[u] = std::exp(weights[u] / std::sqrt(static_cast<double>(size)));
+                    const double *const query = &q[t][at], *const key = &k[u][shared];
+                    double score = 0;
+                    for (std::size_t i = 0; i < size; ++i) score += query[i] * key[i];
+                    sum += weights[u] = std::exp(score / std::sqrt(static_cast<double>(size)));
                 }
                 for (std::size_t u = 0; u < seen; ++u) {
-                    for (std::size_t i = 0; i < size; ++i) mixed[at + i] += weights[u] / sum * v[u][shared + i];
+                    const double* const value = &v[u][shared];
+                    const double share = weights[u] / sum;
+                    for (std::size_t i = 0; i < size; ++i) mixed[at + i] += share * value[i];
                 }
             }
             add(sums[t], rows[t], apply(layer.output, mixed), layer.attention_norm);
