@@ -16,6 +16,8 @@ DATA ?= ../shared/data
 export CARE_DATA := $(DATA)
 # Warnings are errors for developers only: a user's newer compiler must not fail the build.
 export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
+# Tests start hundreds of processes: each would compile every module that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help eval test quick clients cluster lint format bench gpu-check deploy-check serve docs docs-serve clean
 
