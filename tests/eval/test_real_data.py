@@ -33,7 +33,7 @@ def test_bm25_is_at_the_level_that_is_known(name):
 
 
 def test_care_mini_is_far_above_its_untrained_twin_on_a_set_it_never_saw(tmp_path):
-    model, name = DualEncoder.from_pretrained("care-mini", runtime="native-int8"), "sts/covid-pairs"
+    model, name = DualEncoder.from_pretrained("care-mini", dtype="int8"), "sts/covid-pairs"
     trained, empty = (scores(MtebModel(m), name)[name] for m in (model, untrained(model, tmp_path)))
     assert trained > 30
     assert abs(empty) < 10
