@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from care_accel.collection.commands import indexing
 from care_accel.errors import CareError
 from care_accel.files import write_text
+from care_accel.stopping import stops_once
 
 if TYPE_CHECKING:
     from care_accel.cluster import Encoded
@@ -102,7 +103,7 @@ def _encode(options: argparse.Namespace) -> None:
         skip_bad=options.skip_bad,
     ) as reader:
         collection = indexing.open_or_create(options, reader)
-    with indexing.stops_once() as stopped:
+    with stops_once() as stopped:
         done = encode_corpus(
             options.sources,
             collection,

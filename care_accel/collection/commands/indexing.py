@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
+from care_accel.stopping import stops_once
 
 if TYPE_CHECKING:
     from care_accel.collection import Collection, Upserted
@@ -235,27 +235,6 @@ class _Noted:
         for row in self._reader:
             self._seen.add(row["id"])
             yield row
-
-
-@contextmanager
-def stops_once() -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether Ctrl-C or SIGTERM came; a second Ctrl-C ends the program as usual."""
-    stopped = False
-
-    def stop(number: int, frame: object) -> None:
-        nonlocal stopped
-        stopped = True
-        signal.signal(signal.SIGINT, before[signal.SIGINT])
-        print(
-            "stopping after this step; Ctrl-C again stops at once, what is committed is kept", file=sys.stderr
-        )
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

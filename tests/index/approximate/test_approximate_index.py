@@ -297,7 +297,10 @@ def test_the_default_family_is_tried_within_a_memory_limit(exact, exact_is_slow)
     # The other codes are tried with the number of lists that was the faster one with the first codes.
     assert ("IVF55,Flat" in names) != ("IVF76,Flat" in names)
     for codes in ("PQ", "RaBitQ"):
-        assert any(name.startswith(("IVF55", "IVF76", "RR16,IVF55", "RR16,IVF76")) and codes in name for name in names)
+        assert any(
+            name.startswith(("IVF55", "IVF76", "RR16,IVF55", "RR16,IVF76")) and codes in name
+            for name in names
+        )
     for row in index.choice.tried[1:]:
         assert row.bytes <= 150_000 or "memory limit" in row.note
     assert any("memory limit" in row.note for row in index.choice.tried)
