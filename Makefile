@@ -11,6 +11,7 @@ NATIVE := $(shell find csrc -type f)
 SERVER := care_accel/serving/tritonserver/requirements.txt
 CLIENTS := .venv-clients
 CLUSTER := .venv-cluster
+STORES := .venv-stores
 DATA ?= ../shared/data
 
 export CARE_DATA := $(DATA)
@@ -19,7 +20,7 @@ export CMAKE_ARGS := -DCMAKE_COMPILE_WARNING_AS_ERROR=ON
 # Tests start hundreds of processes: each would compile every module that it imports.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help eval test quick clients cluster lint format bench gpu-check deploy-check serve docs docs-serve clean
+.PHONY: help eval test quick clients cluster stores lint format bench gpu-check deploy-check serve docs docs-serve clean
 
 help:
 	@echo "make eval    evaluate the embedded model on the embedded benchmark"
@@ -27,6 +28,7 @@ help:
 	@echo "make quick   run the fast tests that need no server, browser or compiler"
 	@echo "make clients test the integrations with LangChain, LlamaIndex and Haystack, and these against the gateway"
 	@echo "make cluster test encoding on a Ray cluster of this machine"
+	@echo "make stores  test collections in an object store, and their export to Milvus"
 	@echo "make lint    check style and types"
 	@echo "make format  fix style"
 	@echo "make bench   run the benchmarks (SIZE=smoke, default or full)"
@@ -52,6 +54,9 @@ clients: $(CLIENTS)/.ready
 
 cluster: $(CLUSTER)/.ready
 	$(CLUSTER)/bin/python -m pytest tests/cluster --durations 5
+
+stores: $(STORES)/.ready
+	$(STORES)/bin/python -m pytest tests/stores --durations 5
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -121,14 +126,17 @@ $(READY) $(EVALUATES): pyproject.toml setup.py CMakeLists.txt constraints.txt $(
 
 # These stand on the other environment, and are not in it: they bring packages that nothing else needs.
 PATHS := import sysconfig; print(sysconfig.get_path("purelib"))
-$(CLIENTS)/.ready $(CLUSTER)/.ready: %/.ready: $(READY)
+# botocore, below moto, takes an older one.
+$(STORES)/.ready: UNPINNED := ^python-dateutil=
+$(CLIENTS)/.ready $(CLUSTER)/.ready $(STORES)/.ready: %/.ready: $(READY)
 	test -x $*/bin/python || $(PYTHON) -m venv $*
 	echo "import site; site.addsitedir('$$(realpath "$$($(BIN)/python -c '$(PATHS)')")')" \
 	  > "$$($*/bin/python -c '$(PATHS)')/care_accel_environment.pth"
 	mkdir -p $*/share && ln -sfn "$(abspath $(VENV))/share/care-accel" $*/share/care-accel  # the server
-	$*/bin/pip install --quiet --disable-pip-version-check -c constraints.txt 'care-accel[$(patsubst .venv-%,%,$*)]'
+	grep -v $(or $(UNPINNED),^$$) constraints.txt > $*/constraints.txt
+	$*/bin/pip install --quiet --disable-pip-version-check -c $*/constraints.txt 'care-accel[$(patsubst .venv-%,%,$*)]'
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(CLUSTER) $(DOCS) docs/_build build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
+	rm -rf $(VENV) $(CLIENTS) $(CLUSTER) $(STORES) $(DOCS) docs/_build build dist *.egg-info care_accel/*.so results .pytest_cache .mypy_cache .ruff_cache .benchmarks
 	find care_accel tests bench -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -243,8 +243,8 @@ MODULES = {
 }
 
 
-# Extras of packages that have an environment of their own, made by `make clients` and `make cluster`.
-CLIENTS = ("langchain", "llamaindex", "haystack", "clients", "cluster")
+# Extras of packages that have an environment of their own, made by `make clients`, `make cluster` and `make stores`.
+CLIENTS = ("langchain", "llamaindex", "haystack", "clients", "cluster", "milvus", "stores")
 # Of these and of the site's builder, which `make docs` has in its own, nothing is in the environment of the tests.
 APART = ("tensorrt", "docs", *CLIENTS)
 

@@ -48,7 +48,7 @@ def test_tests_run_on_every_supported_python():
 def test_ci_and_the_pull_request_template_call_make_targets_that_exist():
     steps = [step.get("run", "") for job in jobs(CI) for step in job["steps"]]
     called = re.findall(r"^make ([\w-]+)$", "\n".join(steps), re.MULTILINE)
-    assert set(called) == {"lint", "test", "clients", "cluster"}
+    assert set(called) == {"lint", "test", "clients", "cluster", "stores"}
     called += re.findall(r"`make ([\w-]+)`", read(".github/pull_request_template.md"))
     assert set(called) <= set(re.findall(r"^([a-z][\w-]*):", read("Makefile"), re.MULTILINE))
 

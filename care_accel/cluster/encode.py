@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib import import_module
@@ -15,8 +16,8 @@ from care_accel.cluster.plan import Part, Plan, Reading, make_plan
 from care_accel.cluster.progress import Encoded, Progress
 from care_accel.cluster.run_folder import RunFolder
 from care_accel.collection import Collection
+from care_accel.collection.storage.driver_lock import driver_lock
 from care_accel.collection.storage.layout import is_remote
-from care_accel.collection.storage.orphans import driver_lock
 from care_accel.collection.storage.table import Table
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.errors import CareError
@@ -81,7 +82,8 @@ def encode_corpus(
     sources : str, Path or sequence of them
         As in `read_documents`, on storage that all workers see at the same paths; neither standard input nor ``hf:``.
     collection : Collection, str or Path
-        A collection that exists, in a folder that all workers see at the same path.
+        A collection that exists, in a folder that all workers see at the same path, or in an object store. Its
+        ``storage_options`` go to the workers; what is not in them each takes from its own environment.
     cluster : str
         ``"auto"`` for the Ray cluster of this machine, the address of a cluster's head (``host:port``), or
         ``"none"`` to encode in this process.
@@ -127,29 +129,27 @@ def encode_corpus(
         if isinstance(collection, Collection)
         else Collection.open(collection, model=model if model is not None else None)
     )
-    if is_remote(opened.uri):
-        raise CareError(
-            f"{opened.uri}: several machines encode into a folder that all of them see, not into an object store; use index "
-            "without --cluster"
-        )
     engine = None if cluster == "none" else import_module("care_accel.cluster.ray_engine")
     if engine is not None:
         engine.require_ray()
     reading = reading if reading is not None else Reading()
     paths = [sources] if isinstance(sources, str | Path) else list(sources)
-    run = RunFolder.of(opened.uri)
+    # Workers have other working folders.
+    uri = opened.uri if is_remote(opened.uri) else os.path.abspath(opened.uri)
+    options = opened.storage_options
+    run = RunFolder.of(uri, options)
     with ExitStack() as stack:
-        stack.enter_context(driver_lock(Path(opened.uri)))
+        may_commit = stack.enter_context(driver_lock(uri, options))
         plan = make_plan(paths, reading, opened.manifest, part_tokens=part_tokens)
-        _begin(run, plan, reading, opened.uri, new_plan)
+        table = Table.open(uri, storage_options=options)
+        _begin(run, plan, reading, table, new_plan, may_commit)
         base = int(run.state()["base"])
         progress = Progress(plan.tokens, Path(json_log) if json_log is not None else None, show)
         stack.callback(progress.close)
-        table = Table.open(opened.uri)
-        driver = _Driver(run, plan, table, progress, stop)
+        driver = _Driver(Folder(run, plan, table, may_commit), run, plan, progress, stop)
         progress.event("plan", parts=len(plan.parts), tokens=plan.tokens, hash=plan.hash, base=base)
         left = driver.take_records()
-        job = Job(opened.uri, base, reading, mixed_runtimes)
+        job = Job(uri, base, reading, mixed_runtimes, options)
         try:
             if left and engine is None:
                 _encode_here(left, PartEncoder(job, opened.model, run), driver)
@@ -171,19 +171,25 @@ def encode_corpus(
     return found
 
 
-def _begin(run: RunFolder, plan: Plan, reading: Reading, uri: str, new_plan: bool) -> None:
+def _begin(
+    run: RunFolder,
+    plan: Plan,
+    reading: Reading,
+    table: Table,
+    new_plan: bool,
+    may_commit: Callable[[], None],
+) -> None:
     """Begin the run of a plan, or go on with it."""
     known = run.plan() if not new_plan else _known(run)
     if known is not None and known.hash == plan.hash:
         return
     if known is not None and not new_plan:
         raise CareError(
-            f"{uri}: an unfinished run has another plan (other or changed sources, settings or model); run its command again, or "
+            f"{table.uri}: an unfinished run has another plan (other or changed sources, settings or model); run its command again, or "
             "leave it with --new-plan, which keeps what it has done"
         )
-    table = Table.open(uri)
     if known is not None:
-        folder = Folder(run, known, table)
+        folder = Folder(run, known, table, may_commit)
         records = run.records()
         for part in known.parts:
             if part.number in records:
@@ -208,9 +214,9 @@ class _Driver:
     """Counts what happens, and folds what is done."""
 
     def __init__(
-        self, run: RunFolder, plan: Plan, table: Table, progress: Progress, stop: Callable[[], bool]
+        self, folder: Folder, run: RunFolder, plan: Plan, progress: Progress, stop: Callable[[], bool]
     ) -> None:
-        self.folder = Folder(run, plan, table)
+        self.folder = folder
         self.found = Encoded(parts=len(plan.parts))
         self._run, self._plan, self._progress, self._stop = run, plan, progress, stop
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -36,6 +36,8 @@ class Folder:
     run : RunFolder
     plan : Plan
     table : Table
+    may_commit : callable
+        Raises before a commit that another process makes in this one's place.
 
     Attributes
     ----------
@@ -45,8 +47,10 @@ class Folder:
         Commits so far.
     """
 
-    def __init__(self, run: RunFolder, plan: Plan, table: Table) -> None:
-        self._run, self._plan = run, plan
+    def __init__(
+        self, run: RunFolder, plan: Plan, table: Table, may_commit: Callable[[], None] = lambda: None
+    ) -> None:
+        self._run, self._plan, self._may_commit = run, plan, may_commit
         self._name = plan.hash.removeprefix("sha256:")[:16]
         self.table = table.latest()
         self.commits = 0
@@ -119,6 +123,7 @@ class Folder:
             more = self._write_again(restored)
             before = self.table
             if new or more or replaced:
+                self._may_commit()
                 try:
                     self.table = fragments.commit(before, [*new, *more], replaced, message)
                 except WriteConflict:
@@ -174,7 +179,7 @@ class Folder:
         """Write documents as they were in the version that the run compares with."""
         if not ids:
             return []
-        base = Table.open(self.table.uri, self._base)
+        base = self.table.at(self._base)
         rows = base.rows_of(ids, base.schema.names)
         return fragments.write(self.table, with_fields(rows, self.table.fields))
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -56,12 +55,15 @@ class Job:
     reading : Reading
     mixed_runtimes : bool
         Allow runtimes whose vectors differ by more than 1e-5.
+    storage_options : dict of str to str or None
+        Of the object store; not shown, as there may be secrets in them.
     """
 
     uri: str
     base: int
     reading: Reading
     mixed_runtimes: bool = False
+    storage_options: dict[str, str] | None = field(default=None, repr=False)
 
 
 class PartEncoder:
@@ -83,7 +85,7 @@ class PartEncoder:
 
     def __init__(self, job: Job, model: BaseDualEncoder, run: RunFolder, threads: int | None = None) -> None:
         self._job, self._run = job, run
-        self._table = Table.open(job.uri, job.base)
+        self._table = Table.open(job.uri, job.base, job.storage_options)
         self._manifest = read(self._table.metadata, job.uri)
         encoder = model_of(self._manifest, model, job.uri).encoder("document")
         runtime: Any = getattr(encoder, "runtime", None)
@@ -156,8 +158,7 @@ class PartEncoder:
         }
         claim = self._run.claim(part.number, record, seen_table(written, same))
         if not claim.won:  # a twin was first
-            for name in record["files"]:
-                (Path(self._table.dataset.uri) / "data" / name).unlink(missing_ok=True)
+            fragments.discard(self._table, record["files"])
         return claim.values
 
     def _read(

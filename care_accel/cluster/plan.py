@@ -104,7 +104,7 @@ class Plan:
         return {"format": FORMAT, "hash": self.hash, **json.loads(self._text())}
 
     @classmethod
-    def read(cls, values: dict[str, Any], where: Path) -> Plan:
+    def read(cls, values: dict[str, Any], where: str) -> Plan:
         """Return the plan of JSON.
 
         Raises

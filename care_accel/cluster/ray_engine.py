@@ -163,7 +163,7 @@ class _Fleet:
         options: dict[str, Any] = {"num_cpus": settings.cpus, "num_gpus": gpus}
         self._actor = ray.remote(Worker).options(**options, max_restarts=0, max_task_retries=0)
         threads = max(int(settings.cpus), 1)
-        self._arguments = (job, str(run.folder), model, threads, __version__)
+        self._arguments = (job, model, threads, __version__)
 
     def work(self) -> None:
         """Go on until all parts are done or set aside."""

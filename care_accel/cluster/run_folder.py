@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +14,8 @@ from numpy.typing import NDArray
 
 from care_accel.cluster.plan import Plan
 from care_accel.collection.storage.layout import RECORDS, RUN
+from care_accel.collection.storage.objects import Objects, objects_of
 from care_accel.errors import CareError
-from care_accel.files import read_json, write_json
 
 _PLAN, _STATE, _VECTORS = "plan.json", "state.json", "runtime.json"
 _MOST_DIFFERENCE = 1e-5
@@ -44,24 +41,27 @@ class RunFolder:
 
     Parameters
     ----------
-    folder : Path
+    files : Objects
+        Of the folder itself: plan and state.
+    records : Objects
+        Of the folder below it: what is done.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._records = folder / RECORDS
+    def __init__(self, files: Objects, records: Objects) -> None:
+        self._files = files
+        self._records = records
 
     @classmethod
-    def of(cls, uri: str) -> RunFolder:
+    def of(cls, uri: str, storage_options: Mapping[str, str] | None = None) -> RunFolder:
         """Return the folder of a collection's run."""
-        return cls(Path(os.path.abspath(uri)) / RUN)
+        base = f"{uri.rstrip('/')}/{RUN}"
+        return cls(objects_of(base, storage_options), objects_of(f"{base}/{RECORDS}", storage_options))
 
     def plan(self) -> Plan | None:
         """Return the plan of an unfinished run, None if there is none."""
-        file = self.folder / _PLAN
-        if not file.is_file():
-            return None
-        return Plan.read(read_json(file, "a run has one"), file)
+        data = self._files.read(_PLAN)
+        where = f"{self._files.where}/{_PLAN}"
+        return None if data is None else Plan.read(_values(data, where), where)
 
     def begin(self, plan: Plan, base: int) -> None:
         """Write a plan, which begins the run.
@@ -72,40 +72,45 @@ class RunFolder:
         base : int
             Version of the collection that documents are compared with.
         """
-        shutil.rmtree(self.folder, ignore_errors=True)
-        try:
-            self._records.mkdir(mode=0o700, parents=True)
-            self.folder.chmod(0o700)
-        except OSError as cause:
-            raise CareError(f"{self.folder}: cannot be created: {cause.strerror}") from None
+        self._clear()
         self.write_state({"base": base, "seen": base, "folded": []})
-        write_json(self.folder / _PLAN, plan.write(), private=True)  # last: with it the run is there
+        self._files.write(_PLAN, _text(plan.write()))  # last: with it the run is there
 
     def end(self) -> None:
         """Remove the folder of a run that the table has all of."""
-        (self.folder / _PLAN).unlink(missing_ok=True)  # first: a rest is no run
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._files.remove(_PLAN)  # first: a rest is no run
+        self._clear()
+
+    def _clear(self) -> None:
+        self._records.clear()
+        self._files.clear()
 
     def state(self) -> dict[str, Any]:
         """Return the version compared with (base), the last one looked at (seen), and the parts in the table (folded)."""
-        return read_json(self.folder / _STATE, "a run has one")
+        data = self._files.read(_STATE)
+        if data is None:
+            raise CareError(f"{self._files.where}/{_STATE}: is missing; run again with --new-plan")
+        return _values(data, f"{self._files.where}/{_STATE}")
 
     def write_state(self, state: dict[str, Any]) -> None:
         """Replace the state."""
-        write_json(self.folder / _STATE, state, private=True)
+        self._files.write(_STATE, _text(state))
 
     def records(self) -> dict[int, dict[str, Any]]:
         """Return the records of the parts that are done."""
         found = {}
-        for file in self._records.glob("*.json"):
-            record = read_json(file, "records are written whole")
-            found[int(record["part"])] = record
+        for entry in self._records.entries():
+            if entry.name.endswith(".json"):
+                number = int(entry.name.partition(".")[0])
+                if (record := self.record(number)) is not None:
+                    found[number] = record
         return found
 
     def record(self, number: int) -> dict[str, Any] | None:
         """Return the record of a part, None if it is not done."""
-        file = self._record_file(number)
-        return read_json(file, "records are written whole") if file.is_file() else None
+        name = _record(number)
+        data = self._records.read(name)
+        return None if data is None else _values(data, f"{self._records.where}/{name}")
 
     def claim(self, number: int, record: dict[str, Any], seen: pa.Table) -> Claim:
         """Commit a part: the first record of it counts.
@@ -118,22 +123,21 @@ class RunFolder:
             The documents of the part, kept beside the record.
         """
         name = f"{number:06d}-{uuid.uuid4().hex}.arrow"
-        side = self._records / name
-        try:
-            with pa.OSFile(str(side), "wb") as sink, pa.ipc.new_file(sink, seen.schema) as writer:
-                writer.write_table(seen)
-        except OSError as cause:
-            side.unlink(missing_ok=True)
-            raise CareError(f"{side}: cannot be written: {cause.strerror or cause}") from None
-        made = self._create(self._record_file(number), record | {"part": number, "seen": name})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, seen.schema) as writer:
+            writer.write_table(seen)
+        self._records.write(name, sink.getvalue().to_pybytes())
+        made = _create(self._records, _record(number), record | {"part": number, "seen": name})
         if not made.won:
-            side.unlink(missing_ok=True)
+            self._records.remove(name)
         return made
 
     def seen(self, record: dict[str, Any]) -> pa.Table:
         """Return the documents of a part, as given to `claim`."""
-        with pa.memory_map(str(self._records / record["seen"])) as source:
-            return pa.ipc.open_file(source).read_all()
+        data = self._records.read(record["seen"])
+        if data is None:
+            raise CareError(f"{self._records.where}/{record['seen']}: is missing; run again with --new-plan")
+        return pa.ipc.open_file(pa.py_buffer(data)).read_all()
 
     def check_runtime(self, name: str, vectors: NDArray[np.float32], *, mixed: bool) -> None:
         """Compare the vectors of fixed texts with those of the run's first worker.
@@ -143,9 +147,8 @@ class RunFolder:
         CareError
             They differ by more than 1e-5, and the run may not mix.
         """
-        first = self._create(
-            self.folder / _VECTORS, {"runtime": name, "vectors": [[float(v) for v in row] for row in vectors]}
-        ).values
+        values = {"runtime": name, "vectors": [[float(v) for v in row] for row in vectors]}
+        first = _create(self._files, _VECTORS, values).values
         known = np.asarray(first["vectors"], dtype=np.float32)
         difference = float(np.abs(known - vectors).max()) if known.shape == vectors.shape else float("inf")
         if difference > _MOST_DIFFERENCE and not mixed:
@@ -154,28 +157,34 @@ class RunFolder:
                 f"{_MOST_DIFFERENCE:.0e}): use one runtime on all machines, or allow it with --mixed-runtimes"
             )
 
-    def _record_file(self, number: int) -> Path:
-        return self._records / f"{number:06d}.json"
 
-    @staticmethod
-    def _create(file: Path, values: dict[str, Any]) -> Claim:
-        """Create a file whole, once: a link to a name that is there fails, on network file systems too."""
-        temporary = file.with_name(f"{file.name}.{uuid.uuid4().hex}.tmp")
-        try:
-            number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(number, "w", encoding="utf-8") as stream:
-                json.dump(values, stream, ensure_ascii=False)
-                stream.flush()
-                os.fsync(stream.fileno())
-            try:
-                os.link(temporary, file)
-            except FileExistsError:
-                return Claim(False, read_json(file, "it was written whole"))
-            return Claim(True, values)
-        except OSError as cause:
-            raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+def _create(objects: Objects, name: str, values: dict[str, Any]) -> Claim:
+    """Create a file once; what counts is the first one's."""
+    if objects.create(name, _text(values)):
+        return Claim(True, values)
+    where = f"{objects.where}/{name}"
+    data = objects.read(name)
+    if data is None:
+        raise CareError(f"{where}: was removed meanwhile; run the same command again")
+    return Claim(False, _values(data, where))
+
+
+def _record(number: int) -> str:
+    return f"{number:06d}.json"
+
+
+def _text(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, ensure_ascii=False).encode()
+
+
+def _values(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        values = json.loads(data)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise CareError(f"{where}: is no JSON object; run again with --new-plan")
+    return values
 
 
 def seen_table(written: Sequence[str], same: Sequence[tuple[str, bytes]]) -> pa.Table:

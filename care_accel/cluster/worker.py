@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import socket
-from pathlib import Path
 from typing import Any
 
 from care_accel.cluster.part import Job, PartEncoder, SetAside, SourceError
@@ -21,8 +20,6 @@ class Worker:
     Parameters
     ----------
     job : Job
-    run : str
-        The run's folder.
     model : bytes
         A pickle of the dual encoder: where its files are, and their hash.
     threads : int, optional
@@ -31,8 +28,8 @@ class Worker:
         Release of the driver.
     """
 
-    def __init__(self, job: Job, run: str, model: bytes, threads: int | None, version: str) -> None:
-        self._job, self._run, self._model = job, RunFolder(Path(run)), model
+    def __init__(self, job: Job, model: bytes, threads: int | None, version: str) -> None:
+        self._job, self._model = job, model
         self._threads, self._version = threads, version
         self._encoder: PartEncoder | None = None
 
@@ -47,7 +44,8 @@ class Worker:
                 raise CareError(
                     f"the worker has care-accel {__version__}, the driver {self._version}; install one on all machines"
                 )
-            self._encoder = PartEncoder(self._job, pickle.loads(self._model), self._run, self._threads)
+            run = RunFolder.of(self._job.uri, self._job.storage_options)
+            self._encoder = PartEncoder(self._job, pickle.loads(self._model), run, self._threads)
         except Exception as cause:
             return {"error": _line(cause)}
         return {"runtime": self._encoder.runtime}

@@ -16,6 +16,7 @@ from care_accel.collection.storage import table as tables
 from care_accel.collection.storage.field_types import declared
 from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.rows import ID, checked_id
+from care_accel.collection.storage.schema import schema as empty_schema
 from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.searching import Searcher
 from care_accel.collection.writing import COMMIT_SECONDS, Upserted, Writer
@@ -64,14 +65,15 @@ class Collection(OpenCollection):
         index_dir: str | Path | None = None,
         device: str = "cpu",
         threads: int | None = None,
+        storage_options: Mapping[str, str] | None = None,
     ) -> Collection:
         """Create an empty collection.
 
         Parameters
         ----------
         uri : str or Path
-            A folder that is empty or missing, which only its owner can read then; or an address of an object store, such as
-            ``s3://bucket/name``.
+            A folder that is empty or missing, which only its owner can read then; or an address: ``s3://bucket/name``,
+            ``gs://bucket/name``, ``file:///folder/name``.
         model : DualEncoder, str or Path
             A model, or the folder or name of one. Its document encoder makes all vectors of the collection.
         fields : mapping of str to str, optional
@@ -90,6 +92,9 @@ class Collection(OpenCollection):
             Where the scan runs, as in `ExactIndex`.
         threads : int, optional
             Threads of a search.
+        storage_options : mapping of str to str, optional
+            Of an object store, such as ``aws_endpoint`` and ``aws_region``, as Lance takes them; what is missing is taken from
+            the environment (``AWS_ENDPOINT``, ``AWS_ACCESS_KEY_ID``). The collection does not record them.
 
         Raises
         ------
@@ -113,10 +118,10 @@ class Collection(OpenCollection):
             chunk_overlap=chunk_overlap,
             lexical=lexical,
         )
-        schema = tables.schema(found.width, made.write())
+        schema = empty_schema(found.width, made.write())
         for field in declared(fields or {}):
             schema = schema.append(field)
-        table = Table.create(str(uri), schema)
+        table = Table.create(str(uri), schema, _plain(storage_options))
         return cls(table, model=found, index_dir=index_dir, device=device, threads=threads)
 
     @classmethod
@@ -129,6 +134,7 @@ class Collection(OpenCollection):
         index_dir: str | Path | None = None,
         device: str = "cpu",
         threads: int | None = None,
+        storage_options: Mapping[str, str] | None = None,
     ) -> Collection:
         """Open a collection.
 
@@ -140,7 +146,7 @@ class Collection(OpenCollection):
             revision. Loaded when it is needed first.
         version : int, optional
             Stay at this version, which can only be read.
-        index_dir, device, threads
+        index_dir, device, threads, storage_options
             As in `create`.
 
         Raises
@@ -148,7 +154,7 @@ class Collection(OpenCollection):
         CareError
             There is no collection, no such version, or the model is another one.
         """
-        table = Table.open(str(uri), version)
+        table = Table.open(str(uri), version, _plain(storage_options))
         return cls(
             table,
             model=model,
@@ -340,3 +346,7 @@ class Collection(OpenCollection):
             raise CareError(
                 f"version {self.version} was opened, which can only be read; open the collection without a version"
             )
+
+
+def _plain(options: Mapping[str, str] | None) -> dict[str, str] | None:
+    return None if options is None else dict(options)

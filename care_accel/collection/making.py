@@ -15,7 +15,8 @@ from care_accel.collection.cutting.chunker import Chunker, Span
 from care_accel.collection.storage import table as columns
 from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document, FieldTypes
-from care_accel.collection.storage.table import Table, vector_column, vectors_of
+from care_accel.collection.storage.schema import vector_column, vectors_of
+from care_accel.collection.storage.table import Table
 from care_accel.encoding.base import BaseEncoder
 
 

@@ -44,6 +44,8 @@ class OpenCollection:
     Attributes
     ----------
     uri : str
+    storage_options : dict of str to str or None
+        Of the object store, as given to `Collection.open`.
     manifest : Manifest
         Model, chunking and other properties that never change.
     """
@@ -59,6 +61,7 @@ class OpenCollection:
         pinned: bool = False,
     ) -> None:
         self.uri = table.uri
+        self.storage_options = table.storage_options
         self.manifest = manifests.read(table.metadata, table.uri)
         self._model = None if model is None else manifests.model_of(self.manifest, model, self.uri)
         self._cache = Cache(cache_folder(self.uri, index_dir), self.manifest)

@@ -31,9 +31,11 @@ def write_parquet(file, rows, group):
     return file
 
 
-def content(uri):
-    """Return all rows of a collection by document and chunk, with their columns in one order."""
-    table = Collection.open(uri)._state.table
+def content(collection):
+    """Return all rows of a collection, or of that in a folder, by document and chunk, with their columns in one order."""
+    opened = collection if isinstance(collection, Collection) else Collection.open(collection)
+    opened.refresh()
+    table = opened._state.table
     found = table.read([*OWN, *sorted(table.fields)])
     return found.sort_by([("id", "ascending"), ("_chunk", "ascending")]).combine_chunks()
 

@@ -11,7 +11,8 @@ from care_accel import CareError, Collection
 from care_accel.cluster import Reading, encode_corpus
 from care_accel.cluster.part import PartEncoder
 from care_accel.collection.sources import read_documents
-from care_accel.collection.storage.orphans import driver_lock, remove_orphans
+from care_accel.collection.storage.driver_lock import driver_lock
+from care_accel.collection.storage.orphans import remove_orphans
 
 READING = Reading(fields=("year",))
 
@@ -189,7 +190,7 @@ def test_an_unfinished_run_refuses_another_plan_unless_it_is_left(corpus, pair, 
 def test_a_second_driver_is_refused_in_one_line(corpus, pair):
     parts, _ = pair
     with (
-        driver_lock(parts._cache.folder.parent),
+        driver_lock(str(parts._cache.folder.parent)),
         pytest.raises(CareError, match=r"process \d+ on .* is encoding"),
     ):
         encode(corpus, parts)

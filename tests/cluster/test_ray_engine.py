@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from cluster_corpus import content, document, require_equal, write_lines
+from nodes import cluster_of_this_machine
 from poison import FAILS, KILLS, Poisoned
 
 from care_accel import CareError, Collection, DualEncoder
@@ -27,32 +27,8 @@ READING = Reading(fields=("year",))
 
 @pytest.fixture(scope="module")
 def address():
-    """Return the address of a cluster: a head without CPUs, and two nodes of one each."""
-    from ray.cluster_utils import Cluster
-
-    folders = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
-    before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
-    os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [before["PYTHONPATH"]])])
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # 127.0.0.1 would be rewritten to the machine's own address.
-    node = {"object_store_memory": 80 << 20, "include_dashboard": False}
-    folder = Path(tempfile.gettempdir(), "ray")  # Ray's own choice
-    was_there = folder.exists()
-    head = {**node, "num_cpus": 0, "node_ip_address": "127.0.0.2"}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    for last in (3, 4):
-        cluster.add_node(
-            num_cpus=1, node_ip_address=f"127.0.0.{last}", object_store_memory=node["object_store_memory"]
-        )
-    yield cluster.address
-    cluster.shutdown()
-    if not was_there:
-        shutil.rmtree(folder, ignore_errors=True)
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    with cluster_of_this_machine() as address:
+        yield address
 
 
 @pytest.fixture
@@ -171,6 +147,7 @@ def test_a_model_of_another_hash_is_refused(corpus, encode, make_folder, tmp_pat
 DRIVER = """
 import sys
 from care_accel.cluster import Reading, encode_corpus
+from nodes import cluster_of_this_machine
 from poison import Poisoned
 encode_corpus(sys.argv[2:], sys.argv[1], cluster={address!r}, model=Poisoned(0.3), part_tokens=160,
               reading=Reading(fields=("year",)))

@@ -10,18 +10,18 @@ from care_accel.cluster.run_folder import RunFolder, seen_table
 
 @pytest.fixture
 def run(tmp_path):
-    made = RunFolder(tmp_path / "run")
+    made = RunFolder.of(str(tmp_path))
     made.begin(Plan((), {}), 1)
     return made
 
 
-def test_the_first_record_of_a_part_counts_and_a_twin_is_told(run):
+def test_the_first_record_of_a_part_counts_and_a_twin_is_told(run, tmp_path):
     first = run.claim(3, {"files": ["a"]}, seen_table(["x"], []))
     second = run.claim(3, {"files": ["b"]}, seen_table(["y"], []))
     assert (first.won, second.won) == (True, False)
     assert second.values == first.values == run.record(3) == run.records()[3]
     assert run.seen(run.record(3))["id"].to_pylist() == ["x"]
-    assert len(list((run.folder / "records").iterdir())) == 2
+    assert len(list((tmp_path / "run" / "records").iterdir())) == 2
 
 
 def test_what_is_the_same_is_kept_with_its_hash(run):
@@ -44,14 +44,14 @@ def test_a_runtime_that_differs_is_refused_unless_it_is_allowed(run):
     run.check_runtime("native/int8", other, mixed=True)
 
 
-def test_files_are_readable_by_their_owner_only(run):
+def test_files_are_readable_by_their_owner_only(run, tmp_path):
     run.claim(0, {"files": []}, seen_table(["x"], []))
-    assert run.folder.stat().st_mode & 0o077 == 0
-    assert all(file.stat().st_mode & 0o077 == 0 for file in (run.folder / "records").glob("*.json"))
+    assert (tmp_path / "run").stat().st_mode & 0o077 == 0
+    assert all(file.stat().st_mode & 0o077 == 0 for file in (tmp_path / "run" / "records").glob("*.json"))
 
 
-def test_a_run_that_has_ended_is_none(run):
+def test_a_run_that_has_ended_is_none(run, tmp_path):
     assert run.plan() == Plan((), {})
     run.end()
     assert run.plan() is None
-    assert not run.folder.exists()
+    assert not (tmp_path / "run").exists()

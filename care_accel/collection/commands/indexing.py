@@ -118,9 +118,10 @@ def open_or_create(options: argparse.Namespace, reader: DocumentReader) -> Colle
         Options are not those of the existing collection, or there is none to compare with.
     """
     from care_accel.collection import Collection
-    from care_accel.collection.storage.layout import is_collection, is_remote
+    from care_accel.collection.storage.layout import is_collection, is_remote, located
     from care_accel.encoding import DualEncoder
 
+    options.collection = located(options.collection)
     if is_collection(options.collection) or (is_remote(options.collection) and _exists(options)):
         collection = Collection.open(options.collection, model=options.model, index_dir=options.index_dir)
         _check_same(collection, options)
@@ -147,10 +148,11 @@ def open_or_create(options: argparse.Namespace, reader: DocumentReader) -> Colle
 
 def _exists(options: argparse.Namespace) -> bool:
     from care_accel.collection import Collection
+    from care_accel.collection.storage.lance_errors import NoCollection
 
     try:
         Collection.open(options.collection)
-    except CareError:
+    except NoCollection:
         return False
     return True
 

@@ -106,7 +106,8 @@ def _verify(collection: Collection, options: argparse.Namespace) -> None:
         from care_accel.collection.storage.orphans import remove_orphans
         from care_accel.collection.storage.table import Table
 
-        left = remove_orphans(Table.open(collection.uri), older_than=3600 * options.orphans)
+        table = Table.open(collection.uri, storage_options=collection.storage_options)
+        left = remove_orphans(table, older_than=3600 * options.orphans)
     if options.json:
         _print_json(vars(found) | ({} if left is None else {"orphans": vars(left)}))
     else:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from care_accel.collection.storage.lance_errors import lance_errors
+from care_accel.collection.storage.layout import table_uri
+from care_accel.collection.storage.objects import objects_of
 from care_accel.collection.storage.table import Table
 
 if TYPE_CHECKING:
@@ -42,6 +44,13 @@ def write(table: Table, rows: pa.Table) -> list[Fragment]:
 def names_of(fragments: Sequence[Fragment]) -> list[str]:
     """Return the names of the files of fragments."""
     return [file["path"] for fragment in fragments for file in fragment["files"]]
+
+
+def discard(table: Table, names: Sequence[str]) -> None:
+    """Remove files that `write` made and that are not committed."""
+    data = objects_of(f"{table_uri(table.uri)}/data", table.storage_options)
+    for name in names:
+        data.remove(name)
 
 
 def commit(
@@ -88,7 +97,7 @@ def commit(
         made = lance.LanceDataset.commit(
             table.handle(), operation, read_version=table.version, commit_message=message
         )
-    return Table(table.uri, made)
+    return Table(table.uri, made, storage_options=table.storage_options)
 
 
 def messages(table: Table, after: int) -> dict[int, str | None]:

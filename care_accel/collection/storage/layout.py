@@ -5,11 +5,31 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from care_accel.errors import CareError
 
 FOLDER = "documents.lance"
 # Of a collection that several machines encode: what is done, until the table has all of it.
 RUN, RECORDS, LOCK = "run", "records", "run.lock"
 _REMOTE = re.compile(r"[a-z][a-z0-9+]+://")
+
+
+def located(uri: str | Path) -> str:
+    """Return an address as it is used: that of a local file (``file:///srv/articles``) as a path.
+
+    Raises
+    ------
+    CareError
+        The address is of a file of another machine.
+    """
+    text = str(uri)
+    if not text.startswith("file:"):
+        return text
+    parts = urlsplit(text)
+    if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+        raise CareError(f"{text}: must be an absolute path of this machine, as file:///srv/articles")
+    return unquote(parts.path)
 
 
 def is_remote(uri: str) -> bool:

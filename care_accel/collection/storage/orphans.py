@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
+from care_accel.collection.storage.driver_lock import driver_lock
 from care_accel.collection.storage.lance_errors import lance_errors
-from care_accel.collection.storage.layout import LOCK, RECORDS, RUN, is_remote
+from care_accel.collection.storage.layout import RECORDS, RUN, table_uri
+from care_accel.collection.storage.objects import Objects, objects_of
 from care_accel.collection.storage.table import Table
-from care_accel.errors import CareError
 
 
 @dataclass
@@ -46,14 +42,13 @@ def remove_orphans(table: Table, *, older_than: float) -> Orphans:
     Raises
     ------
     CareError
-        The collection is in an object store, or a run is under way.
+        A run is under way.
     """
-    if is_remote(table.uri):
-        raise CareError(f"{table.uri}: orphaned files are found in folders only, not in object stores")
-    folder = Path(table.uri)
-    with driver_lock(folder):
-        needed = _waiting(folder / RUN / RECORDS)
-        files = [entry for entry in os.scandir(Path(table.dataset.uri) / "data") if entry.is_file()]
+    where, options = table_uri(table.uri), table.storage_options
+    with driver_lock(table.uri, options):
+        needed = _waiting(objects_of(f"{where.rpartition('/')[0]}/{RUN}/{RECORDS}", options))
+        data = objects_of(f"{where}/data", options)
+        files = data.entries()
         # Versions are read after the list of files: what is committed meanwhile is in one of them.
         with lance_errors(table.uri):
             newest = table.latest().dataset
@@ -64,50 +59,22 @@ def remove_orphans(table: Table, *, older_than: float) -> Orphans:
                 }
         found = Orphans()
         now = time.time()
-        for entry in files:
-            if entry.name in needed or not entry.name.endswith(".lance"):
+        for file in files:
+            if file.name in needed or not file.name.endswith(".lance"):
                 continue
-            stat = entry.stat()
-            if now - stat.st_mtime < older_than:
+            if now - file.modified < older_than:
                 found.young += 1
                 continue
-            os.unlink(entry.path)
+            data.remove(file.name)
             found.removed += 1
-            found.bytes += stat.st_size
+            found.bytes += file.bytes
     return found
 
 
-def _waiting(records: Path) -> set[str]:
+def _waiting(records: Objects) -> set[str]:
     """Return the files of records that wait for their commit."""
-    if not records.is_dir():
-        return set()
     found: set[str] = set()
-    for file in records.glob("*.json"):
-        found |= set(json.loads(file.read_text(encoding="utf-8"))["files"])
+    for entry in records.entries():
+        if entry.name.endswith(".json") and (record := records.read(entry.name)) is not None:
+            found |= set(json.loads(record)["files"])
     return found
-
-
-@contextmanager
-def driver_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of the one who commits what several machines encode; it ends with its process.
-
-    Raises
-    ------
-    CareError
-        Another process holds it.
-    """
-    try:
-        number = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    except OSError as cause:
-        raise CareError(f"{folder}: not writable: {cause.strerror}") from None
-    try:
-        try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = os.pread(number, 200, 0).decode("utf-8", "replace").strip() or "another process"
-            raise CareError(f"{folder}: {holder} is encoding into it; wait until it has ended") from None
-        os.ftruncate(number, 0)
-        os.pwrite(number, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        yield
-    finally:
-        os.close(number)

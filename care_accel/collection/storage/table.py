@@ -20,7 +20,14 @@ from care_accel.collection.storage.lance_errors import (
     lance_errors,
     translated,
 )
-from care_accel.collection.storage.layout import FOLDER, folder_bytes, is_collection, is_remote, table_uri
+from care_accel.collection.storage.layout import (
+    FOLDER,
+    folder_bytes,
+    is_collection,
+    is_remote,
+    located,
+    table_uri,
+)
 from care_accel.collection.storage.manifest import KEY
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
 from care_accel.errors import CareError
@@ -41,29 +48,9 @@ OWN = (ID, CHUNK, START, END, TITLE, TEXT, CONTENT_HASH, ROW_HASH, VECTOR)
 # Kept by Lance: a row keeps its id when it is updated or moved; the version says when it was last changed.
 ROW_ID, UPDATED = "_rowid", "_row_last_updated_at_version"
 FIRST_CHUNK = f"{CHUNK} = 0"
-# Lance refuses two commits that insert the same key: writers at once cannot make a document twice.
-_KEY = {"lance-schema:unenforced-primary-key": "true"}
 _RETRIES = 50
 _COMPACTIONS = 6
 _RETRY_FOR = timedelta(minutes=5)
-
-
-def schema(width: int, metadata: Mapping[bytes, bytes]) -> pa.Schema:
-    """Return the schema of a collection without fields."""
-    return pa.schema(
-        [
-            pa.field(ID, pa.string(), nullable=False, metadata=_KEY),
-            pa.field(CHUNK, pa.int32(), nullable=False, metadata=_KEY),
-            pa.field(START, pa.int64(), nullable=False),
-            pa.field(END, pa.int64(), nullable=False),
-            pa.field(TITLE, pa.string()),
-            pa.field(TEXT, pa.string()),
-            pa.field(CONTENT_HASH, pa.binary()),
-            pa.field(ROW_HASH, pa.binary()),
-            pa.field(VECTOR, pa.list_(pa.float32(), width)),
-        ],
-        metadata=dict(metadata),
-    )
 
 
 class Table:
@@ -76,22 +63,40 @@ class Table:
     dataset : lance.LanceDataset
     address : str, optional
         Of the table; by default that of the collection now.
+    storage_options : dict of str to str, optional
+        Of the object store, as `create`.
     """
 
-    def __init__(self, uri: str, dataset: lance.LanceDataset, address: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        dataset: lance.LanceDataset,
+        address: str | None = None,
+        storage_options: dict[str, str] | None = None,
+    ) -> None:
         self.uri = uri
         self.dataset = dataset
+        self.storage_options = storage_options
         self._address = address or table_uri(uri)
 
     @classmethod
-    def create(cls, uri: str, empty: pa.Schema) -> Table:
+    def create(cls, uri: str, empty: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
         """Create an empty table, in a folder that only its owner can read.
+
+        Parameters
+        ----------
+        uri : str
+            Of the collection.
+        empty : pyarrow.Schema
+        storage_options : dict of str to str, optional
+            Of an object store, as Lance takes them; what is missing is taken from the environment.
 
         Raises
         ------
         CareError
             Something is there, or the folder cannot be written.
         """
+        uri = located(uri)
         if not is_remote(uri):
             folder = Path(uri)
             if folder.is_dir() and (names := sorted(entry.name for entry in folder.iterdir())):
@@ -107,12 +112,18 @@ class Table:
                 raise CareError(f"{uri}: the folder cannot be created: {cause.strerror}") from None
         with lance_errors(uri):
             made = _lance().write_dataset(
-                empty.empty_table(), table_uri(uri), mode="create", enable_stable_row_ids=True
+                empty.empty_table(),
+                table_uri(uri),
+                mode="create",
+                enable_stable_row_ids=True,
+                storage_options=storage_options,
             )
-        return cls(uri, made)
+        return cls(uri, made, storage_options=storage_options)
 
     @classmethod
-    def open(cls, uri: str, version: int | None = None) -> Table:
+    def open(
+        cls, uri: str, version: int | None = None, storage_options: dict[str, str] | None = None
+    ) -> Table:
         """Open a table.
 
         Raises
@@ -120,11 +131,12 @@ class Table:
         CareError
             There is none, it has no such version, or a newer format.
         """
+        uri = located(uri)
         if not is_remote(uri) and not is_collection(uri):
             what = "no such folder" if not Path(uri).exists() else f"is not a collection (it has no {FOLDER})"
             raise CareError(f"{uri}: {what}; create one with Collection.create or care-accel index")
         with lance_errors(uri):
-            opened = _lance().dataset(table_uri(uri))
+            opened = _lance().dataset(table_uri(uri), storage_options=storage_options)
             if version is not None and version != opened.version:
                 known = [entry["version"] for entry in opened.versions()]
                 if version not in known:
@@ -133,14 +145,18 @@ class Table:
                         "compact)"
                     )
                 opened = opened.checkout_version(version)
-        return cls(uri, opened)
+        return cls(uri, opened, storage_options=storage_options)
+
+    def at(self, version: int) -> Table:
+        """Return the table at another version; see `open`."""
+        return Table.open(self.uri, version, self.storage_options)
 
     def latest(self) -> Table:
         """Return the table at its newest version; this object if there is no newer one."""
         with lance_errors(self.uri):
             if self.dataset.latest_version == self.version:
                 return self
-            newest = Table(self.uri, self.handle(), self._address)
+            newest = Table(self.uri, self.handle(), self._address, self.storage_options)
         if newest.version < self.version:  # as while a folder is being deleted
             raise CareError(
                 f"{self.uri}: version {self.version} is gone and {newest.version} the newest: its files were removed; restore "
@@ -356,25 +372,12 @@ class Table:
         Replaced
             Another collection is at this address now.
         """
-        opened = _lance().dataset(self._address)
+        opened = _lance().dataset(self._address, storage_options=self.storage_options)
         if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
             raise Replaced(
                 f"{self.uri}: another collection has taken the place of this one; open the collection again"
             )
         return opened
-
-
-def vectors_of(column: pa.ChunkedArray | pa.Array) -> NDArray[np.float32]:
-    """Return a column of vectors as float32 ``[n, width]``."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    width = array.type.list_size
-    return array.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-
-
-def vector_column(vectors: NDArray[np.float32], width: int) -> pa.Array:
-    """Return float32 ``[n, width]`` as a column."""
-    flat = np.ascontiguousarray(vectors, dtype=np.float32).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
 
 
 def _in(ids: Sequence[str]) -> str:

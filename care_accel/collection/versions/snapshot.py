@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from care_accel.collection.storage import table as columns
 from care_accel.collection.storage.manifest import Manifest
-from care_accel.collection.storage.table import Table, vectors_of
+from care_accel.collection.storage.schema import vectors_of
+from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.stored_rows import KEPT, StoredRows
 from care_accel.index import ExactIndex
 from care_accel.index.lexical.lexical_index import LexicalIndex

@@ -12,7 +12,8 @@ from care_accel.collection.cutting.chunker import Chunker
 from care_accel.collection.storage import table as columns
 from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, Document
-from care_accel.collection.storage.table import Table, vectors_of
+from care_accel.collection.storage.schema import vectors_of
+from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.encoding.base import BaseDualEncoder
