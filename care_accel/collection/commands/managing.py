@@ -1,4 +1,4 @@
-"""Command line: ``care-accel collection info|versions|compact|verify``."""
+"""Command line: ``care-accel collection info|versions|compact|verify|estimate``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
+from care_accel.collection.commands import estimating
 from care_accel.collection.commands.options import add_collection, open_collection
 from care_accel.errors import CareError
 
@@ -26,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, text in texts.items():
         made[name] = verbs.add_parser(name, help=text, description=text)
         add_collection(made[name], positional=True)
+    text = "memory, disk, hours of encoding, commits and network of a collection that is planned"
+    estimating.add_arguments(verbs.add_parser("estimate", help=text, description=text))
     for name in ("info", "versions", "verify"):
         made[name].add_argument("--json", action="store_true", help="for programs")
     made["compact"].add_argument(
@@ -51,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run a verb."""
+    if options.collection_verb == "estimate":
+        estimating.run(options)
+        return
     collection = open_collection(options)
     {"info": _info, "versions": _versions, "compact": _compact, "verify": _verify}[options.collection_verb](
         collection, options
