@@ -48,7 +48,13 @@ check_promtool() { # Debian's package prometheus
 
 check_kubernetes_validate() { # pip install kubernetes-validate
     # Without kustomization.yaml, which is kubectl's own.
-    find kubernetes -name '*.yaml' ! -name kustomization.yaml -exec kubernetes-validate --strict --quiet {} +
+    find kubernetes -name '*.yaml' ! -name kustomization.yaml -exec kubernetes-validate --strict --quiet {} + || return 1
+    # Of KubeRay's own kind, which it does not know, the pods.
+    python3 ray/pods.py ray/rayjob.yaml >"$temporary/pods.yaml" && kubernetes-validate --strict --quiet "$temporary/pods.yaml"
+}
+
+check_ray() { # pip install 'care-accel[cluster]'; by the Python of that environment
+    "$(dirname "$(command -v ray)")/python" ray/check.py ray/cluster.yaml
 }
 
 check_kubectl() {
@@ -58,7 +64,7 @@ check_kubectl() {
 failed=0
 missing=0
 all=$#
-[ $# != 0 ] || set -- hadolint docker dclint caddy nginx promtool kubernetes-validate kubectl
+[ $# != 0 ] || set -- hadolint docker dclint caddy nginx promtool kubernetes-validate kubectl ray
 for program in "$@"; do
     if ! command -v "$program" >/dev/null || { [ "$program" = docker ] && ! docker compose version >/dev/null 2>&1; }; then
         echo "$program: not installed"

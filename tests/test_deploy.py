@@ -382,7 +382,7 @@ def test_secrets_are_made_once_and_are_their_owners_alone(tmp_path):
 
 @pytest.mark.parametrize(
     "program",
-    ["hadolint", "docker", "dclint", "caddy", "nginx", "promtool", "kubernetes-validate", "kubectl"],
+    ["hadolint", "docker", "dclint", "caddy", "nginx", "promtool", "kubernetes-validate", "kubectl", "ray"],
 )
 def test_the_programs_that_read_the_files_accept_them(program):
     if shutil.which(program) is None:
