@@ -64,7 +64,11 @@ def test_a_suite_runs_at_its_smallest_size_and_every_group_has_one_row_of_ours(s
     rows = [row for row in smoke.rows if row["suite"] == suite.removeprefix("test_").replace("_", " ")]
     if not rows:
         skipped = [line for line in smoke.printed.splitlines() if f"{suite}.py" in line]
-        lacking = [what for what in ("needs a GPU", "needs a server") if what in "".join(skipped)]
+        lacking = [
+            what
+            for what in ("needs a GPU", "needs a server", "needs the extra cluster")
+            if what in "".join(skipped)
+        ]
         assert lacking, smoke.printed[-3000:]
         pytest.skip(lacking[0])
     groups = Counter(row["group"] for row in rows)
