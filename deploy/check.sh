@@ -50,7 +50,7 @@ check_kubernetes_validate() { # pip install kubernetes-validate
     # Without kustomization.yaml, which is kubectl's own.
     find kubernetes -name '*.yaml' ! -name kustomization.yaml -exec kubernetes-validate --strict --quiet {} + || return 1
     # Of KubeRay's own kind, which it does not know, the pods.
-    python3 ray/pods.py ray/rayjob.yaml >"$temporary/pods.yaml" && kubernetes-validate --strict --quiet "$temporary/pods.yaml"
+    PATH="$(dirname "$(command -v kubernetes-validate)"):$PATH" python3 ray/pods.py ray/rayjob.yaml >"$temporary/pods.yaml" && kubernetes-validate --strict --quiet "$temporary/pods.yaml"
 }
 
 check_ray() { # pip install 'care-accel[cluster]'; by the Python of that environment
