@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from cluster_corpus import content, document, require_equal, write_lines
@@ -215,6 +216,39 @@ def test_a_run_that_is_killed_goes_on_and_its_orphans_are_removed(
     folder = Collection.create(tmp_path / "folder", model)
     folder.upsert(read_documents(corpus, fields=["year"]))
     require_equal(content(collection), content(folder))
+
+
+def test_the_same_command_goes_on_after_a_driver_that_was_killed(environment, uri, model, tmp_path, options):
+    """By a process of its own, whose lock is there until it is seen to be of nobody."""
+    rows = [document(number) for number in range(400)]
+    source = write_lines(tmp_path / "a.jsonl", rows)
+    command = [
+        sys.executable,
+        "-m",
+        "care_accel",
+        "index",
+        str(source),
+        "--collection",
+        uri,
+        "--fields",
+        "year",
+    ]
+    command += ["--cluster", "none", "--part-tokens", "200"]
+    log = tmp_path / "log.jsonl"
+    first = subprocess.Popen([*command, "--json-log", str(log)], env=environment, stderr=subprocess.DEVNULL)
+    ended = time.monotonic() + 120
+    while time.monotonic() < ended and not (log.exists() and log.read_text().count('"event": "part"') >= 3):
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.kill()
+    first.wait()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "waiting up to 30 s to see whether process" in done.stderr
+    assert "of them done before" in done.stdout
+    folder = Collection.create(tmp_path / "folder", model)
+    folder.upsert(read_documents([source], fields=["year"]))
+    require_equal(content(Collection.open(uri, storage_options=options)), content(folder))
 
 
 def test_a_second_driver_is_refused(corpus, collection, options, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from care_accel.collection.storage.layout import LOCK, is_remote
 from care_accel.collection.storage.objects import Objects, objects_of
 from care_accel.errors import CareError
+
+log = logging.getLogger(__name__)
 
 # In an object store the holder writes its lock again every so many seconds; one that has not been written for so many is of a
 # holder that is gone.
@@ -102,6 +105,10 @@ class _Lease:
         names = self._names()
         last = names[-1] if names else ""
         if last and (held := self._objects.read(last)) is not None:
+            holder = str(json.loads(held)["holder"])
+            log.warning(
+                "%s: waiting up to %.0f s to see whether %s is gone", self._objects.where, _GONE, holder
+            )
             ended = time.monotonic() + _GONE
             while time.monotonic() < ended:
                 time.sleep(_LOOK)
@@ -109,7 +116,7 @@ class _Lease:
                 if now is None:  # it has ended
                     break
                 if now != held:
-                    raise CareError(_taken(self._objects.where, str(json.loads(now)["holder"])))
+                    raise CareError(_taken(self._objects.where, holder))
         self._name = f"{int(last.partition('.')[0] or 0) + 1:06d}.json"
         if not self._objects.create(self._name, self._text()):
             raise CareError(_taken(self._objects.where, "another process"))
