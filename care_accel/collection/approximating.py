@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, Literal
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, Literal, overload
 
 from care_accel.collection.reading import OpenCollection, State
 from care_accel.collection.storage.table import Table
@@ -17,6 +19,7 @@ from care_accel.encoding.base import checked_texts
 from care_accel.errors import CareError, require_count
 from care_accel.index.approximate import Choice, Measured, RecallWatch
 from care_accel.index.approximate.arguments import checked_recall
+from care_accel.index.approximate.low_priority import in_background
 from care_accel.index.approximate.watching import EVERY
 
 log = logging.getLogger(__name__)
@@ -85,7 +88,7 @@ class ApproximateCollection(OpenCollection):
         if beside:
             parts.append(f"{beside:,} vectors written since are scanned exactly")
         if self.stale:
-            parts.append("much was added or deleted since: choose_index() again")
+            parts.append("much was added or deleted since: rebuild_index()")
         return "; ".join(parts)
 
     def choose_index(
@@ -145,6 +148,62 @@ class ApproximateCollection(OpenCollection):
             self._attach_again()
         return made.choice
 
+    @overload
+    def rebuild_index(
+        self,
+        *,
+        queries: Sequence[str] | None = ...,
+        show_progress: bool = ...,
+        background: Literal[False] = ...,
+    ) -> Choice: ...
+
+    @overload
+    def rebuild_index(
+        self, *, queries: Sequence[str] | None = ..., show_progress: bool = ..., background: Literal[True]
+    ) -> Future[Choice]: ...
+
+    def rebuild_index(
+        self,
+        *,
+        queries: Sequence[str] | None = None,
+        show_progress: bool = False,
+        background: bool = False,
+    ) -> Choice | Future[Choice]:
+        """Choose again what `choose_index` chose, for the documents that are there now and with the same arguments.
+
+        Parameters
+        ----------
+        queries, show_progress
+            As in `choose_index`.
+        background : bool
+            Return at once, and choose on a thread of low priority. Searches go on with the old choice until the new one is there.
+
+        Returns
+        -------
+        Choice
+            In the background a `concurrent.futures.Future` with it, or with the error.
+
+        Raises
+        ------
+        CareError
+            Nothing was chosen so far; and as in `choose_index`.
+        """
+        structure = self._structure or self._load(self._state.table)
+        if structure is None:
+            raise CareError(f"{self.uri}: nothing was chosen so far; call choose_index(recall=...)")
+        asked = structure.choice
+        options: dict[str, Any] = {name: asked.options.get(name) for name in ("memory", "budget")}
+        again = partial(
+            self.choose_index,
+            asked.asked,
+            structure.k,
+            queries=queries,
+            seed=asked.seed,
+            show_progress=show_progress,
+            **options,
+        )
+        return in_background(again, "choice") if background else again()
+
     def forget_index(self) -> None:
         """Search exactly from now on, and remove what `choose_index` stored."""
         with self._changing:
@@ -174,7 +233,7 @@ class ApproximateCollection(OpenCollection):
             # An own choice outlives its files, which may be thrown away.
             if now == self._seen or (now is None and self._mode == "auto"):
                 return changed
-            self._structure = self._load(self._state.table)
+            self._seen, self._structure = now, self._load(self._state.table)
             self._attach_again()
             return True
 
@@ -186,8 +245,9 @@ class ApproximateCollection(OpenCollection):
         if self._mode == "exact" or self._on_gpu:
             return super()._prepared(table, snapshot)
         if self._structure is None:
-            if structures.identity(self._folder) != self._seen:
-                self._structure = self._load(table)
+            now = structures.identity(self._folder)
+            if now != self._seen:
+                self._seen, self._structure = now, self._load(table)
             if self._mode == "auto" and not self._pinned and not self._serves(snapshot):
                 made = self._build(snapshot, self._recall or RECALL, K, None)
                 self._keep(made)
@@ -207,7 +267,7 @@ class ApproximateCollection(OpenCollection):
     ) -> StoredStructure:
         vectors = None if texts is None else self.model.encoder("query").encode(list(texts))
         depth = deepest(k, chunked=self.manifest.chunk_tokens is not None, lexical=self.manifest.lexical)
-        made = StoredStructure.build(snapshot, recall, depth, vectors, **options)
+        made = StoredStructure.build(snapshot, recall, k, depth, vectors, **options)
         log.info("%s: %s", self.uri, made.choice.why)
         return made
 
@@ -221,8 +281,7 @@ class ApproximateCollection(OpenCollection):
         self._seen = structures.identity(self._folder)
 
     def _load(self, table: Table) -> StoredStructure | None:
-        self._seen = structures.identity(self._folder)
-        if self._seen is None:
+        if structures.identity(self._folder) is None:
             return None
         try:
             return StoredStructure.load(self._folder, self.manifest, table)

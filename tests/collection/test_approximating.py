@@ -226,11 +226,14 @@ def test_when_much_has_changed_it_says_so_and_can_be_chosen_again(folder):
     collection.search("x")
     collection.delete(filter="even")
     assert collection.stale
-    assert collection.explain().endswith("choose_index() again")
+    assert collection.explain().endswith("rebuild_index()")
     assert (compared(collection) >= 0).all()
-    collection.choose_index(**FAST)
+    before = collection.choice
+    opened(folder, "exact").rebuild_index()
+    assert collection.refresh()
     assert not collection.stale
     assert collection.choice.vectors == DOCUMENTS // 2
+    assert [getattr(collection.choice, name) for name in ("asked", "k", "seed")] == [0.9, 5, before.seed]
     assert upper_bound(compared(collection), 0.01) >= 0.9
 
 
@@ -290,14 +293,14 @@ def test_searches_go_on_while_another_choice_is_made(folder, monkeypatch):
         return build(*given, **options)
 
     monkeypatch.setattr(approximating.StoredStructure, "build", slow)
-    thread = threading.Thread(target=lambda: collection.choose_index(0.8, 5))
-    thread.start()
+    before = collection.choice
+    made = collection.rebuild_index(background=True)
     assert begun.wait(30)
     collection.upsert([{"id": "new", "text": "new text"}])
     assert collection.search("new text", 1)[0].id == "new"
+    assert collection.choice is before
     goes_on.set()
-    thread.join()
-    assert collection.choice.asked == 0.8
+    assert made.result(30) is collection.choice is not before
     assert collection.search("new text", 1)[0].id == "new"
 
 
@@ -340,6 +343,8 @@ def test_wrong_options_are_told(chosen):
         with pytest.raises(CareError, match=said):
             opened(chosen, **options)
     collection = opened(chosen)
+    with pytest.raises(CareError, match="cannot prove a recall"):
+        collection.rebuild_index(queries=["one"], background=True).result(30)
     with pytest.raises(CareError, match="k is 0"):
         collection.choose_index(k=0)
     with pytest.raises(CareError, match="cannot prove a recall"):

@@ -229,6 +229,9 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
     assert "asked for recall@2 of 0.9" in shown
     assert "21 given" in shown
     assert run("collection", "index", folder) == shown
+    again = run("collection", "index", folder, "--again")
+    assert "asked for recall@2 of 0.9" in again
+    assert "sampled" in again
     for more in ([], ["--exact"]):
         assert "  a  " in run("search", "高血压", "--collection", folder, "-k", "1", *more)
     assert "every search is an exact scan" in run("collection", "index", folder, "--recall", "exact")
@@ -236,6 +239,8 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
 
 
 def test_a_recall_that_is_none_is_refused(folder, run, capsys):
+    assert "nothing was chosen so far" in run("collection", "index", folder, "--again", code=2)
+    assert "not both" in run("collection", "index", folder, "--again", "--recall", "0.9", code=2)
     assert "recall is 1.5" in run("collection", "index", folder, "--recall", "1.5", code=2)
     assert "budget is 'soon'" in run(
         "collection", "index", folder, "--recall", "0.9", "--budget", "soon", code=2

@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the least share of the best hits that is found, such as 0.99, or exact; default: show what was chosen",
     )
     made["index"].add_argument(
+        "--again",
+        action="store_true",
+        help="choose again as before, for the documents that are there now; who has it open goes on meanwhile",
+    )
+    made["index"].add_argument(
         "-k",
         type=int,
         default=10,
@@ -163,10 +168,16 @@ def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
         collection.forget_index()
         print(f"{collection.uri}: every search is an exact scan")
         return
-    if options.recall is not None:
-        queries = None
-        if options.queries:
-            queries = [line.strip() for _, line in read_lines(options.queries) if line.strip()]
+    if options.again and options.recall is not None:
+        raise CareError(
+            "give --recall or --again, not both: --again takes the recall that was asked for before"
+        )
+    queries = None
+    if options.queries:
+        queries = [line.strip() for _, line in read_lines(options.queries) if line.strip()]
+    if options.again:
+        collection.rebuild_index(queries=queries, show_progress=True)
+    elif options.recall is not None:
         collection.choose_index(
             options.recall,
             options.k,

@@ -48,6 +48,8 @@ class StoredStructure:
         That it was built of.
     commit : str or None
         `Table.commit` of the version.
+    k : int
+        How many documents were asked for, of which the choice's own k follows.
     """
 
     choice: Choice
@@ -56,26 +58,38 @@ class StoredStructure:
     updated: NDArray[np.uint64]
     version: int
     commit: str | None
+    k: int
 
     @classmethod
     def build(
-        cls, snapshot: Snapshot, recall: float, k: int, queries: ArrayLike | None, **options: Any
+        cls,
+        snapshot: Snapshot,
+        recall: float,
+        k: int,
+        depth: int,
+        queries: ArrayLike | None = None,
+        **options: Any,
     ) -> StoredStructure:
-        """Choose how a version is searched; parameters and errors are those of `ApproximateIndex.build`."""
-        built = ApproximateIndex.build(snapshot.index, recall, k, queries=queries, **options)
+        """Choose how a version is searched.
+
+        Parameters
+        ----------
+        snapshot : Snapshot
+        recall : float
+        k : int
+            Documents of a search.
+        depth : int
+            Vectors that decide them.
+        queries, **options
+            As in `ApproximateIndex.build`.
+        """
+        built = ApproximateIndex.build(snapshot.index, recall, depth, queries=queries, **options)
         rows, finder = snapshot.rows, built.finder
-        if finder is None:
-            places: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
-        else:
-            places = np.arange(built.choice.vectors) if finder.ids is None else finder.ids
-        return cls(
-            built.choice,
-            finder,
-            rows.row_ids[places],
-            rows.updated[places],
-            snapshot.version,
-            snapshot.commit,
-        )
+        places: NDArray[np.int64] = np.arange(0 if finder is None else built.choice.vectors)
+        if finder is not None and finder.ids is not None:
+            places = finder.ids
+        row_ids, updated = rows.row_ids[places], rows.updated[places]
+        return cls(built.choice, finder, row_ids, updated, snapshot.version, snapshot.commit, k)
 
     def attached(self, snapshot: Snapshot, watch: RecallWatch | None) -> AttachedIndex | None:
         """Return what searches a version; None for the exact scan."""
@@ -104,6 +118,7 @@ class StoredStructure:
                 "uuid": manifest.uuid,
                 "version": self.version,
                 "commit": self.commit,
+                "k": self.k,
                 "files": {name: file.listed() for name, file in files.items()},
                 "choice": self.choice.to_json(),
             }
@@ -122,8 +137,10 @@ class StoredStructure:
         values = read_json(file, "a stored structure has one")
         check_format(values, file, FORMAT)
         version, commit, files = values.get("version"), values.get("commit"), values.get("files")
+        k = values.get("k")
         if (
             type(version) is not int
+            or type(k) is not int
             or not isinstance(files, dict)
             or not isinstance(values.get("choice"), dict)
         ):
@@ -135,7 +152,7 @@ class StoredStructure:
         choice = Choice.from_json(values["choice"], file)
         if choice.is_exact:
             none = np.zeros(0, dtype=np.uint64)
-            return cls(choice, None, none, none, version, commit)
+            return cls(choice, None, none, none, version, commit, k)
         if choice.width != manifest.width:
             raise CareError(f"{folder}: has vectors of width {choice.width}, not {manifest.width}; {_AGAIN}")
         row_ids, updated = (
@@ -143,7 +160,7 @@ class StoredStructure:
         )
         structure = read_structure(folder / STRUCTURE, files, file, choice, _AGAIN)
         finder = Finder(structure, choice.value, choice.candidates)
-        return cls(choice, finder, row_ids, updated, version, commit)
+        return cls(choice, finder, row_ids, updated, version, commit, k)
 
 
 def _array(file: Path, count: int, files: dict[str, Any], manifest: Path) -> NDArray[np.uint64]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from care_accel.errors import require_count
 from care_accel.index.approximate.choice import ERROR, Choice, Measured
+from care_accel.index.approximate.low_priority import lower_priority
 from care_accel.index.approximate.recall import exceeds, lower_bound, recalls, upper_bound
 
 log = logging.getLogger(__name__)
@@ -24,10 +23,6 @@ EVERY = 1000
 _WINDOW = 1000
 # Queries that wait to be answered exactly, at most; where checks are slower than queries come, some are left out.
 _MOST_WAITING = 16
-# The lowest of the usual priorities, which still has a share of a busy processor. A thread of idle priority could be stopped while it
-# holds the interpreter's lock, and every answer would wait for it.
-_NICE = 19
-
 Exact = Callable[[NDArray[np.float32], int], NDArray[np.float64]]
 
 
@@ -127,8 +122,7 @@ class RecallWatch:
             thread.join()
 
     def _check_all(self) -> None:
-        with suppress(OSError, AttributeError):  # on Linux this is of one thread; elsewhere it may not be
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        lower_priority()
         while True:
             with self._lock:
                 if not self._waiting:

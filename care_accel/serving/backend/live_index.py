@@ -161,7 +161,7 @@ class LiveIndex:
         self.current = OpenCollection(collection.searcher())
         self._stale = collection.stale
         if self._stale and not was_stale:
-            self._backend.log(f"{collection.explain()}, or run care-accel collection index")
+            self._backend.log(f"{collection.explain()}, or care-accel collection index --again")
 
     def _recall(self) -> float:
         return self._watch.recall if self.current.is_approximate else 1.0

@@ -249,7 +249,7 @@ def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, 
             ) == [[str(first + 7).encode()]]
         made.delete("0")
         waited_for(lambda: len(live.current) == 1699)
-        assert [line.endswith("care-accel collection index") for line in said] == [True]
+        assert [line.endswith("care-accel collection index --again") for line in said] == [True]
         made.forget_index()
         waited_for(lambda: not live.current.is_approximate)
         assert backend.gauges["recall"]() == 1
