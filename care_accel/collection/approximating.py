@@ -285,7 +285,7 @@ class ApproximateCollection(OpenCollection):
             return None
         try:
             return StoredStructure.load(self._folder, self.manifest, table)
-        except CareError as problem:
+        except (CareError, OSError) as problem:  # it may be replaced or removed right now
             log.warning("%s is not used: %s", self._folder, problem)
             return None
 

@@ -4,9 +4,11 @@ import hashlib
 import logging
 import shutil
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tokenizers
 
 from care_accel import CareError, Collection
 from care_accel.collection import approximating
@@ -45,8 +47,16 @@ class Clustered(BaseDualEncoder):
 
 
 class ClusteredEncoder(BaseEncoder):
+    tokenizer = SimpleNamespace(
+        backend_tokenizer=tokenizers.Tokenizer(tokenizers.models.WordLevel({"x": 0}, unk_token="x"))
+    )
+    tokenizer.backend_tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+
     def __init__(self, model):
         self.spec, self.counts = model.spec("document"), EncodeCounts()
+
+    def tokenize(self, texts):
+        return [[0] for _ in texts]
 
     def _encode(self, texts, task, batch_size, token_budget, advance):
         seeds = [int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") for text in texts]
@@ -331,6 +341,50 @@ def test_a_choice_that_cannot_be_saved_is_used_all_the_same(folder, monkeypatch,
     collection.choose_index(0.8, 5)
     assert "the choice is not saved" in caplog.text
     assert collection.choice.asked == 0.8
+
+
+def test_the_recall_of_chunks_is_that_of_the_three_k_best(tmp_path):
+    collection = Collection.create(tmp_path / "c", MODEL, chunk_tokens=4)
+    collection.upsert([{"id": f"d{i}", "text": f"text {i}. more {i}. last {i}."} for i in range(700)])
+    assert len(collection.searcher().snapshot.index) == 2100
+    collection.choose_index(**FAST)
+    assert (collection.choice.k, collection.choice.is_exact) == (15, False)
+    exact = opened(tmp_path / "c", "exact")
+    watch, checked, shares = collection.watch(every=1), 0, {}
+    for group in (True, False):
+        pairs = [
+            (collection.search(query, 5, group=group), exact.search(query, 5, group=group))
+            for query in QUERIES
+        ]
+        for found, best in pairs:
+            assert len(found) == 5
+            assert not group or len({hit.id for hit in found}) == 5
+            assert all(a.score <= b.score for a, b in zip(found, best, strict=True))
+        shares[group] = np.mean(
+            [len({(h.id, h.span) for h in a} & {(h.id, h.span) for h in b}) / 5 for a, b in pairs]
+        )
+        watch.wait()
+        assert collection.observed.queries > checked, "all were exact scans"
+        checked = collection.observed.queries
+    assert min(shares.values()) > 0.9
+    # More documents than were proven come from an exact scan.
+    assert collection.search("query 1", 6) == exact.search("query 1", 6)
+
+
+def test_both_rankings_of_a_hybrid_collection_are_as_deep_as_they_are_fused(tmp_path):
+    collection = Collection.create(tmp_path / "c", MODEL, lexical=True)
+    collection.upsert(rows(0, 700))
+    collection.choose_index(**FAST)
+    assert (collection.choice.k, collection.choice.is_exact) == (100, False)
+    exact = opened(tmp_path / "c", "exact")
+    for query in ("text 17", "text 600"):
+        found, best = collection.search(query, 5), exact.search(query, 5)
+        assert found[0].id == best[0].id
+        assert len(found) == 5
+    collection.watch(every=1).wait()
+    collection.search("text 17", 5)
+    collection._watch.wait()
+    assert collection.observed.queries == 1
 
 
 def test_wrong_options_are_told(chosen):
