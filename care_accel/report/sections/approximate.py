@@ -142,8 +142,18 @@ def _figure(choice: ApproximateChoice) -> Figure:
         # Too few vectors are scanned without trying anything.
         plot=_plot(settings, values["k"]) if settings else None,
         tables=[_table(settings)] if settings else [],
-        notes=[f"{values['why']}."],
+        notes=[f"{values['why']}.", *_left_out(values["tried"])],
     )
+
+
+def _left_out(tried: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a note on what has no time, and why."""
+    left = [
+        f"{one['name']} {one['setting']}".strip() + f" ({one['note']})"
+        for one in tried
+        if one["p50_us"] is None
+    ]
+    return [f"Left out: {', '.join(left)}."] if left else []
 
 
 def _plot(settings: Sequence[_Setting], k: int) -> Markup:

@@ -51,6 +51,7 @@ def test_what_was_tried_and_the_choice_are_on_the_page(page, tmp_path):
     assert rows["IVF32,SQ8 5, 12 rescored"]["ms per query, p50"] == ("0.100", 0.1)
     assert "chosen; recall on 600 queries kept apart" in found.text
     assert "IVF32,SQ8 is the fastest that proves recall 0.95." in found.text
+    assert "Left out: IVF32,PQ (does not fit)." in found.text
     assert "900 given" in found.text
     assert "<svg" in found.html
 
