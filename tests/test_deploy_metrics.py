@@ -48,20 +48,20 @@ def gateway_metrics():
     return {sample: set(re.findall(r'(\w+)="', labels)) for sample, labels in samples if sample != "#"}
 
 
-def model_counters():
-    """Return the names that the served models give to ``Backend.counter``."""
+def model_metrics():
+    """Return the names that the served models give to ``Backend.counter`` and ``Backend.gauge``, as they are shown."""
     found = set()
     for file in (ROOT / "care_accel/serving").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Call)
-                and getattr(node.func, "attr", "") == "counter"
+                and (kind := getattr(node.func, "attr", "")) in ("counter", "gauge")
                 and isinstance(node.args[0], ast.Constant)
             ):
-                found.add(node.args[0].value)
+                found.add(f"care_{node.args[0].value}{'_total' if kind == 'counter' else ''}")
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "_COUNTERS":
-                found |= set(ast.literal_eval(node.value))
-    return {f"care_{one}_total" for one in found}
+                found |= {f"care_{one}_total" for one in ast.literal_eval(node.value)}
+    return found
 
 
 def test_the_board_and_the_alerts_use_metrics_of_the_gateway_that_exist():
@@ -74,9 +74,9 @@ def test_the_board_and_the_alerts_use_metrics_of_the_gateway_that_exist():
             assert set(re.findall(r"(\w+)=~?\"", chosen)) <= known[metric]
 
 
-def test_the_board_and_the_alerts_use_counters_of_the_models_that_exist():
+def test_the_board_and_the_alerts_use_metrics_of_the_models_that_exist():
     used = used_metrics("care_") - used_metrics("care_gateway_")
-    assert used == model_counters()
+    assert used == model_metrics()
 
 
 @pytest.mark.server

@@ -9,8 +9,9 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
 
+from care_accel.collection.approximating import ApproximateCollection, Mode
 from care_accel.collection.cutting.chunker import check_chunking
-from care_accel.collection.reading import OpenCollection, State
+from care_accel.collection.reading import State
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage import table as tables
 from care_accel.collection.storage.field_types import declared
@@ -18,7 +19,6 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.rows import ID, checked_id
 from care_accel.collection.storage.schema import schema as empty_schema
 from care_accel.collection.storage.table import Table
-from care_accel.collection.versions.searching import Searcher
 from care_accel.collection.writing import COMMIT_SECONDS, Upserted, Writer
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.errors import CareError
@@ -34,7 +34,7 @@ KEEP_DAYS = 7.0
 _LONGEST_DAYS = 100_000
 
 
-class Collection(OpenCollection):
+class Collection(ApproximateCollection):
     """Documents with own ids and typed fields, in a folder or an object store, searched exactly.
 
     The table (Lance) is the truth: one commit changes all of a document, and every commit makes a version. The index is
@@ -132,6 +132,8 @@ class Collection(OpenCollection):
         model: BaseDualEncoder | str | Path | None = None,
         version: int | None = None,
         index_dir: str | Path | None = None,
+        index: Mode = "exact",
+        recall: float | None = None,
         device: str = "cpu",
         threads: int | None = None,
         storage_options: Mapping[str, str] | None = None,
@@ -146,18 +148,26 @@ class Collection(OpenCollection):
             revision. Loaded when it is needed first.
         version : int, optional
             Stay at this version, which can only be read.
+        index : {"exact", "auto", "stored"}
+            ``"auto"`` searches approximately where that has the recall and is faster, as measured on this machine (`explain`). It
+            takes what `choose_index` stored for this recall; without it the first search chooses, which may take five minutes of a
+            large collection. ``"stored"`` takes what is stored, and searches exactly where nothing is.
+        recall : float, optional
+            For ``"auto"``: the least share of the best hits that is found; by default what is stored, or 0.99.
         index_dir, device, threads, storage_options
             As in `create`.
 
         Raises
         ------
         CareError
-            There is no collection, no such version, or the model is another one.
+            There is no collection, no such version, the model is another one, or an option is wrong.
         """
         table = Table.open(str(uri), version, _plain(storage_options))
         return cls(
             table,
             model=model,
+            index=index,
+            recall=recall,
             index_dir=index_dir,
             device=device,
             threads=threads,
@@ -339,7 +349,7 @@ class Collection(OpenCollection):
             compacted = snapshot.compacted()
             if compacted is not snapshot:
                 self._cache.replace(compacted)
-                self._state = State(table, Searcher(table, compacted, self.manifest))
+                self._state = State(table, self._prepared(table, compacted))
 
     def _require_writable(self) -> None:
         if self._pinned:

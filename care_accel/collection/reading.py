@@ -162,6 +162,10 @@ class OpenCollection:
                 # If it could not be saved, or another process was faster, the nearest one is of another version.
                 if mapped is not None and mapped.version == table.version:
                     snapshot = mapped
+        return self._prepared(table, snapshot)
+
+    def _prepared(self, table: Table, snapshot: Snapshot) -> Searcher:
+        """Return a version, ready to be searched."""
         return Searcher(table, snapshot, self.manifest)
 
     def get(self, ids: Sequence[str | int] | str | int) -> Any:

@@ -32,11 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--machine", metavar="NAME", help="only benchmarks of this machine; default: all machines"
     )
+    parser.add_argument(
+        "--index",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="a saved approximate index, or a collection: show how it was chosen; may be repeated",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the report and print its path."""
     from care_accel.report.page import write_report
 
-    write_report(options.output, results=options.results, bench=options.bench, machine=options.machine)
+    write_report(
+        options.output,
+        results=options.results,
+        bench=options.bench,
+        machine=options.machine,
+        indexes=options.index,
+    )
     print(f"written to {options.output}")

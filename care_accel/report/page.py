@@ -24,6 +24,7 @@ from care_accel.report.drawing.blocks import (
 from care_accel.report.results.benchmarks import Group, Machine, read_machines
 from care_accel.report.results.scores import Evaluation, read_evaluations
 from care_accel.report.sections.accuracy import MISSING_SCORES, accuracy
+from care_accel.report.sections.approximate import ApproximateChoice, approximate_indexes, read_choices
 from care_accel.report.sections.manifest import manifest
 from care_accel.report.sections.peers import peers
 from care_accel.report.sections.timing import scaling, time_by_part
@@ -42,6 +43,7 @@ def write_report(
     results: str | Path = "results",
     bench: str | Path = "bench/results",
     machine: str | None = None,
+    indexes: Sequence[str | Path] = (),
 ) -> None:
     """Write the report to an HTML file.
 
@@ -55,6 +57,8 @@ def write_report(
         Benchmark results: one JSON file per machine.
     machine : str, optional
         Only benchmarks of this machine.
+    indexes : sequence of str or Path
+        Folders of saved approximate indexes, or of collections: how each was chosen.
 
     Raises
     ------
@@ -64,15 +68,21 @@ def write_report(
     output, results, bench = Path(output), Path(results), Path(bench)
     evaluations = read_evaluations(results)
     machines = read_machines(bench, machine)
-    if not evaluations and not machines:
+    choices = read_choices([Path(folder) for folder in indexes])
+    if not evaluations and not machines and not choices:
         raise CareError(
             f"nothing to report: no */summary.json in {results}/ and no runs in {bench}/; run care-accel eval or "
             "pytest bench --benchmark-only, or set the folders by --results and --bench"
         )
-    _write(output, render(evaluations, machines, results))
+    _write(output, render(evaluations, machines, results, choices))
 
 
-def render(evaluations: Sequence[Evaluation], machines: Sequence[Machine], results: Path) -> str:
+def render(
+    evaluations: Sequence[Evaluation],
+    machines: Sequence[Machine],
+    results: Path,
+    choices: Sequence[ApproximateChoice] = (),
+) -> str:
     """Render the report."""
     try:
         import jinja2
@@ -83,6 +93,8 @@ def render(evaluations: Sequence[Evaluation], machines: Sequence[Machine], resul
     if not machines:
         note = "No benchmark has been run: pytest bench --benchmark-only"
         parts.append(Part("Speed", "machine-1", sections=[Section("Measurements", notes=[note])]))
+    if choices:
+        parts.append(approximate_indexes(choices))
     parts.append(manifest(machines, evaluations))
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATE),

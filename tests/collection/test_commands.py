@@ -218,3 +218,33 @@ def test_what_is_no_collection_is_one_line(verb, tmp_path, run):
     problem = run(*verb, *where, code=2)
     assert "no such folder" in problem
     assert problem.count("\n") == 1
+
+
+def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run, tmp_path):
+    assert "nothing else was chosen" in run("collection", "index", folder)
+    queries = tmp_path / "queries.txt"
+    queries.write_text("血压高\n\n" + "骨头断了\n" * 20, encoding="utf-8")
+    shown = run("collection", "index", folder, "--recall", "0.9", "-k", "2", "--queries", queries)
+    assert "3 vectors are too few for anything but an exact scan" in shown
+    assert "asked for recall@2 of 0.9" in shown
+    assert "21 given" in shown
+    assert run("collection", "index", folder) == shown
+    again = run("collection", "index", folder, "--again")
+    assert "asked for recall@2 of 0.9" in again
+    assert "sampled" in again
+    for more in ([], ["--exact"]):
+        assert "  a  " in run("search", "高血压", "--collection", folder, "-k", "1", *more)
+    assert "every search is an exact scan" in run("collection", "index", folder, "--recall", "exact")
+    assert "nothing else was chosen" in run("collection", "index", folder)
+
+
+def test_a_recall_that_is_none_is_refused(folder, run, capsys):
+    assert "nothing was chosen so far" in run("collection", "index", folder, "--again", code=2)
+    assert "not both" in run("collection", "index", folder, "--again", "--recall", "0.9", code=2)
+    assert "recall is 1.5" in run("collection", "index", folder, "--recall", "1.5", code=2)
+    assert "budget is 'soon'" in run(
+        "collection", "index", folder, "--recall", "0.9", "--budget", "soon", code=2
+    )
+    with pytest.raises(SystemExit):
+        main(["collection", "index", str(folder), "--recall", "high"])
+    assert "neither a number, such as 0.99, nor exact" in capsys.readouterr().err

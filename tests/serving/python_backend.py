@@ -46,7 +46,7 @@ class Response:
 
 
 class _Family:
-    COUNTER = "counter"
+    COUNTER, GAUGE = "counter", "gauge"
 
     def __init__(self, name, description, kind):
         self._name = name
@@ -58,7 +58,10 @@ class _Family:
         def increment(amount):
             self.page[key] += amount
 
-        return SimpleNamespace(increment=increment)
+        def set_to(value):
+            self.page[key] = value
+
+        return SimpleNamespace(increment=increment, set=set_to)
 
 
 class PythonBackend(ModuleType):

@@ -1,14 +1,16 @@
-"""Command line: ``care-accel collection info|versions|compact|verify|estimate``."""
+"""Command line: ``care-accel collection info|versions|compact|verify|index|estimate``."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from care_accel.collection.commands import estimating
 from care_accel.collection.commands.options import add_collection, open_collection
 from care_accel.errors import CareError
+from care_accel.files import read_lines
 
 if TYPE_CHECKING:
     from care_accel.collection import Collection
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "versions": "number, time and chunks of every version",
         "compact": "merge small files, drop what was deleted, remove old versions",
         "verify": "check that every document is there once and whole, and the index as the table",
+        "index": "choose how it is searched: exactly, or approximately with a recall where that is faster here",
     }
     made = {}
     for name, text in texts.items():
@@ -50,6 +53,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOURS",
         help="remove files that writers left behind that were killed, older than so many hours; default: 1",
     )
+    made["index"].add_argument(
+        "--recall",
+        type=_recall,
+        metavar="R",
+        help="the least share of the best hits that is found, such as 0.99, or exact; default: show what was chosen",
+    )
+    made["index"].add_argument(
+        "--again",
+        action="store_true",
+        help="choose again as before, for the documents that are there now; who has it open goes on meanwhile",
+    )
+    made["index"].add_argument(
+        "-k",
+        type=int,
+        default=10,
+        metavar="N",
+        help="for so many hits; a search for more is exact; default: %(default)s",
+    )
+    made["index"].add_argument(
+        "--queries", type=Path, metavar="FILE", help="real queries, one a line; default: made from documents"
+    )
+    made["index"].add_argument("--memory", metavar="SIZE", help="what it may take besides, such as '2 GB'")
+    made["index"].add_argument(
+        "--budget", default="5 min", metavar="TIME", help="about how long it may take; default: %(default)s"
+    )
+
+
+def _recall(value: str) -> float | str:
+    if value == "exact":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{value!r} is neither a number, such as 0.99, nor exact") from None
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,10 +94,15 @@ def run(options: argparse.Namespace) -> None:
     if options.collection_verb == "estimate":
         estimating.run(options)
         return
-    collection = open_collection(options)
-    {"info": _info, "versions": _versions, "compact": _compact, "verify": _verify}[options.collection_verb](
-        collection, options
-    )
+    verbs = {
+        "info": _info,
+        "versions": _versions,
+        "compact": _compact,
+        "verify": _verify,
+        "index": _choose_index,
+    }
+    more = {"index": "stored"} if options.collection_verb == "index" else {}
+    verbs[options.collection_verb](open_collection(options, **more), options)
 
 
 def _info(collection: Collection, options: argparse.Namespace) -> None:
@@ -126,6 +168,34 @@ def _verify(collection: Collection, options: argparse.Namespace) -> None:
         raise CareError(
             f"{collection.uri}: {'; '.join(found.problems)}; index the documents again, or open an earlier version"
         )
+
+
+def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
+    if options.recall == "exact":
+        collection.forget_index()
+        print(f"{collection.uri}: every search is an exact scan")
+        return
+    if options.again and options.recall is not None:
+        raise CareError(
+            "give --recall or --again, not both: --again takes the recall that was asked for before"
+        )
+    queries = None
+    if options.queries:
+        queries = [line.strip() for _, line in read_lines(options.queries) if line.strip()]
+    if options.again:
+        collection.rebuild_index(queries=queries, show_progress=True)
+    elif options.recall is not None:
+        collection.choose_index(
+            options.recall,
+            options.k,
+            queries=queries,
+            memory=options.memory,
+            budget=options.budget,
+            show_progress=True,
+        )
+    print(f"{collection.uri}: {collection.explain()}")
+    if collection.choice is not None:
+        print(collection.choice.text())
 
 
 def _print_json(values: Any) -> None:

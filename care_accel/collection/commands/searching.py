@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--chunks", action="store_true", help="show each matching chunk, instead of each document once"
     )
+    parser.add_argument(
+        "--exact", action="store_true", help="an exact scan, whatever care-accel collection index has chosen"
+    )
     parser.add_argument("--version", type=int, metavar="N", help="search an earlier version")
     parser.add_argument(
         "--json",
@@ -44,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Search and print the hits."""
-    collection = open_collection(options, version=options.version)
+    how = "exact" if options.exact else "stored"
+    collection = open_collection(options, version=options.version, index=how)
     if options.filter is not None:
         collection.searcher().mask(options.filter)
     several = len(options.queries) != 1

@@ -8,9 +8,17 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel.index.fusion import DEPTH
+
 # Extra depth of a first search: ties at the end of a ranking are rare, a document with several good chunks is not.
 _SPARE, _SPARE_IN_GROUPS = 4, 3
 _DEEPER = 4
+
+
+def deepest(k: int, *, chunked: bool, lexical: bool) -> int:
+    """Return how many vectors' hits decide the k best documents, but for ties and documents of very many chunks."""
+    depth = max(k, DEPTH) if lexical else k
+    return depth * _SPARE_IN_GROUPS if chunked else depth
 
 
 class Ranked(NamedTuple):

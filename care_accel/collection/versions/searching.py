@@ -14,6 +14,7 @@ from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.ranking import Ranked, rank
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.errors import CareError
+from care_accel.index.approximate.attached import AttachedIndex
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
 from care_accel.retriever import Hit
 
@@ -30,12 +31,17 @@ class Searcher:
     snapshot : Snapshot
         Of the same version.
     manifest : Manifest
+    found_by : AttachedIndex, optional
+        Searches the vectors of the snapshot; by default they are scanned exactly.
     """
 
-    def __init__(self, table: Table, snapshot: Snapshot, manifest: Manifest) -> None:
+    def __init__(
+        self, table: Table, snapshot: Snapshot, manifest: Manifest, found_by: AttachedIndex | None = None
+    ) -> None:
         self.table = table
         self.snapshot = snapshot
         self.manifest = manifest
+        self.found_by = found_by
         self._chunked = manifest.chunk_tokens is not None
         self._names_of_fields = list(table.fields)
         self._masks: dict[str, tuple[NDArray[np.bool_], int]] = {}
@@ -87,15 +93,23 @@ class Searcher:
         mask, reachable = (None, index.alive) if filter is None else self.mask(filter)
         if not len(vectors):
             return []
+        key = self._keys() if group and self._chunked else None
+        counted = k if lexical is None else max(k, DEPTH)
 
         def dense(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
             some = vectors if len(rows) == len(vectors) else vectors[list(rows)]
-            scores, positions, counts = index.search_in_float64(some, depth, subset=mask)
+            if self.found_by is None:
+                scores, positions, counts = index.search_in_float64(some, depth, subset=mask)
+            else:
+                # Of single vectors those beyond the best only show ties; among chunks they may be of another document.
+                best = depth if key is not None else counted
+                scores, positions, counts = self.found_by.search_in_float64(
+                    some, depth, subset=mask, promised=best
+                )
             if rescored is not None:
                 rescored.append(int(counts.sum()))
             return scores, positions
 
-        key = self._keys() if group and self._chunked else None
         if lexical is None:
             return rank(dense, len(vectors), k, names=self._names, group=key, reachable=reachable)
         if queries is None or len(queries) != len(vectors):
@@ -106,9 +120,8 @@ class Searcher:
             scores, positions = lexical.search([words[row] for row in rows], depth, subset=mask)
             return scores.astype(np.float64), positions
 
-        depth = max(k, DEPTH)
         rankings = [
-            rank(search, len(vectors), depth, names=self._names, group=key, reachable=reachable)
+            rank(search, len(vectors), counted, names=self._names, group=key, reachable=reachable)
             for search in (dense, by_words)
         ]
         return [self._fused(both, k, key) for both in zip(*rankings, strict=True)]

@@ -2,5 +2,6 @@
 
 from care_accel.index.approximate.approximate_index import ApproximateIndex
 from care_accel.index.approximate.choice import Choice, Measured, Tried
+from care_accel.index.approximate.watching import RecallWatch
 
-__all__ = ["ApproximateIndex", "Choice", "Measured", "Tried"]
+__all__ = ["ApproximateIndex", "Choice", "Measured", "RecallWatch", "Tried"]

@@ -15,16 +15,14 @@ from care_accel.index import checks, parts
 from care_accel.index.approximate import files
 from care_accel.index.approximate.arguments import checked_recall, in_bytes, in_seconds
 from care_accel.index.approximate.building import Request, build
-from care_accel.index.approximate.choice import Choice
+from care_accel.index.approximate.choice import STALE, Choice, Measured
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.library import require_gpu
 from care_accel.index.approximate.state import State, count
+from care_accel.index.approximate.watching import EVERY, RecallWatch
 from care_accel.index.exact import ExactIndex
 from care_accel.index.parts import Found, Part, SearchStats
 from care_accel.index.store import Stored
-
-# From this share of added or removed vectors on, an index should be built again.
-STALE = 0.2
 
 
 class ApproximateIndex:
@@ -62,6 +60,7 @@ class ApproximateIndex:
         self.device = device
         self.threads = threads
         self.choice = choice
+        self._watch: RecallWatch | None = None
         end = 0
         while count(index.parts[:end]) < built:
             end += 1
@@ -165,13 +164,9 @@ class ApproximateIndex:
         queries, show_progress
             As in `build`.
         """
-        exact = ExactIndex(
-            self.width, threads=self.threads, encoder_revision=self.encoder_revision, order=self.order
-        )
-        exact._parts, exact.device = self._state.parts, self.device
         choice = self.choice
         return self.build(
-            exact,
+            self._exact(),
             choice.asked,
             choice.k,
             queries=queries,
@@ -182,6 +177,11 @@ class ApproximateIndex:
 
     def __len__(self) -> int:
         return count(self._state.parts)
+
+    @property
+    def finder(self) -> Finder | None:
+        """What finds candidates among the vectors that it was built of; None if every search is an exact scan."""
+        return self._state.finder
 
     @property
     def vectors(self) -> NDArray[np.float32]:
@@ -300,15 +300,40 @@ class ApproximateIndex:
         if subset is not None:
             choose = checks.few_or_mask if self.device == "cpu" else checks.subset_mask
             chosen = choose(subset, count(state.parts))
-        return state.search(rows, int(k), many, chosen)
+        found = state.search(rows, int(k), many, chosen)
+        if self._watch is not None and state.approximates(rows, int(k), chosen):
+            self._watch.note(self.choice, rows, found[0], state.exact(chosen))
+        return found
 
     def exact_hits(
         self, queries: ArrayLike, k: int = 10, *, subset: ArrayLike | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return what an exact scan of the same vectors finds, to compare; see `ExactIndex.search`."""
-        whole = ExactIndex(self.width, threads=self.threads, order=self.order)
-        whole._parts = self._state.parts
-        return whole.search(queries, k, subset=subset)
+        return self._exact().search(queries, k, subset=subset)
+
+    def _exact(self) -> ExactIndex:
+        whole = ExactIndex(
+            self.width, threads=self.threads, encoder_revision=self.encoder_revision, order=self.order
+        )
+        whole._parts, whole.device = self._state.parts, self.device
+        return whole
+
+    def watch(self, watch: RecallWatch | None = None, *, every: int = EVERY) -> RecallWatch:
+        """Answer every ``every``-th query that is searched approximately exactly as well, from now on; see `RecallWatch`.
+
+        Parameters
+        ----------
+        watch : RecallWatch, optional
+            Use this one, with its ``every``.
+        every : int
+        """
+        self._watch = watch or RecallWatch(every)
+        return self._watch
+
+    @property
+    def observed(self) -> Measured | None:
+        """The recall in use, by `watch`; None if it was not called, or no query was checked."""
+        return None if self._watch is None else self._watch.observed
 
     def explain(self) -> str:
         """Return why it searches as it does, in one line."""

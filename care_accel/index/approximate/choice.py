@@ -11,6 +11,8 @@ from care_accel.errors import CareError
 EXACT = "exact"
 # Of each statement about a recall: the probability that it is proven though it is false.
 ERROR = 0.05
+# From this share of added or removed vectors on, an index should be built again.
+STALE = 0.2
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,26 @@ class Choice:
     def is_exact(self) -> bool:
         """Whether every search is an exact scan."""
         return self.name == EXACT
+
+    def allows(self, queries: int, k: int, share: float, *, subset: bool) -> bool:
+        """Return whether the structure has the recall that was asked for, in less time than the exact scan, as measured.
+
+        Parameters
+        ----------
+        queries : int
+            So many at once.
+        k : int
+        share : float
+            Which share of the structure's vectors may be found.
+        subset : bool
+            Whether only a subset is searched; else what is missing was removed.
+        """
+        if self.is_exact or not queries or k > self.k:
+            return False
+        if self.exact_from is not None and queries >= self.exact_from:
+            return False
+        least = self.least_share if subset else self.least_alive
+        return share == 1 or (least is not None and share >= least)
 
     def to_json(self) -> dict[str, Any]:
         """Return all as JSON values."""

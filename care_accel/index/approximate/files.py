@@ -35,10 +35,7 @@ def save(
         saved = store.save(new / VECTORS, index, moved_to / VECTORS)
         files: dict[str, SavedFile] = {}
         if finder is not None:
-            data = faiss_library().serialize_index(finder.structure.on_cpu())
-            with os.fdopen(create(new / STRUCTURE), "wb") as stream:
-                stream.write(data.data)
-            files[STRUCTURE] = SavedFile.of(new / STRUCTURE, checksum(new / STRUCTURE))
+            files[STRUCTURE] = write_structure(new / STRUCTURE, finder)
             if finder.ids is not None:
                 files[IDS] = write_array(new / IDS, finder.ids)
         manifest = {
@@ -86,34 +83,56 @@ def load(folder: Path, *, resident: str | None, verify: bool) -> tuple[Stored, i
     )
 
 
-def _finder(folder: Path, files: dict[str, Any], choice: Choice, built: int) -> Finder:
-    file = folder / STRUCTURE
+def write_structure(file: Path, finder: Finder) -> SavedFile:
+    """Write the structure of a finder to a new file."""
+    data = faiss_library().serialize_index(finder.structure.on_cpu())
+    with os.fdopen(create(file), "wb") as stream:
+        stream.write(data.data)
+    return SavedFile.of(file, checksum(file))
+
+
+def read_structure(
+    file: Path, files: dict[str, Any], manifest: Path, choice: Choice, again: str = _AGAIN
+) -> Structure:
+    """Read a structure that a manifest lists.
+
+    Raises
+    ------
+    CareError
+        It is damaged, is not that of the choice, or is of another release of faiss; the message ends with what to do.
+    """
     faiss = faiss_library()
     if _release(faiss.__version__) != _release(choice.faiss):
         raise CareError(
-            f"{file}: was built by faiss {choice.faiss}, and here is {faiss.__version__}, whose recall was not measured; {_AGAIN}, "
+            f"{file}: was built by faiss {choice.faiss}, and here is {faiss.__version__}, whose recall was not measured; {again}, "
             f"or install faiss {choice.faiss}"
         )
     # A damaged file could make faiss ask for any memory: it is checked before.
-    check_file(file, files, folder / MANIFEST, verify=True)
+    check_file(file, files, manifest, verify=True)
     try:
         read = faiss.deserialize_index(np.fromfile(file, dtype=np.uint8))
     except (RuntimeError, MemoryError) as cause:
         raise CareError(
-            f"{file}: cannot be read by faiss: {str(cause).split(chr(10))[0][:200]}; {_AGAIN}"
+            f"{file}: cannot be read by faiss: {str(cause).split(chr(10))[0][:200]}; {again}"
         ) from None
+    if read.ntotal != choice.vectors or read.d != choice.width:
+        raise CareError(
+            f"{file}: has {read.ntotal:,} vectors of width {read.d}, not those of its manifest; {again}"
+        )
+    return Structure(choice.name, read)
+
+
+def _finder(folder: Path, files: dict[str, Any], choice: Choice, built: int) -> Finder:
+    structure = read_structure(folder / STRUCTURE, files, folder / MANIFEST, choice)
     ids = None
     if IDS in files:
         check_file(folder / IDS, files, folder / MANIFEST, verify=True)
         ids = open_array(folder / IDS, np.int64, [choice.vectors], mapped=False)
-    right = ids is not None or choice.vectors == built
-    if read.ntotal != choice.vectors or read.d != choice.width or not right:
-        raise CareError(
-            f"{file}: has {read.ntotal:,} vectors of width {read.d}, not those of its manifest; {_AGAIN}"
-        )
+    elif choice.vectors != built:
+        raise CareError(f"{folder / STRUCTURE}: has {choice.vectors:,} vectors of {built:,}; {_AGAIN}")
     if ids is not None and not (np.all(np.diff(ids) > 0) and ids[0] >= 0 and ids[-1] < built):
         raise CareError(f"{folder / IDS}: has ids that do not exist; {_AGAIN}")
-    return Finder(Structure(choice.name, read), choice.value, choice.candidates, ids)
+    return Finder(structure, choice.value, choice.candidates, ids)
 
 
 def _release(version: str) -> list[str]:

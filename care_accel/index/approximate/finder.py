@@ -28,7 +28,7 @@ class Finder:
     candidates : int
         How many are rescored for each query.
     ids : numpy.ndarray, optional
-        int64, ascending: the id of each vector of the structure; by default its place.
+        int64: the id of each vector of the structure, -1 for one that is gone; by default its place.
     """
 
     structure: Structure
@@ -41,7 +41,8 @@ class Finder:
 
     def selecting(self, mask: NDArray[np.bool_]) -> Any:
         """Return parameters of a search for vectors of a mask of ids only, for `find`."""
-        bits = np.packbits(mask if self.ids is None else mask[self.ids], bitorder="little")
+        some = mask if self.ids is None else mask[self.ids] & (self.ids >= 0)
+        bits = np.packbits(some, bitorder="little")
         return self.structure.parameters(self.value, faiss_library().IDSelectorBitmap(bits))
 
     def find(
@@ -59,10 +60,12 @@ class Finder:
         parameters : object, optional
             Of `selecting`.
         """
-        places = self.structure.search(queries, self.candidates, parameters or self._all, threads)  # type: ignore[attr-defined]
-        places.sort(axis=1)
-        firsts = np.count_nonzero(places < 0, axis=1)
-        ids = places if self.ids is None else self.ids[places]
+        count = max(self.candidates, k)
+        ids = self.structure.search(queries, count, parameters or self._all, threads)  # type: ignore[attr-defined]
+        if self.ids is not None:
+            ids = np.where(ids < 0, -1, self.ids[ids])
+        ids.sort(axis=1)
+        firsts = np.count_nonzero(ids < 0, axis=1)
         found = [
             parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))
             for row, first in enumerate(firsts)

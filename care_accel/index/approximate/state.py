@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,8 +82,7 @@ class State:
 
     def search(self, queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen) -> Found:
         """Return the k best that are found: of all, or of chosen ones."""
-        share = self._share(chosen)
-        if not self._keeps_promise(queries, k, share, chosen is not None):
+        if not self.approximates(queries, k, chosen):
             return parts.search(self.parts, queries, k, threads, chosen)
         assert self.finder is not None
         assert not isinstance(chosen, Few)
@@ -90,7 +90,7 @@ class State:
         selection = self._selection if own is None else self.finder.selecting(own)
         found = self.finder.find(self.base, queries, k, threads, selection)
         # Lists may hold fewer: what is missing is scanned for.
-        wanted = min(k, round(share * self.choice.vectors))
+        wanted = min(k, round(self._share(chosen) * self.choice.vectors))
         short = np.flatnonzero(found[1][:, wanted - 1] < 0) if wanted else ()
         if len(short):
             whole = parts.search(self.base, queries[short], k, threads, own)
@@ -112,18 +112,17 @@ class State:
             own = own & ~parts.removed(self.base)
         return np.count_nonzero(own) / self.choice.vectors
 
-    def _keeps_promise(self, queries: NDArray[np.float32], k: int, share: float, is_subset: bool) -> bool:
-        """Return whether the structure has the recall that was asked for, in less time than the exact scan, as measured."""
-        choice = self.choice
-        if self.finder is None or queries.shape[1] != choice.width or not len(queries) >= 1 or k > choice.k:
+    def exact(self, chosen: Chosen) -> Callable[[NDArray[np.float32], int], NDArray[np.float64]]:
+        """Return what finds the scores of the k best exactly, by one thread."""
+        return lambda queries, k: parts.search(self.parts, queries, k, 1, chosen)[0]
+
+    def approximates(self, queries: NDArray[np.float32], k: int, chosen: Chosen) -> bool:
+        """Return whether a search uses the structure; else it is an exact scan."""
+        if self.finder is None or queries.shape[1] != self.choice.width:
             return False
-        if choice.exact_from is not None and len(queries) >= choice.exact_from:
-            return False
-        if share == 1:
-            return True
-        return (
-            choice.least_share is not None and share >= choice.least_share and self.finder.structure.selects
-        )
+        share = self._share(chosen)
+        selects = share == 1 or self.finder.structure.selects
+        return selects and self.choice.allows(len(queries), k, share, subset=chosen is not None)
 
 
 def count(some: tuple[Part, ...]) -> int:

@@ -17,7 +17,9 @@ from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
 from care_accel.files import read_jsonl
-from care_accel.index import load_index
+from care_accel.index import ApproximateIndex, load_index
+from care_accel.index.approximate import RecallWatch
+from care_accel.index.approximate.watching import EVERY
 from care_accel.index.cuda import require_cuda
 from care_accel.index.protocol import MANIFESTS
 from care_accel.retriever import MANIFEST, Retriever
@@ -51,11 +53,16 @@ class LiveIndex:
     """The index of a configuration, reloaded without downtime when its folder is replaced.
 
     The old one serves until the new one (`ExactIndex.save`, `Retriever.save`) is loaded, and stays if the new one is
-    incomplete or was made by another document encoder. A collection is followed: a commit is live within a second. Vectors and codes are memory-mapped, so that processes that open
-    one index share its pages; documents are in the memory of each.
+    incomplete or was made by another document encoder. A collection is followed: a commit is live within a second, and so is what
+    ``care-accel collection index`` chooses. Vectors and codes are memory-mapped, so that processes that open one index share its
+    pages; documents are in the memory of each.
 
-    Parameters of the configuration: ``care`` (name, width and revision of the document encoder), and one of ``index`` (a
-    folder of an index, a retriever or a collection) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``).
+    Of an approximate index every m-th query is answered exactly as well, on a thread of low priority: the recall is the metric
+    ``care_recall``, which is 1 of an exact index and NaN before the first such query.
+
+    Parameters of the configuration: ``care`` (name, width and revision of the document encoder), one of ``index`` (a folder of an
+    index, a retriever or a collection) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and
+    optionally ``recall_every`` (m, by default 1,000).
 
     Parameters
     ----------
@@ -81,21 +88,36 @@ class LiveIndex:
         self._device = scan_device(backend)
         self._refused = backend.counter("refused_indexes", "Replaced indexes that could not be opened")
         self._reopened = backend.counter("reopened_indexes", "Replaced indexes that went live")
+        checked = backend.counter(
+            "recall_queries", "Queries that were answered exactly as well, to know the recall"
+        )
+        self._watch = RecallWatch(
+            int(backend.parameters.get("recall_every", EVERY)),
+            warn=backend.log,
+            checked=lambda: checked.add(1),
+        )
+        self._stale = False
         self._ended = threading.Event()
         folder = backend.parameters.get("index")
         if folder is None:
             name = backend.parameters["documents"]
             self.current = OpenIndex(embedded_documents(backend, self._made_by, name))
-            return
-        self._folder = backend.path(folder)
+        else:
+            self._open_first(backend.path(folder))
+        backend.gauge(
+            "recall", "Recall of the newest queries that were answered exactly as well", self._recall
+        )
+
+    def _open_first(self, folder: Path) -> None:
+        self._folder = folder
         self._seen = None
         self._collection = None
-        if is_collection(self._folder):
+        if is_collection(folder):
             self._collection = self._open_collection()
-            self.current = OpenCollection(self._collection.searcher())
+            self._show(self._collection)
         while self._seen is None and self._collection is None:
             self._seen, self.current = self._open()
-        watch = self._watch if self._collection is None else self._follow
+        watch = self._watch_folder if self._collection is None else self._follow
         threading.Thread(target=watch, name="index", daemon=True).start()
 
     def end(self) -> None:
@@ -111,6 +133,8 @@ class LiveIndex:
             opened = Retriever(self._made_by, load_index(self._folder, device=self._device))
         index = opened.index
         index.threads = fair_threads(index.threads, len(index) * index.width)  # one byte per value
+        if isinstance(index, ApproximateIndex):
+            index.watch(self._watch)
         return before if identity(self._folder) == before else None, OpenIndex(opened)
 
     def _open_collection(self) -> Collection:
@@ -126,9 +150,21 @@ class LiveIndex:
                 f"{made_by.document}; write the model repository with the model of the collection"
             )
         values = opened.info()["chunks"] * opened.manifest.width
-        return Collection.open(
-            self._folder, device=self._device, threads=fair_threads(len(os.sched_getaffinity(0)), values)
-        )
+        threads = fair_threads(len(os.sched_getaffinity(0)), values)
+        opened = Collection.open(self._folder, device=self._device, threads=threads, index="stored")
+        opened.watch(self._watch)
+        return opened
+
+    def _show(self, collection: Collection) -> None:
+        """Search what a collection is now."""
+        was_stale = self._stale
+        self.current = OpenCollection(collection.searcher())
+        self._stale = collection.stale
+        if self._stale and not was_stale:
+            self._backend.log(f"{collection.explain()}, or care-accel collection index --again")
+
+    def _recall(self) -> float:
+        return self._watch.recall if self.current.is_approximate else 1.0
 
     def _follow(self) -> None:
         """See each new version of the collection, and another one in its place."""
@@ -143,7 +179,7 @@ class LiveIndex:
                 except Replaced:
                     self._collection, changed = self._open_collection(), True
                 if changed:
-                    self.current = OpenCollection(self._collection.searcher())
+                    self._show(self._collection)
                     self._reopened.add(1)
                 told = None
             except Exception as failure:  # the thread must survive
@@ -151,7 +187,7 @@ class LiveIndex:
                     self._backend.log(f"the new version cannot be read, the old one stays live: {told}")
                     self._refused.add(1)
 
-    def _watch(self) -> None:
+    def _watch_folder(self) -> None:
         while not self._ended.wait(_POLL_S):
             now = identity(self._folder)
             if now in (None, self._seen):  # the folder is missing between two renames

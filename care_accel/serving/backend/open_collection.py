@@ -39,6 +39,11 @@ class OpenCollection:
         """Whether the texts of the queries are searched too: the collection has a lexical index."""
         return self._searcher.manifest.lexical
 
+    @property
+    def is_approximate(self) -> bool:
+        """Whether some searches are no exact scans."""
+        return self._searcher.found_by is not None
+
     def check_filter(self, expression: str) -> None:
         """Check a filter; its mask is kept for the search.
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.index import ExactIndex
+from care_accel.index import ApproximateIndex, ExactIndex
 from care_accel.retriever import Retriever
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
@@ -34,6 +34,12 @@ class OpenIndex:
 
     def __len__(self) -> int:
         return len(self._retriever.index)
+
+    @property
+    def is_approximate(self) -> bool:
+        """Whether some searches are no exact scans."""
+        index: Any = self._retriever.index
+        return isinstance(index, ApproximateIndex) and index.finder is not None
 
     @property
     def needs_texts(self) -> bool:

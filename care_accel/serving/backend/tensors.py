@@ -12,9 +12,9 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +164,15 @@ class Counter:
         return change
 
 
+class Gauge(NamedTuple):
+    """A number that rises and falls; read when it is reported."""
+
+    name: str
+    help_text: str
+    labels: dict[str, str]
+    read: Callable[[], float]
+
+
 class Backend:
     """The server as a model sees it: tensors, error responses, log and metrics.
 
@@ -179,7 +188,8 @@ class Backend:
         self._server = server
         self.name = arguments["model_name"]
         self._counters: list[Counter] = []
-        self._metrics: dict[Counter, Any] = {}
+        self._gauges: list[Gauge] = []
+        self._metrics: dict[str, Any] = {}
         self._refused = self.counter("refused_requests", "Requests refused because too many waited")
         self._ended = threading.Event()
         self._reporter = threading.Thread(target=self._report_often, name="metrics", daemon=True)
@@ -249,6 +259,17 @@ class Backend:
         self._counters.append(counter)
         return counter
 
+    def gauge(self, name: str, help_text: str, read: Callable[[], float]) -> None:
+        """Show a number, ``care_<name>`` on the server's metrics page, up to date within a second.
+
+        Parameters
+        ----------
+        name, help_text : str
+        read : callable
+            Returns the number; called by another thread.
+        """
+        self._gauges.append(Gauge(f"care_{name}", help_text, {"model": self.name}, read))
+
     def end(self) -> None:
         """Report the last metrics and stop the reporting thread."""
         self._ended.set()
@@ -262,16 +283,21 @@ class Backend:
         self._report()
 
     def _report(self) -> None:
-        kind = self._server.MetricFamily.COUNTER
+        kinds = self._server.MetricFamily
         for counter in list(self._counters):
-            if counter not in self._metrics:
-                family = self._server.MetricFamily(
-                    name=counter.name, description=counter.help_text, kind=kind
-                )
-                # Keeps the family alive: its metrics are removed with it.
-                self._metrics[counter] = family, family.Metric(labels=counter.labels)
+            metric = self._metric(counter, kinds.COUNTER)
             if change := counter.unreported():
-                self._metrics[counter][1].increment(change)
+                metric.increment(change)
+        for gauge in list(self._gauges):
+            self._metric(gauge, kinds.GAUGE).set(gauge.read())
+
+    def _metric(self, shown: Counter | Gauge, kind: Any) -> Any:
+        key = f"{shown.name} {shown.labels}"
+        if key not in self._metrics:
+            family = self._server.MetricFamily(name=shown.name, description=shown.help_text, kind=kind)
+            # Keeps the family alive: its metrics are removed with it.
+            self._metrics[key] = family, family.Metric(labels=shown.labels)
+        return self._metrics[key][1]
 
     def log(self, line: str) -> None:
         """Write a line to the server's log. Never a text of a request: those are patients' words."""

@@ -45,6 +45,8 @@ _CACHED_TEXTS = 4096
 # The models enforce this themselves, see `care_accel.serving.backend.backlog`.
 _QUERY_QUEUE, _DOCUMENT_QUEUE = 8 * _QUERY_BATCH, 4 * _DOCUMENT_BATCH
 _QUERY_WAIT, _DOCUMENT_WAIT = 2, 60  # seconds
+# Of an approximate index every so many queries are answered exactly as well.
+_RECALL_EVERY = 1000
 
 _K_INPUT = Tensor("K", "INT32", optional=True)
 _SEARCH_INPUTS = (Tensor("TEXT", "BYTES"), _K_INPUT, Tensor("TASK", "BYTES", optional=True))
@@ -226,6 +228,7 @@ def _of_index(model: DualEncoder, loading: Mapping[str, Any], index: str | Path 
         "load": json.dumps(loading),
         "queue": str(_QUERY_QUEUE),
         "wait": str(_QUERY_WAIT),
+        "recall_every": str(_RECALL_EVERY),
         **{name: json.dumps(value) for name, value in searched.items()},
     }
 

@@ -3,26 +3,35 @@
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from care_accel import CareError, Collection, DualEncoder, ExactIndex, Retriever
+from care_accel import ApproximateIndex, CareError, Collection, DualEncoder, ExactIndex, Retriever
 from care_accel import retriever as retriever_module
+from care_accel.index.approximate import building, choosing
+from care_accel.index.approximate.recall import recalls
 from care_accel.serving.backend import RUN_FOLDER, live_index
 from care_accel.serving.backend.tensors import Counter
+
+from ..gateway.documents.quick import Quick
 
 
 def backend_of(folder, said, **parameters):
     """Return what stands for the server, with a log in place of its own."""
+    counters, gauges = {}, {}
     return SimpleNamespace(
         parameters={"care": {"name": "m", "width": 8, "revision": "r"}, **parameters},
         path=Path,
         device="cpu",
         log=said.append,
-        counter=lambda name, help_text: Counter(name, help_text, {}),
+        counter=lambda name, help_text: counters.setdefault(name, Counter(name, help_text, {})),
+        gauge=lambda name, help_text, read: gauges.update({name: read}),
+        counters=counters,
+        gauges=gauges,
     )
 
 
@@ -154,6 +163,118 @@ def test_an_index_of_vectors_alone_has_no_documents(tmp_path, index, watching):
     live, _ = watching()
     assert len(live.current) == 50
     assert first_document(live) == "null"
+
+
+@pytest.fixture(scope="module")
+def approximate():
+    """Return an approximate index of a low recall."""
+    rng = np.random.default_rng(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(building, "_floor", lambda tuner: None)
+        patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
+        vectors, queries = (rng.standard_normal((n, 8), np.float32) for n in (2000, 900))
+        index = ApproximateIndex.build(vectors, 0.8, 5, queries=queries, family=["IVF32,Flat"], threads=1)
+    assert not index.choice.is_exact
+    return index
+
+
+def searched(live, query, k=5):
+    """Search as a model does."""
+    return live.current.search(query[np.newaxis], np.array([k], np.int32), None)[0].astype(np.float64)
+
+
+def waited_for(condition):
+    end = time.monotonic() + 30
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_the_recall_of_a_served_approximate_index_is_the_true_one(tmp_path, approximate, monkeypatch):
+    monkeypatch.setattr(live_index, "_POLL_S", 0.01)
+    saved(tmp_path / "index", approximate, "approximate")
+    backend = backend_of(tmp_path, [], index=str(tmp_path / "index"), recall_every=2)
+    live = live_index.LiveIndex(backend)
+    try:
+        assert np.isnan(backend.gauges["recall"]())
+        true = []
+        for number, query in enumerate(np.random.default_rng(5).standard_normal((61, 8), np.float32)):
+            found = searched(live, query)
+            exact = approximate.exact_hits(query, 5)[0][np.newaxis].astype(np.float64)
+            if number % 2:
+                true.append(recalls(found, exact)[0])
+                waited_for(lambda: backend.counters["recall_queries"].total == len(true))
+        assert backend.gauges["recall"]() == pytest.approx(np.mean(true), abs=1e-6)
+        assert 0.7 < np.mean(true) < 1
+        # An exact index in its place has a recall of 1, and nothing is checked.
+        index = ExactIndex(8)
+        index.add(approximate.vectors)
+        saved(tmp_path / "index", index, "exact")
+        waited_for(lambda: backend.gauges["recall"]() == 1)
+        searched(live, query)
+        assert backend.counters["recall_queries"].total == len(true)
+    finally:
+        live.end()
+
+
+def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, monkeypatch):
+    monkeypatch.setattr(live_index, "_POLL_S", 0.01)
+    monkeypatch.setattr(building, "_floor", lambda tuner: None)
+    monkeypatch.setattr(
+        choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
+    )
+    monkeypatch.setattr(
+        ApproximateIndex, "build", partial(ApproximateIndex.build, family=["IVF32,Flat"], threads=1)
+    )
+    model, folder, said = Quick(), tmp_path / "c", []
+    made = Collection.create(folder, model)
+    made.upsert([{"id": str(i), "text": f"text {i}"} for i in range(1300)])
+    known = {"name": "quick", "width": 8, "revision": "sha256:1"}
+    backend = backend_of(tmp_path, said, index=str(folder), care=known, recall_every=1)
+    live = live_index.LiveIndex(backend)
+    query = model.encode_query(["query"])[0]
+    try:
+        assert backend.gauges["recall"]() == 1
+        made.choose_index(0.8, 5)
+        waited_for(lambda: live.current.is_approximate)
+        searched(live, query)
+        waited_for(lambda: backend.gauges["recall"]() <= 1)
+        # What is written is found at once, and much of it is told once.
+        for first in (1300, 1500):
+            made.upsert([{"id": str(i), "text": f"text {i}"} for i in range(first, first + 200)])
+            waited_for(lambda first=first: len(live.current) == first + 200)
+            vector = model.encode_query([f"text {first + 7}"])
+            assert live.current.document_ids(
+                live.current.search(vector, np.array([1], np.int32), None)[1]
+            ) == [[str(first + 7).encode()]]
+        made.delete("0")
+        waited_for(lambda: len(live.current) == 1699)
+        assert [line.endswith("care-accel collection index --again") for line in said] == [True]
+        made.forget_index()
+        waited_for(lambda: not live.current.is_approximate)
+        assert backend.gauges["recall"]() == 1
+    finally:
+        live.end()
+
+
+def test_a_recall_that_falls_below_what_was_promised_is_logged_once(tmp_path, approximate, monkeypatch):
+    saved(tmp_path / "index", approximate, "approximate")
+    said = []
+    backend = backend_of(tmp_path, said, index=str(tmp_path / "index"), recall_every=1)
+    live = live_index.LiveIndex(backend)
+    try:
+        # As if queries had come for which the structure is useless: it looks where they are not.
+        served = live.current._retriever.index
+        search = served.finder.structure.search
+        monkeypatch.setattr(type(served.finder.structure), "search", lambda self, q, *rest: search(-q, *rest))
+        for number, query in enumerate(np.random.default_rng(6).standard_normal((60, 8), np.float32), 1):
+            searched(live, query)
+            waited_for(lambda number=number: backend.counters["recall_queries"].total == number)
+        (line,) = said
+        assert "of the last" in line
+        assert "0.8 was asked for" in line
+    finally:
+        live.end()
 
 
 def test_models_of_one_server_encode_the_embedded_documents_once(tmp_path, index, monkeypatch):

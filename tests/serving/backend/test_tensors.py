@@ -9,6 +9,7 @@ import pytest
 from care_accel.errors import CareError
 from care_accel.serving.backend.tensors import (
     MAX_TEXT_BYTES,
+    Backend,
     fair_threads,
     in_reach,
     read_parameters,
@@ -106,3 +107,21 @@ def test_a_folder_with_a_chinese_name_is_in_reach_of_a_python_in_the_c_locale(tm
     assert done.stdout.isascii(), done.stderr
     assert done.stdout.endswith("inner found\n"), done.stderr
     assert in_reach(tmp_path / "没有", tmp_path / "links") == tmp_path / "没有"
+
+
+def test_counters_and_numbers_are_on_the_metrics_page(monkeypatch):
+    from ..python_backend import PythonBackend
+
+    server = PythonBackend()
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", server)
+    backend = Backend(server.arguments("scan", {}))
+    counted, measured = backend.counter("queries", "Queries"), [0.5]
+    backend.gauge("recall", "Recall", lambda: measured[0])
+    counted.add(3)
+    backend._report()
+    assert server.metrics["care_recall", "scan", ""] == 0.5
+    measured[0] = 0.25
+    counted.add(2)
+    backend.end()
+    assert server.metrics["care_recall", "scan", ""] == 0.25
+    assert server.metrics["care_queries_total", "scan", ""] == 5
