@@ -81,7 +81,7 @@ class Table:
     def __init__(self, uri: str, dataset: lance.LanceDataset, address: str | None = None) -> None:
         self.uri = uri
         self.dataset = dataset
-        self._address = address or table_uri(uri)
+        self.address = address or table_uri(uri)
 
     @classmethod
     def create(cls, uri: str, empty: pa.Schema) -> Table:
@@ -140,7 +140,7 @@ class Table:
         with lance_errors(self.uri):
             if self.dataset.latest_version == self.version:
                 return self
-            newest = Table(self.uri, self.handle(), self._address)
+            newest = Table(self.uri, self.handle(), self.address)
         if newest.version < self.version:  # as while a folder is being deleted
             raise CareError(
                 f"{self.uri}: version {self.version} is gone and {newest.version} the newest: its files were removed; restore "
@@ -213,7 +213,7 @@ class Table:
         if not len(ids):
             return self.read(columns, "false")
         if 20 * len(ids) < self.dataset.count_rows():
-            return self.read(columns, _in(ids))
+            return self.read(columns, among(ids))
         import pyarrow.compute as pc
 
         # So many that one pass over the ids costs less than a search for each.
@@ -243,8 +243,10 @@ class Table:
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
-            found = self.dataset.to_table(columns=[ROW_ID], filter=condition)
-        return found[ROW_ID].to_numpy()
+            return self._row_ids(condition)
+
+    def _row_ids(self, condition: str) -> NDArray[np.uint64]:
+        return self.dataset.to_table(columns=[ROW_ID], filter=condition)[ROW_ID].to_numpy()
 
     def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
         """Return the table with new fields, null in all rows; another writer may have added them as well."""
@@ -292,14 +294,14 @@ class Table:
                 .when_not_matched_insert_all()
             )
             if replaced:
-                merge = merge.when_not_matched_by_source_delete(_in(replaced))
+                merge = merge.when_not_matched_by_source_delete(among(replaced))
             merge.conflict_retries(_RETRIES).retry_timeout(_RETRY_FOR).execute(aligned)
         return self.latest()
 
     def delete(self, ids: Sequence[str]) -> Table:
         """Delete documents in one commit; unknown ids are fine."""
         with lance_errors(self.uri):
-            self.handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+            self.handle().delete(among(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def delete_where(self, expression: str) -> Table:
@@ -346,7 +348,7 @@ class Table:
         """Return the size of all versions, in bytes; None in an object store."""
         if is_remote(self.uri):
             return None
-        return folder_bytes(Path(self._address))
+        return folder_bytes(Path(self.address))
 
     def handle(self) -> lance.LanceDataset:
         """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
@@ -356,7 +358,7 @@ class Table:
         Replaced
             Another collection is at this address now.
         """
-        opened = _lance().dataset(self._address)
+        opened = _lance().dataset(self.address)
         if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
             raise Replaced(
                 f"{self.uri}: another collection has taken the place of this one; open the collection again"
@@ -377,7 +379,8 @@ def vector_column(vectors: NDArray[np.float32], width: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), width)
 
 
-def _in(ids: Sequence[str]) -> str:
+def among(ids: Sequence[str]) -> str:
+    """Return the condition that a row is of one of some documents."""
     quoted = ",".join("'" + value.replace("'", "''") + "'" for value in ids)
     return f"{ID} IN ({quoted})"
 
