@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 import threading
@@ -66,9 +67,7 @@ def _serve(options: argparse.Namespace) -> None:
     from care_accel.cluster.shards.front import Front
     from care_accel.cluster.shards.serving import ShardedCollection
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     limits = Limits(start=options.timeout)
     if options.shard_seconds is not None:
         limits = Limits(start=options.timeout, shard=options.shard_seconds)
@@ -83,6 +82,9 @@ def _serve(options: argparse.Namespace) -> None:
         model=options.model,
         limits=limits,
     )
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects
+        signal.signal(number, lambda *_: ended.set())
     try:
         front = Front(searched, f"{options.host}:{options.grpc_port}")
         print(

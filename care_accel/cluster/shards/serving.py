@@ -1,115 +1,28 @@
-"""Shards as deployments of Ray Serve, and a collection that is searched through them."""
+"""A collection that is searched through shards on a cluster."""
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from importlib.util import find_spec
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from care_accel.cluster.connection import connected, first_line
+from care_accel.cluster.connection import connected
 from care_accel.cluster.shards.answers import Answer
-from care_accel.cluster.shards.calls import DEFAULT, Limits, ShardGone
+from care_accel.cluster.shards.calls import DEFAULT, Limits
+from care_accel.cluster.shards.deployment import ServeShard, delete, deploy, require_serve, running
 from care_accel.cluster.shards.router import Router
-from care_accel.cluster.shards.shard import Shard
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.layout import is_remote
 from care_accel.collection.storage.table import Table
 from care_accel.encoding.base import BaseDualEncoder, checked_texts
 from care_accel.errors import CareError, require_count
-from care_accel.version import __version__
 
 _T = TypeVar("_T")
-# Searches that wait in one replica; more wait in the router.
-_ONGOING = 64
-_HEALTH_SECONDS = 5.0
-
-
-def require_serve() -> None:
-    """Check that Ray Serve is installed.
-
-    Raises
-    ------
-    CareError
-        It is not; the message names the extra.
-    """
-    # grpc_reflection stands for what ray[serve] installs besides Ray.
-    if find_spec("ray") is None or find_spec("grpc_reflection") is None:
-        raise CareError(
-            "searching shards on a cluster needs the package ray[serve]: pip install 'care-accel[cluster]'"
-        )
-
-
-class ShardReplica:
-    """A replica of a shard as Ray Serve runs it; see `Shard` for its methods."""
-
-    def __init__(
-        self, uri: str, number: int, of: int, device: str, threads: int | None, version: str
-    ) -> None:
-        if version != __version__:
-            raise CareError(
-                f"the replica has care-accel {__version__}, the router {version}; install one on all machines"
-            )
-        self._shard = Shard(uri, number, of, device=device, threads=threads)
-
-    async def load(self, version: int) -> Any:
-        """Begin to load a version, and tell whether it is there."""
-        return await asyncio.to_thread(self._shard.load, version)
-
-    async def search(self, request: Any) -> Any:
-        """Search a version."""
-        return await asyncio.to_thread(self._shard.search, request)
-
-    async def documents(self, version: int, positions: Sequence[int]) -> Any:
-        """Return documents at positions."""
-        return await asyncio.to_thread(self._shard.documents, version, positions)
-
-    async def check_health(self) -> None:
-        """Scan for a query with a known answer; a replica that fails is replaced by Ray Serve."""
-        await asyncio.to_thread(self._shard.check)
-
-
-class ServeShard:
-    """A shard's replicas on Ray Serve, as `Router` calls them.
-
-    Parameters
-    ----------
-    handle : ray.serve.handle.DeploymentHandle
-    replicas : int
-    """
-
-    def __init__(self, handle: Any, replicas: int) -> None:
-        from ray.exceptions import RayError, RayTaskError
-        from ray.serve.exceptions import RayServeException
-
-        # By gRPC between the processes: twice as fast as through Ray's object store.
-        self._handle = handle.options(_by_reference=False)
-        self.replicas = replicas
-        self._failed, self._gone = RayTaskError, (RayError, RayServeException, ConnectionError)
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of any replica.
-
-        Raises
-        ------
-        ShardGone
-            The replica has died, or there is none.
-        CareError
-            The method failed in a way that no other replica would mend.
-        """
-        try:
-            return await getattr(self._handle, method).remote(*arguments)
-        except self._failed as cause:
-            raise CareError(f"a shard failed: {first_line(getattr(cause, 'cause', None) or cause)}") from None
-        except self._gone as cause:
-            raise ShardGone(first_line(cause)) from None
 
 
 class ShardedCollection:
@@ -183,7 +96,7 @@ class ShardedCollection:
         entered = connected(cluster)
         entered.__enter__()
         try:
-            handles = _deploy(place, shards, replicas, gpus, cpus)
+            handles = deploy(place, shards, replicas, gpus, cpus)
             return cls(place, handles, replicas, model, limits, entered)
         except BaseException:
             entered.__exit__(None, None, None)
@@ -204,7 +117,7 @@ class ShardedCollection:
         entered = connected(cluster)
         entered.__enter__()
         try:
-            handles, replicas = _running(place)
+            handles, replicas = running(place)
             return cls(place, handles, replicas, model, limits, entered)
         except BaseException:
             entered.__exit__(None, None, None)
@@ -283,11 +196,7 @@ class ShardedCollection:
 
     def stop(self) -> None:
         """End the shards, and close this object."""
-        from ray import serve
-
-        with suppress(Exception):  # of a cluster that is gone
-            for number in range(self.shards):
-                serve.delete(_name(self.uri, number, self.shards), _blocking=False)
+        delete(self.uri, self.shards)
         self.close()
 
     def close(self) -> None:
@@ -311,93 +220,3 @@ class ShardedCollection:
 
 def _absolute(uri: str | Path) -> str:
     return str(uri) if is_remote(str(uri)) else str(Path(uri).resolve())
-
-
-def _prefix(uri: str) -> str:
-    return f"care-{hashlib.sha256(uri.encode()).hexdigest()[:12]}"
-
-
-def _name(uri: str, number: int, of: int) -> str:
-    return f"{_prefix(uri)}-{number}-of-{of}"
-
-
-def _deploy(uri: str, shards: int, replicas: int, gpus: float, cpus: float) -> list[Any]:
-    """Run an application a shard; return their handles."""
-    import ray
-    from ray import serve
-
-    # The router is in this process: nothing listens for HTTP.
-    serve.start(proxy_location="Disabled")
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    options: dict[str, Any] = {
-        "num_replicas": replicas,
-        "max_ongoing_requests": _ONGOING,
-        "health_check_period_s": _HEALTH_SECONDS,
-        "ray_actor_options": {"num_cpus": cpus, "num_gpus": gpus},
-    }
-    if 1 < replicas <= nodes:  # a machine that is lost takes one replica of a shard with it
-        options["max_replicas_per_node"] = 1
-    device, threads = ("cuda" if gpus else "cpu"), max(int(cpus), 1)
-    targets = [
-        serve.RunTarget(
-            serve.deployment(ShardReplica, name="shard", **options).bind(
-                uri, number, shards, device, threads, __version__
-            ),
-            name=_name(uri, number, shards),
-            route_prefix=None,
-        )
-        for number in range(shards)
-    ]
-    with _serve_errors(uri):
-        handles = list(serve.run_many(targets))
-    names = {target.name for target in targets}
-    for name in serve.status().applications:
-        if name.startswith(f"{_prefix(uri)}-") and name not in names:  # of another number of shards
-            serve.delete(name, _blocking=False)
-    return handles
-
-
-def _running(uri: str) -> tuple[list[Any], int]:
-    """Return handles and replicas of the shards that run."""
-    from ray import serve
-
-    names = [name for name in serve.status().applications if name.startswith(f"{_prefix(uri)}-")]
-    if not names:
-        raise CareError(
-            f"{uri} is not served on this cluster; start its shards with care-accel serve --cluster"
-        )
-    shards = {int(name.rsplit("-", 1)[1]) for name in names}
-    if len(shards) > 1 or len(names) != max(shards):
-        raise CareError(f"{uri} is served with several numbers of shards; start it again with one")
-    of = shards.pop()
-    handles = [serve.get_app_handle(_name(uri, number, of)) for number in range(of)]
-    from ray.serve.schema import ApplicationStatusOverview
-
-    found: ApplicationStatusOverview = serve.status().applications[_name(uri, 0, of)]
-    return handles, sum(found.deployments["shard"].replica_states.values())
-
-
-@contextmanager
-def _serve_errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, TimeoutError) as cause:
-        from ray import serve
-
-        reasons = [
-            status.message
-            for name, found in serve.status().applications.items()
-            if name.startswith(_prefix(uri))
-            for status in found.deployments.values()
-            if status.message
-        ]
-        raise CareError(f"the shards of {uri} cannot start: {_why([*reasons, str(cause)])}") from None
-
-
-def _why(messages: Sequence[str]) -> str:
-    """Return the line of a remote traceback that says what is wrong."""
-    for message in messages:
-        lines = [line.strip() for line in message.splitlines() if "CareError: " in line]
-        if lines:
-            return lines[-1].split("CareError: ", 1)[1][:300]
-    return first_line(RuntimeError(messages[0]))
