@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds without an answer after which a shard is away; default: 10",
     )
     many.add_argument(
+        "--require-all",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="refuse searches while a shard is away; otherwise answers of the others say what share of the documents was "
+        "searched; default: refuse",
+    )
+    many.add_argument(
         "--keep", action="store_true", help="leave the shards running at the end, for the next start"
     )
 
@@ -52,6 +59,8 @@ def run(options: argparse.Namespace) -> None:
         for name in ("shards", "replicas", "gpus_per_shard", "cpus_per_shard", "shard_seconds", "keep"):
             if getattr(options, name):
                 raise CareError(f"--{name.replace('_', '-')} needs --cluster")
+        if not options.require_all:
+            raise CareError("--no-require-all needs --cluster")
         serving.run(options)
         return
     for name in _ALONE:
@@ -86,7 +95,7 @@ def _serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects
         signal.signal(number, lambda *_: ended.set())
     try:
-        front = Front(searched, f"{options.host}:{options.grpc_port}")
+        front = Front(searched, f"{options.host}:{options.grpc_port}", require_all=options.require_all)
         print(
             f"ready: grpc://{front.address}  {options.shards} shards, {replicas} replicas each, version {searched.version}",
             flush=True,

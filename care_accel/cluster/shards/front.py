@@ -16,6 +16,7 @@ from care_accel.cluster.shards.calls import ShardAway
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.runtimes.server_connection import CHANNEL, tritonclient_module
 from care_accel.encoding.runtimes.server_descriptions import DESCRIPTION, ENCODERS, SEARCH
+from care_accel.encoding.runtimes.server_messages import SHARE
 from care_accel.encoding.spec import ROLES, Role, Task
 from care_accel.errors import CareError
 from care_accel.retriever import Hit
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 _BATCH = 64
 _THREADS = 32
 _NUMPY = {"INT32": np.int32, "FP32": np.float32, "INT64": np.int64}
-# A request's parameter that allows partial answers, and an answer's with the share of documents that were searched.
-PARTIAL, SHARE, VERSION = "partial", "share", "version"
+# A request's parameter that allows a partial answer, and an answer's with the version that was searched.
+PARTIAL, VERSION = "partial", "version"
 
 _TEXTS = (Tensor("TEXT", "BYTES"), Tensor("TASK", "BYTES", optional=True))
 _COSTS = (Tensor("TOKENS", "INT32"),)
@@ -42,14 +43,16 @@ _COSTS = (Tensor("TOKENS", "INT32"),)
 class Front:
     """A gRPC server for a sharded collection, with the models ``query_encoder``, ``document_encoder`` and ``search``.
 
-    A search is refused with UNAVAILABLE while a shard is away, unless the request has the parameter ``partial``; the answer
-    then has the parameter ``share``.
+    A search is refused with UNAVAILABLE while a shard is away, unless partial answers are allowed. The output SHARE says for
+    each query what share of the documents was searched.
 
     Parameters
     ----------
     searched : ShardedCollection
     address : str
         ``host:port``; port 0 for a free one.
+    require_all : bool
+        Whether partial answers are for requests alone that have the parameter ``partial``.
 
     Attributes
     ----------
@@ -62,7 +65,7 @@ class Front:
         tritonclient is not installed, or the address is taken.
     """
 
-    def __init__(self, searched: ShardedCollection, address: str) -> None:
+    def __init__(self, searched: ShardedCollection, address: str, *, require_all: bool = True) -> None:
         tritonclient_module("tritonclient.grpc")
         import grpc
         from tritonclient.grpc import service_pb2_grpc
@@ -71,7 +74,8 @@ class Front:
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, "front"), options=[*CHANNEL, ("grpc.so_reuseport", 0)]
         )
-        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(_servicer(searched), self._server)
+        servicer = _servicer(searched, require_all=require_all)
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         try:
             port = self._server.add_insecure_port(address)
         except RuntimeError:
@@ -86,7 +90,7 @@ class Front:
         self._server.stop(grace=10).wait()
 
 
-def _servicer(searched: ShardedCollection) -> Any:
+def _servicer(searched: ShardedCollection, *, require_all: bool) -> Any:
     """Return the methods of the service that clients of this package call; the class exists with tritonclient only."""
     import grpc
     from tritonclient.grpc import service_pb2 as messages
@@ -114,10 +118,9 @@ def _servicer(searched: ShardedCollection) -> Any:
 
         def ModelInfer(self, request: Any, context: Any) -> Any:
             self._config(request.model_name, context)
+            partial = not require_all or request.parameters[PARTIAL].bool_param
             try:
-                outputs, parameters = models.infer(
-                    request.model_name, _inputs(request), partial=request.parameters[PARTIAL].bool_param
-                )
+                outputs, version = models.infer(request.model_name, _inputs(request), partial=partial)
             except ShardAway as away:
                 context.abort(grpc.StatusCode.UNAVAILABLE, str(away))
             except CareError as mistake:
@@ -129,11 +132,8 @@ def _servicer(searched: ShardedCollection) -> Any:
                 kind, raw = _raw(values)
                 response.outputs.add(name=name, datatype=kind, shape=values.shape)
                 response.raw_output_contents.append(raw)
-            for name, value in parameters.items():
-                if isinstance(value, int):
-                    response.parameters[name].int64_param = value
-                else:
-                    response.parameters[name].double_param = value
+            if version is not None:
+                response.parameters[VERSION].int64_param = version
             return response
 
         def _config(self, name: str, context: Any) -> Any:
@@ -155,8 +155,8 @@ class _Models:
 
     def infer(
         self, name: str, inputs: Mapping[str, NDArray[Any]], *, partial: bool
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, int | float]]:
-        """Return the outputs of a model, and parameters of the response.
+    ) -> tuple[dict[str, NDArray[Any]], int | None]:
+        """Return the outputs of a model, and of a search the version.
 
         Raises
         ------
@@ -173,7 +173,7 @@ class _Models:
             return self._search(texts, tasks, inputs, partial=partial)
         role: Role = "query" if name == ENCODERS["query"] else "document"
         vectors, tokens, times = self._encode(role, texts, tasks)
-        return {"EMBEDDING": vectors, "TOKENS": tokens, "TIMES": times}, {}
+        return {"EMBEDDING": vectors, "TOKENS": tokens, "TIMES": times}, None
 
     def _encode(
         self, role: Role, texts: list[str], tasks: list[Task]
@@ -194,7 +194,7 @@ class _Models:
 
     def _search(
         self, texts: list[str], tasks: list[Task], inputs: Mapping[str, NDArray[Any]], *, partial: bool
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, int | float]]:
+    ) -> tuple[dict[str, NDArray[Any]], int]:
         given = inputs.get("K")
         ks = np.full(len(texts), K, np.int32) if given is None else given.ravel()
         if ks.size != len(texts) or ks.min() < 1 or ks.max() > MAX_K:
@@ -211,12 +211,14 @@ class _Models:
         ids, scores = np.full((len(texts), k), -1, np.int64), np.full((len(texts), k), -np.inf, np.float32)
         documents = np.full((len(texts), k), b"null", np.object_)
         names = np.full((len(texts), k), b"", np.object_)
+        shares = np.ones((len(texts), 1), np.float32)
         answers: list[Answer] = []
         for (own_k, condition), rows in groups.items():
             answer = self._searched.search_vectors(
                 vectors[rows], own_k, [texts[row] for row in rows], filter=condition, require_all=not partial
             )
             answers.append(answer)
+            shares[rows] = answer.share
             for row, hits, places in zip(rows, answer.hits, answer.positions, strict=True):
                 for place, (hit, number) in enumerate(zip(hits, places, strict=True)):
                     ids[row, place], scores[row, place] = number, hit.score
@@ -230,11 +232,8 @@ class _Models:
             "DOCUMENTS": documents,
             "DOCUMENT_IDS": names,
         }
-        share = min(answer.share for answer in answers)
-        parameters: dict[str, int | float] = {VERSION: answers[0].version}
-        if share < 1:
-            parameters[SHARE] = share
-        return {**outputs, "TOKENS": tokens, "TIMES": times}, parameters
+        outputs |= {"TOKENS": tokens, "TIMES": times, SHARE: shares}
+        return outputs, answers[0].version
 
 
 def _document(hit: Hit) -> bytes:
@@ -272,7 +271,7 @@ def _search_config(searched: ShardedCollection) -> Any:
             Tensor("K", "INT32", optional=True),
             Tensor("FILTER", "BYTES", optional=True),
         ],
-        outputs=[*hits, *texts, *_COSTS, Tensor("TIMES", "FP32", (3,))],
+        outputs=[*hits, *texts, *_COSTS, Tensor("TIMES", "FP32", (3,)), Tensor(SHARE, "FP32")],
         max_batch_size=_BATCH,
         parameters={DESCRIPTION: json.dumps(known, ensure_ascii=False)},
     )

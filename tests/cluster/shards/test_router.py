@@ -1,7 +1,6 @@
 """Shards in one process, without Ray: the hits of `Collection.search` to the last bit, and what happens when shards are away."""
 
 import asyncio
-import itertools
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -10,45 +9,15 @@ import pytest
 from cluster_corpus import WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from local_shards import Local, rows, split
 
 from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router, Shard
 from care_accel.cluster.shards.answers import Loaded, Missing, Refused, Request
-from care_accel.cluster.shards.calls import Limits, ShardAway, ShardGone
+from care_accel.cluster.shards.calls import Limits, ShardAway
 
 NUMBERS = (1, 2, 3, 7)
 QUICK = Limits(shard=2.0, hedge=5.0, refresh=0.02, settle=0.2, start=20.0)
-
-
-def rows(numbers, draft=0):
-    """Return documents of which several have the same text, so that scores tie, and one in three has several sentences."""
-    return [
-        {
-            "id": f"d{number}",
-            "text": f"{WORDS[number % 5]}怎么治疗。" * (4 if number % 3 == 0 else 1) + "多休息。" * draft,
-            "department": ["儿科", "内科", "外科"][number % 3],
-            "year": 2000 + number,
-        }
-        for number in numbers
-    ]
-
-
-class Local:
-    """Replicas of a shard in this process; those that are down are gone, and each call goes to the next one."""
-
-    def __init__(self, *replicas):
-        self.shards, self.replicas = list(replicas), len(replicas)
-        self.down, self.slow, self.calls = set(), {}, []
-        self._next = itertools.count()
-
-    async def call(self, method, *arguments):
-        number = next(self._next) % self.replicas
-        self.calls.append((method, number))
-        if number in self.slow:
-            await asyncio.sleep(self.slow[number])
-        if number in self.down:
-            raise ShardGone("killed")
-        return getattr(self.shards[number], method)(*arguments)
 
 
 @asynccontextmanager
@@ -59,10 +28,6 @@ async def routed(uri, shards, limits=QUICK):
         yield router
     finally:
         await router.close()
-
-
-def split(uri, of, replicas=1):
-    return [Local(*(Shard(str(uri), number, of) for _ in range(replicas))) for number in range(of)]
 
 
 def made(folder, model, **options):
