@@ -1,4 +1,4 @@
-"""Collections past one machine: a corpus is encoded by the workers of a Ray cluster (extra ``cluster``)."""
+"""Collections past one machine, on Ray (extra ``cluster``): a corpus is encoded by workers, and searched by shards."""
 
 from __future__ import annotations
 
