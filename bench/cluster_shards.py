@@ -5,6 +5,7 @@ single queries for the time; replicas killed under load, with two of each shard 
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("documents", type=Path)
     parser.add_argument("queries", type=Path)
     parser.add_argument("--count", type=int, default=10_000, help="queries")
-    parser.add_argument("--shards", type=int, nargs="+", default=[2, 7])
+    parser.add_argument("--shards", type=int, nargs="*", default=[2, 7])
+    parser.add_argument("--replicas", type=int, nargs="*", default=[2, 1], help="of which one is killed")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load, for each kill")
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "cluster-shards"))
     options = parser.parse_args()
@@ -54,8 +56,8 @@ def main() -> None:
         cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{last}", **small)
     try:
         for shards in options.shards:
-            with_shards(options, cluster.address, collection, vectors, shards)
-        for replicas in (2, 1):
+            with_shards(cluster.address, collection, vectors, shards)
+        for replicas in options.replicas:
             killed(options, cluster.address, collection, vectors, replicas)
     finally:
         cluster.shutdown()
@@ -75,14 +77,14 @@ def read(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def served(options, address, collection, shards, replicas=1):
+def served(address, collection, shards, replicas=1, limits=LIMITS):
     return ShardedCollection.serve(
-        collection.uri, cluster=address, shards=shards, replicas=replicas, cpus=0.1, limits=LIMITS
+        collection.uri, cluster=address, shards=shards, replicas=replicas, cpus=0.1, limits=limits
     )
 
 
-def with_shards(options, address, collection, vectors, shards) -> None:
-    searched = served(options, address, collection, shards)
+def with_shards(address, collection, vectors, shards) -> None:
+    searched = served(address, collection, shards)
     try:
         equal = 0
         for start in range(0, len(vectors), BATCH):
@@ -109,7 +111,9 @@ def with_shards(options, address, collection, vectors, shards) -> None:
 
 
 def killed(options, address, collection, vectors, replicas) -> None:
-    searched = served(options, address, collection, 2, replicas)
+    # Ray Serve holds a request until there is a replica again: without another one, not for long.
+    limits = LIMITS if replicas > 1 else dataclasses.replace(LIMITS, shard=0.5)
+    searched = served(address, collection, 2, replicas, limits)
     expected = collection.search_vectors(vectors[:200])
     counts = dict.fromkeys(("asked", "whole", "partial", "refused", "failed", "wrong"), 0)
     counting = threading.Lock()
