@@ -90,6 +90,7 @@ def _serve(options: argparse.Namespace) -> None:
         cpus=1.0 if options.cpus_per_shard is None else options.cpus_per_shard,
         model=options.model,
         limits=limits,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
+from time import monotonic, sleep
 from typing import Any
 
 from care_accel.cluster.connection import first_line
@@ -18,6 +19,7 @@ from care_accel.version import __version__
 # Searches that wait in one replica; more wait in the router.
 _ONGOING = 64
 _HEALTH_SECONDS = 5.0
+_TURN_SECONDS, _TELL_SECONDS = 0.3, 10.0
 
 
 def require_serve() -> None:
@@ -108,7 +110,16 @@ def _name(uri: str, number: int, of: int) -> str:
     return f"{_prefix(uri)}-{number}-of-{of}"
 
 
-def deploy(uri: str, shards: int, replicas: int, gpus: float, cpus: float) -> list[Any]:
+def deploy(
+    uri: str,
+    shards: int,
+    replicas: int,
+    *,
+    gpus: float,
+    cpus: float,
+    seconds: float,
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Any]:
     """Start the shards of a collection, or change those that run; return their handles.
 
     Parameters
@@ -117,18 +128,26 @@ def deploy(uri: str, shards: int, replicas: int, gpus: float, cpus: float) -> li
     shards, replicas : int
     gpus, cpus : float
         Of one replica.
+    seconds : float
+        Limit until all run.
+    say : callable
+        Called every ten seconds with what is waited for.
 
     Raises
     ------
     CareError
-        A replica cannot start.
+        A replica cannot start, or finds no place in time. The shards are ended then.
     """
     import ray
     from ray import serve
 
     # The router is in this process: nothing listens for HTTP.
     serve.start(proxy_location="Disabled")
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
+    needs = {"CPU": cpus, "GPU": gpus}
+    nodes = sum(
+        bool(node["Alive"]) and all(node["Resources"].get(name, 0) >= need for name, need in needs.items())
+        for node in ray.nodes()
+    )
     options: dict[str, Any] = {
         "num_replicas": replicas,
         "max_ongoing_requests": _ONGOING,
@@ -148,9 +167,16 @@ def deploy(uri: str, shards: int, replicas: int, gpus: float, cpus: float) -> li
         )
         for number in range(shards)
     ]
-    with _serve_errors(uri):
-        handles = list(serve.run_many(targets))
-    names = {target.name for target in targets}
+    names = [target.name for target in targets]
+    try:
+        serve.run_many(
+            targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False
+        )
+        _wait(uri, names, replicas, needs, seconds, say)
+        handles = [serve.get_app_handle(name) for name in names]
+    except BaseException:
+        delete(uri, shards)
+        raise
     for name in serve.status().applications:
         if name.startswith(f"{_prefix(uri)}-") and name not in names:  # of another number of shards
             serve.delete(name, _blocking=False)
@@ -183,21 +209,45 @@ def running(uri: str) -> tuple[list[Any], int]:
     return handles, sum(found.deployments["shard"].replica_states.values())
 
 
-@contextmanager
-def _serve_errors(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, TimeoutError) as cause:
-        from ray import serve
+def _wait(
+    uri: str,
+    names: Sequence[str],
+    replicas: int,
+    needs: Mapping[str, float],
+    seconds: float,
+    say: Callable[[str], None],
+) -> None:
+    """Wait until all applications run."""
+    import ray
+    from ray import serve
 
-        reasons = [
-            status.message
-            for name, found in serve.status().applications.items()
-            if name.startswith(_prefix(uri))
-            for status in found.deployments.values()
-            if status.message
-        ]
-        raise CareError(f"the shards of {uri} cannot start: {_why([*reasons, str(cause)])}") from None
+    end = monotonic() + seconds
+    told = monotonic()
+    while True:
+        known = serve.status().applications
+        found = [known[name] for name in names if name in known]
+        stages = [one.status for one in found]
+        if len(found) == len(names) and all(stage == "RUNNING" for stage in stages):
+            return
+        messages = [status.message for one in found for status in one.deployments.values() if status.message]
+        if "DEPLOY_FAILED" in stages or "UNHEALTHY" in stages:
+            messages += [one.message for one in found if one.message]
+            raise CareError(f"the shards of {uri} cannot start: {_why(messages)}")
+        ready = sum(
+            one.deployments["shard"].replica_states.get("RUNNING", 0) for one in found if one.deployments
+        )
+        waiting = f"{ready} of {len(names) * replicas} replicas run"
+        if monotonic() > end:
+            has = ray.cluster_resources()
+            need = ", ".join(f"{value:g} {name}" for name, value in needs.items() if value)
+            raise CareError(
+                f"{waiting} after {seconds:g} s: one needs {need}, the cluster has {has.get('CPU', 0):g} CPU, "
+                f"{has.get('GPU', 0):g} GPU; add nodes, ask for less, or wait longer"
+            )
+        if monotonic() - told > _TELL_SECONDS:
+            say(waiting)
+            told = monotonic()
+        sleep(_TURN_SECONDS)
 
 
 def _why(messages: Sequence[str]) -> str:
@@ -206,7 +256,7 @@ def _why(messages: Sequence[str]) -> str:
         lines = [line.strip() for line in message.splitlines() if "CareError: " in line]
         if lines:
             return lines[-1].split("CareError: ", 1)[1][:300]
-    return first_line(RuntimeError(messages[0]))
+    return first_line(RuntimeError(messages[0] if messages else "look at Ray's logs"))
 
 
 def delete(uri: str, shards: int) -> None:

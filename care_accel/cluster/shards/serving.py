@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -65,6 +65,7 @@ class ShardedCollection:
         cpus: float = 1.0,
         model: BaseDualEncoder | str | Path | None = None,
         limits: Limits = DEFAULT,
+        say: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Start the shards of a collection, or change those that run, and search them.
 
@@ -82,6 +83,8 @@ class ShardedCollection:
             Of one replica. With a GPU, the scan runs there.
         model, limits
             As in `Collection.open`, and how long to wait.
+        say : callable
+            Called every ten seconds with what is waited for.
 
         Raises
         ------
@@ -96,7 +99,7 @@ class ShardedCollection:
         entered = connected(cluster)
         entered.__enter__()
         try:
-            handles = deploy(place, shards, replicas, gpus, cpus)
+            handles = deploy(place, shards, replicas, gpus=gpus, cpus=cpus, seconds=limits.start, say=say)
             return cls(place, handles, replicas, model, limits, entered)
         except BaseException:
             entered.__exit__(None, None, None)

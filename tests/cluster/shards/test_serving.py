@@ -13,8 +13,10 @@ import pytest
 from cluster_corpus import WORDS, document
 
 from care_accel import CareError, Collection
+from care_accel.cluster.connection import connected
 from care_accel.cluster.shards import ShardedCollection
 from care_accel.cluster.shards.calls import Limits, ShardAway
+from care_accel.cluster.shards.deployment import deploy
 from care_accel.encoding.runtimes.server import AsyncServerClient, ServerClient
 from care_accel.serving.gateway.upstream import Upstream
 
@@ -124,6 +126,23 @@ def test_without_another_replica_the_answer_is_refused_or_partial_until_it_is_ba
         assert searched.search("感冒", 5) == collection.search("感冒", 5)
     finally:
         searched.stop()
+
+
+def test_shards_that_cannot_start_or_have_no_place_are_told_and_ended(collection, address):
+    from ray import serve
+
+    with pytest.raises(CareError, match=r"needs 64 CPU, the cluster has 2 CPU"):
+        served(collection, address, cpus=64, limits=dataclasses.replace(LIMITS, start=3.0))
+    with (
+        connected(address),
+        pytest.raises(CareError, match=r"cannot start: /nowhere: no such folder"),
+    ):
+        deploy("/nowhere", 1, 1, gpus=0, cpus=0.1, seconds=60)
+    with connected(address):
+        end = time.monotonic() + 60
+        while serve.status().applications:
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def test_the_command_serves_clients_of_the_inference_server_and_the_gateway(collection, address):
