@@ -12,6 +12,10 @@ class ShardGone(Exception):
     """The replica that was asked has died, or cannot be reached."""
 
 
+class ShardFailed(CareError):
+    """A replica has failed at a request that is no mistake of its sender."""
+
+
 class ShardAway(CareError):
     """No replica of a shard answers."""
 

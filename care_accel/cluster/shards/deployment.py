@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from care_accel.cluster.connection import first_line
-from care_accel.cluster.shards.calls import ShardGone
+from care_accel.cluster.shards.calls import ShardFailed, ShardGone
 from care_accel.cluster.shards.shard import Shard
 from care_accel.errors import CareError
 from care_accel.version import __version__
@@ -91,13 +91,15 @@ class ServeShard:
         ------
         ShardGone
             The replica has died, or there is none.
-        CareError
-            The method failed in a way that no other replica would mend.
+        ShardFailed
+            The method has raised an error.
         """
         try:
             return await getattr(self._handle, method).remote(*arguments)
         except self._failed as cause:
-            raise CareError(f"a shard failed: {first_line(getattr(cause, 'cause', None) or cause)}") from None
+            raise ShardFailed(
+                f"a shard failed: {first_line(getattr(cause, 'cause', None) or cause)}"
+            ) from None
         except self._gone as cause:
             raise ShardGone(first_line(cause)) from None
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.cluster.shards.answers import Answer
-from care_accel.cluster.shards.calls import ShardAway
+from care_accel.cluster.shards.calls import ShardAway, ShardFailed
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.runtimes.server_connection import CHANNEL, tritonclient_module
 from care_accel.encoding.runtimes.server_descriptions import DESCRIPTION, ENCODERS, SEARCH
@@ -123,6 +123,8 @@ def _servicer(searched: ShardedCollection, *, require_all: bool) -> Any:
                 outputs, version = models.infer(request.model_name, _inputs(request), partial=partial)
             except ShardAway as away:
                 context.abort(grpc.StatusCode.UNAVAILABLE, str(away))
+            except ShardFailed as failure:
+                context.abort(grpc.StatusCode.INTERNAL, str(failure))
             except CareError as mistake:
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(mistake))
             response = messages.ModelInferResponse(

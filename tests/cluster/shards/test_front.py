@@ -11,7 +11,7 @@ from local_shards import rows, split
 
 from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router
-from care_accel.cluster.shards.calls import DEFAULT
+from care_accel.cluster.shards.calls import DEFAULT, ShardFailed
 from care_accel.cluster.shards.front import Front
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
@@ -112,6 +112,18 @@ def test_mistakes_of_a_client_are_told(served):
         assert told.value.status == "INVALID_ARGUMENT"
     with pytest.raises(ServerError, match="TEXT 0 is empty"):
         client.search([""])
+
+
+def test_a_shard_that_fails_is_not_the_client_s_mistake(searched, served):
+    client = served()
+
+    async def fails(method, *arguments):
+        raise ShardFailed("a shard failed: out of memory")
+
+    searched.shards[1].call = fails
+    with pytest.raises(ServerError, match="out of memory") as told:
+        client.search(["感冒"])
+    assert told.value.status == "INTERNAL"
 
 
 def test_without_a_shard_searches_are_refused_or_marked(collection, searched, served):
