@@ -1,7 +1,7 @@
 """Searches a collection by shards on three Ray nodes of this machine, and compares each answer with that of one process.
 
 `python bench/cluster_shards.py DOCUMENTS.jsonl QUERIES.jsonl` (rows with ``text``). Queries in batches by two and by seven shards;
-single queries for the time; replicas killed under load, with two of each shard and with one. It needs the extra ``cluster``.
+single queries for the time; replicas killed under load, with two of each shard, and a node, and with one. It needs the extra ``cluster``.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import signal
 import tempfile
 import threading
 import time
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -52,13 +53,15 @@ def main() -> None:
     small = {"object_store_memory": 80 << 20}
     head = {"num_cpus": 0, "node_ip_address": "127.0.0.2", "include_dashboard": False, **small}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    for last in (3, 4):
-        cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{last}", **small)
+    nodes = [cluster.add_node(num_cpus=1, node_ip_address=f"127.0.0.{last}", **small) for last in (3, 4)]
     try:
         for shards in options.shards:
             with_shards(cluster.address, collection, vectors, shards)
         for replicas in options.replicas:
-            killed(options, cluster.address, collection, vectors, replicas)
+            lost = partial(cluster.remove_node, nodes.pop(), allow_graceful=False) if replicas > 1 else None
+            killed(options, cluster.address, collection, vectors, replicas, lost)
+            if lost:
+                nodes.append(cluster.add_node(num_cpus=1, node_ip_address="127.0.0.5", **small))
     finally:
         cluster.shutdown()
 
@@ -110,7 +113,7 @@ def with_shards(address, collection, vectors, shards) -> None:
         searched.stop()
 
 
-def killed(options, address, collection, vectors, replicas) -> None:
+def killed(options, address, collection, vectors, replicas, lose_node) -> None:
     # Ray Serve holds a request until there is a replica again: without another one, not for long.
     limits = LIMITS if replicas > 1 else dataclasses.replace(LIMITS, shard=0.5)
     searched = served(address, collection, 2, replicas, limits)
@@ -146,10 +149,13 @@ def killed(options, address, collection, vectors, replicas) -> None:
             time.sleep(2)
             os.kill(process_of(searched, number), signal.SIGKILL)
             time.sleep(options.seconds)
+        if lose_node:
+            lose_node()
+            time.sleep(options.seconds)
         ended.set()
         for thread in threads:
             thread.join()
-        tell(replicas=replicas, killed=2, **counts)
+        tell(replicas=replicas, killed=2, nodes_lost=int(bool(lose_node)), **counts)
     finally:
         ended.set()
         searched.stop()
