@@ -27,7 +27,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make quick   run the fast tests that need no server, browser or compiler"
 	@echo "make clients test the integrations with LangChain, LlamaIndex and Haystack, and these against the gateway"
-	@echo "make cluster test encoding on a Ray cluster of this machine"
+	@echo "make cluster test encoding and searching on a Ray cluster of this machine"
 	@echo "make stores  test collections in an object store, and their export to Milvus"
 	@echo "make lint    check style and types"
 	@echo "make format  fix style"

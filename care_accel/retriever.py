@@ -362,6 +362,8 @@ class ServedRetriever(_Searcher):
 
     def _find(self, queries: list[str], k: int, subset: Subset) -> Found:
         found = self.client.search(queries, k, subset=subset)
+        if found.shares is not None and len(found.shares) and found.shares.min() < 1:
+            raise CareError("not all shards answered; client.search gives partial answers, with their shares")
         names: Any = found.document_ids or found.ids.tolist()
         spans = found.spans or [[None] * len(row) for row in names]
         hits = [

@@ -31,7 +31,10 @@ ARROWS = {
     "index": {"files", "progress", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors", "stopping"},
-    "cluster": {"collection", "encoding", "files", "progress", "errors", "stopping", "version"},
+    "cluster": {
+        *("collection", "encoding", "index", "retriever", "serving"),
+        *("files", "progress", "errors", "stopping", "version"),
+    },
     "eval": {
         "collection",
         "encoding",

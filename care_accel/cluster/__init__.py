@@ -1,4 +1,4 @@
-"""Collections past one machine: a corpus is encoded by the workers of a Ray cluster (extra ``cluster``)."""
+"""Collections past one machine, on Ray (extra ``cluster``): a corpus is encoded by workers, and searched by shards."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ if TYPE_CHECKING:
     from care_accel.cluster.encode import encode_corpus
     from care_accel.cluster.plan import Reading
     from care_accel.cluster.progress import Encoded
+    from care_accel.cluster.shards.serving import ShardedCollection
 
-__all__ = ["Encoded", "Reading", "encode_corpus"]
+__all__ = ["Encoded", "Reading", "ShardedCollection", "encode_corpus"]
 
-_MODULES = {"encode_corpus": "encode", "Reading": "plan", "Encoded": "progress"}
+_MODULES = {
+    "encode_corpus": "encode",
+    "Reading": "plan",
+    "Encoded": "progress",
+    "ShardedCollection": "shards.serving",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import pickle
-import socket
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
+from care_accel.cluster.connection import connected, first_line
 from care_accel.cluster.part import Job
 from care_accel.cluster.plan import Part
 from care_accel.cluster.run_folder import RunFolder
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 _TRIES, _STRIKES = 3, 2
 # The second one begins while the driver takes in what the first one did.
 _IN_FLIGHT = 2
-_CONNECT_SECONDS = 5.0
 _TURN_SECONDS = 1.0
 _COUNT_SECONDS = 5.0
 
@@ -84,37 +83,8 @@ def encode(
         if value is not None and not value > 0:
             raise CareError(f"{name} is {value}; it must be more than 0")
     pickled = pickle.dumps(model)
-    with _connected(settings.address):
+    with connected(settings.address):
         _Fleet(parts, job, run, pickled, settings, sink).work()
-
-
-@contextmanager
-def _connected(address: str) -> Iterator[None]:
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    if address != "auto":
-        host, _, port = address.rpartition(":")
-        try:
-            with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
-                pass
-        except (OSError, ValueError) as cause:
-            raise CareError(
-                f"no Ray cluster answers at {address} ({cause}); start its head with ray start --head, and give HOST:PORT"
-            ) from None
-    try:
-        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    except (ConnectionError, RuntimeError, ValueError) as cause:
-        raise CareError(
-            f"no Ray cluster can be used at {address}: {_first_line(cause)}; start its head with ray start --head"
-        ) from None
-    try:
-        yield
-    finally:
-        with suppress(Exception):  # of a head that is gone
-            ray.shutdown()
 
 
 @dataclass
@@ -176,7 +146,7 @@ class _Fleet:
                 self._check_limits()
         except (self._ray.exceptions.RaySystemError, ConnectionError) as cause:
             raise CareError(
-                f"the Ray cluster is gone ({_first_line(cause)}); start it, and run the same command again"
+                f"the Ray cluster is gone ({first_line(cause)}); start it, and run the same command again"
             ) from None
         finally:
             for member in self._members:
@@ -283,7 +253,7 @@ class _Fleet:
 
     def _died(self, member: _Member, cause: Exception) -> None:
         """Hand a dead worker's parts to others; the first of them may have killed it."""
-        reason = _first_line(cause)
+        reason = first_line(cause)
         self._drop(member)
         self._sink.died(member.name, reason)
         if not member.tasks:
@@ -359,8 +329,3 @@ class _Fleet:
     def _kill(self, member: _Member) -> None:
         with suppress(Exception):  # it may be dead, and the cluster gone
             self._ray.kill(member.handle)
-
-
-def _first_line(cause: BaseException) -> str:
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(cause).__name__

@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--collection",
-        type=Path,
         metavar="DIR",
         help="a collection (care-accel index), whose changes are followed; its model is the default of --model",
     )

@@ -1,4 +1,4 @@
-"""A model that is loaded once, and a corpus of several files."""
+"""A model that is loaded once, a corpus of several files, and one Ray cluster for all tests."""
 
 import sys
 from pathlib import Path
@@ -23,3 +23,13 @@ def corpus(tmp_path):
     lines = write_lines(tmp_path / "a.jsonl", rows[:20])
     table = write_parquet(tmp_path / "b.parquet", [*rows[20:], document(3, draft=1)], 6)
     return [lines, table]
+
+
+@pytest.fixture(scope="session")
+def address():
+    """Return the address of a cluster: a head without CPUs, and two nodes of one each."""
+    pytest.importorskip("ray", reason="needs the extra cluster: make cluster")
+    from nodes import cluster_of_this_machine
+
+    with cluster_of_this_machine() as address:
+        yield address

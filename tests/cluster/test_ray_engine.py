@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 from cluster_corpus import content, document, require_equal, write_lines
-from nodes import cluster_of_this_machine
 from poison import FAILS, KILLS, Poisoned
 
 from care_accel import CareError, Collection, DualEncoder
@@ -23,12 +22,6 @@ from care_accel.collection.sources import read_documents
 
 ray = pytest.importorskip("ray", reason="needs the extra cluster: make cluster")
 READING = Reading(fields=("year",))
-
-
-@pytest.fixture(scope="module")
-def address():
-    with cluster_of_this_machine() as address:
-        yield address
 
 
 @pytest.fixture
@@ -147,7 +140,6 @@ def test_a_model_of_another_hash_is_refused(corpus, encode, make_folder, tmp_pat
 DRIVER = """
 import sys
 from care_accel.cluster import Reading, encode_corpus
-from nodes import cluster_of_this_machine
 from poison import Poisoned
 encode_corpus(sys.argv[2:], sys.argv[1], cluster={address!r}, model=Poisoned(0.3), part_tokens=160,
               reading=Reading(fields=("year",)))

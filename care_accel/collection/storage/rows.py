@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -268,3 +268,9 @@ def _as_mappings(rows: Any) -> Iterable[Any]:
 def _shown(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def among(ids: Sequence[str]) -> str:
+    """Return the condition that a row is of one of some documents."""
+    quoted = ",".join("'" + value.replace("'", "''") + "'" for value in ids)
+    return f"{ID} IN ({quoted})"

@@ -29,7 +29,7 @@ from care_accel.collection.storage.layout import (
     table_uri,
 )
 from care_accel.collection.storage.manifest import KEY
-from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
+from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES, among
 from care_accel.errors import CareError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class Table:
         self.uri = uri
         self.dataset = dataset
         self.storage_options = storage_options
-        self._address = address or table_uri(uri)
+        self.address = address or table_uri(uri)
 
     @classmethod
     def create(cls, uri: str, empty: pa.Schema, storage_options: dict[str, str] | None = None) -> Table:
@@ -156,7 +156,7 @@ class Table:
         with lance_errors(self.uri):
             if self.dataset.latest_version == self.version:
                 return self
-            newest = Table(self.uri, self.handle(), self._address, self.storage_options)
+            newest = Table(self.uri, self.handle(), self.address, self.storage_options)
         if newest.version < self.version:  # as while a folder is being deleted
             raise CareError(
                 f"{self.uri}: version {self.version} is gone and {newest.version} the newest: its files were removed; restore "
@@ -229,7 +229,7 @@ class Table:
         if not len(ids):
             return self.read(columns, "false")
         if 20 * len(ids) < self.dataset.count_rows():
-            return self.read(columns, _in(ids))
+            return self.read(columns, among(ids))
         import pyarrow.compute as pc
 
         # So many that one pass over the ids costs less than a search for each.
@@ -259,8 +259,10 @@ class Table:
             raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
-            found = self.dataset.to_table(columns=[ROW_ID], filter=condition)
-        return found[ROW_ID].to_numpy()
+            return self._row_ids(condition)
+
+    def _row_ids(self, condition: str) -> NDArray[np.uint64]:
+        return self.dataset.to_table(columns=[ROW_ID], filter=condition)[ROW_ID].to_numpy()
 
     def add_fields(self, wanted: Mapping[str, pa.DataType]) -> Table:
         """Return the table with new fields, null in all rows; another writer may have added them as well."""
@@ -308,14 +310,14 @@ class Table:
                 .when_not_matched_insert_all()
             )
             if replaced:
-                merge = merge.when_not_matched_by_source_delete(_in(replaced))
+                merge = merge.when_not_matched_by_source_delete(among(replaced))
             merge.conflict_retries(_RETRIES).retry_timeout(_RETRY_FOR).execute(aligned)
         return self.latest()
 
     def delete(self, ids: Sequence[str]) -> Table:
         """Delete documents in one commit; unknown ids are fine."""
         with lance_errors(self.uri):
-            self.handle().delete(_in(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
+            self.handle().delete(among(ids), conflict_retries=_RETRIES, retry_timeout=_RETRY_FOR)
         return self.latest()
 
     def delete_where(self, expression: str) -> Table:
@@ -362,7 +364,7 @@ class Table:
         """Return the size of all versions, in bytes; None in an object store."""
         if is_remote(self.uri):
             return None
-        return folder_bytes(Path(self._address))
+        return folder_bytes(Path(self.address))
 
     def handle(self) -> lance.LanceDataset:
         """Return the newest version to write to: Lance moves what it writes through to the version that it makes.
@@ -372,17 +374,12 @@ class Table:
         Replaced
             Another collection is at this address now.
         """
-        opened = _lance().dataset(self._address, storage_options=self.storage_options)
+        opened = _lance().dataset(self.address, storage_options=self.storage_options)
         if (opened.schema.metadata or {}).get(KEY) != self.metadata.get(KEY):
             raise Replaced(
                 f"{self.uri}: another collection has taken the place of this one; open the collection again"
             )
         return opened
-
-
-def _in(ids: Sequence[str]) -> str:
-    quoted = ",".join("'" + value.replace("'", "''") + "'" for value in ids)
-    return f"{ID} IN ({quoted})"
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.table import Table
+from care_accel.collection.versions.fusing import Name, depth_of, fused
 from care_accel.collection.versions.ranking import Ranked, rank
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.errors import CareError
 from care_accel.index.approximate.attached import AttachedIndex
-from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion
+from care_accel.index.lexical.search import LexicalSearch
+from care_accel.index.lexical.statistics import WithStatistics, WordStatistics
 from care_accel.retriever import Hit
 
 # Masks of filters that are kept, a byte a chunk each: filters come again.
@@ -60,6 +62,7 @@ class Searcher:
         if found is None:
             left = self.table.filtered(expression, chunked=self._chunked)
             positions = self.snapshot.positions(left)
+            positions = positions[positions >= 0]  # of a part of the table, it may name others
             mask = np.zeros(len(self.snapshot.index), dtype=bool)
             if self._chunked:
                 documents = self.snapshot.document_of
@@ -89,20 +92,42 @@ class Searcher:
 
         ``rescored`` gets the number of vectors that each scan scored exactly.
         """
-        index, lexical = self.snapshot.index, self.snapshot.lexical
-        mask, reachable = (None, index.alive) if filter is None else self.mask(filter)
         if not len(vectors):
+            if filter is not None:
+                self.mask(filter)
             return []
-        key = self._keys() if group and self._chunked else None
-        counted = k if lexical is None else max(k, DEPTH)
+        if self.snapshot.lexical is None:
+            return self.rank_vectors(vectors, k, filter=filter, group=group, rescored=rescored)
+        if queries is None or len(queries) != len(vectors):
+            raise CareError("this collection has a lexical index; give the text of every query")
+        depth = depth_of(k)
+        rankings = (
+            self.rank_vectors(vectors, depth, filter=filter, group=group, rescored=rescored),
+            self.rank_words(queries, depth, filter=filter, group=group),
+        )
+        return [self._fused(both, k, group) for both in zip(*rankings, strict=True)]
 
-        def dense(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def rank_vectors(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        *,
+        filter: str | None = None,
+        group: bool = True,
+        rescored: list[int] | None = None,
+    ) -> list[list[Ranked]]:
+        """Return the k best of each query by its vector alone; see `rank`."""
+        index = self.snapshot.index
+        mask, reachable = (None, index.alive) if filter is None else self.mask(filter)
+        key = self._keys() if group and self._chunked else None
+
+        def search(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
             some = vectors if len(rows) == len(vectors) else vectors[list(rows)]
             if self.found_by is None:
                 scores, positions, counts = index.search_in_float64(some, depth, subset=mask)
             else:
                 # Of single vectors those beyond the best only show ties; among chunks they may be of another document.
-                best = depth if key is not None else counted
+                best = depth if key is not None else k
                 scores, positions, counts = self.found_by.search_in_float64(
                     some, depth, subset=mask, promised=best
                 )
@@ -110,53 +135,54 @@ class Searcher:
                 rescored.append(int(counts.sum()))
             return scores, positions
 
-        if lexical is None:
-            return rank(dense, len(vectors), k, names=self._names, group=key, reachable=reachable)
-        if queries is None or len(queries) != len(vectors):
-            raise CareError("this collection has a lexical index; give the text of every query")
-        words = list(queries)
+        return rank(search, len(vectors), k, names=self.names, group=key, reachable=reachable)
 
-        def by_words(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-            scores, positions = lexical.search([words[row] for row in rows], depth, subset=mask)
+    def rank_words(
+        self,
+        queries: Sequence[str],
+        k: int,
+        *,
+        filter: str | None = None,
+        group: bool = True,
+        statistics: WordStatistics | None = None,
+    ) -> list[list[Ranked]]:
+        """Return the k best of each query by its words alone; see `rank`.
+
+        ``statistics`` are those of the queries over more documents than this version has; by default its own.
+        """
+        lexical = self.snapshot.lexical
+        if lexical is None:
+            raise CareError("this collection has no lexical index; create one with lexical=True")
+        mask, reachable = (None, self.snapshot.index.alive) if filter is None else self.mask(filter)
+        words: LexicalSearch = lexical
+        if statistics is not None:
+            words = WithStatistics(lexical, queries, statistics)
+
+        def search(rows: Sequence[int], depth: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+            scores, positions = words.search([queries[row] for row in rows], depth, subset=mask)
             return scores.astype(np.float64), positions
 
-        rankings = [
-            rank(search, len(vectors), counted, names=self._names, group=key, reachable=reachable)
-            for search in (dense, by_words)
-        ]
-        return [self._fused(both, k, key) for both in zip(*rankings, strict=True)]
+        key = self._keys() if group and self._chunked else None
+        return rank(search, len(queries), k, names=self.names, group=key, reachable=reachable)
 
     def _keys(self) -> Callable[[NDArray[np.int64]], NDArray[np.int64]]:
         """Return what gives the number of the document of positions."""
         documents = self.snapshot.document_of
         return lambda positions: np.where(positions >= 0, documents[positions], -1)
 
-    def _fused(
-        self,
-        rankings: Sequence[Sequence[Ranked]],
-        k: int,
-        key: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None,
-    ) -> list[Ranked]:
-        """Fuse two rankings of one query by reciprocal rank; a document's chunk is that of the first ranking that has it."""
-        positions = [np.array([hit.position for hit in ranking], np.int64) for ranking in rankings]
-        keys = [found if key is None else key(found) for found in positions]
-        chunk_of = {
-            int(name): int(position)
-            for found, names in reversed(list(zip(positions, keys, strict=True)))
-            for name, position in zip(names, found, strict=True)
+    def _fused(self, rankings: Sequence[Sequence[Ranked]], k: int, group: bool) -> list[Ranked]:
+        """Fuse two rankings of one query by reciprocal rank."""
+        places = [[hit.position for hit in ranking] for ranking in rankings]
+        names = [self.names(own) for own in places]
+        position_of = {
+            name: position
+            for found, own in zip(names, places, strict=True)
+            for name, position in zip(found, own, strict=True)
         }
-        scores, order = reciprocal_rank_fusion([names[np.newaxis] for names in keys], max(len(chunk_of), 1))
-        fused = [
-            Ranked(chunk_of[name], score)
-            for name, score in zip(order[0].tolist(), scores[0].tolist(), strict=True)
-            if name >= 0
-        ]
-        named = dict(
-            zip((hit.position for hit in fused), self._names([hit.position for hit in fused]), strict=True)
-        )
-        return sorted(fused, key=lambda hit: (-hit.score, named[hit.position]))[:k]
+        return [Ranked(position_of[name], score) for name, score in fused(names, k, group=group)]
 
-    def _names(self, positions: Sequence[int]) -> list[tuple[str, int]]:
+    def names(self, positions: Sequence[int]) -> list[Name]:
+        """Return document and number of the chunks at positions, by which equal scores are ordered."""
         return [self.snapshot.rows.chunk(position)[:2] for position in positions]
 
     def hits(self, ranked: Sequence[Sequence[Ranked]]) -> list[list[Hit]]:

@@ -20,6 +20,8 @@ from care_accel.files import replace_lone_surrogates
 
 # In the JSON of a collection's document, next to the user's fields, whose names never begin with an underscore.
 SPAN = "_span"
+# An output of the search of a collection in shards.
+SHARE = "SHARE"
 _TEXT_POSITION = re.compile(r"\b(TEXT|TASK|K|FILTER|SUBSET) (\d+) ")
 
 
@@ -65,6 +67,9 @@ class SearchResult(NamedTuple):
     spans : list of list or None
         Of a collection: start and end of the chunk that matched, in characters of the document's text; None for a document in
         one chunk and for padding.
+    shares : numpy.ndarray or None
+        Of a collection in shards, float32 ``[n]``: for each query the share of the documents that were searched. It is below 1
+        only where the server was told to give partial answers.
     """
 
     ids: NDArray[np.int64]
@@ -74,6 +79,7 @@ class SearchResult(NamedTuple):
     times: NDArray[np.float32]
     document_ids: list[list[str | None]] | None = None
     spans: list[list[tuple[int, int] | None]] | None = None
+    shares: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,8 @@ def search_plan(
         [],
         np.empty(0, np.int32),
         np.empty((0, 3), np.float32),
-        *([[], []] if served.collection else []),
+        document_ids=[] if served.collection else None,
+        spans=[] if served.collection else None,
     )
     read = partial(_read_hits, k=k, collection=served.collection)
     return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters, chosen)
@@ -295,7 +302,10 @@ def _read_hits(response: Any, count: int, k: int, *, collection: bool = False) -
     raw = _output(response, "DOCUMENT_IDS", np.object_, (count, k))
     own = [[value.decode("utf-8", "replace") or None for value in row] for row in raw]
     spans = [[_span(value) for value in row] for row in values]
-    return SearchResult(ids, scores, values, *costs, own, spans)
+    shares = (
+        None if response.as_numpy(SHARE) is None else _output(response, SHARE, np.float32, (count, 1))[:, 0]
+    )
+    return SearchResult(ids, scores, values, *costs, own, spans, shares)
 
 
 def _span(document: Any) -> tuple[int, int] | None:

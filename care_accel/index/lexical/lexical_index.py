@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from care_accel.index.lexical import files as lexical_files
 from care_accel.index.lexical.grams import packed_grams
 from care_accel.index.lexical.parts import Part, extended, joined
 from care_accel.index.lexical.search import LexicalSearch
+from care_accel.index.lexical.statistics import WordStatistics
 
 
 class LexicalIndex(LexicalSearch):
@@ -52,6 +52,7 @@ class LexicalIndex(LexicalSearch):
         self._parts = tuple(parts)
         self._starts = list(accumulate((len(part.removed) for part in self._parts), initial=0))
         self.alive = sum(part.alive for part in self._parts)
+        self._norms: tuple[float, list[NDArray[np.float32]]] | None = None
 
     def _of(self, parts: Iterable[Part]) -> LexicalIndex:
         """Return an index of other parts."""
@@ -132,29 +133,64 @@ class LexicalIndex(LexicalSearch):
         for start, low, high in zip(self._starts, bounds[:-1], bounds[1:], strict=False):
             yield positions[low:high] - start
 
-    @cached_property
-    def _norms(self) -> list[NDArray[np.float32]]:
-        """What BM25 adds to a term's frequency, for each document of each part; infinite for removed ones, which score 0."""
-        average = sum(part.length for part in self._parts) / max(self.alive, 1) or 1.0
-        found = []
-        for part in self._parts:
-            norms = (self.k1 * (1 - self.b + self.b / average * part.postings.lengths)).astype(np.float32)
-            norms[part.removed] = np.inf
-            found.append(norms)
-        return found
+    def statistics(self, queries: Sequence[str]) -> WordStatistics:
+        """Return what scores depend on besides the documents themselves.
 
-    def scores(self, query: str) -> NDArray[np.float32]:
-        """Return the score of every document, float32 ``[len(self)]``; 0 if it is removed or shares no term with the query."""
+        Parameters
+        ----------
+        queries : sequence of str
+        """
+        having = []
+        for query in queries:
+            grams, _ = packed_grams(query)
+            counts = np.zeros(len(grams), np.int64)
+            for part in self._parts:
+                counts += part.having(*part.postings.find(grams))
+            having.append(counts)
+        return WordStatistics(self.alive, sum(part.length for part in self._parts), having)
+
+    def _norms_for(self, average: float) -> list[NDArray[np.float32]]:
+        """Return what BM25 adds to a term's frequency, for each document of each part; infinite for removed ones, which score 0.
+
+        Those for one average length of documents are kept.
+        """
+        kept = self._norms
+        if kept is None or kept[0] != average:
+            found = []
+            for part in self._parts:
+                norms = (self.k1 * (1 - self.b + self.b / average * part.postings.lengths)).astype(np.float32)
+                norms[part.removed] = np.inf
+                found.append(norms)
+            self._norms = kept = average, found
+        return kept[1]
+
+    def scores(self, query: str, statistics: WordStatistics | None = None) -> NDArray[np.float32]:
+        """Return the score of every document, float32 ``[len(self)]``; 0 if it is removed or shares no term with the query.
+
+        Parameters
+        ----------
+        query : str
+        statistics : WordStatistics, optional
+            For this query, those of more documents than this index has; by default its own.
+        """
         scores = np.zeros(len(self), np.float32)
         grams, repeated = packed_grams(query)
         found = [part.postings.find(grams) for part in self._parts]
-        having = np.zeros(len(grams), np.int64)
-        for part, (begins, ends) in zip(self._parts, found, strict=True):
-            having += part.having(begins, ends)
-        weights = (repeated * np.log1p((self.alive - having + 0.5) / (having + 0.5))).astype(np.float32)
+        if statistics is None:
+            alive, length, having = (
+                self.alive,
+                sum(part.length for part in self._parts),
+                np.zeros(len(grams), np.int64),
+            )
+            for part, (begins, ends) in zip(self._parts, found, strict=True):
+                having += part.having(begins, ends)
+        else:
+            alive, length, (having,) = statistics
+        weights = (repeated * np.log1p((alive - having + 0.5) / (having + 0.5))).astype(np.float32)
+        every_norm = self._norms_for(length / max(alive, 1) or 1.0)
         for number, part in enumerate(self._parts):
             own = scores[self._starts[number] : self._starts[number + 1]]
-            part.add_scores(own, *found[number], weights, self._norms[number])
+            part.add_scores(own, *found[number], weights, every_norm[number])
         return scores
 
     def save(self, folder: str | Path, *, moved_to: str | Path | None = None) -> None:

@@ -79,21 +79,11 @@ class HitFinder:
         raw = array(inputs, "FILTER")
         if raw is None:
             return None
-        found: list[str | None] = []
-        for row, value in enumerate(raw.ravel()[:rows]):
-            if len(value) > _MAX_FILTER_BYTES:
-                raise CareError(
-                    f"FILTER {row} has {len(value):,} bytes; at most {_MAX_FILTER_BYTES:,} are allowed"
-                )
-            try:
-                expression = value.decode("utf-8").strip()
-            except UnicodeDecodeError:
-                raise CareError(f"FILTER {row} is not UTF-8; encode it as UTF-8") from None
-            if expression:
-                if not isinstance(index, OpenCollection):
-                    raise CareError("FILTER needs a collection; serve one, or send no filter")
-                index.check_filter(expression)
-            found.append(expression or None)
+        found = read_expressions(raw, rows)
+        for expression in filter(None, found):
+            if not isinstance(index, OpenCollection):
+                raise CareError("FILTER needs a collection; serve one, or send no filter")
+            index.check_filter(expression)
         return found if any(found) else None
 
     def find(
@@ -146,6 +136,33 @@ class HitFinder:
             if isinstance(index, OpenCollection):
                 outputs[-1]["DOCUMENT_IDS"] = index.document_ids(found)
         return outputs, 1e6 * seconds
+
+
+def read_expressions(values: NDArray[np.object_] | None, rows: int) -> list[str | None]:
+    """Return the filter of each text of a request, None for a text without one.
+
+    Parameters
+    ----------
+    values : numpy.ndarray or None
+        bytes objects ``[n, 1]``; None for no filters.
+    rows : int
+
+    Raises
+    ------
+    CareError
+        A filter is too long, or is not UTF-8.
+    """
+    found: list[str | None] = [None] * rows
+    for row, value in enumerate([] if values is None else values.ravel()[:rows]):
+        if len(value) > _MAX_FILTER_BYTES:
+            raise CareError(
+                f"FILTER {row} has {len(value):,} bytes; at most {_MAX_FILTER_BYTES:,} are allowed"
+            )
+        try:
+            found[row] = value.decode("utf-8").strip() or None
+        except UnicodeDecodeError:
+            raise CareError(f"FILTER {row} is not UTF-8; encode it as UTF-8") from None
+    return found
 
 
 def _read_subsets(subset: NDArray[np.int64], count: int) -> list[bytes]:

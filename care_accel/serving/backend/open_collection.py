@@ -107,15 +107,17 @@ class OpenCollection:
 
     def _write(self, position: int) -> tuple[bytes, bytes]:
         identifier, document, span = self._searcher.document(position)
-        if span is not None:
-            document[SPAN] = span
-        raw = (
-            json.dumps(document, ensure_ascii=False, default=_plain).encode("utf-8"),
-            identifier.encode("utf-8"),
-        )
+        raw = json_of(document, span), identifier.encode("utf-8")
         if len(self._cached) < _CACHED_DOCUMENTS:
             self._cached[position] = raw
         return raw
+
+
+def json_of(document: dict[str, Any], span: tuple[int, int] | None) -> bytes:
+    """Return a document as UTF-8 JSON, with the span of the chunk that matched, which is added to it."""
+    if span is not None:
+        document[SPAN] = span
+    return json.dumps(document, ensure_ascii=False, default=_plain).encode("utf-8")
 
 
 def _plain(value: Any) -> str:

@@ -191,11 +191,14 @@ def _found(piece: Any, first: int) -> list[dict[str, Any]]:
     if ids is None:
         ids = [[int(one) if one >= 0 else None for one in row] for row in piece.ids]
     spans = getattr(piece, "spans", None) or [[None] * len(row) for row in ids]
+    shares = getattr(piece, "shares", None)
     return [
         {
             "object": "search.hits",
             "index": first + i,
             "hits": _hits(ids[i], piece.scores[i], piece.documents[i], spans[i]),
+            # Of a collection in shards of which some are away.
+            **({"partial": True, "share": float(shares[i])} if shares is not None and shares[i] < 1 else {}),
             "timings": dict(
                 zip(("tokenise_us", "encode_us", "scan_us"), map(float, piece.times[i]), strict=True)
             ),

@@ -172,7 +172,11 @@ def response_schemas() -> dict[str, Schema]:
             "hits": _list(hit),
             "timings": _object(dict.fromkeys(("tokenise_us", "encode_us", "scan_us"), _NUMBER))
             | {"description": "Microseconds in the inference server, of the batch that had the query."},
-        }
+            "partial": {"const": True, "description": "Not all shards of the collection answered."},
+            "share": _NUMBER
+            | {"description": "Of a partial answer: the share of the documents that was searched."},
+        },
+        ("object", "index", "hits", "timings"),
     )
     embedding = {
         "anyOf": [_list(_NUMBER), {"type": "string", "contentEncoding": "base64"}],

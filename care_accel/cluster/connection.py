@@ -1,0 +1,53 @@
+"""Connection to a Ray cluster, and its errors in one line."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from care_accel.errors import CareError
+
+_CONNECT_SECONDS = 5.0
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Use the cluster at an address, ``"auto"`` or ``host:port``, or the one that is used already.
+
+    Raises
+    ------
+    CareError
+        None answers there.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address != "auto":
+        host, _, port = address.rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+                pass
+        except (OSError, ValueError) as cause:
+            raise CareError(
+                f"no Ray cluster answers at {address} ({cause}); start its head with ray start --head, and give HOST:PORT"
+            ) from None
+    try:
+        ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    except (ConnectionError, RuntimeError, ValueError) as cause:
+        raise CareError(
+            f"no Ray cluster can be used at {address}: {first_line(cause)}; start its head with ray start --head"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(Exception):  # of a head that is gone
+            ray.shutdown()
+
+
+def first_line(cause: BaseException) -> str:
+    """Return the first line of an error's message, cut at 300 characters; the error's name if it has none."""
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0][:300] if lines else type(cause).__name__
