@@ -35,7 +35,7 @@ _LONGEST_DAYS = 100_000
 
 
 class Collection(ApproximateCollection):
-    """Documents with own ids and typed fields, in a folder or an object store, searched exactly.
+    """Documents with own ids and typed fields, in a folder or an object store, searched exactly, or with a recall (`open`).
 
     The table (Lance) is the truth: one commit changes all of a document, and every commit makes a version. The index is
     derived from it and kept beside it. A search runs on one version as a whole. This object sees its own changes at the next

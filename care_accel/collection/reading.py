@@ -274,7 +274,7 @@ class OpenCollection:
         group: bool = True,
         return_timings: bool = False,
     ) -> Any:
-        """Return the top k documents, exactly.
+        """Return the top k documents: exactly, or with the recall that the collection was opened for.
 
         Parameters
         ----------

@@ -16,8 +16,6 @@ from .clustered_model import Clustered
 
 DOCUMENTS = 1500
 FAST = {"recall": 0.9, "k": 5}
-
-
 MODEL = Clustered()
 QUERIES = [f"query {i}" for i in range(120)]
 VECTORS = MODEL.encoder("query").encode(QUERIES)
