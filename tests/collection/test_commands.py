@@ -226,6 +226,7 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
     queries.write_text("血压高\n\n" + "骨头断了\n" * 20, encoding="utf-8")
     shown = run("collection", "index", folder, "--recall", "0.9", "-k", "2", "--queries", queries)
     assert "3 vectors are too few for anything but an exact scan" in shown
+    assert "structure" not in shown  # a table of nothing
     assert "asked for recall@2 of 0.9" in shown
     assert "21 given" in shown
     assert run("collection", "index", folder) == shown

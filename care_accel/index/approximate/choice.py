@@ -218,11 +218,9 @@ class Choice:
             lines.append(f"subsets: {self._subsets()}")
             many = "never" if self.exact_from is None else f"from {self.exact_from} on"
             lines.append(f"several queries at once are scanned exactly: {many}")
-        lines += [
-            f"faiss {self.faiss}, seed {self.seed}, {self.seconds:.1f} s, vectors {self.data[:16]}",
-            "",
-            self.table(),
-        ]
+        lines.append(f"faiss {self.faiss}, seed {self.seed}, {self.seconds:.1f} s, vectors {self.data[:16]}")
+        if self.tried:
+            lines += ["", self.table()]
         return "\n".join(lines)
 
     def _setting(self) -> str:
