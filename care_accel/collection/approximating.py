@@ -126,7 +126,7 @@ class ApproximateCollection(OpenCollection):
         Raises
         ------
         CareError
-            As in `ApproximateIndex.build`; or the collection is open on a GPU, or at an earlier version.
+            As in `ApproximateIndex.build`; or there are no queries, or the collection is open on a GPU, or at an earlier version.
         """
         if self._on_gpu:
             raise CareError(
@@ -137,6 +137,10 @@ class ApproximateCollection(OpenCollection):
         recall = checked_recall(recall)
         require_count("k", k)
         texts = None if queries is None else checked_texts(queries)
+        if texts is not None and not texts:
+            raise CareError(
+                "there are no queries; give some, or none at all to have them made from documents"
+            )
         with self._changing:
             self._mode = "stored"  # nothing is chosen on the way to the first search
             snapshot = self.searcher().snapshot

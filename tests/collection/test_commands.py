@@ -246,6 +246,14 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     assert "budget is 'soon'" in run(
         "collection", "index", folder, "--recall", "0.9", "--budget", "soon", code=2
     )
+    empty = folder.parent / "queries.txt"
+    empty.write_text("\n")
+    assert "there are no queries" in run(
+        "collection", "index", folder, "--recall", "0.9", "--queries", empty, code=2
+    )
+    assert "--queries needs --recall or --again" in run(
+        "collection", "index", folder, "--queries", empty, code=2
+    )
     with pytest.raises(SystemExit):
         main(["collection", "index", str(folder), "--recall", "high"])
     assert "neither a number, such as 0.99, nor exact" in capsys.readouterr().err

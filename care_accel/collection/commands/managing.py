@@ -179,6 +179,8 @@ def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
         raise CareError(
             "give --recall or --again, not both: --again takes the recall that was asked for before"
         )
+    if options.queries and options.recall is None and not options.again:
+        raise CareError("--queries needs --recall or --again")
     queries = None
     if options.queries:
         queries = [line.strip() for _, line in read_lines(options.queries) if line.strip()]
