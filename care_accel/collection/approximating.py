@@ -126,7 +126,7 @@ class ApproximateCollection(OpenCollection):
         Raises
         ------
         CareError
-            As in `ApproximateIndex.build`; or there are no queries, or the collection is open on a GPU, or at an earlier version.
+            As in `ApproximateIndex.build`; or the collection is open on a GPU, or at an earlier version.
         """
         if self._on_gpu:
             raise CareError(

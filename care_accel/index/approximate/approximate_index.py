@@ -141,6 +141,10 @@ class ApproximateIndex:
         rows = None
         if queries is not None:
             rows = checks.checked_rows(checks.as_floats(queries, "queries"), exact.width, "queries")
+            if not len(rows):
+                raise CareError(
+                    "there are no queries; give some, or none at all to have them made from documents"
+                )
         request = Request(
             recall=wanted,
             k=int(k),

@@ -337,6 +337,7 @@ def test_the_report_says_what_was_tried_and_why(shared, capsys):
             {"memory": "1 KB", "queries": clustered(900, 1)},
             "memory is 1,000 bytes, but the smallest structure",
         ),
+        ({"queries": np.zeros((0, WIDTH), np.float32)}, "there are no queries"),
         ({"queries": clustered(20, 1)}, "20 queries cannot prove a recall of 0.99: give at least"),
         ({"queries": np.full((900, WIDTH), np.nan, np.float32)}, "row 0 contains a value that is not finite"),
         ({"family": ["IVF1024,Flat"]}, "there are 3,000 vectors"),
