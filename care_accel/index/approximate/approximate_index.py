@@ -142,9 +142,7 @@ class ApproximateIndex:
         if queries is not None:
             rows = checks.checked_rows(checks.as_floats(queries, "queries"), exact.width, "queries")
             if not len(rows):
-                raise CareError(
-                    "there are no queries; give some, or none at all to have them made from documents"
-                )
+                raise CareError("there are no queries; give some, or queries=None to sample them")
         request = Request(
             recall=wanted,
             k=int(k),
