@@ -23,37 +23,73 @@ struct Sums {
     Ints of[Rows][Blocks][kBlockRegisters];
 };
 
-// Dot products of stored codes and query codes, less the corrections for the stored offset.
-template <std::size_t Blocks, std::size_t Rows>
+// A product waits some five cycles for the one before it in the same sum, and this many can be on their way.
+constexpr std::size_t kProductsOnTheWay = 8;
+
+// Adds the products of one group of values, and prefetches as many cache lines of what is scanned later.
+template <std::size_t AheadLines, std::size_t Blocks, std::size_t Rows>
+CARE_INLINE void add_group(const std::uint8_t* bytes, std::size_t stride, std::size_t group,
+                           const std::int8_t* const (&rows)[Rows], const std::uint8_t* ahead,
+                           Sums<Blocks, Rows>& sums) {
+#pragma GCC unroll 8
+    for (std::size_t line = 0; line < AheadLines; ++line) {
+        __builtin_prefetch(ahead + (group * AheadLines + line) * kCacheLineBytes);
+    }
+    Bytes codes[Blocks][kBlockRegisters];
+#pragma GCC unroll 8
+    for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+        for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+            codes[b][p] = load<Bytes>(bytes + b * stride + group * kGroupBytes + p * kRegisterBytes);
+        }
+    }
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Rows; ++r) {
+        const std::int32_t query = load<std::int32_t>(rows[r] + group * kGroup);
+#pragma GCC unroll 8
+        for (std::size_t b = 0; b < Blocks; ++b) {
+#pragma GCC unroll 8
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) add_products(sums.of[r][b][p], codes[b][p], query);
+        }
+    }
+}
+
+// Dot products of stored codes and query codes, less the corrections for the stored offset. `ahead` is what is prefetched
+// meanwhile: AheadLines cache lines for each group.
+template <std::size_t AheadLines, std::size_t Blocks, std::size_t Rows>
 CARE_INLINE void accumulate(const std::uint8_t* bytes, std::size_t stride, std::size_t group_count,
                             const std::int8_t* const (&rows)[Rows], const std::int32_t (&corrections)[Rows],
-                            Sums<Blocks, Rows>& sums) {
+                            const std::uint8_t* ahead, Sums<Blocks, Rows>& sums) {
+    // Few sums are split into several, of every second or fourth group.
+    constexpr std::size_t kSplit = kProductsOnTheWay / (Blocks * Rows * kBlockRegisters);
+    constexpr std::size_t kParts = kSplit >= 4 ? 4 : kSplit >= 2 ? 2 : 1;
+    Sums<Blocks, Rows> parts[kParts] = {};
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
-            for (std::size_t p = 0; p < kBlockRegisters; ++p) sums.of[r][b][p] = Ints{} - corrections[r];
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) parts[0].of[r][b][p] = Ints{} - corrections[r];
         }
     }
-    for (std::size_t g = 0; g < group_count; ++g) {
-        Bytes codes[Blocks][kBlockRegisters];
+    std::size_t g = 0;
+    for (; g + kParts <= group_count; g += kParts) {
+#pragma GCC unroll 4
+        for (std::size_t part = 0; part < kParts; ++part) {
+            add_group<AheadLines>(bytes, stride, g + part, rows, ahead, parts[part]);
+        }
+    }
+    for (; g < group_count; ++g) add_group<AheadLines>(bytes, stride, g, rows, ahead, parts[0]);
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Rows; ++r) {
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-                const std::uint8_t* at = bytes + b * stride + g * kGroupBytes + p * kRegisterBytes;
-                codes[b][p] = load<Bytes>(at);
-                if constexpr (Blocks == 1) __builtin_prefetch(at + kPrefetchBytes);
-            }
-        }
-#pragma GCC unroll 8
-        for (std::size_t r = 0; r < Rows; ++r) {
-            const std::int32_t query = load<std::int32_t>(rows[r] + g * kGroup);
-#pragma GCC unroll 8
-            for (std::size_t b = 0; b < Blocks; ++b) {
-#pragma GCC unroll 8
-                for (std::size_t p = 0; p < kBlockRegisters; ++p) add_products(sums.of[r][b][p], codes[b][p], query);
+                Ints sum = parts[0].of[r][b][p];
+#pragma GCC unroll 4
+                for (std::size_t part = 1; part < kParts; ++part) sum += parts[part].of[r][b][p];
+                sums.of[r][b][p] = sum;
             }
         }
     }
@@ -81,15 +117,15 @@ CARE_INLINE void load_rows(const Queries& queries, std::size_t query, const std:
     }
 }
 
-template <std::size_t Terms, std::size_t Blocks, std::size_t Count>
+template <std::size_t Terms, std::size_t Blocks, std::size_t Count, std::size_t AheadLines>
 CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                               const float* thresholds, std::uint16_t* masks) {
+                               const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks) {
     const std::int8_t* rows[Terms * Count];
     std::int32_t corrections[Terms * Count];
     load_rows<Terms, Count>(queries, query, rows, corrections);
     Sums<Blocks, Terms * Count> sums;
-    accumulate<Blocks>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections,
-                       sums);
+    accumulate<AheadLines>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows,
+                           corrections, ahead, sums);
 #pragma GCC unroll 8
     for (std::size_t c = 0; c < Count; ++c) {
         const std::size_t q = query + c;
@@ -106,34 +142,43 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
                                                         tile.code_norms + at, tile.errors + at);
                 mask |= at_least(found, thresholds[q]) << (p * kFloats);
             }
-            masks[q * tile.blocks + block + b] = static_cast<std::uint16_t>(mask);
+            masks[(block + b) * queries.count + q] = static_cast<std::uint16_t>(mask);
         }
     }
 }
 
-template <std::size_t Terms, std::size_t Count>
-CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
-                                std::uint16_t* masks) {
+// Filters all blocks for some queries. A wide register tile prefetches `ahead`, where the codes of the next tile are, with
+// AheadLines cache lines for each group of values of its blocks; a narrow one the codes that it is about to read.
+template <std::size_t Terms, std::size_t Count, std::size_t AheadLines>
+CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const std::uint8_t* ahead,
+                                const float* thresholds, std::uint16_t* masks) {
     // With two terms memory bandwidth is the limit, and one stream is faster than several.
     constexpr std::size_t kBlocks = Terms == 2 ? 1 : kTileBlocks;
+    const std::size_t lines = groups(queries.query_width) * AheadLines;
     std::size_t block = 0;
-    for (; block + kBlocks <= tile.blocks; block += kBlocks) {
-        filter_blocks<Terms, kBlocks, Count>(tile, block, queries, query, thresholds, masks);
+    if constexpr (kBlocks > 1) {
+        for (; block + kBlocks <= tile.blocks; block += kBlocks) {
+            filter_blocks<Terms, kBlocks, Count, AheadLines>(tile, block, queries, query, ahead, thresholds, masks);
+            ahead += lines * kCacheLineBytes;
+        }
     }
     for (; block < tile.blocks; ++block) {
-        filter_blocks<Terms, 1, Count>(tile, block, queries, query, thresholds, masks);
+        const std::uint8_t* later = tile.bytes + block * tile.stride + kPrefetchBytes;
+        filter_blocks<Terms, 1, Count, 1>(tile, block, queries, query, later, thresholds, masks);
     }
 }
 
 // The last queries, too few to fill the registers.
 template <std::size_t Terms, std::size_t Count>
-CARE_INLINE void filter_remaining(const Tile& tile, const Queries& queries, std::size_t query, const float* thresholds,
-                                  std::uint16_t* masks) {
+CARE_INLINE void filter_remaining(const Tile& tile, const Queries& queries, std::size_t query, const std::uint8_t* ahead,
+                                  const float* thresholds, std::uint16_t* masks) {
     if constexpr (Count > 0) {
-        if (queries.count - query == Count) {
-            filter_queries<Terms, Count>(tile, queries, query, thresholds, masks);
+        if (queries.count - query != Count) {
+            filter_remaining<Terms, Count - 1>(tile, queries, query, ahead, thresholds, masks);
+        } else if (ahead) {
+            filter_queries<Terms, Count, kTileBlocks>(tile, queries, query, ahead, thresholds, masks);
         } else {
-            filter_remaining<Terms, Count - 1>(tile, queries, query, thresholds, masks);
+            filter_queries<Terms, Count, 0>(tile, queries, query, tile.bytes, thresholds, masks);
         }
     }
 }
@@ -142,10 +187,23 @@ template <std::size_t Terms>
 void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
     constexpr std::size_t kCount = kTileRows / Terms;
     std::size_t query = 0;
+    // The next tile is read from memory while this one is multiplied: in one go, or by the first four of many queries'
+    // register tiles, so that reading does not slow down the multiplication.
+    const std::uint8_t* ahead = Terms == 1 && kTileBlocks > 1 ? tile.next_bytes : nullptr;
+    const std::size_t quarter = tile.blocks / kTileBlocks * groups(queries.query_width) * kCacheLineBytes;
+    const bool many = queries.count >= kTileBlocks * kCount;
     for (; query + kCount <= queries.count; query += kCount) {
-        filter_queries<Terms, kCount>(tile, queries, query, thresholds, masks);
+        if (!ahead) {
+            filter_queries<Terms, kCount, 0>(tile, queries, query, tile.bytes, thresholds, masks);
+        } else if (many) {
+            filter_queries<Terms, kCount, 1>(tile, queries, query, ahead, thresholds, masks);
+            ahead = query < (kTileBlocks - 1) * kCount ? ahead + quarter : nullptr;
+        } else {
+            filter_queries<Terms, kCount, kTileBlocks>(tile, queries, query, ahead, thresholds, masks);
+            ahead = nullptr;
+        }
     }
-    filter_remaining<Terms, kCount - 1>(tile, queries, query, thresholds, masks);
+    filter_remaining<Terms, kCount - 1>(tile, queries, query, ahead, thresholds, masks);
 }
 
 void bounds_from_codes(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
@@ -154,7 +212,8 @@ void bounds_from_codes(const Tile& tile, std::size_t block, const Queries& queri
     std::int32_t corrections[2];
     load_rows<2, 1>(queries, query, rows, corrections);
     Sums<1, 2> sums;
-    accumulate<1>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections, sums);
+    accumulate<0>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections,
+                  tile.bytes, sums);
     for (std::size_t p = 0; p < kBlockRegisters; ++p) {
         const std::size_t at = block * kBlock + p * kFloats;
         const Ints terms[2] = {sums.of[0][0][p], sums.of[1][0][p]};

@@ -89,7 +89,7 @@ CARE_INLINE void float_filter_queries(const Tile& tile, std::size_t block, const
     float scores[Count][kBlock] = {};
     float_products_of_block<Count>(tile, block, queries, query, scores[0]);
     for (std::size_t c = 0; c < Count; ++c) {
-        masks[(query + c) * tile.blocks + block] =
+        masks[block * queries.count + query + c] =
             float_mask(scores[c], tile, block, queries.float_rounding[query + c], thresholds[query + c]);
     }
 }
@@ -171,7 +171,7 @@ CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Querie
         for (std::size_t b = 0; b < Blocks; ++b) {
             float scores[kBlock];
             std::memcpy(scores, sum_of_pieces[c][b], sizeof scores);
-            masks[(query + c) * tile.blocks + block + b] =
+            masks[(block + b) * queries.count + query + c] =
                 float_mask(scores, tile, block + b, queries.float_rounding[query + c], thresholds[query + c]);
         }
     }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "care/codes.hpp"
 #include "care/scan.hpp"
@@ -20,8 +21,8 @@ struct IndexView {
 
     const float* errors() const { return codes.errors[error_norm_of_prefix(query_width, vectors.width)]; }
 
-    // `count` blocks, from `block`.
-    Tile tile(std::size_t block, std::size_t count, float* scratch) const {
+    // `count` blocks, from `block`. `next` is the block that is scanned after them.
+    Tile tile(std::size_t block, std::size_t count, std::optional<std::size_t> next, float* scratch) const {
         const std::size_t row = block * kBlock, stride = block_bytes(vectors.width);
         return {count,
                 codes.bytes + block * stride,
@@ -35,6 +36,8 @@ struct IndexView {
                 codes.int4 ? codes.int4->bytes + block * int4_block_bytes(vectors.width) : nullptr,
                 codes.int4 ? codes.int4->scales + row : nullptr,
                 codes.int4 ? codes.int4->errors + row : nullptr,
+                // A prefix of the values does not lie together.
+                next && query_width == vectors.width ? codes.bytes + *next * stride : nullptr,
                 scratch};
     }
 

@@ -25,6 +25,7 @@ struct Tile {
     const std::uint8_t* int4_bytes;   // int4 codes with scales and errors, or null
     const float* int4_scales;
     const float* int4_errors;
+    const std::uint8_t* next_bytes;   // int8 codes that are scanned after these, to be prefetched, or null
     float* scratch;                   // [kScratchBlocks * kBlock * query_width] for the float filter, 64-byte aligned
 };
 inline constexpr std::size_t kScratchBlocks = 2;
@@ -45,7 +46,7 @@ struct Queries {
     const float* float_rounding;  // [count], rounding error of the float filter for a vector with |s c| + |e| = 1
 };
 
-// Writes one bit per vector, set if its bound is not below the query's threshold: masks[query * tile.blocks + block].
+// Writes one bit per vector, set if its bound is not below the query's threshold: masks[block * queries.count + query].
 using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks);
 
 // Writes the bounds of one block for one query: bounds[kBlock].

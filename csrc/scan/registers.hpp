@@ -43,6 +43,7 @@ constexpr std::size_t kDoubles = kRegisterBytes / sizeof(double);
 
 // Software prefetch distance. Hardware prefetchers stop at the end of a page.
 constexpr std::size_t kPrefetchBytes = 16384;
+constexpr std::size_t kCacheLineBytes = 64;
 
 // An unaligned load.
 template <typename Register, typename Element>

@@ -35,7 +35,7 @@ FilterPlan plan_filters(const IndexView& index, std::size_t queries, bool by_flo
     if (by_floats) return {kernel.float_filter, kernel.float_bounds, false, true};
     const bool floats_fit = std::abs(index.codes.exponent) <= kMaxFloatExponent;
     FilterPlan plan{queries <= kFewQueries ? kernel.two_term_code_filter : kernel.code_filter, kernel.code_bounds,
-                    floats_fit, false};
+                    floats_fit, false, queries > kFewQueries};
     if (queries == 1 && index.codes.int4 && index.query_width == index.vectors.width) {
         plan.int4_filter = kernel.int4_filter;
     }

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "candidates.hpp"
@@ -40,6 +41,7 @@ struct FilterPlan {
     Bounds* bounds;
     bool check_pruning;  // whether to stop for queries whose pruning fails
     bool needs_scratch;
+    bool claim_ahead = false;  // whether to claim the next tile early, so that `filter` can prefetch it
     Int4Filter* int4_filter = nullptr;  // tried before `filter`, or null
 };
 
@@ -161,7 +163,7 @@ private:
     // Returns false, without any candidates, if too many vectors pass. The int4 filter is then tried again when twice
     // as many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
     bool filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
-        const Tile tile = index_.tile(begin, end - begin, nullptr);
+        const Tile tile = index_.tile(begin, end - begin, std::nullopt, nullptr);
         plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
         std::size_t passed = 0;
         for (std::size_t b = 0; b < tile.blocks; ++b) {
@@ -177,8 +179,9 @@ private:
         return true;
     }
 
-    void filter(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
-        const Tile tile = index_.tile(begin, end - begin, space.scratch());
+    void filter(std::size_t begin, std::size_t end, std::optional<std::size_t> next, Workspace& space,
+                std::vector<Candidates>& found) {
+        const Tile tile = index_.tile(begin, end - begin, next, space.scratch());
         const Queries queries = batch_.queries();
         plan_.filter(tile, queries, space.thresholds.data(), space.masks.data());
         const auto bounds_of = [&](std::size_t block, std::size_t query) {
@@ -195,10 +198,11 @@ private:
     void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
                  const BoundsOf& bounds_of, std::size_t* counts) {
         std::vector<float>& thresholds = space.thresholds;
-        for (std::size_t q = 0; q < batch_.count(); ++q) {
-            const std::uint16_t* row = space.masks.data() + q * count;
-            for (std::size_t b = 0; b < count; ++b) {
-                const std::uint32_t mask = row[b] ? row[b] & index_.allowed(begin + b) : 0;
+        // Block by block: all queries that it is a candidate for find its codes in the first-level cache.
+        for (std::size_t b = 0; b < count; ++b) {
+            const std::uint16_t* row = space.masks.data() + b * batch_.count();
+            for (std::size_t q = 0; q < batch_.count(); ++q) {
+                const std::uint32_t mask = row[q] ? row[q] & index_.allowed(begin + b) : 0;
                 if (mask == 0 || pruning_failed(q)) continue;
                 const float* bounds = bounds_of(b, q);
                 for (std::uint32_t left = mask; left; left &= left - 1) {
@@ -242,14 +246,17 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
         Workspace space(batch_.count(), tile_blocks, plan_.int4_filter,
                         plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
         space.int4_from = index_.vectors.rows / kInt8WarmUpShare / workers;
-        while (const auto range = tiles.claim()) {
+        for (auto range = tiles.claim(); range;) {
+            const auto later = plan_.claim_ahead ? tiles.claim() : std::nullopt;
+            const auto next = later ? std::optional(later->begin) : std::nullopt;
             if (!load_thresholds(space.thresholds)) return;
             for_each_run(*range, [&](std::size_t begin, std::size_t end) {
                 const bool try_int4 = plan_.int4_filter && space.scanned >= space.int4_from;
-                if (!try_int4 || !filter_by_int4(begin, end, space, found)) filter(begin, end, space, found);
+                if (!try_int4 || !filter_by_int4(begin, end, space, found)) filter(begin, end, next, space, found);
                 space.scanned += (end - begin) * kBlock;
             });
             if (plan_.check_pruning) check_pruning(space);
+            range = plan_.claim_ahead ? later : tiles.claim();
         }
         for (std::size_t q = 0; q < batch_.count(); ++q) {
             if (pruning_failed(q)) continue;
