@@ -9,7 +9,7 @@ import pytest
 
 from care_accel import CareError, Collection
 from care_accel.collection import approximating
-from care_accel.index.approximate import building, choosing
+from care_accel.index.approximate.building import choosing, run
 from care_accel.index.approximate.recall import recalls, upper_bound
 
 from .clustered_model import Clustered
@@ -29,7 +29,7 @@ def rows(first, last):
 def exact_is_slow():
     """As where vectors are many: whatever is not the exact scan is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "_floor", lambda tuner: None)
+        patch.setattr(run, "_floor", lambda tuner: None)
         patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
         real = approximating.StoredStructure.build
 
