@@ -1,5 +1,6 @@
 """Collections that are asked for a recall: what is chosen, kept, found and said."""
 
+import json
 import logging
 import shutil
 import threading
@@ -277,6 +278,16 @@ def test_the_choice_of_another_collection_is_not_used(folder, tmp_path, caplog):
     collection = opened(tmp_path / "other")
     assert (compared(collection) == 1).all()
     assert "is of another collection" in caplog.text
+
+
+def test_the_choice_by_another_release_of_faiss_is_not_used(folder, caplog):
+    file = folder / "index" / "approximate" / "approximate.json"
+    manifest = json.loads(file.read_text())
+    manifest["choice"]["faiss"] = "1.2.9"
+    file.write_text(json.dumps(manifest))
+    assert (compared(opened(folder)) == 1).all()
+    assert "was built by faiss 1.2.9, and here is" in caplog.text
+    assert "chosen again by care-accel collection index" in caplog.text
 
 
 def test_a_choice_that_cannot_be_saved_is_used_all_the_same(folder, monkeypatch, caplog):

@@ -329,6 +329,7 @@ def test_the_report_says_what_was_tried_and_why(shared, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"recall": 0}, "recall is 0"),
         ({"recall": 1.5}, "recall is 1.5"),
         ({"recall": "high"}, "recall is 'high'"),
         ({"k": 0}, "k is 0"),

@@ -206,11 +206,14 @@ def test_the_recall_of_a_served_approximate_index_is_the_true_one(tmp_path, appr
                 waited_for(lambda: backend.counters["recall_queries"].total == len(true))
         assert backend.gauges["recall"]() == pytest.approx(np.mean(true), abs=1e-6)
         assert 0.7 < np.mean(true) < 1
+        assert np.mean(true) < backend.gauges["recall_high"]() < 1
+        assert backend.gauges["recall_promised"]() == 0.8
         # An exact index in its place has a recall of 1, and nothing is checked.
         index = ExactIndex(8)
         index.add(approximate.vectors)
         saved(tmp_path / "index", index, "exact")
         waited_for(lambda: backend.gauges["recall"]() == 1)
+        assert backend.gauges["recall_high"]() == backend.gauges["recall_promised"]() == 1
         searched(live, query)
         assert backend.counters["recall_queries"].total == len(true)
     finally:
@@ -237,6 +240,8 @@ def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, 
         assert backend.gauges["recall"]() == 1
         made.choose_index(0.8, 5)
         waited_for(lambda: live.current.is_approximate)
+        assert backend.gauges["recall_promised"]() == 0.8
+        assert np.isnan(backend.gauges["recall_high"]())
         searched(live, query)
         waited_for(lambda: backend.gauges["recall"]() <= 1)
         # What is written is found at once, and much of it is told once.
