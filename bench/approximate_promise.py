@@ -22,7 +22,7 @@ from test_scan import clustered, gaussian, power_law, real_embeddings, unit
 
 from care_accel import ApproximateIndex, CareError, ExactIndex
 from care_accel.index import parts
-from care_accel.index.approximate import choosing, tuning
+from care_accel.index.approximate.building import choosing, tuning
 from care_accel.index.approximate.choice import ERROR
 from care_accel.index.approximate.recall import lower_bound, recalls, upper_bound
 

@@ -1,5 +1,6 @@
 """Collections that are asked for a recall: what is chosen, kept, found and said."""
 
+import json
 import logging
 import shutil
 import threading
@@ -9,7 +10,7 @@ import pytest
 
 from care_accel import CareError, Collection
 from care_accel.collection import approximating
-from care_accel.index.approximate import building, choosing
+from care_accel.index.approximate.building import choosing, run
 from care_accel.index.approximate.recall import recalls, upper_bound
 
 from .clustered_model import Clustered
@@ -29,7 +30,7 @@ def rows(first, last):
 def exact_is_slow():
     """As where vectors are many: whatever is not the exact scan is faster."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "_floor", lambda tuner: None)
+        patch.setattr(run, "_floor", lambda tuner: None)
         patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
         real = approximating.StoredStructure.build
 
@@ -277,6 +278,16 @@ def test_the_choice_of_another_collection_is_not_used(folder, tmp_path, caplog):
     collection = opened(tmp_path / "other")
     assert (compared(collection) == 1).all()
     assert "is of another collection" in caplog.text
+
+
+def test_the_choice_by_another_release_of_faiss_is_not_used(folder, caplog):
+    file = folder / "index" / "approximate" / "approximate.json"
+    manifest = json.loads(file.read_text())
+    manifest["choice"]["faiss"] = "1.2.9"
+    file.write_text(json.dumps(manifest))
+    assert (compared(opened(folder)) == 1).all()
+    assert "was built by faiss 1.2.9, and here is" in caplog.text
+    assert "chosen again by care-accel collection index" in caplog.text
 
 
 def test_a_choice_that_cannot_be_saved_is_used_all_the_same(folder, monkeypatch, caplog):

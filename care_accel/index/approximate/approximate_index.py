@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self, overload
@@ -13,19 +14,20 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel.errors import CareError, require_count
 from care_accel.index import checks, parts
 from care_accel.index.approximate import files
-from care_accel.index.approximate.arguments import checked_recall, in_bytes, in_seconds
 from care_accel.index.approximate.building import Request, build
-from care_accel.index.approximate.choice import STALE, Choice, Measured
+from care_accel.index.approximate.changing import ChangingIndex
+from care_accel.index.approximate.choice import Choice, Measured
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.library import require_gpu
+from care_accel.index.approximate.low_priority import in_background
 from care_accel.index.approximate.state import State, count
 from care_accel.index.approximate.watching import EVERY, RecallWatch
 from care_accel.index.exact import ExactIndex
-from care_accel.index.parts import Found, Part, SearchStats
+from care_accel.index.parts import Found, SearchStats
 from care_accel.index.store import Stored
 
 
-class ApproximateIndex:
+class ApproximateIndex(ChangingIndex):
     """Top-k search by inner product that finds at least the share of the k best hits that was asked for.
 
     Made by `build`, which tries structures of faiss for these vectors, and keeps the fastest that proves the recall on queries that
@@ -44,8 +46,6 @@ class ApproximateIndex:
 
     Attributes
     ----------
-    choice : Choice
-        How it was chosen, with all that was measured.
     width, encoder_revision, order, device, threads
         As in `ExactIndex`.
     """
@@ -54,18 +54,9 @@ class ApproximateIndex:
         self, index: Stored, built: int, choice: Choice, finder: Finder | None, *, device: str, threads: int
     ) -> None:
         """Use the parts of an index; call `build` or `load` instead."""
-        self.width = index.width
-        self.order = index.order
-        self.encoder_revision = index.encoder_revision
-        self.device = device
-        self.threads = threads
-        self.choice = choice
+        super().__init__(index, built, choice, finder, device=device, threads=threads)
         self._watch: RecallWatch | None = None
-        end = 0
-        while count(index.parts[:end]) < built:
-            end += 1
-        base = index.parts[:end] or (Part.empty(self.width),)
-        self._state = State(base, index.parts[end:], choice, finder)
+        self._building: Future[Choice] | None = None
 
     @classmethod
     def build(
@@ -120,117 +111,87 @@ class ApproximateIndex:
         CareError
             An argument is wrong; faiss is missing; there are too few queries to prove the recall; nothing fits into the memory.
         """
-        wanted = checked_recall(recall)
-        require_count("k", k)
-        limit, seconds = in_bytes(memory), in_seconds(budget)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
-            raise CareError(f"seed is {seed!r}; it must be an integer of 0 to 2**31 - 1")
         exact = vectors if isinstance(vectors, ExactIndex) else _indexed(vectors, device or "cpu", threads)
-        where = device or exact.device
-        gpu = None if where == "cpu" else require_gpu(where)
-        if where != exact.device:
+        request = Request.checked(
+            recall,
+            k,
+            memory=memory,
+            budget=budget,
+            seed=seed,
+            device=device or exact.device,
+            family=family,
+            threads=exact.threads if threads is None else threads,
+            show_progress=show_progress,
+        )
+        if device not in (None, exact.device):
             raise CareError(
-                f"device is {where!r}, but the index is on {exact.device}; load it with device={where!r}"
+                f"device is {device!r}, but the index is on {exact.device}; load it with device={device!r}"
             )
-        if isinstance(family, str) or (
-            family is not None and not all(isinstance(name, str) for name in family)
-        ):
-            raise CareError(f"family is {family!r}; it must be a list of names, such as ['HNSW32,Flat']")
-        if threads is not None:
-            require_count("threads", threads)
         rows = None
         if queries is not None:
             rows = checks.checked_rows(checks.as_floats(queries, "queries"), exact.width, "queries")
             if not len(rows):
                 raise CareError("there are no queries; give some, or queries=None to sample them")
-        request = Request(
-            recall=wanted,
-            k=int(k),
-            memory=limit,
-            budget=seconds,
-            seed=seed,
-            gpu=gpu,
-            family=tuple(family) if family else None,
-            threads=int(threads or exact.threads),
-            show_progress=show_progress,
-        )
         index = Stored(exact._parts, exact.width, exact.order, exact.encoder_revision)
         choice, finder = build(index.parts, exact.width, rows, request)
-        return cls(index, len(exact), choice, finder, device=where, threads=request.threads)
+        return cls(index, len(exact), choice, finder, device=exact.device, threads=request.threads)
 
-    def rebuild(self, *, queries: ArrayLike | None = None, show_progress: bool = False) -> Self:
-        """Return an index that is built again, by the same request, of all vectors that are there now; ids stay.
+    @overload
+    def rebuild(
+        self, *, queries: ArrayLike | None = ..., show_progress: bool = ..., background: Literal[False] = ...
+    ) -> Self: ...
+
+    @overload
+    def rebuild(
+        self, *, queries: ArrayLike | None = ..., show_progress: bool = ..., background: Literal[True]
+    ) -> Future[Choice]: ...
+
+    def rebuild(
+        self, *, queries: ArrayLike | None = None, show_progress: bool = False, background: bool = False
+    ) -> Self | Future[Choice]:
+        """Build again, by the same request, of all vectors that are there now; ids stay.
 
         Parameters
         ----------
         queries, show_progress
             As in `build`.
+        background : bool
+            Return at once, build on a thread of low priority, and have this index search by the result from then on. Searches and
+            changes go on meanwhile; what was added since is scanned exactly, what was removed is not found. If it is being built
+            already, that build goes on, and its future is returned.
+
+        Returns
+        -------
+        ApproximateIndex
+            Another one. In the background a `concurrent.futures.Future` with the `Choice`, or with the error.
         """
-        choice = self.choice
+        if not background:
+            return self._rebuilt(self._state, queries, show_progress)
+        with self._changing:
+            if self._building is None or self._building.done():
+                self._state = state = self._state.fixing()
+                self._building = in_background(
+                    lambda: self._take(self._rebuilt(state, queries, show_progress)), "rebuild"
+                )
+            return self._building
+
+    def _rebuilt(self, state: State, queries: ArrayLike | None, show_progress: bool) -> Self:
+        asked = state.choice
         return self.build(
-            self._exact(),
-            choice.asked,
-            choice.k,
+            self._exact(state),
+            asked.asked,
+            asked.k,
             queries=queries,
-            seed=choice.seed,
+            seed=asked.seed,
             show_progress=show_progress,
-            **choice.options,
+            **asked.options,
         )
 
-    def __len__(self) -> int:
-        return count(self._state.parts)
-
-    @property
-    def finder(self) -> Finder | None:
-        """What finds candidates among the vectors that it was built of; None if every search is an exact scan."""
-        return self._state.finder
-
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        """The vectors, removed ones included, read-only float32 ``[len(self), width]``; a copy if there are several parts."""
-        return parts.vectors(self._state.parts)
-
-    @property
-    def removed(self) -> NDArray[np.bool_]:
-        """Which vectors are removed: a read-only mask, bool ``[len(self)]``."""
-        return parts.removed(self._state.parts)
-
-    @property
-    def alive(self) -> int:
-        """Number of vectors that are not removed."""
-        return sum(part.alive_count for part in self._state.parts)
-
-    @property
-    def stale(self) -> bool:
-        """Whether so much was added and removed since the build (a fifth of its vectors) that it should be built again.
-
-        Hits of a stale index are as good as before: what was added is scanned exactly, what was removed is not found. But a search
-        takes longer than it has to, and its recall was proven for other vectors.
-        """
-        return self._state.changed > STALE * max(self.choice.vectors, 1)
-
-    def add(self, vectors: ArrayLike, *, convert: bool = False) -> None:
-        """Append vectors, which are searched exactly from now on; see `ExactIndex.add`."""
-        rows = checks.checked_rows(
-            checks.as_floats(vectors, "vectors", convert=convert), self.width, "vectors"
-        )
-        self._state = self._state.extended(rows, self.threads)
-
-    def remove(self, ids: ArrayLike) -> int:
-        """Remove vectors; return how many were removed that were not before. See `ExactIndex.remove`."""
-        before = self.alive
-        self._state = self._state.without(checks.checked_ids(ids, "ids", len(self)))
-        return before - self.alive
-
-    def replace(self, ids: ArrayLike, vectors: ArrayLike, *, convert: bool = False) -> NDArray[np.int64]:
-        """Remove vectors and append others in one step; return the ids of the new ones. See `ExactIndex.replace`."""
-        rows = checks.checked_rows(
-            checks.as_floats(vectors, "vectors", convert=convert), self.width, "vectors"
-        )
-        before = len(self)
-        kept = self._state.without(checks.checked_ids(ids, "ids", before))
-        self._state = kept.extended(rows, self.threads)
-        return np.arange(before, before + len(rows))
+    def _take(self, other: ApproximateIndex) -> Choice:
+        """Search by what another index has found, which was built of what this one was at `State.fixing`."""
+        with self._changing:
+            self._state = self._state.rebuilt(other.choice, other.finder)
+        return other.choice
 
     @overload
     def search(
@@ -304,21 +265,8 @@ class ApproximateIndex:
             chosen = choose(subset, count(state.parts))
         found = state.search(rows, int(k), many, chosen)
         if self._watch is not None and state.approximates(rows, int(k), chosen):
-            self._watch.note(self.choice, rows, found[0], state.exact(chosen))
+            self._watch.note(state.choice, rows, found[0], state.exact(chosen))
         return found
-
-    def exact_hits(
-        self, queries: ArrayLike, k: int = 10, *, subset: ArrayLike | None = None
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return what an exact scan of the same vectors finds, to compare; see `ExactIndex.search`."""
-        return self._exact().search(queries, k, subset=subset)
-
-    def _exact(self) -> ExactIndex:
-        whole = ExactIndex(
-            self.width, threads=self.threads, encoder_revision=self.encoder_revision, order=self.order
-        )
-        whole._parts, whole.device = self._state.parts, self.device
-        return whole
 
     def watch(self, watch: RecallWatch | None = None, *, every: int = EVERY) -> RecallWatch:
         """Answer every ``every``-th query that is searched approximately exactly as well, from now on; see `RecallWatch`.
@@ -351,12 +299,13 @@ class ApproximateIndex:
 
         The folder in it called ``vectors`` is an exact index of the same vectors, which `ExactIndex.load` opens.
         """
-        state = self._state
-        index = Stored(state.parts, self.width, self.order, self.encoder_revision)
-        saved = files.save(
-            Path(folder), index, state.built, self.choice, state.finder, Path(moved_to or folder)
-        )
-        self._state = state.saved(saved)
+        with self._changing:
+            state = self._state
+            index = Stored(state.parts, self.width, self.order, self.encoder_revision)
+            saved = files.save(
+                Path(folder), index, state.built, state.choice, state.finder, Path(moved_to or folder)
+            )
+            self._state = state.saved(saved)
 
     @classmethod
     def load(

@@ -29,12 +29,15 @@ class State:
     choice : Choice
     finder : Finder or None
         None if every search is an exact scan.
+    fixed : int
+        So many parts of the tail are left as they are by what is added: those that another structure is built of.
     """
 
     base: tuple[Part, ...]
     tail: tuple[Part, ...]
     choice: Choice
     finder: Finder | None
+    fixed: int = 0
     built: int = field(init=False)
     # How many vectors of the structure are removed, and the parameters of a search for the others.
     removed: int = field(init=False)
@@ -60,9 +63,9 @@ class State:
     def extended(self, rows: NDArray[np.float32], threads: int) -> State:
         """Return this and more vectors."""
         scan = self.base[0].scan
-        tail = self.tail or (Part.empty(rows.shape[1], scan and scan.another()),)
+        tail = self.tail[self.fixed :] or (Part.empty(rows.shape[1], scan and scan.another()),)
         # Not `replace`, which would select again what is in the structure.
-        return self._with_tail(parts.extended(tail, rows, threads))
+        return self._with(tail=(*self.tail[: self.fixed], *parts.extended(tail, rows, threads)))
 
     def without(self, ids: NDArray[np.int64]) -> State:
         """Return this with vectors removed."""
@@ -72,11 +75,21 @@ class State:
     def saved(self, kept: tuple[Part, ...]) -> State:
         """Return this with the parts that `store.save` returned, which are those with vectors."""
         base = kept[: sum(part.count > 0 for part in self.base)]
-        return replace(self, base=base or self.base, tail=kept[len(base) :])
+        fixed = sum(part.count > 0 for part in self.tail[: self.fixed])
+        return replace(self, base=base or self.base, tail=kept[len(base) :], fixed=fixed)
 
-    def _with_tail(self, tail: tuple[Part, ...]) -> State:
+    def fixing(self) -> State:
+        """Return this, ready for `rebuilt`: what is added from now on is kept apart."""
+        return self._with(fixed=len(self.tail))
+
+    def rebuilt(self, choice: Choice, finder: Finder | None) -> State:
+        """Return this with a structure of what was there when it was fixed; what changed since is as it is here."""
+        fixed = self.tail[: self.fixed]
+        return State((*self.base, *fixed), self.tail[self.fixed :], choice, finder)
+
+    def _with(self, **changes: Any) -> State:
         other = object.__new__(State)
-        for name, value in (vars(self) | {"tail": tail}).items():
+        for name, value in (vars(self) | changes).items():
             object.__setattr__(other, name, value)
         return other
 

@@ -70,6 +70,7 @@ class RecallWatch:
         self._choice: Choice | None = None
         self._warned = False
         self._recalls: deque[float] = deque(maxlen=_WINDOW)
+        self._observed: Measured | None = None
 
     @property
     def recall(self) -> float:
@@ -81,11 +82,11 @@ class RecallWatch:
     def observed(self) -> Measured | None:
         """The same with bounds, each wrong with a probability of 5 % at most; None before the first one."""
         with self._lock:
-            observed = np.array(self._recalls)
-        if not len(observed):
-            return None
-        bounds = lower_bound(observed, ERROR), upper_bound(observed, ERROR)
-        return Measured(float(observed.mean()), *bounds, len(observed))
+            if self._observed is None and self._recalls:  # kept until the next check: metrics ask each second
+                observed = np.array(self._recalls)
+                bounds = lower_bound(observed, ERROR), upper_bound(observed, ERROR)
+                self._observed = Measured(float(observed.mean()), *bounds, len(observed))
+            return self._observed
 
     def note(
         self, choice: Choice, queries: NDArray[np.float32], found: NDArray[np.float64], exact: Exact
@@ -142,6 +143,7 @@ class RecallWatch:
                 self._choice, self._warned = asked.choice, False
                 self._recalls.clear()
             self._recalls.append(recall)
+            self._observed = None
             missed = 1 - np.array(self._recalls)
         self._checked()
         if not self._warned and exceeds(missed, 1 - asked.choice.asked, ERROR):

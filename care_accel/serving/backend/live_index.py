@@ -58,7 +58,8 @@ class LiveIndex:
     pages; documents are in the memory of each.
 
     Of an approximate index every m-th query is answered exactly as well, on a thread of low priority: the recall is the metric
-    ``care_recall``, which is 1 of an exact index and NaN before the first such query.
+    ``care_recall``, which is 1 of an exact index and NaN before the first such query. ``care_recall_high`` is its upper bound and
+    ``care_recall_promised`` what was asked for: the promise is broken where the first is below the second.
 
     Parameters of the configuration: ``care`` (name, width and revision of the document encoder), one of ``index`` (a folder of an
     index, a retriever or a collection) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and
@@ -106,6 +107,14 @@ class LiveIndex:
             self._open_first(backend.path(folder))
         backend.gauge(
             "recall", "Recall of the newest queries that were answered exactly as well", self._recall
+        )
+        backend.gauge(
+            "recall_high",
+            "Upper bound of the mean recall, wrong with a probability of 5 %",
+            self._recall_high,
+        )
+        backend.gauge(
+            "recall_promised", "Recall that was asked for, 1 of an exact index", lambda: self.current.promised
         )
 
     def _open_first(self, folder: Path) -> None:
@@ -165,6 +174,12 @@ class LiveIndex:
 
     def _recall(self) -> float:
         return self._watch.recall if self.current.is_approximate else 1.0
+
+    def _recall_high(self) -> float:
+        if not self.current.is_approximate:
+            return 1.0
+        observed = self._watch.observed
+        return float("nan") if observed is None else observed.high
 
     def _follow(self) -> None:
         """See each new version of the collection, and another one in its place."""

@@ -44,6 +44,12 @@ class OpenCollection:
         """Whether some searches are no exact scans."""
         return self._searcher.found_by is not None
 
+    @property
+    def promised(self) -> float:
+        """The recall that was asked for; 1 if every search is an exact scan."""
+        found_by = self._searcher.found_by
+        return 1.0 if found_by is None else found_by.choice.asked
+
     def check_filter(self, expression: str) -> None:
         """Check a filter; its mask is kept for the search.
 

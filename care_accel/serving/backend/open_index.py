@@ -42,6 +42,12 @@ class OpenIndex:
         return isinstance(index, ApproximateIndex) and index.finder is not None
 
     @property
+    def promised(self) -> float:
+        """The recall that was asked for; 1 if every search is an exact scan."""
+        index: Any = self._retriever.index
+        return float(index.choice.asked) if self.is_approximate else 1.0
+
+    @property
     def needs_texts(self) -> bool:
         """Whether the texts of the queries are searched too: the index is hybrid."""
         return self._retriever.lexical is not None

@@ -10,14 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 from planted_vectors import ROWS, WIDTH, clustered
 
 from care_accel import ApproximateIndex, ExactIndex
-from care_accel.index.approximate import building, choosing
+from care_accel.index.approximate.building import choosing, run
 
 
 @pytest.fixture(scope="session")
 def exact_is_slow():
     """As where vectors are many: the exact scan takes longer than anything else, and of the others each longer than the one before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "_floor", lambda tuner: None)
+        patch.setattr(run, "_floor", lambda tuner: None)
         patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
         yield
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planted_vectors import ROWS, WIDTH, clustered
 
 from care_accel import ApproximateIndex, CareError, ExactIndex
-from care_accel.index.approximate import questions
+from care_accel.index.approximate.building import questions
 from care_accel.index.approximate.recall import recalls, upper_bound
 
 QUERIES = clustered(60, 5)
@@ -89,7 +89,7 @@ def test_what_was_not_proven_is_scanned_exactly(shared, exact, options):
 
 
 def test_many_queries_at_once_are_scanned_exactly_where_that_is_faster(build, monkeypatch):
-    from care_accel.index.approximate import choosing
+    from care_accel.index.approximate.building import choosing
 
     monkeypatch.setattr(
         choosing,
@@ -259,7 +259,7 @@ def test_the_exact_scan_is_kept_where_nothing_reaches_the_recall(exact_is_slow):
 
 
 def test_the_exact_scan_is_kept_where_it_is_faster(exact, exact_is_slow, monkeypatch):
-    from care_accel.index.approximate import choosing
+    from care_accel.index.approximate.building import choosing
 
     monkeypatch.setattr(choosing, "_times", lambda searches, calls: [1e-6, *np.full(len(searches) - 1, 1e-3)])
     options = {"queries": clustered(900, 1), "threads": 1, "family": ["IVF32,Flat"]}
@@ -329,6 +329,7 @@ def test_the_report_says_what_was_tried_and_why(shared, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"recall": 0}, "recall is 0"),
         ({"recall": 1.5}, "recall is 1.5"),
         ({"recall": "high"}, "recall is 'high'"),
         ({"k": 0}, "k is 0"),

@@ -24,7 +24,7 @@ def asked(index, watch, queries, k=10, **options):
         one = queries[row : row + 1]
         scores = index.search_in_float64(one, k, **options)[0]
         watch.wait()
-        exact = index._exact().search_in_float64(one, k, **options)[0]
+        exact = index._exact(index._state).search_in_float64(one, k, **options)[0]
         found.append(recalls(scores, exact)[0])
     return np.array(found)
 

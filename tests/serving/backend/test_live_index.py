@@ -12,7 +12,7 @@ import pytest
 
 from care_accel import ApproximateIndex, CareError, Collection, DualEncoder, ExactIndex, Retriever
 from care_accel import retriever as retriever_module
-from care_accel.index.approximate import building, choosing
+from care_accel.index.approximate.building import choosing, run
 from care_accel.index.approximate.recall import recalls
 from care_accel.serving.backend import RUN_FOLDER, live_index
 from care_accel.serving.backend.tensors import Counter
@@ -170,7 +170,7 @@ def approximate():
     """Return an approximate index of a low recall."""
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(building, "_floor", lambda tuner: None)
+        patch.setattr(run, "_floor", lambda tuner: None)
         patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
         vectors, queries = (rng.standard_normal((n, 8), np.float32) for n in (2000, 900))
         index = ApproximateIndex.build(vectors, 0.8, 5, queries=queries, family=["IVF32,Flat"], threads=1)
@@ -206,11 +206,14 @@ def test_the_recall_of_a_served_approximate_index_is_the_true_one(tmp_path, appr
                 waited_for(lambda: backend.counters["recall_queries"].total == len(true))
         assert backend.gauges["recall"]() == pytest.approx(np.mean(true), abs=1e-6)
         assert 0.7 < np.mean(true) < 1
+        assert np.mean(true) < backend.gauges["recall_high"]() < 1
+        assert backend.gauges["recall_promised"]() == 0.8
         # An exact index in its place has a recall of 1, and nothing is checked.
         index = ExactIndex(8)
         index.add(approximate.vectors)
         saved(tmp_path / "index", index, "exact")
         waited_for(lambda: backend.gauges["recall"]() == 1)
+        assert backend.gauges["recall_high"]() == backend.gauges["recall_promised"]() == 1
         searched(live, query)
         assert backend.counters["recall_queries"].total == len(true)
     finally:
@@ -219,7 +222,7 @@ def test_the_recall_of_a_served_approximate_index_is_the_true_one(tmp_path, appr
 
 def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, monkeypatch):
     monkeypatch.setattr(live_index, "_POLL_S", 0.01)
-    monkeypatch.setattr(building, "_floor", lambda tuner: None)
+    monkeypatch.setattr(run, "_floor", lambda tuner: None)
     monkeypatch.setattr(
         choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
     )
@@ -237,6 +240,8 @@ def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, 
         assert backend.gauges["recall"]() == 1
         made.choose_index(0.8, 5)
         waited_for(lambda: live.current.is_approximate)
+        assert backend.gauges["recall_promised"]() == 0.8
+        assert np.isnan(backend.gauges["recall_high"]())
         searched(live, query)
         waited_for(lambda: backend.gauges["recall"]() <= 1)
         # What is written is found at once, and much of it is told once.

@@ -111,6 +111,23 @@ def test_a_write_waits_for_the_one_before_but_not_for_ever_and_few_wait(folder, 
     assert set(Collection.open(folder).ids()) == {"a/2 ü"}
 
 
+def test_documents_are_read_and_written_without_an_index_of_the_collection(folder, quick):
+    # Searches are the server's, by the index that was chosen there.
+    async def main():
+        reader = Collection.open(folder)
+        store = DocumentStore(reader, lambda: quick)
+        assert (await store.get("a1"))["id"] == "a1"
+        await store.fields()
+        assert (await store.delete(["a1"], None))[0] == 1
+        assert (await store.delete(None, "department = '儿科'"))[0] == 1
+        assert await store.get("a1") is None
+        assert reader._state.searcher is None
+        assert store._writer[0]._state.searcher is None
+        await store.close()
+
+    asyncio.run(main())
+
+
 def test_others_may_write_to_the_collection_meanwhile(gateway, folder, quick):
     client = gateway()
     assert put(client, NEW).status_code == 200

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.index.approximate import family
+from care_accel.index.approximate.building.questions import Asked
 from care_accel.index.approximate.choice import ERROR, Measured, Tried, setting_name
 from care_accel.index.approximate.family import Kind, Structure, TooSlowError
 from care_accel.index.approximate.finder import Finder
-from care_accel.index.approximate.questions import Asked
 from care_accel.index.approximate.recall import exceeds, lower_bound, recalls, upper_bound
 from care_accel.index.parts import Part
 

@@ -1,11 +1,10 @@
-"""Builds an approximate index: answers queries exactly, tries the family, and chooses."""
+"""The build as a whole: answers queries exactly, tries the family, and chooses."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from time import perf_counter
 
 import numpy as np
@@ -13,13 +12,14 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.index import parts
-from care_accel.index.approximate import questions
+from care_accel.index.approximate.building import questions
+from care_accel.index.approximate.building.choosing import Chosen, choose, measure_limits
+from care_accel.index.approximate.building.request import Request
+from care_accel.index.approximate.building.tuning import Tuner, median_time
 from care_accel.index.approximate.choice import ERROR, EXACT, Choice, Tried
-from care_accel.index.approximate.choosing import Chosen, choose, measure_limits
 from care_accel.index.approximate.family import GPU_CODES, parse
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.library import faiss_library
-from care_accel.index.approximate.tuning import Tuner, median_time
 from care_accel.index.checks import Few
 from care_accel.index.parts import Part
 from care_accel.progress import progress_bar
@@ -31,21 +31,6 @@ FEWEST = 500
 # Of the budget: until then structures are built and tuned; the rest is for the choice.
 _TUNED = 0.75
 _FEWEST_TIMED = 20
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `ApproximateIndex.build` was asked for, checked."""
-
-    recall: float
-    k: int
-    memory: int | None
-    budget: float
-    seed: int
-    gpu: int | None
-    family: tuple[str, ...] | None
-    threads: int
-    show_progress: bool
 
 
 def data_hash(base: Sequence[Part]) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.index import parts
+from care_accel.index.approximate.building.questions import Asked, answered
+from care_accel.index.approximate.building.tuning import Tuner
 from care_accel.index.approximate.choice import ERROR, Measured, described
 from care_accel.index.approximate.finder import Finder
-from care_accel.index.approximate.questions import Asked, answered
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
-from care_accel.index.approximate.tuning import Tuner
 
 # The probability of error is divided among the attempts on the queries kept apart, so that their sum keeps it, however many fail.
 _ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
