@@ -117,6 +117,9 @@ class _Fleet:
         import ray
 
         self._ray, self._settings, self._sink, self._run = ray, settings, sink, run
+        errors = ray.exceptions
+        # Of the cluster, not of a worker.
+        self._gone = (errors.RaySystemError, errors.LocalRayletDiedError, errors.RpcError)
         self._queue = deque(parts)
         self._members: list[_Member] = []
         self._tries: Counter[int] = Counter()
@@ -144,7 +147,7 @@ class _Fleet:
                 self._sink.tick(self._waiting_for())
                 self._take()
                 self._check_limits()
-        except (self._ray.exceptions.RaySystemError, ConnectionError) as cause:
+        except (*self._gone, ConnectionError) as cause:
             raise CareError(
                 f"the Ray cluster is gone ({first_line(cause)}); start it, and run the same command again"
             ) from None
@@ -205,7 +208,9 @@ class _Fleet:
             member = pending[reference]
             try:
                 found = self._ray.get(reference)
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.RayTaskError) as cause:
+            except self._gone:
+                raise
+            except self._ray.exceptions.RayError as cause:
                 self._died(member, cause)
                 continue
             if member.stage == "placed":
@@ -255,15 +260,11 @@ class _Fleet:
         """Hand a dead worker's parts to others; the first of them may have killed it."""
         reason = first_line(cause)
         self._drop(member)
+        self._kill(member)  # it may only not have been heard
         self._sink.died(member.name, reason)
         if not member.tasks:
             if member.stage != "ready":
-                self._deaths_at_start += 1
-                if self._deaths_at_start >= _TRIES:
-                    raise CareError(
-                        f"{_TRIES} workers in a row died before they were ready: {reason}; look at their memory, and at Ray's "
-                        "logs on their machines"
-                    )
+                self._died_at_start(member, reason)
             return
         first = member.tasks[0][1]
         for _, part in reversed(member.tasks):
@@ -277,6 +278,17 @@ class _Fleet:
                     self._sink.aside(part, f"{part.describe()} killed its worker {_TRIES} times: {reason}")
                     continue
             self._queue.appendleft(part)
+
+    def _died_at_start(self, member: _Member, reason: str) -> None:
+        """Ask for one worker less where several in a row could not start, and end the run where none can."""
+        self._deaths_at_start += 1
+        if self._deaths_at_start < _TRIES:
+            return
+        text = f"{_TRIES} workers in a row died before they were ready: {reason}; look at their memory, and at Ray's logs on "
+        if not any(other.stage == "ready" for other in self._members):
+            raise CareError(f"{text}their machines")
+        self._deaths_at_start = 0
+        self._retire(member, f"{text}{member.name}", reason)
 
     def _retire(self, member: _Member, text: str, error: str) -> None:
         """Do without a worker that always fails, and ask for no other in its place."""
