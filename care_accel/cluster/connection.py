@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from time import monotonic
 
 from care_accel.errors import CareError
 
 _CONNECT_SECONDS = 5.0
+# Ray ends the process, with pages of its logs, when the head has been away for 60 seconds.
+_HEAD_SECONDS = 40.0
 
 
 @contextmanager
@@ -45,6 +48,42 @@ def connected(address: str) -> Iterator[None]:
     finally:
         with suppress(Exception):  # of a head that is gone
             ray.shutdown()
+
+
+class Head:
+    """The head of a cluster, which may die: calls that ask it would wait for it, and then end the process.
+
+    Parameters
+    ----------
+    address : str
+        ``host:port``.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        self._heard = monotonic()
+
+    def answers(self) -> bool:
+        """Return whether the head answers now.
+
+        Raises
+        ------
+        CareError
+            It has not for 40 seconds.
+        """
+        host, _, port = self._address.rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS):
+                self._heard = monotonic()
+                return True
+        except OSError as cause:
+            away = monotonic() - self._heard
+            if away > _HEAD_SECONDS:
+                raise CareError(
+                    f"the head of the Ray cluster at {self._address} has not answered for {away:.0f} s ({cause}); start it, and run "
+                    "the same command again"
+                ) from None
+            return False
 
 
 def first_line(cause: BaseException) -> str:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from care_accel.cluster.connection import connected, first_line
+from care_accel.cluster.connection import Head, connected, first_line
 from care_accel.cluster.part import Job
 from care_accel.cluster.plan import Part
 from care_accel.cluster.run_folder import RunFolder
@@ -128,6 +128,7 @@ class _Fleet:
         self._made = 0
         self._error = ""
         self._room, self._counted = 0, 0.0
+        self._head, self._head_answers = Head(ray.get_runtime_context().gcs_address), True
         self._idle_since = monotonic()
         gpus = settings.gpus
         if gpus is None:
@@ -158,7 +159,12 @@ class _Fleet:
     def _fit(self) -> None:
         """Ask for workers while there is room and work for more."""
         if monotonic() - self._counted >= _COUNT_SECONDS or not self._counted:
-            self._room, self._counted = self._count_room(), monotonic()
+            self._head_answers = self._head.answers()
+            if self._head_answers:
+                self._room = self._count_room()
+            self._counted = monotonic()
+        if not self._head_answers:
+            return
         wanted = self._room if self._settings.workers is None else self._settings.workers
         left = len(self._queue) + sum(len(m.tasks) for m in self._members)
         wanted = min(wanted, left + self._retired)
@@ -333,6 +339,8 @@ class _Fleet:
             texts.append(
                 f"{len(running)} parts, the oldest {oldest.tasks[0][1].number} for {seconds:.0f} s at {oldest.name}"
             )
+        if not self._head_answers:
+            texts.append("the head of the cluster, which does not answer")
         return " and ".join(texts) or "nodes with room for a worker"
 
     def _drop(self, member: _Member) -> None:
