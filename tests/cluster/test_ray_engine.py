@@ -87,13 +87,17 @@ def test_a_part_that_kills_its_workers_is_set_aside_and_the_rest_completes(encod
     assert len(parts) == 30
 
 
-def test_a_worker_that_always_fails_is_not_used_and_the_others_complete(corpus, encode, alone, tmp_path):
+def test_a_worker_whose_disk_is_full_is_not_used_and_the_others_complete(corpus, encode, alone, tmp_path):
+    """It may write no more than some bytes of a file, so that its fragments cannot be written."""
     parts = Collection.create(tmp_path / "parts", Poisoned(broken=str(tmp_path / "broken")))
     told = []
     done = encode(corpus, parts, show=told.append)
     require_equal(content(parts.uri), content(alone.uri))
     assert done.set_aside == {}
     assert [line for line in told if "failed 2 times in a row and is not used" in line]
+    failed = [line for line in told if "the disk is full (File too large)" in line]
+    assert len(failed) == 2
+    assert parts.verify(encode=3).ok
 
 
 def test_the_same_error_on_every_worker_ends_the_run_with_it(encode, tmp_path):
