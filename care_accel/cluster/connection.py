@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
@@ -37,12 +39,15 @@ def connected(address: str) -> Iterator[None]:
             raise CareError(
                 f"no Ray cluster answers at {address} ({cause}); start its head with ray start --head, and give HOST:PORT"
             ) from None
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level="ERROR", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as cause:
         raise CareError(
             f"no Ray cluster can be used at {address}: {first_line(cause)}; start its head with ray start --head"
         ) from None
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process, with a trace of its stack
     try:
         yield
     finally:
