@@ -1,7 +1,7 @@
 """Simulates a run of many workers by measured service times: where the driver, the storage and the router become the limit.
 
 `python bench/cluster_simulation.py` prints the tables of docs/scale.md. Events are those of `care_accel.cluster`: parts are
-handed out largest first, two to a worker, one driver takes records in, its thread commits in the order of the plan, and workers write
+handed out in the order of the plan, two to a worker, one driver takes records in, its thread commits in the order of the plan, and workers write
 over one link. ``--one-thread`` has the driver commit itself, as before it had a thread for it.
 """
 

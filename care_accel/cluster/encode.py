@@ -225,13 +225,13 @@ class _Driver:
         self._run, self._plan, self._progress, self._stop = run, plan, progress, stop
 
     def take_records(self) -> list[Part]:
-        """Take the parts that are done; return the others, largest first."""
+        """Take the parts that are done; return the others in the order of work."""
         records = self._run.records()
         self.found.parts_before = len(records)
         for part in self._plan.parts:
             if part.number in records:
                 self._take(part, records[part.number], "", before=True)
-        return [part for part in self._plan.largest_first() if part.number not in records]
+        return [part for part in self._plan.work_order() if part.number not in records]
 
     def done(self, part: Part, record: dict[str, Any], worker: str) -> None:
         self._take(part, record, worker, before=False)
