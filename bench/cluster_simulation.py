@@ -1,8 +1,8 @@
 """Simulates a run of many workers by measured service times: where the driver, the storage and the router become the limit.
 
 `python bench/cluster_simulation.py` prints the tables of docs/scale.md. Events are those of `care_accel.cluster`: parts are
-handed out largest first, two to a worker, one driver takes records in and commits in the order of the plan, and workers write over
-one link.
+handed out in the order of the plan, two to a worker, one driver takes records in, its thread commits in the order of the plan, and workers write
+over one link. ``--one-thread`` has the driver commit itself, as before it had a thread for it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from care_accel.cluster.folding import _LEAST_ROWS, _MOST_ROWS, _SHARE
 from care_accel.collection.estimate import CONSTANTS
@@ -38,9 +38,11 @@ class Work:
     take : float
         Seconds in which the driver takes in a record and hands out a part: an assumption.
     read : float
-        Seconds in which it reads the ids of a part, for each document: 7 ms for 11,428, measured on one core.
+        Seconds in which its thread reads the ids of a part, for each document: 7 ms for 11,428, measured on one core.
     spread : float
         Share by which times of parts differ.
+    commit, compare : float
+        Seconds of a commit, and of each row of the table whose id is compared for one.
     """
 
     name: str
@@ -53,21 +55,24 @@ class Work:
     take: float = 0.01
     read: float = 6e-7
     spread: float = 0.1
+    commit: float = COMMIT
+    compare: float = COMPARE
 
 
 @dataclass
 class Outcome:
-    """Seconds of a run, and the shares of time in which driver and link worked."""
+    """Seconds of a run, and the shares of time in which driver, its commits and the link worked."""
 
     seconds: float
     efficiency: float
     driver: float
+    committing: float
     link: float
     commits: int
 
 
-def simulate(work: Work, workers: int, seed: int = 0) -> Outcome:
-    """Return how long a run takes."""
+def simulate(work: Work, workers: int, seed: int = 0, *, one_thread: bool = False) -> Outcome:
+    """Return how long a run takes; with ``one_thread`` the driver hands out nothing while it commits."""
     random_ = random.Random(seed)
     a_part = max(1, work.part_tokens // work.tokens)
     parts = -(-work.documents // a_part)
@@ -80,7 +85,7 @@ def simulate(work: Work, workers: int, seed: int = 0) -> Outcome:
             heapq.heappush(events, (_service(encode, work, random_), worker, part))
     # A worker has its next part before it ends this one; only the third waits for the driver.
     waiting = {worker: (0.0, part) for worker in range(workers) if (part := next(queue, None)) is not None}
-    link = driver = link_busy = driver_busy = 0.0
+    link = driver = committer = link_busy = driver_busy = committer_busy = 0.0
     done: set[int] = set()
     folded, rows, group, commits = 0, 0, 0, 0
     end = 0.0
@@ -92,8 +97,8 @@ def simulate(work: Work, workers: int, seed: int = 0) -> Outcome:
         if following is not None:
             since, next_part = following
             heapq.heappush(events, (max(link, since) + _service(encode, work, random_), worker, next_part))
-        begun = max(driver, link)
-        spent = work.take
+        driver, driver_busy = max(driver, link) + work.take, driver_busy + work.take
+        spent = 0.0
         done.add(part)
         while folded in done:
             done.discard(folded)
@@ -101,10 +106,12 @@ def simulate(work: Work, workers: int, seed: int = 0) -> Outcome:
             group += min(a_part, work.documents - (folded - 1) * a_part)
             spent += a_part * work.read
             if group >= min(max(_LEAST_ROWS, _SHARE * rows), _MOST_ROWS) or folded == parts:
-                spent += rows * COMPARE + COMMIT
+                spent += rows * work.compare + work.commit
                 rows, group, commits = rows + group, 0, commits + 1
-        driver, driver_busy = begun + spent, driver_busy + spent
-        end = max(end, driver)
+        committer, committer_busy = max(committer, driver) + spent, committer_busy + spent
+        if one_thread:
+            driver = committer
+        end = max(end, driver, committer)
         # The driver hands out the next one: to a worker that has begun its second, or that stands still.
         if (third := next(queue, None)) is not None:
             if following is None:
@@ -112,7 +119,7 @@ def simulate(work: Work, workers: int, seed: int = 0) -> Outcome:
             else:
                 waiting[worker] = driver, third
     ideal = work.documents * work.tokens / work.speed / workers
-    return Outcome(end, ideal / end, driver_busy / end, link_busy / end, commits)
+    return Outcome(end, ideal / end, driver_busy / end, committer_busy / end, link_busy / end, commits)
 
 
 def _service(encode: float, work: Work, random_: random.Random) -> float:
@@ -157,15 +164,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=768, help="of the vectors that a router sends")
     parser.add_argument("-k", type=int, default=100)
+    parser.add_argument("--one-thread", action="store_true", help="the driver commits itself")
+    parser.add_argument("--compare", type=float, default=COMPARE, help="seconds a row whose id is compared")
     options = parser.parse_args()
-    for work in works():
+    for work in (replace(one, compare=options.compare) for one in works()):
         print(
-            f"\n{work.name}\n\n| workers | hours | of ideal | driver busy | link busy | commits |\n|---|---|---|---|---|---|"
+            f"\n{work.name}\n\n| workers | hours | of ideal | driver busy | committing | link busy | commits |\n"
+            "|---|---|---|---|---|---|---|"
         )
         for workers in WORKERS:
-            one = simulate(work, workers)
+            one = simulate(work, workers, one_thread=options.one_thread)
             print(
-                f"| {workers} | {one.seconds / 3600:,.2f} | {one.efficiency:.0%} | {one.driver:.1%} | {one.link:.1%} | "
+                f"| {workers} | {one.seconds / 3600:,.2f} | {one.efficiency:.0%} | {one.driver:.1%} | "
+                f"{one.committing:.1%} | {one.link:.1%} | "
                 f"{one.commits} |"
             )
     print(

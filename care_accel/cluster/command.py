@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 
 # Options of one process that have no meaning, or none yet, for many.
 _ALONE = {"replace": "--replace", "dry_run": "--dry-run"}
+# And those of many.
+_MANY = (
+    "workers",
+    "gpus_per_worker",
+    "part_tokens",
+    "batch_tokens",
+    "new_plan",
+    "mixed_runtimes",
+    "json_log",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +64,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens that a worker encodes and commits together; default: 20,000 to 4,000,000, so that there are some 64 parts",
     )
     many.add_argument(
+        "--batch-tokens",
+        type=int,
+        metavar="N",
+        help="most tokens of a batch, padding included; default: 16,384",
+    )
+    many.add_argument(
         "--new-plan",
         action="store_true",
         help="leave an unfinished run of other sources or settings; what it has done is kept",
@@ -69,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Index documents, here or on a cluster."""
     if options.cluster is None:
-        for name in ("workers", "gpus_per_worker", "part_tokens", "new_plan", "mixed_runtimes", "json_log"):
+        for name in _MANY:
             if getattr(options, name):
                 raise CareError(f"--{name.replace('_', '-')} needs --cluster")
         indexing.run(options)
@@ -114,6 +130,7 @@ def _encode(options: argparse.Namespace) -> None:
             cpus_per_worker=options.cpus_per_worker,
             wait_seconds=options.wait_seconds,
             part_tokens=options.part_tokens,
+            batch_tokens=options.batch_tokens,
             new_plan=options.new_plan,
             mixed_runtimes=options.mixed_runtimes,
             json_log=options.json_log,

@@ -5,22 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
+from care_accel.cluster.committing import Committer
 from care_accel.cluster.folding import Folder
 from care_accel.cluster.part import Job, PartEncoder, SetAside, first_types
 from care_accel.cluster.plan import Part, Plan, Reading, make_plan
-from care_accel.cluster.progress import Encoded, Progress
+from care_accel.cluster.progress import Encoded, Progress, repeated
 from care_accel.cluster.run_folder import RunFolder
 from care_accel.collection import Collection
 from care_accel.collection.storage.driver_lock import driver_lock
 from care_accel.collection.storage.layout import is_remote
 from care_accel.collection.storage.table import Table
 from care_accel.encoding.base import BaseDualEncoder
-from care_accel.errors import CareError
+from care_accel.errors import CareError, require_count
 
 # As after an upsert: from so many documents on the index of ids is brought up to date.
 _INDEXED_FROM = 10_000
@@ -66,6 +68,7 @@ def encode_corpus(
     cpus_per_worker: float = 1,
     wait_seconds: float = 600,
     part_tokens: int | None = None,
+    batch_tokens: int | None = None,
     new_plan: bool = False,
     mixed_runtimes: bool = False,
     json_log: str | Path | None = None,
@@ -101,6 +104,8 @@ def encode_corpus(
         Most seconds until the first worker has a place.
     part_tokens : int, optional
         As in `make_plan`.
+    batch_tokens : int, optional
+        Most tokens of a batch, padding included; 16,384 by default. The runtime of a GPU with more memory may like more.
     new_plan : bool
         Leave an unfinished run of other sources or settings: what it has done goes into the collection first.
     mixed_runtimes : bool
@@ -124,6 +129,8 @@ def encode_corpus(
         had, or all workers fail.
     """
     begun = perf_counter()
+    if batch_tokens is not None:
+        require_count("batch_tokens", batch_tokens)
     opened = (
         collection
         if isinstance(collection, Collection)
@@ -146,10 +153,11 @@ def encode_corpus(
         base = int(run.state()["base"])
         progress = Progress(plan.tokens, Path(json_log) if json_log is not None else None, show)
         stack.callback(progress.close)
-        driver = _Driver(Folder(run, plan, table, may_commit), run, plan, progress, stop)
         progress.event("plan", parts=len(plan.parts), tokens=plan.tokens, hash=plan.hash, base=base)
+        committer = stack.enter_context(Committer(run, plan, table, may_commit, progress.commit))
+        driver = _Driver(committer, run, plan, progress, stop)
         left = driver.take_records()
-        job = Job(uri, base, reading, mixed_runtimes, options)
+        job = Job(uri, base, reading, mixed_runtimes, options, batch_tokens)
         try:
             if left and engine is None:
                 _encode_here(left, PartEncoder(job, opened.model, run), driver)
@@ -158,15 +166,11 @@ def encode_corpus(
                 engine.encode(left, job, run, opened.model, settings, driver)
         finally:
             # What is done stays done, also after an error.
-            driver.folder.finish()
+            committer.finish(driver.tick, driver.end)
         found = driver.found
-        if len(driver.folder.folded) == len(plan.parts):
-            run.end()
-            if found.new + found.changed >= _INDEXED_FROM:
-                driver.folder.table.index_ids()
         opened.refresh()
         found.version, found.seconds = opened.version, perf_counter() - begun
-        found.commits = driver.folder.commits
+        found.commits = committer.folder.commits
         progress.event("end", seconds=found.seconds, version=found.version, set_aside=sorted(found.set_aside))
     return found
 
@@ -211,23 +215,23 @@ def _known(run: RunFolder) -> Plan | None:
 
 
 class _Driver:
-    """Counts what happens, and folds what is done."""
+    """Counts what happens, and hands on what is done."""
 
     def __init__(
-        self, folder: Folder, run: RunFolder, plan: Plan, progress: Progress, stop: Callable[[], bool]
+        self, committer: Committer, run: RunFolder, plan: Plan, progress: Progress, stop: Callable[[], bool]
     ) -> None:
-        self.folder = folder
+        self._committer = committer
         self.found = Encoded(parts=len(plan.parts))
         self._run, self._plan, self._progress, self._stop = run, plan, progress, stop
 
     def take_records(self) -> list[Part]:
-        """Take the parts that are done; return the others, largest first."""
+        """Take the parts that are done; return the others in the order of work."""
         records = self._run.records()
         self.found.parts_before = len(records)
         for part in self._plan.parts:
             if part.number in records:
                 self._take(part, records[part.number], "", before=True)
-        return [part for part in self._plan.largest_first() if part.number not in records]
+        return [part for part in self._plan.work_order() if part.number not in records]
 
     def done(self, part: Part, record: dict[str, Any], worker: str) -> None:
         self._take(part, record, worker, before=False)
@@ -235,16 +239,11 @@ class _Driver:
     def _take(self, part: Part, record: dict[str, Any], worker: str, *, before: bool) -> None:
         self.found.add(record)
         self._progress.part(part.number, part.tokens, record, worker, before=before)
-        commits = self.folder.commits
-        self.folder.add(part.number, record)
-        if self.folder.commits > commits:
-            self._progress.event(
-                "commit", committed=len(self.folder.folded), version=self.folder.table.version
-            )
+        self._committer.add(part.number, record)
 
     def aside(self, part: Part, reason: str) -> None:
         self.found.set_aside[part.number] = reason
-        self.folder.set_aside(part.number)
+        self._committer.set_aside(part.number)
         self._progress.event("aside", f"set aside: {reason}", part=part.number, reason=reason)
 
     def died(self, worker: str, reason: str) -> None:
@@ -256,9 +255,17 @@ class _Driver:
         self._progress.event(event, text, **values)
 
     def tick(self, waiting_for: str) -> None:
-        self._progress.tick(waiting_for, len(self.folder.folded), len(self._plan.parts))
+        self._progress.tick(waiting_for, len(self._committer.folder.folded), len(self._plan.parts))
+
+    def end(self, folder: Folder) -> None:
+        """End a run that the table has all of."""
+        if len(folder.folded) == len(self._plan.parts):
+            self._run.end()
+            if self.found.new + self.found.changed >= _INDEXED_FROM:
+                folder.table.index_ids()
 
     def stopped(self) -> bool:
+        self._committer.check()
         if self._stop():
             self.found.stopped = True
         return self.found.stopped
@@ -268,8 +275,9 @@ def _encode_here(parts: Sequence[Part], encoder: PartEncoder, sink: Sink) -> Non
     for part in parts:
         if sink.stopped():
             return
-        sink.tick(part.describe())
         try:
-            sink.done(part, encoder.encode(part), "here")
+            with repeated(partial(sink.tick, part.describe())):
+                record = encoder.encode(part)
+            sink.done(part, record, "here")
         except SetAside as reason:
             sink.aside(part, str(reason))

@@ -22,6 +22,8 @@ from care_accel.errors import CareError
 # A commit takes so many rows at least, and a share of those that are there, as the ids of the table are read for each; and no
 # more than so many, whose ids are in memory.
 _LEAST_ROWS, _SHARE, _MOST_ROWS = 100_000, 0.25, 4_000_000
+# Arrow makes a table of the ids that it looks for at each call: it is to be worth it.
+_LOOKED_AT = 1_000_000
 _RETRIES = 20
 
 
@@ -151,7 +153,7 @@ class Folder:
         names = [ID, columns.CHUNK, columns.ROW_HASH]
         restored: set[str] = set()
         if hashes:
-            for batch, _, _ in fragments.places(self.table, names):
+            for batch, _, _ in fragments.places(self.table, names, max(_LOOKED_AT, len(known))):
                 chosen = batch.filter(pc.and_(pc.is_in(batch[ID], known), pc.equal(batch[columns.CHUNK], 0)))
                 for name, found in zip(
                     chosen[ID].to_pylist(), chosen[columns.ROW_HASH].to_pylist(), strict=True
@@ -165,7 +167,7 @@ class Folder:
         found: dict[int, list[int]] = {}
         if not len(ids):
             return found
-        for batch, fragment, offset in fragments.places(self.table, [ID]):
+        for batch, fragment, offset in fragments.places(self.table, [ID], max(_LOOKED_AT, len(ids))):
             chosen = pc.is_in(batch[ID], ids)
             if not pc.any(chosen).as_py():
                 continue

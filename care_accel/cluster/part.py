@@ -57,6 +57,8 @@ class Job:
         Allow runtimes whose vectors differ by more than 1e-5.
     storage_options : dict of str to str or None
         Of the object store; not shown, as there may be secrets in them.
+    batch_tokens : int or None
+        Most tokens of a batch.
     """
 
     uri: str
@@ -64,6 +66,7 @@ class Job:
     reading: Reading
     mixed_runtimes: bool = False
     storage_options: dict[str, str] | None = field(default=None, repr=False)
+    batch_tokens: int | None = None
 
 
 class PartEncoder:
@@ -91,7 +94,7 @@ class PartEncoder:
         runtime: Any = getattr(encoder, "runtime", None)
         if threads is not None and hasattr(runtime, "threads"):
             runtime.threads = threads
-        self._encoder = SteadyEncoder(encoder)
+        self._encoder = SteadyEncoder(encoder, job.batch_tokens)
         self.runtime = "/".join(model.choice("document").identity)
         run.check_runtime(self.runtime, np.asarray(encoder.encode(_FIXED)), mixed=job.mixed_runtimes)
 

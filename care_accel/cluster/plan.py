@@ -22,6 +22,8 @@ FORMAT = 1
 BYTES_PER_TOKEN = 3
 # A part takes one worker some minutes with a large network, and a corpus has enough parts for workers to share.
 MOST_TOKENS, LEAST_TOKENS, _PARTS = 4_000_000, 20_000, 64
+# So many times as large as most parts: of a file that cannot be cut.
+_LARGE = 2
 # A part is closed before a piece that would make it so much larger than wanted.
 _SLACK = 1.25
 
@@ -134,13 +136,26 @@ class Plan:
             raise CareError(f"{where}: was changed; run again with --new-plan")
         return plan
 
-    def largest_first(self) -> list[Part]:
-        """Return the parts in the order in which they are handed out: no long one is left for the end."""
-        return sorted(self.parts, key=lambda part: (-part.tokens, part.number))
+    def work_order(self) -> list[Part]:
+        """Return the parts in the order in which they are handed out.
+
+        Parts that are much larger than most come first, and the last ones largest first: no long one is left for the end. Between
+        them is the order of the plan, in which they are committed: so commits go on meanwhile.
+        """
+        if not self.parts:
+            return []
+        usual = sorted(part.tokens for part in self.parts)[len(self.parts) // 2]
+        large = [part for part in self.parts if part.tokens > _LARGE * usual]
+        others = [part for part in self.parts if part.tokens <= _LARGE * usual]
+        return [*_largest_first(large), *others[:-_PARTS], *_largest_first(others[-_PARTS:])]
 
     def _text(self) -> str:
         values = {"settings": self.settings, "parts": [dataclasses.asdict(part) for part in self.parts]}
         return json.dumps(values, ensure_ascii=False, sort_keys=True)
+
+
+def _largest_first(parts: Iterable[Part]) -> list[Part]:
+    return sorted(parts, key=lambda part: (-part.tokens, part.number))
 
 
 def make_plan(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic, time
 from typing import IO, Any
 
+from care_accel.cluster.folding import Folder
 from care_accel.errors import CareError
 
 EVERY = 10.0
+_TURN_SECONDS = 1.0
 
 
 @dataclass
@@ -73,7 +77,7 @@ class Encoded:
 
 
 class Progress:
-    """Tells what happens.
+    """Tells what happens; several threads may.
 
     Parameters
     ----------
@@ -95,6 +99,7 @@ class Progress:
                 self._log = json_log.open("a", encoding="utf-8")
             except OSError as cause:
                 raise CareError(f"{json_log}: cannot be written: {cause.strerror}") from None
+        self._lock = threading.RLock()
         self._total, self._done = total_tokens, 0
         self._fresh = 0
         self._begun = self._told = monotonic()
@@ -107,21 +112,28 @@ class Progress:
 
     def event(self, name: str, text: str = "", **values: Any) -> None:
         """Log an event, and show it if it has a text."""
-        if self._log is not None:
-            self._log.write(json.dumps({"time": time(), "event": name, **values}, ensure_ascii=False) + "\n")
-            self._log.flush()
-        if text:
-            self._show(text)
+        with self._lock:
+            if self._log is not None:
+                line = json.dumps({"time": time(), "event": name, **values}, ensure_ascii=False)
+                self._log.write(line + "\n")
+                self._log.flush()
+            if text:
+                self._show(text)
+
+    def commit(self, folder: Folder) -> None:
+        """Log a commit."""
+        self.event("commit", committed=len(folder.folded), version=folder.table.version)
 
     def part(self, number: int, estimate: int, record: dict[str, Any], worker: str, *, before: bool) -> None:
         """Count a part that is done."""
-        self._done += estimate
-        if before:
-            return
-        self._fresh += estimate
-        known = self._workers.setdefault(worker, [0.0, 0.0, 0.0])
-        for i, value in enumerate((record["read"], record["tokens"], record["seconds"])):
-            known[i] += value
+        with self._lock:
+            self._done += estimate
+            if before:
+                return
+            self._fresh += estimate
+            known = self._workers.setdefault(worker, [0.0, 0.0, 0.0])
+            for i, value in enumerate((record["read"], record["tokens"], record["seconds"])):
+                known[i] += value
         self.event(
             "part",
             part=number,
@@ -135,14 +147,18 @@ class Progress:
 
     def gone(self, worker: str) -> None:
         """Leave a worker out of the rates."""
-        self._workers.pop(worker, None)
+        with self._lock:
+            self._workers.pop(worker, None)
 
     def tick(self, waiting_for: str, committed: int, parts: int) -> None:
         """Tell the state, every ten seconds."""
-        now = monotonic()
-        if now - self._told < EVERY:
-            return
-        self._told = now
+        with self._lock:
+            now = monotonic()
+            if now - self._told >= EVERY:
+                self._told = now
+                self._state(now, waiting_for, committed, parts)
+
+    def _state(self, now: float, waiting_for: str, committed: int, parts: int) -> None:
         rates = {name: (d / s, t / s) for name, (d, t, s) in self._workers.items() if s > 0}
         seconds = (self._total - self._done) * (now - self._begun) / self._fresh if self._fresh else None
         documents, tokens = sum(r[0] for r in rates.values()), sum(r[1] for r in rates.values())
@@ -163,6 +179,24 @@ class Progress:
             waiting_for=waiting_for,
             workers={name: {"documents": d, "tokens": t} for name, (d, t) in rates.items()},
         )
+
+
+@contextmanager
+def repeated(tell: Callable[[], None]) -> Iterator[None]:
+    """Call every second, in a thread, while something takes its time."""
+    ended = threading.Event()
+
+    def work() -> None:
+        while not ended.wait(_TURN_SECONDS):
+            tell()
+
+    thread = threading.Thread(target=work, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _print(text: str) -> None:

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
-from care_accel.cluster.connection import connected, first_line
+from care_accel.cluster.connection import Head, connected, first_line
 from care_accel.cluster.part import Job
 from care_accel.cluster.plan import Part
 from care_accel.cluster.run_folder import RunFolder
@@ -117,6 +117,9 @@ class _Fleet:
         import ray
 
         self._ray, self._settings, self._sink, self._run = ray, settings, sink, run
+        errors = ray.exceptions
+        # Of the cluster, not of a worker.
+        self._gone = (errors.RaySystemError, errors.LocalRayletDiedError, errors.RpcError)
         self._queue = deque(parts)
         self._members: list[_Member] = []
         self._tries: Counter[int] = Counter()
@@ -125,6 +128,7 @@ class _Fleet:
         self._made = 0
         self._error = ""
         self._room, self._counted = 0, 0.0
+        self._head, self._head_answers = Head(ray.get_runtime_context().gcs_address), True
         self._idle_since = monotonic()
         gpus = settings.gpus
         if gpus is None:
@@ -144,7 +148,7 @@ class _Fleet:
                 self._sink.tick(self._waiting_for())
                 self._take()
                 self._check_limits()
-        except (self._ray.exceptions.RaySystemError, ConnectionError) as cause:
+        except (*self._gone, ConnectionError) as cause:
             raise CareError(
                 f"the Ray cluster is gone ({first_line(cause)}); start it, and run the same command again"
             ) from None
@@ -155,7 +159,12 @@ class _Fleet:
     def _fit(self) -> None:
         """Ask for workers while there is room and work for more."""
         if monotonic() - self._counted >= _COUNT_SECONDS or not self._counted:
-            self._room, self._counted = self._count_room(), monotonic()
+            self._head_answers = self._head.answers()
+            if self._head_answers:
+                self._room = self._count_room()
+            self._counted = monotonic()
+        if not self._head_answers:
+            return
         wanted = self._room if self._settings.workers is None else self._settings.workers
         left = len(self._queue) + sum(len(m.tasks) for m in self._members)
         wanted = min(wanted, left + self._retired)
@@ -205,7 +214,9 @@ class _Fleet:
             member = pending[reference]
             try:
                 found = self._ray.get(reference)
-            except (self._ray.exceptions.RayActorError, self._ray.exceptions.RayTaskError) as cause:
+            except self._gone:
+                raise
+            except self._ray.exceptions.RayError as cause:
                 self._died(member, cause)
                 continue
             if member.stage == "placed":
@@ -255,15 +266,11 @@ class _Fleet:
         """Hand a dead worker's parts to others; the first of them may have killed it."""
         reason = first_line(cause)
         self._drop(member)
+        self._kill(member)  # it may only not have been heard
         self._sink.died(member.name, reason)
         if not member.tasks:
             if member.stage != "ready":
-                self._deaths_at_start += 1
-                if self._deaths_at_start >= _TRIES:
-                    raise CareError(
-                        f"{_TRIES} workers in a row died before they were ready: {reason}; look at their memory, and at Ray's "
-                        "logs on their machines"
-                    )
+                self._died_at_start(member, reason)
             return
         first = member.tasks[0][1]
         for _, part in reversed(member.tasks):
@@ -277,6 +284,17 @@ class _Fleet:
                     self._sink.aside(part, f"{part.describe()} killed its worker {_TRIES} times: {reason}")
                     continue
             self._queue.appendleft(part)
+
+    def _died_at_start(self, member: _Member, reason: str) -> None:
+        """Ask for one worker less where several in a row could not start, and end the run where none can."""
+        self._deaths_at_start += 1
+        if self._deaths_at_start < _TRIES:
+            return
+        text = f"{_TRIES} workers in a row died before they were ready: {reason}; look at their memory, and at Ray's logs on "
+        if not any(other.stage == "ready" for other in self._members):
+            raise CareError(f"{text}their machines")
+        self._deaths_at_start = 0
+        self._retire(member, f"{text}{member.name}", reason)
 
     def _retire(self, member: _Member, text: str, error: str) -> None:
         """Do without a worker that always fails, and ask for no other in its place."""
@@ -321,6 +339,8 @@ class _Fleet:
             texts.append(
                 f"{len(running)} parts, the oldest {oldest.tasks[0][1].number} for {seconds:.0f} s at {oldest.name}"
             )
+        if not self._head_answers:
+            texts.append("the head of the cluster, which does not answer")
         return " and ".join(texts) or "nodes with room for a worker"
 
     def _drop(self, member: _Member) -> None:

@@ -151,7 +151,7 @@ class RunFolder:
         first = _create(self._files, _VECTORS, values).values
         known = np.asarray(first["vectors"], dtype=np.float32)
         difference = float(np.abs(known - vectors).max()) if known.shape == vectors.shape else float("inf")
-        if difference > _MOST_DIFFERENCE and not mixed:
+        if not (difference <= _MOST_DIFFERENCE or mixed):  # NaN differs too
             raise CareError(
                 f"runtime {name} of this worker differs from {first['runtime']} of the run by {difference:.1e} (more than "
                 f"{_MOST_DIFFERENCE:.0e}): use one runtime on all machines, or allow it with --mixed-runtimes"

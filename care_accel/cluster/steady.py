@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 # Texts of similar length that are encoded in one call: what is done again after memory ran out.
 _SLICE = 1024
 _SMALLEST_BUDGET = 64
+# Tokens of a short text.
+_SHORT = 16
 # How `Encoder` says it.
 _NOT_FINITE = re.compile(r"the vector of text (\d+) is not finite")
 # After so many calls that fit, a halved batch is doubled again.
@@ -45,6 +47,8 @@ class SteadyEncoder(BaseEncoder):
     Parameters
     ----------
     encoder : BaseEncoder
+    batch_tokens : int, optional
+        Most tokens of a batch, padding included; by default the encoder's.
 
     Attributes
     ----------
@@ -52,11 +56,12 @@ class SteadyEncoder(BaseEncoder):
         How often a batch did not fit.
     """
 
-    def __init__(self, encoder: BaseEncoder) -> None:
+    def __init__(self, encoder: BaseEncoder, batch_tokens: int | None = None) -> None:
         self.spec = encoder.spec
         self.counts = encoder.counts
         self.halved = 0
         self._encoder = encoder
+        self._batch_tokens = batch_tokens
         self._shrunk = 0
         self._fitted = 0
 
@@ -68,6 +73,10 @@ class SteadyEncoder(BaseEncoder):
     def _encode(
         self, texts: list[str], task: Task, batch_size: int, token_budget: int, advance: Advance
     ) -> NDArray[np.float32]:
+        if self._batch_tokens is not None:
+            # As many short texts as have room.
+            token_budget = self._batch_tokens
+            batch_size = max(batch_size, token_budget // _SHORT)
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         for start in range(0, len(order), _SLICE):

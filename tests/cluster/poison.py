@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -10,6 +11,8 @@ from care_accel import DualEncoder
 from care_accel.encoding.base import BaseDualEncoder
 
 KILLS, FAILS = "毒药", "失败"
+# Of a file, where there is no room for more: less than any fragment has.
+MOST_BYTES = 2000
 
 
 class Poisoned(BaseDualEncoder):
@@ -20,7 +23,7 @@ class Poisoned(BaseDualEncoder):
     seconds : float
         Each call of the encoder takes so much longer.
     broken : str, optional
-        A file; the first process that encodes a part creates it, and fails from then on.
+        A file; the first process that encodes a part creates it, and has no room for files from then on.
     """
 
     def __init__(self, seconds=0.0, broken=None):
@@ -39,8 +42,11 @@ class Poisoned(BaseDualEncoder):
         def harmful(texts, **options):
             if any(KILLS in text for text in texts):
                 os.kill(os.getpid(), signal.SIGKILL)
-            if any(FAILS in text for text in texts) or (len(texts) > 3 and self._is_broken()):
+            if any(FAILS in text for text in texts):
                 raise OSError("No space left on device")
+            if len(texts) > 3 and self._is_broken():
+                most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+                resource.setrlimit(resource.RLIMIT_FSIZE, (MOST_BYTES, most))
             time.sleep(seconds)
             return encode(texts, **options)
 

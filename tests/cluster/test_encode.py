@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from cluster_corpus import content, document, require_equal, write_lines
 
-from care_accel import CareError, Collection
+from care_accel import CareError, Collection, DualEncoder
 from care_accel.cluster import Reading, encode_corpus
 from care_accel.cluster.part import PartEncoder
 from care_accel.collection.sources import read_documents
@@ -185,6 +185,23 @@ def test_an_unfinished_run_refuses_another_plan_unless_it_is_left(corpus, pair, 
     there = content(parts.uri)
     assert set(known["id"].to_pylist()) <= set(there["id"].to_pylist())
     assert parts.verify().ok
+
+
+def test_a_run_goes_on_with_another_runtime_only_where_that_is_allowed(corpus, pair, kill_at):
+    parts, _ = pair
+    restore = kill_at(PartEncoder, "encode", 2, after=False)
+    with pytest.raises(Killed):
+        encode(corpus, parts)
+    restore()
+    other = DualEncoder.from_pretrained("care-mini", dtype="int8")
+    with pytest.raises(
+        CareError, match=r"native/int8 of this worker differs from native/float32.*--mixed-"
+    ) as told:
+        encode(corpus, parts.uri, model=other)
+    assert "\n" not in str(told.value)
+    encode(corpus, parts.uri, model=other, mixed_runtimes=True)
+    parts.refresh()
+    assert len(parts) == 30
 
 
 def test_a_second_driver_is_refused_in_one_line(corpus, pair):

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from care_accel import CareError
-from care_accel.cluster.plan import Plan, Reading, make_plan
+from care_accel.cluster.plan import Part, Plan, Reading, make_plan
 from care_accel.collection.sources import DocumentReader, read_documents
 from care_accel.collection.sources.ranges import open_piece
 from care_accel.collection.storage.manifest import Manifest
@@ -99,11 +99,29 @@ def test_a_compressed_file_is_one_piece(tmp_path):
     assert len(read_parts(Plan((part,), {}), Reading())[0]) == 9
 
 
-def test_the_largest_parts_are_handed_out_first(tmp_path):
+def test_the_largest_of_few_parts_are_handed_out_first(tmp_path):
     files = [write_lines(tmp_path / f"{n}.jsonl", [document(0)] * n) for n in (1, 5, 3)]
     plan = make_plan(files, Reading(), MANIFEST, part_tokens=1)
-    tokens = [part.tokens for part in plan.largest_first()]
+    tokens = [part.tokens for part in plan.work_order()]
     assert tokens == sorted(tokens, reverse=True)
+
+
+@given(st.lists(st.integers(1, 100) | st.just(1000), max_size=200))
+def test_of_many_parts_the_order_of_the_plan_is_kept_but_for_large_and_last_ones(sizes):
+    """Commits follow the plan: they can go on while parts are handed out in its order."""
+    parts = tuple(Part(number, (), tokens) for number, tokens in enumerate(sizes))
+    order = Plan(parts, {}).work_order()
+    assert sorted(part.number for part in order) == list(range(len(parts)))
+    usual = sorted(sizes)[len(sizes) // 2] if sizes else 0
+    large = sum(tokens > 2 * usual for tokens in sizes)
+    first, last = order[:large], order[large:][-64:]
+    between = order[large : len(order) - len(last)]
+    assert all(part.tokens > 2 * usual for part in first)
+    for some in (first, last):
+        assert some == sorted(some, key=lambda part: (-part.tokens, part.number))
+    numbers = [part.number for part in between]
+    assert numbers == sorted(numbers)
+    assert not between or max(numbers) < min(part.number for part in last)
 
 
 def test_a_source_that_changed_since_is_refused(corpus):

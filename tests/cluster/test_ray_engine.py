@@ -87,13 +87,17 @@ def test_a_part_that_kills_its_workers_is_set_aside_and_the_rest_completes(encod
     assert len(parts) == 30
 
 
-def test_a_worker_that_always_fails_is_not_used_and_the_others_complete(corpus, encode, alone, tmp_path):
+def test_a_worker_whose_disk_is_full_is_not_used_and_the_others_complete(corpus, encode, alone, tmp_path):
+    """It may write no more than some bytes of a file, so that its fragments cannot be written."""
     parts = Collection.create(tmp_path / "parts", Poisoned(broken=str(tmp_path / "broken")))
     told = []
     done = encode(corpus, parts, show=told.append)
     require_equal(content(parts.uri), content(alone.uri))
     assert done.set_aside == {}
     assert [line for line in told if "failed 2 times in a row and is not used" in line]
+    failed = [line for line in told if "the disk is full (File too large)" in line]
+    assert len(failed) == 2
+    assert parts.verify(encode=3).ok
 
 
 def test_the_same_error_on_every_worker_ends_the_run_with_it(encode, tmp_path):
@@ -162,6 +166,35 @@ def test_the_same_call_goes_on_after_the_driver_was_killed(corpus, encode, alone
     done = encode(corpus, parts, model=Poisoned())
     require_equal(content(parts.uri), content(alone.uri))
     assert 2 <= done.parts_before < done.parts
+
+
+STOPPED = """
+import sys
+from care_accel.cluster import Reading, encode_corpus
+from care_accel.stopping import stops_once
+from poison import Poisoned
+with stops_once() as stop:
+    done = encode_corpus(sys.argv[2:], sys.argv[1], cluster={address!r}, model=Poisoned(0.3), part_tokens=160,
+                         reading=Reading(fields=("year",)), stop=stop, show=print)
+print("stopped" if done.stopped else "went on")
+"""
+
+
+def test_sigterm_stops_the_driver_in_good_order(corpus, encode, alone, address, tmp_path):
+    parts = Collection.create(tmp_path / "parts", Poisoned())
+    command = [sys.executable, "-u", "-c", STOPPED.format(address=address), parts.uri, *map(str, corpus)]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert next(line for line in driver.stdout if "is ready" in line)
+        driver.terminate()
+        said = driver.communicate(timeout=120)[0]
+    finally:
+        driver.kill()
+    assert driver.returncode == 0
+    assert said.splitlines()[-1] == "stopped"
+    assert "SIGTERM received" not in said
+    encode(corpus, parts, model=Poisoned())
+    require_equal(content(parts.uri), content(alone.uri))
 
 
 def test_an_unreachable_head_is_told_in_one_line(corpus, encode, model, tmp_path):

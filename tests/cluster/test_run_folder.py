@@ -42,6 +42,8 @@ def test_a_runtime_that_differs_is_refused_unless_it_is_allowed(run):
     with pytest.raises(CareError, match=r"native/float32 of the run by 1\.0e-03.*--mixed-runtimes"):
         run.check_runtime("native/int8", other, mixed=False)
     run.check_runtime("native/int8", other, mixed=True)
+    with pytest.raises(CareError, match="differs from native/float32"):
+        run.check_runtime("native/int8", vectors * np.float32("nan"), mixed=False)
 
 
 def test_files_are_readable_by_their_owner_only(run, tmp_path):

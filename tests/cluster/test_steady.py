@@ -79,3 +79,18 @@ def test_vectors_are_those_of_the_encoder_to_the_last_bit(model):
     encoder = model.encoder("document")
     some = texts(40)
     assert np.array_equal(SteadyEncoder(encoder).encode(some), encoder.encode(some))
+
+
+def test_a_budget_of_tokens_lets_short_texts_be_many_in_a_batch(limited):
+    limited.fits = 10_000
+    budgets = []
+    encode = limited.encode
+
+    def noted(given, **options):
+        budgets.append(options["token_budget"])
+        return encode(given, **options)
+
+    limited.encode = noted
+    SteadyEncoder(limited, 32_768).encode(texts(9))
+    SteadyEncoder(limited, 100).encode(texts(9))
+    assert (limited.sizes, budgets) == ([2048, 64], [32_768, 100])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -113,19 +113,42 @@ def _message(table: Table, version: int) -> str | None:
     return ((made.transaction_properties or {}) if made is not None else {}).get(_MESSAGE)
 
 
-def places(table: Table, columns: Sequence[str]) -> Iterator[tuple[pa.RecordBatch, pa.Array, pa.Array]]:
-    """Yield columns of all rows batch by batch, with the fragment and the offset of each row."""
+def places(
+    table: Table, columns: Sequence[str], least: int = 1
+) -> Iterator[tuple[pa.RecordBatch, pa.Array, pa.Array]]:
+    """Yield columns of all rows batch by batch, with the fragment and the offset of each row.
+
+    Parameters
+    ----------
+    table : Table
+    columns : sequence of str
+    least : int
+        Rows of a batch, but for the last ones.
+    """
     import pyarrow.compute as pc
 
     with lance_errors(table.uri):
         scanner = table.dataset.scanner(columns=list(columns), with_row_address=True)
-        for batch in scanner.to_batches():
+        for batch in _joined(scanner.to_batches(), least):
             address = batch[_ADDRESS]
             yield (
                 batch,
                 pc.shift_right(address, pa.scalar(_OFFSET_BITS, pa.uint64())),
                 pc.bit_wise_and(address, pa.scalar((1 << _OFFSET_BITS) - 1, pa.uint64())),
             )
+
+
+def _joined(batches: Iterable[pa.RecordBatch], least: int) -> Iterator[pa.RecordBatch]:
+    waiting: list[pa.RecordBatch] = []
+    rows = 0
+    for batch in batches:
+        waiting.append(batch)
+        rows += len(batch)
+        if rows >= least:
+            yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
+            waiting, rows = [], 0
+    if waiting:
+        yield from pa.Table.from_batches(waiting).combine_chunks().to_batches()
 
 
 def _metadata(fragment: Fragment) -> FragmentMetadata:

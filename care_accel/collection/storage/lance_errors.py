@@ -19,6 +19,8 @@ _CONFLICT = re.compile(r"conflict|concurrent writer|retry.*(timeout|timed out)",
 _REMOVED = re.compile(r"not found: .*\.lance", re.IGNORECASE)
 # How an object store's client names its failures.
 _STORE = re.compile(r"Generic \w+ error")
+# No space, or none for this user or process: a quota, and `ulimit -f`.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _GONE = "the version that is open was removed by compact meanwhile; refresh, or open the collection again"
 # Where in its source Lance raised an error; and the prefixes that it puts before one.
 _NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
@@ -51,9 +53,10 @@ def translated(uri: str, cause: Exception) -> CareError:
     """Return the error for the user of one of Lance's."""
     text = _cleaned(cause)
     lower = text.lower()
-    if os.strerror(errno.ENOSPC).lower() in lower:
+    if full := next((why for why in map(os.strerror, _FULL) if why.lower() in lower), None):
+        why = "" if full == os.strerror(errno.ENOSPC) else f" ({full})"
         return CareError(
-            f"{uri}: the disk is full; what was committed before is whole, free some space and go on"
+            f"{uri}: the disk is full{why}; what was committed before is whole, free some space and go on"
         )
     if "permission denied" in lower or "read-only file system" in lower:
         return CareError(f"{uri}: not writable or not readable: {text[:200]}")

@@ -35,6 +35,11 @@ def test_a_filter_stays_in_its_parentheses(expression, enclosed):
             "LanceError(IO): No space left on device (os error 28), /home/x/rust/lance/src/a.rs:3:4",
             "the disk is full",
         ),
+        (
+            "Disk quota exceeded (os error 122)",
+            "the disk is full (Disk quota exceeded); what was committed",
+        ),
+        ("File too large (os error 27)", "the disk is full (File too large); what was committed"),
         ("Permission denied (os error 13)", "not writable"),
         ("unsupported feature flags 64, please upgrade", "upgrade pylance"),
         ("Dataset at path x was not found", "there is no collection"),
