@@ -41,8 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--collection",
-        metavar="DIR",
-        help="a collection (care-accel index), whose changes are followed; its model is the default of --model",
+        metavar="COLLECTION",
+        help="a collection (care-accel index): its folder, or its address in an object store, whose keys are taken from the "
+        "environment; changes are followed, and its model is the default of --model",
     )
     what.add_argument(
         "--several-tenants",

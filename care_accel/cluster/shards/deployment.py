@@ -54,9 +54,7 @@ class ShardReplica:
             raise CareError(
                 f"the replica has care-accel {__version__}, the router {version}; install one on all machines"
             )
-        self._shard = Shard(
-            uri, number, of, device=device, threads=threads, storage_options=storage_options
-        )
+        self._shard = Shard(uri, number, of, device=device, threads=threads, storage_options=storage_options)
 
     async def load(self, version: int) -> Any:
         """Begin to load a version, and tell whether it is there."""

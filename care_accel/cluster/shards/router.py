@@ -19,12 +19,13 @@ from care_accel.cluster.shards.answers import (
     Found,
     Loaded,
     Missing,
+    Newest,
     Refused,
     Request,
 )
-from care_accel.cluster.shards.calls import DEFAULT, Limits, ShardAway, ShardCalls, ShardGone
+from care_accel.cluster.shards.calls import DEFAULT, Followed, Limits, ShardAway, ShardCalls, ShardGone
+from care_accel.cluster.shards.hedging import hedged
 from care_accel.cluster.shards.merging import fused_candidates, hit_of, merged
-from care_accel.cluster.shards.newest import Followed, Newest
 from care_accel.collection.versions.fusing import depth_of
 from care_accel.errors import CareError, require_count
 from care_accel.index.lexical.statistics import total
@@ -51,9 +52,7 @@ class Router:
     limits : Limits
     """
 
-    def __init__(
-        self, collection: Followed, shards: Sequence[ShardCalls], limits: Limits = DEFAULT
-    ) -> None:
+    def __init__(self, collection: Followed, shards: Sequence[ShardCalls], limits: Limits = DEFAULT) -> None:
         if not shards:
             raise CareError("there is no shard; a router needs at least one")
         self._collection = collection
@@ -203,7 +202,8 @@ class Router:
         while True:
             try:
                 async with asyncio.timeout(max(end - monotonic(), 0)):
-                    answer = await self._hedged(shard, method, *arguments)
+                    hedge = self._limits.hedge if shard.replicas > 1 else None
+                    answer = await hedged(lambda: shard.call(method, *arguments), hedge)
             except ShardGone as gone:
                 reason = str(gone)
             except TimeoutError:
@@ -218,25 +218,6 @@ class Router:
                 raise self._is_away(number, reason)
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
-
-    async def _hedged(self, shard: ShardCalls, method: str, *arguments: Any) -> Any:
-        """Ask a replica, and another one too if it is slow."""
-        calls = {asyncio.ensure_future(shard.call(method, *arguments))}
-        try:
-            wait: float | None = self._limits.hedge if shard.replicas > 1 else None
-            while True:
-                done, pending = await asyncio.wait(calls, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if not done and len(calls) == 1:
-                    calls.add(asyncio.ensure_future(shard.call(method, *arguments)))
-                    wait = None
-                    continue
-                good = [call for call in done if call.exception() is None]
-                if good or not pending:
-                    return (good or list(done))[0].result()
-                calls = pending
-        finally:
-            for call in calls:
-                call.cancel()
 
     def _is_away(self, number: int, reason: str) -> ShardAway:
         if number not in self._away:

@@ -15,7 +15,7 @@ from care_accel.cluster.connection import connected
 from care_accel.cluster.shards.answers import Answer
 from care_accel.cluster.shards.calls import DEFAULT, Limits
 from care_accel.cluster.shards.deployment import ServeShard, delete, deploy, require_serve, running
-from care_accel.cluster.shards.newest import FollowedTable
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.cluster.shards.router import Router
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.layout import is_remote

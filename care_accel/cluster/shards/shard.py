@@ -12,8 +12,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from care_accel.cluster.shards.answers import Candidate, Document, Found, Loaded, Missing, Refused, Request
-from care_accel.cluster.shards.newest import FollowedTable, Newest
+from care_accel.cluster.shards.answers import (
+    Candidate,
+    Document,
+    Found,
+    Loaded,
+    Missing,
+    Newest,
+    Refused,
+    Request,
+)
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.schema import vectors_of
 from care_accel.collection.storage.table import VECTOR, Table

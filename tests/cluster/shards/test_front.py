@@ -12,8 +12,8 @@ from local_shards import rows, split
 from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router
 from care_accel.cluster.shards.calls import DEFAULT, ShardFailed
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.cluster.shards.front import Front
-from care_accel.cluster.shards.newest import FollowedTable
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.retriever import ServedRetriever
@@ -28,7 +28,9 @@ class Searched:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._router = Router(FollowedTable(collection.uri), shards, dataclasses.replace(DEFAULT, refresh=60.0))
+        self._router = Router(
+            FollowedTable(collection.uri), shards, dataclasses.replace(DEFAULT, refresh=60.0)
+        )
         self._run(self._router.start())
 
     @property

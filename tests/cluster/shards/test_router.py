@@ -15,7 +15,7 @@ from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router, Shard
 from care_accel.cluster.shards.answers import Loaded, Missing, Refused, Request
 from care_accel.cluster.shards.calls import Limits, ShardAway
-from care_accel.cluster.shards.newest import FollowedTable
+from care_accel.cluster.shards.followed import FollowedTable
 
 NUMBERS = (1, 2, 3, 7)
 QUICK = Limits(shard=2.0, hedge=5.0, refresh=0.02, settle=0.2, start=20.0)

@@ -1,37 +1,13 @@
-"""The newest version of a collection, as a router of its shards follows it."""
+"""A collection that a router of its shards follows by its table."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
 
+from care_accel.cluster.shards.answers import Newest
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.table import FIRST_CHUNK, Table
-
-
-class Newest(NamedTuple):
-    """A version of a collection, and the number of its documents."""
-
-    version: int
-    documents: int
-
-
-class Followed(Protocol):
-    """A collection as a router of its shards knows it.
-
-    Attributes
-    ----------
-    lexical : bool
-        Whether it has a lexical index.
-    """
-
-    @property
-    def lexical(self) -> bool:
-        """Whether it has a lexical index."""
-
-    async def newest(self) -> Newest:
-        """Return its newest version."""
 
 
 class FollowedTable:
