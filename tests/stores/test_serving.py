@@ -88,3 +88,19 @@ def test_a_collection_that_is_not_in_the_store_is_told_before_a_server_starts(ur
     with pytest.raises(CareError, match="made by document encoder"):
         write_repository(tmp_path / "r", "care-mini", index=uri, max_tokens=100)
     assert not (tmp_path / "r").exists()
+
+
+def test_shards_on_a_cluster_read_the_store(filled, options, uri):
+    pytest.importorskip("grpc_reflection", reason="needs Ray Serve as well: make cluster")
+    from nodes import cluster_of_this_machine
+
+    from care_accel.cluster import ShardedCollection
+
+    with cluster_of_this_machine() as address:
+        searched = ShardedCollection.serve(
+            uri, cluster=address, shards=2, cpus=0.1, storage_options=options, model=filled.model
+        )
+        try:
+            assert searched.search(WORDS, 5) == filled.search(WORDS, 5)
+        finally:
+            searched.stop()
