@@ -130,28 +130,30 @@ class ShardedClient:
             raise CareError(
                 f"{len(filters)} filters for {len(texts)} texts; give one, or None, for each text"
             )
-        router = await self._routed()
-        if router.away and self._require_all:
-            await self._asked(
-                router, np.empty((0, 1), np.float32), k, None
-            )  # refused before anything is encoded
+        if (await self._routed()).away and self._require_all:
+            await self.search_vectors(np.empty((0, 1), np.float32), k)  # refused before anything is encoded
         encoded = await self._encoded(texts, task)
         begun = perf_counter()
         groups: dict[str | None, list[int]] = {}
         for row in range(len(texts)):
             groups.setdefault((filters[row] if filters else None) or None, []).append(row)
         answers = await asyncio.gather(
-            *(self._asked(router, encoded.vectors[rows], k, condition) for condition, rows in groups.items())
+            *(
+                self.search_vectors(encoded.vectors[rows], k, filter=condition)
+                for condition, rows in groups.items()
+            )
         )
         if len({answer.version for answer in answers}) > 1:
             raise ServerError("UNAVAILABLE", "a new version went live during the request; send it again")
         return _result(len(texts), k, list(zip(groups.values(), answers, strict=True)), encoded, begun)
 
-    async def _asked(
-        self, router: Router, vectors: NDArray[np.float32], k: int, condition: str | None
+    async def search_vectors(
+        self, vectors: NDArray[np.float32], k: int = 10, *, filter: str | None = None
     ) -> Answer:
+        """Search with encoded queries, float32 ``[n, width]``; errors are those of `search`."""
+        router = await self._routed()
         try:
-            return await router.search(vectors, k, filter=condition, require_all=self._require_all)
+            return await router.search(vectors, k, filter=filter, require_all=self._require_all)
         except ShardAway as away:
             raise ServerError("UNAVAILABLE", str(away)) from None
 

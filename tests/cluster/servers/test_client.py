@@ -198,7 +198,9 @@ def test_it_starts_before_its_servers_and_answers_once_one_is_there(pair):
             assert not await partial.ready()
             servers[1].down = False
             marked = await partial.search(["感冒"], 40)
-            with pytest.raises(ServerError, match=r"1 of 2 shards do not answer \(shard 1/2: no server has it"):
+            with pytest.raises(
+                ServerError, match=r"1 of 2 shards do not answer \(shard 1/2: no server has it"
+            ):
                 await exact.search(["感冒"])
             servers[0].down = False
             async with asyncio.timeout(10):
