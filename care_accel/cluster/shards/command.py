@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         metavar="ADDRESS",
         help="search --collection by shards on a Ray cluster: its address, or auto for that of this machine; the router is this "
-        "process, and listens on --grpc-port alone",
+        "process, and listens on --grpc-port and --metrics-port",
     )
     many.add_argument("--shards", type=int, metavar="N", help="parts of the collection")
     many.add_argument(
@@ -98,6 +98,7 @@ def _serve_part(options: argparse.Namespace) -> None:
 def _serve(options: argparse.Namespace) -> None:
     from care_accel.cluster.shards.calls import Limits
     from care_accel.cluster.shards.front import Front
+    from care_accel.cluster.shards.metrics import Metrics
     from care_accel.cluster.shards.serving import ShardedCollection
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -120,14 +121,22 @@ def _serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects
         signal.signal(number, lambda *_: ended.set())
     try:
-        front = Front(searched, f"{options.host}:{options.grpc_port}", require_all=options.require_all)
-        print(
-            f"ready: grpc://{front.address}  {options.shards} shards, {replicas} replicas each, version {searched.version}",
-            flush=True,
-        )
-        while not ended.wait(0.2):  # with a limit, or the signal would wait for the lock
-            pass
-        front.stop()
+        metrics = Metrics(searched)
+        with metrics.serve(options.host, options.metrics_port) as page:
+            front = Front(
+                searched,
+                f"{options.host}:{options.grpc_port}",
+                require_all=options.require_all,
+                metrics=metrics,
+            )
+            print(
+                f"ready: grpc://{front.address}  metrics: {page}  {options.shards} shards, {replicas} replicas each, version "
+                f"{searched.version}",
+                flush=True,
+            )
+            while not ended.wait(0.2):  # with a limit, or the signal would wait for the lock
+                pass
+            front.stop()
     finally:
         if options.keep:
             searched.close()
