@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 
 # Interval in seconds at which the collection is looked at, in a folder and in an object store.
 _LOOK_S, _LOOK_STORE_S = 0.5, 2.0
+_CHECK_S = 5.0
+# At once, whatever other threads do.
+_end = os._exit
 
 
 class ShardModel:
@@ -122,9 +125,9 @@ class ShardModel:
         return State(self.shard.load(asked.version), newest)
 
     def _follow(self) -> None:
-        """Look for new versions: a store that is far away must not keep searches waiting."""
-        told = None
+        """Look for new versions, as a store that is far away must not keep searches waiting; and check the scan."""
         remote = is_remote(self.backend.parameters["index"])
+        told, checked = None, monotonic()
         while not self._ended.wait(_LOOK_STORE_S if remote else _LOOK_S):
             try:
                 self._newest = self.shard.newest()
@@ -132,6 +135,17 @@ class ShardModel:
             except Exception as failure:  # the thread must survive
                 if told != (told := type(failure).__name__):
                     self.backend.log(f"new versions cannot be looked for: {told}")
+            if monotonic() - checked > _CHECK_S:
+                self._check()
+                checked = monotonic()
+
+    def _check(self) -> None:
+        """Scan for a query with a known answer; a process that finds another one ends, and the server starts it again."""
+        try:
+            self.shard.check()
+        except CareError as wrong:
+            self.backend.log(str(wrong))
+            _end(1)
 
     def _search(self, requests: Sequence[Request]) -> list[Any]:
         """Return the answers to requests that differ in their vectors alone."""

@@ -1,6 +1,7 @@
 """Shards behind inference servers: the hits of `Collection.search` to the last bit, and what happens when servers are away."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from local_servers import start
 from local_shards import rows
 
 from care_accel import CareError, Collection
+from care_accel.cluster.servers import shard_model
 from care_accel.cluster.servers.client import ShardedClient
 from care_accel.cluster.shards.calls import Limits
 from care_accel.encoding.runtimes.attempts import ServerError
@@ -264,7 +266,7 @@ def test_a_new_version_is_searched_once_all_have_it(model, tmp_path, started):
             collection.upsert(rows(range(10, 25), draft=2))
             collection.delete(ids=["d0", "d1"])
             async with asyncio.timeout(20):
-                while collection.version not in servers[0].model.shard._versions:
+                while not servers[0].model.shard.load(collection.version).ready:
                     await asyncio.sleep(0.02)
             waiting = await client.search(WORDS, 8)
             may.append(True)
@@ -324,3 +326,15 @@ def test_documents_are_encoded_and_described_by_any_of_them(pair, model):
     encoded, described = asyncio.run(encode())
     assert np.array_equal(encoded.vectors, model.encode_document(WORDS))
     assert described.revision == model.revision("query")
+
+
+def test_a_server_whose_scan_goes_wrong_ends(collections, started, monkeypatch):
+    monkeypatch.setattr(shard_model, "_LOOK_S", 0.01)
+    monkeypatch.setattr(shard_model, "_CHECK_S", 0.0)
+    ended = threading.Event()
+    monkeypatch.setattr(shard_model, "_end", lambda code: ended.set())
+    server = started(collections["whole"].collection.uri, 0, 2)
+    assert not ended.wait(0.2)
+    (version,) = server.model.shard._versions.values()
+    version.searcher.snapshot.index.remove([version.canary.position])
+    assert ended.wait(20)
