@@ -169,7 +169,8 @@ class ShardedClient:
         """Ask servers in turn until one of them is there."""
         await self._routed()
         reason: CareError = ServerError("UNAVAILABLE", "no server of a shard answers")
-        for server in self._servers.in_turn([one for one in self._servers.all if one in self._servers]):
+        known = [one for one in self._servers.all if one in self._servers]
+        for server in self._servers.in_turn(known, "encoding"):
             try:
                 return await ask(server)
             except ServerError as error:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -158,7 +159,7 @@ class Servers:
         self.all = list(servers)
         self._parts: dict[ShardServer, ServedPart] = {}
         self._told: dict[ShardServer, str] = {}
-        self._turns = itertools.count()
+        self._turns: dict[object, Iterator[int]] = defaultdict(itertools.count)
         self._identifying = asyncio.Lock()
 
     @property
@@ -214,9 +215,9 @@ class Servers:
             log.warning("a server is not asked: %s", why)
             self._told[server] = why
 
-    def in_turn(self, some: Sequence[ShardServer]) -> Iterator[ShardServer]:
-        """Return servers, another one first each time, those that have failed just now last."""
-        first = next(self._turns) % len(some) if some else 0
+    def in_turn(self, some: Sequence[ShardServer], work: object) -> Iterator[ShardServer]:
+        """Return servers, for the same kind of work another one first each time, those that have failed just now last."""
+        first = next(self._turns[work]) % len(some) if some else 0
         order = [*some[first:], *some[:first]]
         now = monotonic()
         return iter(sorted(order, key=lambda server: now - server.failed_at < _AVOIDED_S))
@@ -277,7 +278,7 @@ class ServedShard:
     async def _next(self) -> tuple[ShardServer, Part]:
         if not self._servers.of(self._number):
             await self._servers.identify()
-        server = next(self._servers.in_turn(self._servers.of(self._number)), None)
+        server = next(self._servers.in_turn(self._servers.of(self._number), self._number), None)
         if server is None:
             raise ShardGone(f"no server has it: {self._servers.why}")
         return server, self._servers.part_of(server)
@@ -332,7 +333,7 @@ class FollowedServers:
         await self._servers.identify()
         known = [one for one in self._servers.all if one in self._servers]
         reason: Exception = ShardGone(self._servers.why)
-        for server in self._servers.in_turn(known):
+        for server in self._servers.in_turn(known, "newest"):
             try:
                 state = read_state(await server.scan(state_inputs(self._servers.part_of(server), 0)))
             except (ShardGone, CareError) as cause:

@@ -61,8 +61,9 @@ class LiveIndex:
     ``care_recall``, which is 1 of an exact index and NaN before the first such query.
 
     Parameters of the configuration: ``care`` (name, width and revision of the document encoder), one of ``index`` (a folder of an
-    index, a retriever or a collection, or the address of a collection in an object store, whose options are in the environment) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and
-    optionally ``recall_every`` (m, by default 1,000).
+    index, a retriever or a collection, or the address of a collection in an object store, whose options are in the environment) and
+    ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and optionally ``recall_every`` (m, by
+    default 1,000).
 
     Parameters
     ----------

@@ -19,6 +19,7 @@ from local_shards import rows
 from care_accel import CareError, Collection
 from care_accel.cluster.servers import shard_model
 from care_accel.cluster.servers.client import ShardedClient
+from care_accel.cluster.servers.connections import Servers, ShardServer
 from care_accel.cluster.shards.calls import Limits
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.serving.gateway.upstream import as_api_error
@@ -338,3 +339,15 @@ def test_a_server_whose_scan_goes_wrong_ends(collections, started, monkeypatch):
     (version,) = server.model.shard._versions.values()
     version.searcher.snapshot.index.remove([version.canary.position])
     assert ended.wait(20)
+
+
+def test_servers_of_a_shard_take_turns_whatever_else_is_asked_and_one_that_failed_is_last():
+    one, other = some = [ShardServer(f"127.0.0.1:{port}", 1.0) for port in (1, 2)]
+    servers = Servers(some)
+    firsts = []
+    for _ in range(4):
+        next(servers.in_turn(some, "encoding"))
+        firsts.append(next(servers.in_turn(some, 0)))
+    assert firsts == [one, other, one, other]
+    one.failed()
+    assert [list(servers.in_turn(some, 0)) for _ in range(2)] == [[other, one]] * 2
