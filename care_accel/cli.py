@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from care_accel.cluster import command as index_command
+from care_accel.cluster.servers import command as gateway_command
 from care_accel.cluster.shards import command as serve_command
 from care_accel.collection.commands import deleting, managing, searching
 from care_accel.curation import command as curate_command
@@ -16,7 +17,6 @@ from care_accel.eval import command as eval_command
 from care_accel.eval import compare_command
 from care_accel.report import command as report_command
 from care_accel.serving import export_command
-from care_accel.serving.gateway import command as gateway_command
 from care_accel.training import command as train_command
 from care_accel.version import __version__
 

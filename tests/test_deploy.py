@@ -122,7 +122,7 @@ def test_ports_are_the_defaults_of_the_command_lines():
     assert {one: getattr(serve, f"{one}_port") for one in ADDRESSES} == SERVER_PORTS
     assert options(["care-accel", "gateway"]).port == GATEWAY_PORT
     for where, gateway in of_gateways():
-        assert (gateway.port, gateway.server) == (GATEWAY_PORT, f"server:{SERVER_PORTS['grpc']}"), where
+        assert (gateway.port, gateway.server) == (GATEWAY_PORT, [f"server:{SERVER_PORTS['grpc']}"]), where
     exposed = [
         int(port) for word, rest in steps(DEPLOY / "Dockerfile") if word == "EXPOSE" for port in rest.split()
     ]

@@ -1,4 +1,7 @@
-"""Collections past one machine, on Ray (extra ``cluster``): a corpus is encoded by workers, and searched by shards."""
+"""Collections past one machine: on Ray (extra ``cluster``) a corpus is encoded by workers and searched by shards.
+
+Shards can be inference servers instead, without Ray (`care_accel.cluster.servers`).
+"""
 
 from __future__ import annotations
 

@@ -8,11 +8,15 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
+
+if TYPE_CHECKING:
+    from care_accel.serving.tritonserver.server import Server
 
 _LOOPBACK = "127.0.0.1"
 
@@ -41,8 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--collection",
-        metavar="DIR",
-        help="a collection (care-accel index), whose changes are followed; its model is the default of --model",
+        metavar="COLLECTION",
+        help="a collection (care-accel index): its folder, or its address in an object store, whose keys are taken from the "
+        "environment; changes are followed, and its model is the default of --model",
     )
     what.add_argument(
         "--several-tenants",
@@ -68,8 +73,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
+def run(options: argparse.Namespace, write: Callable[..., None] | None = None, what: str = "") -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    write : callable, optional
+        Writes another repository than `write_repository`, whose parameters it has.
+    what : str
+        What such a repository serves, for the line that says that it is ready.
+    """
     from care_accel.serving.tritonserver.install import install
     from care_accel.serving.tritonserver.program import find_program
 
@@ -96,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
         repository = options.repository
         if repository is None:
             repository = Path(temporary) / "model_repository"
-            write_repository(
+            (write or write_repository)(
                 repository,
                 **{"model": options.model or DEFAULT} | served,
                 index=options.collection or options.index,
@@ -119,7 +133,7 @@ def run(options: argparse.Namespace) -> None:
         try:
             server.start(options.timeout, progress=_say, ended=ended)
             if not ended.is_set():
-                _print_ready(server.http, server.grpc, server.metrics)
+                _print_ready(server, what)
             # Not ended.wait(): the signal handler would deadlock on its lock.
             while not ended.is_set():
                 if server.died():
@@ -142,11 +156,14 @@ def _of_collection(options: argparse.Namespace) -> dict[str, Any]:
     return found.manifest.load
 
 
-def _print_ready(http: str, grpc: str, metrics: str) -> None:
+def _print_ready(server: Server, what: str) -> None:
+    line = f"ready: http://{server.http}  grpc://{server.grpc}  metrics: http://{server.metrics}/metrics"
+    if what:
+        print(f"{line}  {what}", flush=True)
+        return
     body = '{"inputs": [{"name": "TEXT", "datatype": "BYTES", "shape": [1, 1], "data": ["血压高怎么办"]}]}'
     print(
-        f"ready: http://{http}  grpc://{grpc}  metrics: http://{metrics}/metrics\n"
-        f"curl -s http://{http}/v2/models/search/infer -d '{body}'",
+        f"{line}\ncurl -s http://{server.http}/v2/models/search/infer -d '{body}'",
         flush=True,
     )
 

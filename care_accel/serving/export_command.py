@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "default: %(default)s",
     )
     served.add_argument(
-        "--index", type=Path, metavar="DIR", help="saved Retriever or ExactIndex, for scan and search"
+        "--index",
+        metavar="DIR",
+        help="saved Retriever or ExactIndex, or a collection (its folder or address), for scan and search",
     )
     served.add_argument("--gpu", action="store_true", help="run an instance of each model on every GPU")
     served.add_argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -60,14 +61,15 @@ class Candidate(NamedTuple):
         In float64.
     position : int
         In the shard's version.
-    document : Document or None
+    document : Document, callable or None
+        A callable returns it: of most candidates nobody asks.
     """
 
     id: str
     chunk: int
     score: float
     position: int
-    document: Document | None = None
+    document: Document | Callable[[], Document] | None = None
 
 
 class Found(NamedTuple):
@@ -99,6 +101,13 @@ class Loaded(NamedTuple):
     replica: str
     ready: bool
     error: str = ""
+
+
+class Newest(NamedTuple):
+    """A version of a collection, and the number of its documents."""
+
+    version: int
+    documents: int
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from care_accel.cluster.shards.answers import Newest
 from care_accel.errors import CareError
 
 
@@ -23,7 +24,9 @@ class ShardAway(CareError):
 class ShardCalls(Protocol):
     """One shard as its router sees it: any of its replicas may answer."""
 
-    replicas: int
+    @property
+    def replicas(self) -> int:
+        """How many processes have the shard."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Return what a method of `Shard` returns.
@@ -33,6 +36,17 @@ class ShardCalls(Protocol):
         ShardGone
             The replica has died, or there is none.
         """
+
+
+class Followed(Protocol):
+    """A collection as the router of its shards knows it."""
+
+    @property
+    def lexical(self) -> bool:
+        """Whether it has a lexical index."""
+
+    async def newest(self) -> Newest:
+        """Return its newest version."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Command line: ``care-accel serve``, by an inference server or, with ``--cluster``, by shards on many machines."""
+"""Command line: ``care-accel serve``, by an inference server, of a shard too, or with ``--cluster`` by shards on many machines."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import logging
 import signal
 import sys
 import threading
+from pathlib import Path
+from typing import Any
 
 from care_accel.errors import CareError
 from care_accel.serving import command as serving
@@ -18,12 +20,17 @@ _ALONE = ("install", "repository", "preset", "index", "several_tenants", "gpu", 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the server to a parser."""
     serving.add_arguments(parser)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="serve a part of --collection: 2/3 is the second of three; care-accel gateway asks the servers of all parts",
+    )
     many = parser.add_argument_group("many machines (extra cluster)")
     many.add_argument(
         "--cluster",
         metavar="ADDRESS",
         help="search --collection by shards on a Ray cluster: its address, or auto for that of this machine; the router is this "
-        "process, and listens on --grpc-port alone",
+        "process, and listens on --grpc-port and --metrics-port",
     )
     many.add_argument("--shards", type=int, metavar="N", help="parts of the collection")
     many.add_argument(
@@ -61,9 +68,12 @@ def run(options: argparse.Namespace) -> None:
                 raise CareError(f"--{name.replace('_', '-')} needs --cluster")
         if not options.require_all:
             raise CareError("--no-require-all needs --cluster")
-        serving.run(options)
+        if options.shard is None:
+            serving.run(options)
+        else:
+            _serve_part(options)
         return
-    for name in _ALONE:
+    for name in (*_ALONE, "shard"):
         if getattr(options, name):
             raise CareError(f"--{name.replace('_', '-')} works without --cluster only")
     if options.collection is None or options.shards is None:
@@ -71,9 +81,24 @@ def run(options: argparse.Namespace) -> None:
     _serve(options)
 
 
+def _serve_part(options: argparse.Namespace) -> None:
+    """Serve a shard by an inference server."""
+    from care_accel.cluster.servers.repository import read_shard, write_shard_repository
+
+    number, of = read_shard(options.shard)
+    if options.collection is None:
+        raise CareError("--shard needs --collection: the collection of which a part is served")
+
+    def write(repository: Path, *, index: str, **more: Any) -> None:
+        write_shard_repository(repository, index, (number, of), **more)
+
+    serving.run(options, write, f"shard {number + 1}/{of}")
+
+
 def _serve(options: argparse.Namespace) -> None:
     from care_accel.cluster.shards.calls import Limits
     from care_accel.cluster.shards.front import Front
+    from care_accel.cluster.shards.metrics import Metrics
     from care_accel.cluster.shards.serving import ShardedCollection
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -96,14 +121,22 @@ def _serve(options: argparse.Namespace) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):  # only now: Ray sets its own when it connects
         signal.signal(number, lambda *_: ended.set())
     try:
-        front = Front(searched, f"{options.host}:{options.grpc_port}", require_all=options.require_all)
-        print(
-            f"ready: grpc://{front.address}  {options.shards} shards, {replicas} replicas each, version {searched.version}",
-            flush=True,
-        )
-        while not ended.wait(0.2):  # with a limit, or the signal would wait for the lock
-            pass
-        front.stop()
+        metrics = Metrics(searched)
+        with metrics.serve(options.host, options.metrics_port) as page:
+            front = Front(
+                searched,
+                f"{options.host}:{options.grpc_port}",
+                require_all=options.require_all,
+                metrics=metrics,
+            )
+            print(
+                f"ready: grpc://{front.address}  metrics: {page}  {options.shards} shards, {replicas} replicas each, version "
+                f"{searched.version}",
+                flush=True,
+            )
+            while not ended.wait(0.2):  # with a limit, or the signal would wait for the lock
+                pass
+            front.stop()
     finally:
         if options.keep:
             searched.close()

@@ -41,13 +41,20 @@ class ShardReplica:
     """A replica of a shard as Ray Serve runs it; see `Shard` for its methods."""
 
     def __init__(
-        self, uri: str, number: int, of: int, device: str, threads: int | None, version: str
+        self,
+        uri: str,
+        number: int,
+        of: int,
+        device: str,
+        threads: int | None,
+        version: str,
+        storage_options: Mapping[str, str] | None = None,
     ) -> None:
         if version != __version__:
             raise CareError(
                 f"the replica has care-accel {__version__}, the router {version}; install one on all machines"
             )
-        self._shard = Shard(uri, number, of, device=device, threads=threads)
+        self._shard = Shard(uri, number, of, device=device, threads=threads, storage_options=storage_options)
 
     async def load(self, version: int) -> Any:
         """Begin to load a version, and tell whether it is there."""
@@ -120,6 +127,7 @@ def deploy(
     gpus: float,
     cpus: float,
     seconds: float,
+    storage_options: Mapping[str, str] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Any]:
     """Start the shards of a collection, or change those that run; return their handles.
@@ -132,6 +140,8 @@ def deploy(
         Of one replica.
     seconds : float
         Limit until all run.
+    storage_options : mapping of str to str, optional
+        Of an object store, as in `Collection.open`.
     say : callable
         Called every ten seconds with what is waited for.
 
@@ -162,7 +172,7 @@ def deploy(
     targets = [
         serve.RunTarget(
             serve.deployment(ShardReplica, name="shard", **options).bind(
-                uri, number, shards, device, threads, __version__
+                uri, number, shards, device, threads, __version__, storage_options
             ),
             name=_name(uri, number, shards),
             route_prefix=None,

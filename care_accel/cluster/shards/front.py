@@ -28,6 +28,7 @@ from care_accel.serving.repository.python_backend import MAX_K, K, care_paramete
 from care_accel.version import __version__
 
 if TYPE_CHECKING:
+    from care_accel.cluster.shards.metrics import Metrics
     from care_accel.cluster.shards.serving import ShardedCollection
 
 _BATCH = 64
@@ -53,6 +54,8 @@ class Front:
         ``host:port``; port 0 for a free one.
     require_all : bool
         Whether partial answers are for requests alone that have the parameter ``partial``.
+    metrics : Metrics, optional
+        Where requests are counted.
 
     Attributes
     ----------
@@ -65,7 +68,14 @@ class Front:
         tritonclient is not installed, or the address is taken.
     """
 
-    def __init__(self, searched: ShardedCollection, address: str, *, require_all: bool = True) -> None:
+    def __init__(
+        self,
+        searched: ShardedCollection,
+        address: str,
+        *,
+        require_all: bool = True,
+        metrics: Metrics | None = None,
+    ) -> None:
         tritonclient_module("tritonclient.grpc")
         import grpc
         from tritonclient.grpc import service_pb2_grpc
@@ -74,7 +84,7 @@ class Front:
         self._server = grpc.server(
             ThreadPoolExecutor(_THREADS, "front"), options=[*CHANNEL, ("grpc.so_reuseport", 0)]
         )
-        servicer = _servicer(searched, require_all=require_all)
+        servicer = _servicer(searched, require_all=require_all, metrics=metrics)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, self._server)
         try:
             port = self._server.add_insecure_port(address)
@@ -90,7 +100,7 @@ class Front:
         self._server.stop(grace=10).wait()
 
 
-def _servicer(searched: ShardedCollection, *, require_all: bool) -> Any:
+def _servicer(searched: ShardedCollection, *, require_all: bool, metrics: Metrics | None) -> Any:
     """Return the methods of the service that clients of this package call; the class exists with tritonclient only."""
     import grpc
     from tritonclient.grpc import service_pb2 as messages
@@ -118,9 +128,8 @@ def _servicer(searched: ShardedCollection, *, require_all: bool) -> Any:
 
         def ModelInfer(self, request: Any, context: Any) -> Any:
             self._config(request.model_name, context)
-            partial = not require_all or request.parameters[PARTIAL].bool_param
             try:
-                outputs, version = models.infer(request.model_name, _inputs(request), partial=partial)
+                outputs, version = self._answer(request)
             except ShardAway as away:
                 context.abort(grpc.StatusCode.UNAVAILABLE, str(away))
             except ShardFailed as failure:
@@ -137,6 +146,17 @@ def _servicer(searched: ShardedCollection, *, require_all: bool) -> Any:
             if version is not None:
                 response.parameters[VERSION].int64_param = version
             return response
+
+        def _answer(self, request: Any) -> tuple[dict[str, NDArray[Any]], int | None]:
+            partial = not require_all or request.parameters[PARTIAL].bool_param
+            if metrics is None:
+                return models.infer(request.model_name, _inputs(request), partial=partial)
+            with metrics.timed(request.model_name) as counted:
+                inputs = _inputs(request)
+                counted.texts = len(inputs.get("TEXT", ()))
+                outputs, version = models.infer(request.model_name, inputs, partial=partial)
+                counted.share = float(outputs[SHARE].min()) if SHARE in outputs else 1.0
+            return outputs, version
 
         def _config(self, name: str, context: Any) -> Any:
             if name not in models.configs:

@@ -47,5 +47,6 @@ def fused_candidates(
 
 def hit_of(candidate: Candidate) -> Hit:
     """Return a candidate as a hit for users."""
-    row, span = candidate.document or Document({}, None)
+    found = candidate.document
+    row, span = (found() if callable(found) else found) or Document({}, None)
     return Hit(candidate.id, float(np.float32(candidate.score)), row, span)

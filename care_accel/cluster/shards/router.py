@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, TypeVar, cast
 
@@ -20,13 +19,13 @@ from care_accel.cluster.shards.answers import (
     Found,
     Loaded,
     Missing,
+    Newest,
     Refused,
     Request,
 )
-from care_accel.cluster.shards.calls import DEFAULT, Limits, ShardAway, ShardCalls, ShardGone
+from care_accel.cluster.shards.calls import DEFAULT, Followed, Limits, ShardAway, ShardCalls, ShardGone
+from care_accel.cluster.shards.hedging import hedged
 from care_accel.cluster.shards.merging import fused_candidates, hit_of, merged
-from care_accel.collection.storage import manifest as manifests
-from care_accel.collection.storage.table import FIRST_CHUNK, Table
 from care_accel.collection.versions.fusing import depth_of
 from care_accel.errors import CareError, require_count
 from care_accel.index.lexical.statistics import total
@@ -38,14 +37,6 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.01, 0.5
 _PROBE_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class _Live:
-    """The version that is searched."""
-
-    version: int
-    documents: int
-
-
 class Router:
     """Searches the shards of a collection as one.
 
@@ -54,21 +45,20 @@ class Router:
 
     Parameters
     ----------
-    uri : str
-        Of the collection.
+    collection : Followed
+        What the shards are of.
     shards : sequence of ShardCalls
         In the order of their numbers.
     limits : Limits
     """
 
-    def __init__(self, uri: str, shards: Sequence[ShardCalls], limits: Limits = DEFAULT) -> None:
+    def __init__(self, collection: Followed, shards: Sequence[ShardCalls], limits: Limits = DEFAULT) -> None:
         if not shards:
             raise CareError("there is no shard; a router needs at least one")
-        self._table = Table.open(uri)
-        self.manifest = manifests.read(self._table.metadata, uri)
+        self._collection = collection
         self._shards = list(shards)
         self._limits = limits
-        self._live: _Live | None = None
+        self._live: Newest | None = None
         self._away: dict[int, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -82,20 +72,25 @@ class Router:
         """Shards that do not answer now, and why."""
         return dict(self._away)
 
-    def _now(self) -> _Live:
+    def _now(self) -> Newest:
         if self._live is None:
             raise CareError("the router has not started; call start")
         return self._live
 
-    async def start(self) -> None:
+    async def start(self, *, wait: bool = True) -> None:
         """Wait until all shards have the newest version, and follow the collection from then on.
+
+        Parameters
+        ----------
+        wait : bool
+            Wait for shards that do not answer, too; else they are away until they do.
 
         Raises
         ------
         CareError
             A shard cannot load it, or not in time.
         """
-        await self._switch(self._table.latest(), first=True)
+        await self._switch(await self._collection.newest(), first=wait)
         self._begin(self._follow())
 
     async def close(self) -> None:
@@ -138,9 +133,10 @@ class Router:
             The filter is wrong, k is below 1, or texts are missing.
         """
         require_count("k", k)
-        if self.manifest.lexical and (queries is None or len(queries) != len(vectors)):
+        lexical = self._collection.lexical
+        if lexical and (queries is None or len(queries) != len(vectors)):
             raise CareError("this collection has a lexical index; give the text of every query")
-        texts = tuple(queries or ()) if self.manifest.lexical else ()
+        texts = tuple(queries or ()) if lexical else ()
         live = self._now()
         while True:
             asked = [number for number in range(len(self._shards)) if number not in self._away]
@@ -153,7 +149,7 @@ class Router:
                 if require_all:
                     raise
 
-    async def _once(self, live: _Live, asked: Sequence[int], request: Request) -> Answer:
+    async def _once(self, live: Newest, asked: Sequence[int], request: Request) -> Answer:
         if not len(cast(Any, request.vectors)):
             return Answer([], live.version, 1.0, [])
         lexical = bool(request.queries)
@@ -206,7 +202,8 @@ class Router:
         while True:
             try:
                 async with asyncio.timeout(max(end - monotonic(), 0)):
-                    answer = await self._hedged(shard, method, *arguments)
+                    hedge = self._limits.hedge if shard.replicas > 1 else None
+                    answer = await hedged(lambda: shard.call(method, *arguments), hedge)
             except ShardGone as gone:
                 reason = str(gone)
             except TimeoutError:
@@ -222,28 +219,9 @@ class Router:
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _hedged(self, shard: ShardCalls, method: str, *arguments: Any) -> Any:
-        """Ask a replica, and another one too if it is slow."""
-        calls = {asyncio.ensure_future(shard.call(method, *arguments))}
-        try:
-            wait: float | None = self._limits.hedge if shard.replicas > 1 else None
-            while True:
-                done, pending = await asyncio.wait(calls, timeout=wait, return_when=asyncio.FIRST_COMPLETED)
-                if not done and len(calls) == 1:
-                    calls.add(asyncio.ensure_future(shard.call(method, *arguments)))
-                    wait = None
-                    continue
-                good = [call for call in done if call.exception() is None]
-                if good or not pending:
-                    return (good or list(done))[0].result()
-                calls = pending
-        finally:
-            for call in calls:
-                call.cancel()
-
     def _is_away(self, number: int, reason: str) -> ShardAway:
         if number not in self._away:
-            log.warning("shard %d is away: %s", number, reason)
+            log.warning("shard %s is away: %s", self._name(number), reason)
             self._away[number] = reason
             self._begin(self._wait_for(number))
         return ShardAway(_told(self._away, len(self._shards)))
@@ -252,11 +230,13 @@ class Router:
         """Wait until a shard that is away has the version that is searched."""
         while True:
             await asyncio.sleep(_PROBE_SECONDS)
+            if self._live is None:  # away from the start, while others load
+                continue
             with suppress(ShardGone, TimeoutError):
                 async with asyncio.timeout(self._limits.shard):
                     loaded: Loaded = await self._shards[number].call("load", self._now().version)
                 if loaded.ready:
-                    log.warning("shard %d is there again", number)
+                    log.warning("shard %s is there again", self._name(number))
                     self._away.pop(number, None)
                     return
 
@@ -265,31 +245,35 @@ class Router:
         while True:
             await asyncio.sleep(self._limits.refresh)
             try:
-                newest = await asyncio.to_thread(self._table.latest)
+                newest = await self._collection.newest()
                 if newest.version != self._now().version:
                     await self._switch(newest)
             except Exception as cause:
                 log.warning("version %d stays: %s", self._now().version, cause)
 
-    async def _switch(self, table: Table, *, first: bool = False) -> None:
+    async def _switch(self, newest: Newest, *, first: bool = False) -> None:
         """Have all replicas load a version, shard by shard, then search it."""
-        condition = FIRST_CHUNK if self.manifest.chunk_tokens else None
-        documents = await asyncio.to_thread(table.count, condition)
         end = monotonic() + self._limits.start
         for number in range(len(self._shards)):
-            await self._loaded(number, table.version, end, first=first)
-        self._table, self._live = table, _Live(table.version, documents)
+            await self._loaded(number, newest.version, end, first=first)
+        self._live = newest
 
     async def _loaded(self, number: int, version: int, end: float, *, first: bool) -> None:
         shard = self._shards[number]
         ready: set[str] = set()
         since: float | None = None
         while True:
-            with suppress(ShardGone, TimeoutError):
+            try:
                 async with asyncio.timeout(self._limits.shard):
                     loaded: Loaded = await shard.call("load", version)
+            except (ShardGone, TimeoutError) as gone:
+                if self._live is None and not first and not ready:
+                    self._is_away(number, str(gone) or "no answer")
+            else:
                 if loaded.error:
-                    raise CareError(f"shard {number} cannot load version {version}: {loaded.error}")
+                    raise CareError(
+                        f"shard {self._name(number)} cannot load version {version}: {loaded.error}"
+                    )
                 if loaded.ready:
                     ready.add(loaded.replica)
             if len(ready) >= shard.replicas:
@@ -303,9 +287,13 @@ class Router:
                 return
             if now > end:
                 raise CareError(
-                    f"shard {number} does not have version {version} after {self._limits.start:g} s"
+                    f"shard {self._name(number)} does not have version {version} after {self._limits.start:g} s"
                 )
             await asyncio.sleep(0.02 if ready else 0.2)
+
+    def _name(self, number: int) -> str:
+        """Return the name of a shard for people, who count from 1."""
+        return f"{number + 1}/{len(self._shards)}"
 
     def _begin(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -324,5 +312,5 @@ async def _gathered(calls: Iterable[Awaitable[_T]]) -> list[_T]:
 
 
 def _told(away: dict[int, str], shards: int) -> str:
-    reasons = "; ".join(f"shard {number}: {reason}" for number, reason in sorted(away.items()))
+    reasons = "; ".join(f"shard {number + 1}/{shards}: {reason}" for number, reason in sorted(away.items()))
     return f"{len(away)} of {shards} shards do not answer ({reasons}); try again, or ask for a partial answer"

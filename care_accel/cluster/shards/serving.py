@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -15,6 +15,7 @@ from care_accel.cluster.connection import connected
 from care_accel.cluster.shards.answers import Answer
 from care_accel.cluster.shards.calls import DEFAULT, Limits
 from care_accel.cluster.shards.deployment import ServeShard, delete, deploy, require_serve, running
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.cluster.shards.router import Router
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.layout import is_remote
@@ -37,7 +38,14 @@ class ShardedCollection:
     """
 
     def __init__(
-        self, uri: str, handles: Sequence[Any], replicas: int, model: Any, limits: Limits, leave: Any
+        self,
+        uri: str,
+        handles: Sequence[Any],
+        replicas: int,
+        model: Any,
+        limits: Limits,
+        leave: Any,
+        storage_options: Mapping[str, str] | None = None,
     ) -> None:
         self.uri, self.shards, self.replicas = uri, len(handles), replicas
         self._leave = leave
@@ -45,8 +53,9 @@ class ShardedCollection:
         self._thread = threading.Thread(target=self._loop.run_forever, name="router", daemon=True)
         self._thread.start()
         try:
-            self._router = Router(uri, [ServeShard(handle, replicas) for handle in handles], limits)
-            self.manifest = self._router.manifest
+            followed = FollowedTable(uri, storage_options)
+            self.manifest = followed.manifest
+            self._router = Router(followed, [ServeShard(handle, replicas) for handle in handles], limits)
             self.model: BaseDualEncoder = manifests.model_of(self.manifest, model, uri)
             self._run(self._router.start())
         except BaseException:
@@ -65,6 +74,7 @@ class ShardedCollection:
         cpus: float = 1.0,
         model: BaseDualEncoder | str | Path | None = None,
         limits: Limits = DEFAULT,
+        storage_options: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
     ) -> Self:
         """Start the shards of a collection, or change those that run, and search them.
@@ -83,6 +93,9 @@ class ShardedCollection:
             Of one replica. With a GPU, the scan runs there.
         model, limits
             As in `Collection.open`, and how long to wait.
+        storage_options : mapping of str to str, optional
+            Of an object store, as in `Collection.open`. They go to the shards; what is missing each takes from its own
+            environment.
         say : callable
             Called every ten seconds with what is waited for.
 
@@ -95,12 +108,22 @@ class ShardedCollection:
         for name, value in (("shards", shards), ("replicas", replicas)):
             require_count(name, value)
         place = _absolute(uri)
-        Table.open(place)  # a mistake is told before anything starts
+        options = None if storage_options is None else dict(storage_options)
+        Table.open(place, None, options)  # a mistake is told before anything starts
         entered = connected(cluster)
         entered.__enter__()
         try:
-            handles = deploy(place, shards, replicas, gpus=gpus, cpus=cpus, seconds=limits.start, say=say)
-            return cls(place, handles, replicas, model, limits, entered)
+            handles = deploy(
+                place,
+                shards,
+                replicas,
+                gpus=gpus,
+                cpus=cpus,
+                seconds=limits.start,
+                storage_options=options,
+                say=say,
+            )
+            return cls(place, handles, replicas, model, limits, entered, options)
         except BaseException:
             entered.__exit__(None, None, None)
             raise
@@ -113,6 +136,7 @@ class ShardedCollection:
         cluster: str,
         model: BaseDualEncoder | str | Path | None = None,
         limits: Limits = DEFAULT,
+        storage_options: Mapping[str, str] | None = None,
     ) -> Self:
         """Search shards that run already; parameters and errors are those of `serve`."""
         require_serve()
@@ -121,7 +145,7 @@ class ShardedCollection:
         entered.__enter__()
         try:
             handles, replicas = running(place)
-            return cls(place, handles, replicas, model, limits, entered)
+            return cls(place, handles, replicas, model, limits, entered, storage_options)
         except BaseException:
             entered.__exit__(None, None, None)
             raise

@@ -5,14 +5,24 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from care_accel.cluster.shards.answers import Candidate, Document, Found, Loaded, Missing, Refused, Request
+from care_accel.cluster.shards.answers import (
+    Candidate,
+    Document,
+    Found,
+    Loaded,
+    Missing,
+    Newest,
+    Refused,
+    Request,
+)
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.collection.storage import manifest as manifests
 from care_accel.collection.storage.schema import vectors_of
 from care_accel.collection.storage.table import VECTOR, Table
@@ -60,6 +70,15 @@ class Shard:
         Where the scan runs, as in `ExactIndex`.
     threads : int, optional
         Threads of a search.
+    storage_options : mapping of str to str, optional
+        Of an object store, as in `Collection.open`.
+
+    Attributes
+    ----------
+    name : str
+        Of this process's copy of the shard.
+    manifest : Manifest
+        Of the collection.
 
     Raises
     ------
@@ -68,9 +87,19 @@ class Shard:
     """
 
     def __init__(
-        self, uri: str, number: int, of: int, *, device: str = "cpu", threads: int | None = None
+        self,
+        uri: str,
+        number: int,
+        of: int,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        storage_options: Mapping[str, str] | None = None,
     ) -> None:
         self._uri, self._number, self._of = uri, number, of
+        self._storage_options = None if storage_options is None else dict(storage_options)
+        self._followed = FollowedTable(uri, storage_options)
+        self.manifest = self._followed.manifest
         self._options: dict[str, Any] = {"device": device, "threads": threads}
         self._versions: dict[int, _Version] = {}
         self._loading: set[int] = set()
@@ -79,6 +108,10 @@ class Shard:
         self._one_load = threading.Lock()
         self.name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._load(None)
+
+    def newest(self) -> Newest:
+        """Return the newest version of the collection, which need not be loaded."""
+        return self._followed.look()
 
     def load(self, version: int) -> Loaded:
         """Begin to load a version if it is not there; return whether it is."""
@@ -106,7 +139,7 @@ class Shard:
 
     def _load(self, version: int | None) -> None:
         with self._one_load:
-            table = Table.open(self._uri, version)
+            table = Table.open(self._uri, version, self._storage_options)
             with self._changing:
                 if table.version in self._versions:
                     return
@@ -115,6 +148,8 @@ class Shard:
             if held:
                 before = held[min(held, key=lambda number: abs(number - table.version))].snapshot
             manifest = manifests.read(table.metadata, table.uri)
+            if manifest.uuid != self.manifest.uuid:
+                raise CareError(f"{self._uri} is another collection now; start its shards again")
             part = TablePart(table, self._number, self._of)
             searcher, snapshot = open_part(part, manifest, before, **self._options)
             made = _Version(searcher, snapshot, part.documents, _canary(searcher))

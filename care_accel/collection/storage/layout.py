@@ -50,6 +50,11 @@ def is_collection(folder: str | Path) -> bool:
     return (Path(folder) / FOLDER).is_dir()
 
 
+def names_collection(place: str | Path) -> bool:
+    """Return whether a place is that of a collection: an address of an object store, which is not looked at, or its folder."""
+    return is_remote(str(place)) or is_collection(place)
+
+
 def folder_bytes(folder: Path) -> int:
     """Return the bytes of the files below a folder."""
     total = 0

@@ -32,6 +32,21 @@ class ServerError(CareError):
         super().__init__(message)
         self.status = status
 
+    @property
+    def overloaded(self) -> bool:
+        """Whether the server has too much to do; else an unavailable one is gone."""
+        return self.status == "UNAVAILABLE" and bool(_OVERLOADED.search(str(self)))
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server, or its model's process, has ended, is loading, or cannot be reached."""
+        if self.status == "UNAVAILABLE":
+            return not self.overloaded
+        text = str(self)
+        return self.status in ("CANCELLED", "DEADLINE_EXCEEDED") or bool(
+            _STUB_DIED.search(text) or _LOADING.search(text)
+        )
+
 
 def checked_address(address: str) -> str:
     """Return the address after validation.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from care_accel.collection.storage.layout import is_collection
+from care_accel.collection.storage.layout import is_remote, names_collection
 from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
@@ -32,8 +32,8 @@ from care_accel.serving.backend.tensors import Backend, fair_threads
 if TYPE_CHECKING:
     from care_accel.collection import Collection
 
-# Interval in seconds at which the index folder is checked, at the cost of one stat call.
-_POLL_S = 0.5
+# Interval in seconds at which the index folder is checked, at the cost of one stat call; and an object store, of a request.
+_POLL_S, _POLL_STORE_S = 0.5, 2.0
 
 
 @dataclass
@@ -62,8 +62,9 @@ class LiveIndex:
     ``care_recall_promised`` what was asked for: the promise is broken where the first is below the second.
 
     Parameters of the configuration: ``care`` (name, width and revision of the document encoder), one of ``index`` (a folder of an
-    index, a retriever or a collection) and ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and
-    optionally ``recall_every`` (m, by default 1,000).
+    index, a retriever or a collection, or the address of a collection in an object store, whose options are in the environment) and
+    ``documents`` (an embedded data set, encoded at start-up with the model of ``load``), and optionally ``recall_every`` (m, by
+    default 1,000).
 
     Parameters
     ----------
@@ -104,7 +105,7 @@ class LiveIndex:
             name = backend.parameters["documents"]
             self.current = OpenIndex(embedded_documents(backend, self._made_by, name))
         else:
-            self._open_first(backend.path(folder))
+            self._open_first(place_of(backend, folder))
         backend.gauge(
             "recall", "Recall of the newest queries that were answered exactly as well", self._recall
         )
@@ -117,11 +118,11 @@ class LiveIndex:
             "recall_promised", "Recall that was asked for, 1 of an exact index", lambda: self.current.promised
         )
 
-    def _open_first(self, folder: Path) -> None:
-        self._folder = folder
+    def _open_first(self, place: str) -> None:
+        self._place, self._folder = place, Path(place)
         self._seen = None
         self._collection = None
-        if is_collection(folder):
+        if names_collection(place):
             self._collection = self._open_collection()
             self._show(self._collection)
         while self._seen is None and self._collection is None:
@@ -148,19 +149,19 @@ class LiveIndex:
 
     def _open_collection(self) -> Collection:
         """Open the collection without its model, which is in this or in other processes; its revision is checked."""
-        _import_arrow()
+        import_arrow()
         from care_accel.collection import Collection
 
-        opened = Collection.open(self._folder, device=self._device)
+        opened = Collection.open(self._place, device=self._device)
         found, made_by = opened.manifest.revision, self._made_by
         if found != made_by.document:
             raise CareError(
-                f"{self._folder}: its vectors were made by document encoder {found}, but {made_by.name} has "
+                f"{self._place}: its vectors were made by document encoder {found}, but {made_by.name} has "
                 f"{made_by.document}; write the model repository with the model of the collection"
             )
         values = opened.info()["chunks"] * opened.manifest.width
         threads = fair_threads(len(os.sched_getaffinity(0)), values)
-        opened = Collection.open(self._folder, device=self._device, threads=threads, index="stored")
+        opened = Collection.open(self._place, device=self._device, threads=threads, index="stored")
         opened.watch(self._watch)
         return opened
 
@@ -187,7 +188,7 @@ class LiveIndex:
 
         assert self._collection is not None
         told = None
-        while not self._ended.wait(_POLL_S):
+        while not self._ended.wait(_POLL_STORE_S if is_remote(self._place) else _POLL_S):
             try:
                 try:
                     changed = self._collection.refresh()
@@ -222,7 +223,7 @@ class LiveIndex:
             self._reopened.add(1)
 
 
-def _import_arrow() -> None:
+def import_arrow() -> None:
     """Import Arrow where pandas is hidden (`care_accel.serving.tritonserver.install`).
 
     Arrow looks for pandas when it first reads an array, and takes one that is hidden for one that is broken. A pandas that
@@ -236,6 +237,11 @@ def _import_arrow() -> None:
     pyarrow.array(np.zeros(1)).to_pylist()
     if hidden:
         sys.modules["pandas"] = None  # type: ignore[assignment]
+
+
+def place_of(backend: Backend, value: str) -> str:
+    """Return the place of an index in a configuration: a folder as a path that can be opened here, or an address as it is."""
+    return value if is_remote(value) else str(backend.path(value))
 
 
 def scan_device(backend: Backend) -> str:

@@ -6,6 +6,7 @@ import argparse
 import logging
 import shlex
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,16 +21,22 @@ from care_accel.serving.gateway.settings import (
 
 if TYPE_CHECKING:
     from care_accel.serving.gateway.documents.store import DocumentStore
+    from care_accel.serving.gateway.upstream import Backend
 
 _DEFAULTS = Settings()
+_SERVER = "localhost:8001"
+
+# Of the addresses of servers and the seconds of a request, a client.
+Connect = Callable[[Sequence[str], float], "Backend"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the gateway to a parser."""
     parser.add_argument(
         "--server",
-        default="localhost:8001",
-        help="gRPC address of the inference server; default: %(default)s",
+        action="append",
+        metavar="ADDRESS",
+        help=f"gRPC address of the inference server; default: {_SERVER}",
     )
     parser.add_argument(
         "--host",
@@ -39,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8080, help="0 for a free port; default: %(default)s")
     served = parser.add_argument_group("documents")
     served.add_argument(
-        "--collection", metavar="DIR", help="the collection that the server searches, to read its documents"
+        "--collection",
+        metavar="COLLECTION",
+        help="the collection that the server searches, to read its documents: its folder, or its address in an object store",
     )
     served.add_argument(
         "--writable",
@@ -107,8 +116,16 @@ def _limit(group: argparse._ArgumentGroup, name: str, kind: type, what: str) -> 
     )
 
 
-def run(options: argparse.Namespace) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish the requests in flight."""
+def run(options: argparse.Namespace, connect: Connect | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish the requests in flight.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    connect : callable, optional
+        Returns the client of several servers; by default there is one server.
+    """
+    servers: list[str] = options.server or [_SERVER]
     tokens = read_tokens(options.token_file)
     settings = Settings(
         tokens=tokens,
@@ -140,13 +157,17 @@ def run(options: argparse.Namespace) -> None:
         level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
     logging.getLogger("care_accel.serving.gateway").setLevel(logging.INFO)
-    # One retry bridges a restart of the server; if its queue is full, the client has to retry.
-    client = AsyncServerClient(options.server, timeout=settings.timeout, retries=1)
-    documents = _open_documents(options, settings)
+    client: Backend
+    if connect is None:
+        # One retry bridges a restart of the server; if its queue is full, the client has to retry.
+        client = AsyncServerClient(servers[0], timeout=settings.timeout, retries=1)
+    else:
+        client = connect(servers, settings.timeout)
+    documents = _open_documents(options, settings, servers[0])
     app = create_app(settings, client, documents=documents)
     with listen(options.host, options.port) as sockets:
         address = url_of(sockets)
-        print(f"gateway: {address}/ in front of {options.server}", flush=True)
+        print(f"gateway: {address}/ in front of {', '.join(servers)}", flush=True)
         print(
             "token: required" if tokens else "token: not required; reachable from this machine only",
             flush=True,
@@ -187,8 +208,8 @@ def _write_tokens(options: argparse.Namespace) -> tuple[str, ...]:
     return tokens
 
 
-def _open_documents(options: argparse.Namespace, settings: Settings) -> DocumentStore | None:
-    """Open the collection, if there is one; the server need not run yet."""
+def _open_documents(options: argparse.Namespace, settings: Settings, server: str) -> DocumentStore | None:
+    """Open the collection, if there is one; the server, which encodes its documents, need not run yet."""
     if options.collection is None:
         return None
     from care_accel.collection import Collection
@@ -199,7 +220,7 @@ def _open_documents(options: argparse.Namespace, settings: Settings) -> Document
     from care_accel.serving.gateway.documents.store import DocumentStore
 
     def connect() -> SteadyDualEncoder:
-        return SteadyDualEncoder(ServerClient(options.server, timeout=settings.timeout))
+        return SteadyDualEncoder(ServerClient(server, timeout=settings.timeout))
 
     return DocumentStore(
         collection,

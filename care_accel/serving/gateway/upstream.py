@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _MODEL_TTL_S = 10.0  # cache of model descriptions
 _NOT_SERVED = "not_served"
+_SHARDS_AWAY = re.compile(r"\b(\d+ of \d+ shards) do not answer")
 _READY_TTL_S = 1.0  # cache of readiness, for frequent probes
 _PLURALS: dict[Role, str] = {"query": "queries", "document": "documents"}
 
@@ -251,6 +253,13 @@ def as_api_error(error: CareError) -> ApiError:
     if status == "INVALID_ARGUMENT":
         return invalid(str(error), code="refused_by_server")
     log.warning("the inference server: %s", status or "invalid response")
+    if status == "UNAVAILABLE" and (shards := _SHARDS_AWAY.search(str(error))):
+        return ApiError(
+            503,
+            "shards_unavailable",
+            f"{shards[1]} of the collection do not answer; retry later",
+            headers={"Retry-After": "1"},
+        )
     if status == "UNAVAILABLE":
         return ApiError(
             503,

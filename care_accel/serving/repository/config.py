@@ -25,7 +25,7 @@ VERSION = "1"
 
 _PYTHON_MODEL = """import os, site  # runs in the server's own Python: adds the packages of the environment
 any(map(site.addsitedir, filter(None, os.environ.get("CARE_ACCEL_SITE", "").split(os.pathsep))))
-from care_accel.serving.{module} import {name} as TritonPythonModel
+from care_accel.{module} import {name} as TritonPythonModel
 """
 
 # Keys are client-side names; the schema has TYPE_..., and TYPE_STRING for BYTES.
@@ -241,9 +241,9 @@ def write_model(
     return folder
 
 
-def model_file(module: str, name: str) -> str:
-    """Return the ``model.py`` of a model class ``name`` in ``care_accel.serving.<module>``."""
-    return _PYTHON_MODEL.format(module=module, name=name)
+def model_file(module: str, name: str, package: str = "serving") -> str:
+    """Return the ``model.py`` of a model class ``name`` in ``care_accel.<package>.<module>``."""
+    return _PYTHON_MODEL.format(module=f"{package}.{module}", name=name)
 
 
 def text_of(config: ModelConfig) -> str:

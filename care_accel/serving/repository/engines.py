@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from care_accel.collection.storage.layout import is_collection
+from care_accel.collection.storage.layout import located, names_collection
 from care_accel.encoding import ROLES, DualEncoder, Encoder, Role
 from care_accel.encoding.loading.sources import DEFAULT, Source
 from care_accel.encoding.runtimes.artefact import Artefact
@@ -124,6 +124,7 @@ def write_engine_repository(
     for one in served:
         one.require()
     if index is not None:
+        index = located(index)
         require_index(index, found)
         if "query" not in roles:
             raise CareError("an index needs the query encoder; add the role query")
@@ -137,9 +138,9 @@ def write_engine_repository(
             one.write(built)
             write_model(built, one.ensemble())
         if index is not None:
-            config = scan_config(found, {}, Path(index).resolve(), gpu=served[0].gpu)
+            config = scan_config(found, {}, index, gpu=served[0].gpu)
             write_model(built, config, {"1/model.py": model_file("scan_model", "ScanModel")})
-            write_model(built, _search(served[0].max_batch, collection=is_collection(index)))
+            write_model(built, _search(served[0].max_batch, collection=names_collection(index)))
 
 
 def lengths_for(max_tokens: int, *, gpu: bool) -> list[int]:

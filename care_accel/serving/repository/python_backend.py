@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from care_accel.collection.storage.layout import is_collection
+from care_accel.collection.storage.layout import located, names_collection
 from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
+from care_accel.encoding.spec import ROLES
 from care_accel.files import replaced_folder
 from care_accel.index import load_index
 from care_accel.retriever import MANIFEST, ModelIdentity, Retriever
@@ -76,8 +77,9 @@ def write_repository(
     model : str or Path
         As for `DualEncoder.from_pretrained`. Encoders are not copied: the server loads them from their present path.
     index : str or Path, optional
-        A saved `Retriever`, `ExactIndex` or `ApproximateIndex`, or a collection, of the same model. Without one ``scan`` encodes and serves the embedded
-        demo's documents.
+        A saved `Retriever`, `ExactIndex` or `ApproximateIndex`, or a collection, of the same model. The server takes the options of
+        a collection in an object store from its environment. Without one ``scan`` encodes and serves the embedded demo's
+        documents.
     gpu : bool
         An instance on every GPU instead of one on the CPU. ``search`` is then an ensemble, whose vectors stay on the GPU,
         so that a GPU holds one query encoder and one index.
@@ -92,29 +94,48 @@ def write_repository(
     CareError
         The model or the index is missing, they do not match, or ``folder`` contains something else.
     """
-    loading = {name: value for name, value in {"model": str(model), **options}.items() if value is not None}
-    if options.get("query") is not None:
-        del loading["model"]
-    found = DualEncoder.from_pretrained(**loading)
-    loading = {name: _absolute(value) for name, value in loading.items()}
+    found, loading = load_served(model, options)
     if index is not None:
+        index = located(index)
         require_index(index, found)
     folder = Path(folder)
     with replaced_folder(
         folder, "search", [name for name in MODELS if name != "search"], private=False
     ) as built:
-        for role in ("query", "document"):
-            # The cache is in host memory: none for vectors on a GPU.
-            cached = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
-            config = _encoder(found, role, loading, gpu=gpu, cached_texts=cached)
-            _write(built, config, "encoder_model", f"{role.capitalize()}EncoderModel")
+        write_encoders(built, found, loading, gpu=gpu, several_tenants=several_tenants)
         _write(built, scan_config(found, loading, index, gpu=gpu), "scan_model", "ScanModel")
         if gpu:
-            write_model(built, search_ensemble(collection=index is not None and is_collection(index)))
+            write_model(built, search_ensemble(collection=index is not None and names_collection(index)))
         else:
             cached = 0 if several_tenants else _CACHED_TEXTS
             config = _search_config(found, loading, index, cached_texts=cached)
             _write(built, config, "search_model", "SearchModel")
+
+
+def load_served(model: str | Path, options: Mapping[str, Any]) -> tuple[DualEncoder, dict[str, Any]]:
+    """Return a model, and the arguments by which the server's processes load it, folders as absolute paths.
+
+    Parameters
+    ----------
+    model, options
+        As for `write_repository`.
+    """
+    loading = {name: value for name, value in {"model": str(model), **options}.items() if value is not None}
+    if options.get("query") is not None:
+        del loading["model"]
+    found = DualEncoder.from_pretrained(**loading)
+    return found, {name: _absolute(value) for name, value in loading.items()}
+
+
+def write_encoders(
+    repository: Path, model: DualEncoder, loading: Mapping[str, Any], *, gpu: bool, several_tenants: bool
+) -> None:
+    """Write ``query_encoder`` and ``document_encoder`` of a repository; parameters are those of `write_repository`."""
+    for role in ROLES:
+        # The cache is in host memory: none for vectors on a GPU.
+        cached = 0 if role == "document" or several_tenants or gpu else _CACHED_TEXTS
+        config = _encoder(model, role, loading, gpu=gpu, cached_texts=cached)
+        _write(repository, config, "encoder_model", f"{role.capitalize()}EncoderModel")
 
 
 def require_index(index: str | Path, model: ModelIdentity) -> None:
@@ -126,10 +147,10 @@ def require_index(index: str | Path, model: ModelIdentity) -> None:
         It was made by another document encoder; the message has both hashes.
     """
     folder = Path(index)
-    if is_collection(folder):
+    if names_collection(index):
         from care_accel.collection import Collection
 
-        Collection.open(folder, model=cast(DualEncoder, model))
+        Collection.open(index, model=cast(DualEncoder, model))
         return
     vectors = folder / "vectors" if (folder / MANIFEST).is_file() else folder
     Retriever(model, load_index(vectors, verify=False))
@@ -180,11 +201,11 @@ def _search_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, cached_texts: int
 ) -> ModelConfig:
     """Return the configuration of ``search`` as one model."""
-    parameters = _of_index(model, loading, index) | _of_texts(
+    parameters = index_parameters(model, loading, index) | _of_texts(
         "query", cached_texts=cached_texts, on_device=False
     )
     known = json.loads(parameters["care"]) | {"query_revision": model.revision("query")}
-    collection = index is not None and is_collection(index)
+    collection = index is not None and names_collection(index)
     config = model_config(
         "search",
         backend="python",
@@ -211,7 +232,9 @@ def _of_texts(role: Role, *, cached_texts: int, on_device: bool) -> dict[str, st
     }
 
 
-def _of_index(model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None) -> dict[str, str]:
+def index_parameters(
+    model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None
+) -> dict[str, str]:
     """Return the parameters of a model that searches an index."""
     known = {
         "name": model.name,
@@ -221,7 +244,7 @@ def _of_index(model: DualEncoder, loading: Mapping[str, Any], index: str | Path 
         "most_k": MAX_K,
     }
     searched = {"documents": "care-demo"} if index is None else {"index": _absolute(str(index))}
-    if index is not None and is_collection(index):
+    if index is not None and names_collection(index):
         known["collection"] = True
     return {
         "care": json.dumps(known, ensure_ascii=False),
@@ -266,7 +289,7 @@ def scan_config(
     model: DualEncoder, loading: Mapping[str, Any], index: str | Path | None, *, gpu: bool
 ) -> ModelConfig:
     """Return the configuration of ``scan``."""
-    collection = index is not None and is_collection(index)
+    collection = index is not None and names_collection(index)
     inputs = (
         Tensor("EMBEDDING", "FP32", (model.width,)),
         _K_INPUT,
@@ -279,7 +302,7 @@ def scan_config(
         inputs=[*inputs, _limit(collection=collection)],
         outputs=[*_HITS, Tensor("TIMES", "FP32", (3,)), *_names(collection=collection)],
         max_batch_size=_SCAN_BATCH,
-        parameters=_of_index(model, loading, index),
+        parameters=index_parameters(model, loading, index),
     )
     add_instances(config, kind="GPU" if gpu else "CPU")
     set_batching(config)

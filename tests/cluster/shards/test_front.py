@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import threading
+import urllib.request
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from local_shards import rows, split
 from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router
 from care_accel.cluster.shards.calls import DEFAULT, ShardFailed
+from care_accel.cluster.shards.followed import FollowedTable
 from care_accel.cluster.shards.front import Front
+from care_accel.cluster.shards.metrics import Metrics
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.retriever import ServedRetriever
@@ -23,16 +26,23 @@ class Searched:
     """What `ShardedCollection` is to the front, over shards in this process."""
 
     def __init__(self, collection, shards):
-        self.model, self.manifest, self.shards = collection.model, collection.manifest, shards
+        self.model, self.manifest, self.calls = collection.model, collection.manifest, shards
+        self.shards = len(shards)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
-        self._router = Router(collection.uri, shards, dataclasses.replace(DEFAULT, refresh=60.0))
+        self._router = Router(
+            FollowedTable(collection.uri), shards, dataclasses.replace(DEFAULT, refresh=60.0)
+        )
         self._run(self._router.start())
 
     @property
     def away(self):
         return self._router.away
+
+    @property
+    def version(self):
+        return self._router.version
 
     def search_vectors(self, *arguments, **options):
         return self._run(self._router.search(*arguments, **options))
@@ -120,7 +130,7 @@ def test_a_shard_that_fails_is_not_the_client_s_mistake(searched, served):
     async def fails(method, *arguments):
         raise ShardFailed("a shard failed: out of memory")
 
-    searched.shards[1].call = fails
+    searched.calls[1].call = fails
     with pytest.raises(ServerError, match="out of memory") as told:
         client.search(["感冒"])
     assert told.value.status == "INTERNAL"
@@ -128,7 +138,7 @@ def test_a_shard_that_fails_is_not_the_client_s_mistake(searched, served):
 
 def test_without_a_shard_searches_are_refused_or_marked(collection, searched, served):
     exact, partial = served(timeout=1.0), served(require_all=False)
-    searched.shards[1].down = {0}
+    searched.calls[1].down = {0}
     with pytest.raises(ServerError, match="1 of 2 shards do not answer") as told:
         exact.search(["感冒"], 3)
     assert told.value.status == "UNAVAILABLE"
@@ -138,3 +148,39 @@ def test_without_a_shard_searches_are_refused_or_marked(collection, searched, se
     assert _found(found, 0)[0]["share"] == found.shares[0]
     with pytest.raises(CareError, match="not all shards answered"):
         ServedRetriever(partial).search("感冒")
+
+
+def test_requests_are_counted_by_how_they_end(searched, served):
+    metrics = Metrics(searched)
+    exact, partial = served(timeout=1.0, metrics=metrics), served(require_all=False, metrics=metrics)
+    exact.search(["感冒", "骨折"], 3)
+    exact.encode("query", ["感冒"])
+    with pytest.raises(ServerError):
+        exact.search(["感冒"], 3, filters=["nothing = 1"])
+    searched.calls[1].down = {0}
+    with pytest.raises(ServerError):
+        exact.search(["感冒"], 3)
+    partial.search(["感冒"], 3)
+
+    def counted(model, outcome, of=metrics.requests):
+        return of.labels(model, outcome)._value.get()
+
+    assert counted("search", "whole") == counted("search", "invalid") == counted("search", "partial") == 1
+    assert counted("search", "refused") >= 1  # the client tries again
+    assert counted("search", "whole", metrics.texts) == 2
+    assert counted("query_encoder", "whole") == 1
+    with metrics.serve("127.0.0.1", 0) as url:
+        page = urllib.request.urlopen(url, timeout=10).read().decode()
+        with (
+            pytest.raises(CareError, match="choose another --metrics-port"),
+            metrics.serve("127.0.0.1", int(url.split(":")[2].split("/")[0])),
+        ):
+            pass
+    for line in (
+        'care_router_requests_total{model="search",outcome="partial"} 1.0',
+        "care_router_shards 2.0",
+        "care_router_shards_away 1.0",
+        f"care_router_version {float(searched.version)}",
+    ):
+        assert line in page
+    assert "感冒" not in page

@@ -15,15 +15,16 @@ from care_accel import CareError, Collection
 from care_accel.cluster.shards import Router, Shard
 from care_accel.cluster.shards.answers import Loaded, Missing, Refused, Request
 from care_accel.cluster.shards.calls import Limits, ShardAway
+from care_accel.cluster.shards.followed import FollowedTable
 
 NUMBERS = (1, 2, 3, 7)
 QUICK = Limits(shard=2.0, hedge=5.0, refresh=0.02, settle=0.2, start=20.0)
 
 
 @asynccontextmanager
-async def routed(uri, shards, limits=QUICK):
-    router = Router(str(uri), shards, limits)
-    await router.start()
+async def routed(uri, shards, limits=QUICK, wait=True):
+    router = Router(FollowedTable(str(uri)), shards, limits)
+    await router.start(wait=wait)
     try:
         yield router
     finally:
@@ -143,7 +144,7 @@ def test_a_shard_that_is_away_is_told_and_comes_back(collections):
     async def search():
         async with routed(collection.uri, shards) as router:
             shards[1].down = {0}
-            with pytest.raises(ShardAway, match=r"1 of 3 shards do not answer \(shard 1: killed\)"):
+            with pytest.raises(ShardAway, match=r"1 of 3 shards do not answer \(shard 2/3: killed\)"):
                 await router.search(vectors, 100)
             partial = await router.search(vectors, 100, require_all=False)
             shards[1].down = set()

@@ -148,7 +148,7 @@ def test_shards_that_cannot_start_or_have_no_place_are_told_and_ended(collection
 def test_the_command_serves_clients_of_the_inference_server_and_the_gateway(collection, address):
     command = [
         *(sys.executable, "-m", "care_accel", "serve", "--collection", collection.uri, "--cluster", address),
-        *("--shards", "3", "--cpus-per-shard", "0.1", "--grpc-port", "0"),
+        *("--shards", "3", "--cpus-per-shard", "0.1", "--grpc-port", "0", "--metrics-port", "0"),
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
