@@ -50,7 +50,16 @@ def main() -> None:
             print(f"{case}: measured before", flush=True)
             continue
         print(f"{case}:", flush=True)
-        command = [sys.executable, "-m", "pytest", "-q", str(SUITE), "--benchmark-only", "--bench-size", "full"]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            str(SUITE),
+            "--benchmark-only",
+            "--bench-size",
+            "full",
+        ]
         failed |= subprocess.run([*command, "--approximate-case", case, *more], check=False).returncode
     sys.exit(failed)
 

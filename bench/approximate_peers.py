@@ -165,7 +165,9 @@ def sq8(case, within):
             shards.add_shard(part)
         shards.add(vectors)
         outer = case.refined(shards)
-        candidates.append(_made(outer, "k_factor_rf", most, begun, words=[f"in {len(parts)} shards"], key="SQ8"))
+        candidates.append(
+            _made(outer, "k_factor_rf", most, begun, words=[f"in {len(parts)} shards"], key="SQ8")
+        )
         keep += [shards, parts, outer]
     return Built(candidates, keep=keep)
 
@@ -290,9 +292,7 @@ def milvus(case, within):
         return found
 
     size = len(vectors) * (4 * vectors.shape[1] + 8 * LINKS)
-    built = settable(
-        Library(search, size), "ef", len(vectors), lambda value: state.update(ef=value), begun
-    )
+    built = settable(Library(search, size), "ef", len(vectors), lambda value: state.update(ef=value), begun)
     built.keep += [database, folder]
     return built
 

@@ -150,8 +150,7 @@ def case(request, bench_size, embeddings):
     wanted = CHOOSING[bench_size] + MEASURED
     if kind == "embeddings":
         documents, queries = (
-            np.random.default_rng(seed).permutation(some)
-            for seed, some in enumerate(embeddings())
+            np.random.default_rng(seed).permutation(some) for seed, some in enumerate(embeddings())
         )
         if width > documents.shape[1]:
             pytest.skip(f"the embeddings have {documents.shape[1]} values")
@@ -257,7 +256,9 @@ def test_approximate(measure, cached, bench_size, engine, case):
         cached(key, f"recall for {recall}", lambda: found)
         beside = next((one.bytes for one in choice.tried if one.name == choice.name and one.p50_us), 0)
         setting = (
-            "exact scan" if choice.is_exact else f"{choice.name}, {choice.value}, {choice.candidates} rescored"
+            "exact scan"
+            if choice.is_exact
+            else f"{choice.name}, {choice.value}, {choice.candidates} rescored"
         )
         measure(
             lambda query: chosen.search(query, k=K), one_each, **about, parameters=parameters,
@@ -268,9 +269,13 @@ def test_approximate(measure, cached, bench_size, engine, case):
     within = MAX_BUILD_SECONDS[bench_size]
     if peer == SAME:
         wanted = cached(key, f"recall for {recall}", lambda: recall)
-        builts = [built for one in FAISS if not isinstance(built := cached(key, one, lambda: None), str) and built]
+        builts = [
+            built for one in FAISS if not isinstance(built := cached(key, one, lambda: None), str) and built
+        ]
         best = cached(
-            key, name, lambda: tuned(case, Built([c for b in builts for c in b.candidates], recalls={}), wanted, asked)
+            key,
+            name,
+            lambda: tuned(case, Built([c for b in builts for c in b.candidates], recalls={}), wanted, asked),
         )
     else:
         built = cached(key, peer, lambda: build(peer, case, within))
@@ -296,6 +301,8 @@ def test_approximate(measure, cached, bench_size, engine, case):
 def choose(index, case, recall, size):
     """Return an index that was asked for a recall, and given queries, as many as a user needs for it and more."""
     queries = case.choosing[: 9_000 if recall > 0.99 else 3_000]
-    chosen = ApproximateIndex.build(index, recall, K, queries=queries, budget=BUDGET[size], threads=index.threads)
+    chosen = ApproximateIndex.build(
+        index, recall, K, queries=queries, budget=BUDGET[size], threads=index.threads
+    )
     print(chosen.choice.text(), file=sys.stderr, flush=True)
     return chosen

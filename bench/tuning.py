@@ -82,9 +82,7 @@ class Built:
     recalls: dict[tuple[Any, int, int], float] = field(default_factory=dict)
 
 
-def tuned(
-    case: Any, built: Built, recall: float, queries: Any = None
-) -> tuple[TunableIndex, int] | None:
+def tuned(case: Any, built: Built, recall: float, queries: Any = None) -> tuple[TunableIndex, int] | None:
     """Return the fastest candidate, at its smallest setting that reaches the recall; None if none reaches it.
 
     Parameters

@@ -83,7 +83,7 @@ class Tuner:
     exact_seconds: float = math.inf
     tried: list[Tried] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
-    _centres: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    _lists: dict[int, family.Lists] = field(default_factory=dict)
 
     def family(self, names: Sequence[str] | None) -> list[Callable[[], Kind]]:
         """Return the kinds to try, in order: codes are tried with the number of lists that was best before."""
@@ -136,7 +136,7 @@ class Tuner:
                 seconds=limit - begun,
                 seed=self.seed,
                 threads=self.threads,
-                centres=self._centres,
+                lists=self._lists,
             )
         except TooSlowError as slow:
             self.tried.append(Tried(name, note=str(slow), build_seconds=perf_counter() - begun))
