@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 from approximate_peers import FAISS, PEERS, TooSlow
-from test_scan import K, KINDS, index_bytes, index_of, real_embeddings, unit
+from test_scan import KINDS, K, index_bytes, index_of, real_embeddings, unit
 from tuning import THREADS, Built, tuned
 
 from care_accel import ApproximateIndex
