@@ -1,7 +1,7 @@
 """Peers of approximate search, each built as its own documentation advises and tuned by its own setting.
 
 faiss by hand follows its wiki ("Guidelines to choose an index", "Fast accumulation of PQ and AQ codes"): below a million vectors
-``HNSW32``, or ``IVF`` with some 1 to 4 times the root of n lists and 4-bit codes read by fast-scan, or int8 codes, each refined from the
+``HNSW32``, or ``IVF`` with 2 to 8 times the root of n lists and 4-bit codes read by fast-scan, or int8 codes, each refined from the
 vectors. The grid is `FAISS`, with the factors of `FACTORS`; a value of ``efSearch`` or ``nprobe`` is then tuned by bisection.
 """
 
@@ -19,7 +19,9 @@ from tuning import THREADS, Built, TunableIndex
 
 LINKS, CONSTRUCTION = 32, 200
 # Numbers of lists of an inverted file that are tried, over the root of the number of vectors.
-LISTS = (1, 2, 4)
+LISTS = (2, 4, 8)
+# From so many vectors on the most lists are left out: to find their centres takes many minutes on few cores.
+MANY = 500_000
 # How many times K candidates are refined.
 FACTORS = {"Flat": (1,), "SQ8": (1, 2, 4), "PQ": (4, 8, 16)}
 # Vectors a list that its centre is trained by: the wiki asks for 30 to 256.
@@ -91,12 +93,15 @@ def ivf(case, within, *, codes="Flat"):
     """Return inverted files of several numbers of lists: which is best depends on vectors and recall."""
     count = len(case.vectors)
     most = max(1, count // 39)  # faiss asks for 39 points a list
-    built = [
-        _of_lists(case, lists, codes) for lists in sorted({min(round(n * count**0.5), most) for n in LISTS})
-    ]
+    built = [_of_lists(case, lists, codes) for lists in lists_of(count, most)]
     return Built(
         [candidate for one in built for candidate in one.candidates], keep=[one.keep for one in built]
     )
+
+
+def lists_of(count, most):
+    times = LISTS if count < MANY else LISTS[:-1]
+    return sorted({min(round(n * count**0.5), most) for n in times})
 
 
 def _of_lists(case, lists, codes):

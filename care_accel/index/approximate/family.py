@@ -3,7 +3,7 @@
 ====================  ==================================================================================
 HNSW32,SQ8            a graph of 32 links a vector (Malkov and Yashunin, 2018) over int8 codes
 HNSW32,Flat           the same over the vectors: twice to four times the memory traffic, no loss by codes
-IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2 and 4 times the root of their number
+IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2, 4 and 8 times the root of their number
 IVFn,SQ8              int8 codes in lists
 IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two values, read by fast-scan
 IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
@@ -104,7 +104,7 @@ def candidates(k: int, factor: int) -> int:
 def lists_tried(count: int) -> list[int]:
     """Return the numbers of lists that are tried for so many vectors."""
     most = count // PER_LIST
-    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4)} - {0, 1})
+    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4, 8)} - {0, 1})
 
 
 def parse(name: str, count: int) -> Kind:
