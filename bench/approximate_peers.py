@@ -309,4 +309,4 @@ FAISS = {
     "faiss IVF PQ fast-scan, refined": lambda case, within: ivf(case, within, codes="PQ"),
     "faiss SQ8, refined": sq8,
 }
-PEERS = FAISS | {"hnswlib": hnswlib, "usearch": usearch, "ScaNN": scann, "milvus-lite HNSW": milvus}
+PEERS = FAISS | {"ScaNN": scann, "hnswlib": hnswlib, "usearch": usearch, "milvus-lite HNSW": milvus}
