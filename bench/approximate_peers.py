@@ -20,8 +20,8 @@ from tuning import THREADS, Built, TunableIndex
 LINKS, CONSTRUCTION = 32, 200
 # Numbers of lists of an inverted file that are tried, over the root of the number of vectors.
 LISTS = (2, 4, 8)
-# From so many vectors on the most lists are left out: to find their centres takes many minutes on few cores.
-MANY = 500_000
+# From so many vectors on only what the wiki names first is tried: to find centres takes minutes on few cores.
+MANY, LISTS_OF_MANY = 500_000, (4,)
 # How many times K candidates are refined.
 FACTORS = {"Flat": (1,), "SQ8": (1, 2, 4), "PQ": (4, 8, 16, 32)}
 # Vectors a list that its centre is trained by: the wiki asks for 30 to 256.
@@ -100,7 +100,7 @@ def ivf(case, within, *, codes="Flat"):
 
 
 def lists_of(count, most):
-    times = LISTS if count < MANY else LISTS[:-1]
+    times = LISTS if count < MANY else LISTS_OF_MANY
     return sorted({min(round(n * count**0.5), most) for n in times})
 
 
