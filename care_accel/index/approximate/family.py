@@ -34,6 +34,8 @@ _BLOCKS = 24
 _TRAINED_PER_LIST = (256, 128, 64)
 # The share of the time that a structure may take, up to which more vectors than the fewest are taken.
 _LONG = 0.25
+# How many products estimate the time of k-means, and how many times as long as its products it takes: it also selects, and is disturbed.
+_MEASURED, _SLOWER = 4, 2
 # k-means of faiss, and vectors that are put into lists at a time.
 _ITERATIONS, _ADDED = 10, 65_536
 # How many times k candidates are tried, by the codes; more is needed the fewer bits there are.
@@ -287,11 +289,14 @@ def _find_lists(count: int, vectors: NDArray[np.float32], seconds: float, seed: 
 def _points_per_list(count: int, vectors: NDArray[np.float32], seconds: float) -> int:
     """Return how many vectors a list are clustered; their products, and those that find each vector's list, are estimated by a few."""
     some = np.ascontiguousarray(vectors[: min(len(vectors), 2048)])
-    begun = perf_counter()
-    _ = some @ some.T
-    rate = max(perf_counter() - begun, 1e-9) / some.shape[0] ** 2
+    product, times = np.empty((len(some), len(some)), dtype=np.float32), []
+    for _ in range(_MEASURED):  # the first one warms up, and on a busy machine some are interrupted
+        begun = perf_counter()
+        np.matmul(some, some.T, out=product)
+        times.append(perf_counter() - begun)
+    rate = max(min(times), 1e-9) / len(some) ** 2
     for points in _TRAINED_PER_LIST:
-        expected = 3 * rate * count * (_ITERATIONS * min(len(vectors), points * count) + len(vectors))
+        expected = _SLOWER * rate * count * (_ITERATIONS * min(len(vectors), points * count) + len(vectors))
         if expected <= seconds * (_LONG if points > _TRAINED_PER_LIST[-1] else 1):
             return points
     raise TooSlowError(f"would take some {expected:.0f} s to build")

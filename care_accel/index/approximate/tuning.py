@@ -111,8 +111,8 @@ class Tuner:
             for one in self.tried
             if one.p50_us is not None and one.name.startswith("IVF")
         ]
-        if not timed:
-            return lists[len(lists) // 2]
+        if not timed:  # of those that were found in time, the most
+            return max(self._lists, default=lists[0])
         return int(min(timed)[1].partition(",")[0].removeprefix("IVF"))
 
     def smallest(self, names: Sequence[str] | None) -> int:

@@ -81,7 +81,7 @@ def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
 def test_fewer_vectors_find_the_centres_where_all_would_take_long(monkeypatch):
     monkeypatch.setattr(family, "perf_counter", iter(np.arange(100) * 1e-3).__next__)
     rate = 1e-3 / 2048**2
-    everything, fewest = (3 * rate * 10 * (10 * points * 10 + 3000) for points in (256, 64))
+    everything, fewest = (family._SLOWER * rate * 10 * (10 * points * 10 + 3000) for points in (256, 64))
     assert family._points_per_list(10, VECTORS, 4.01 * everything) == 256
     assert family._points_per_list(10, VECTORS, 1.01 * fewest) == 64
     with pytest.raises(TooSlowError, match="would take some"):
