@@ -29,7 +29,7 @@ from care_accel.index.approximate.library import faiss_library, omp_threads
 PER_LIST = 39
 _CONSTRUCTION = 200
 # A graph is built in blocks, so that one that takes too long can be given up.
-_BLOCKS = 24
+_BLOCKS, _FIRST = 24, 4096
 # Vectors a list that its centre is found by: as many as faiss takes at most, or fewer where that would take long.
 _TRAINED_PER_LIST = (256, 128, 64)
 # The share of the time that a structure may take, up to which more vectors than the fewest are taken.
@@ -268,12 +268,14 @@ def _build_graph(index: Any, vectors: NDArray[np.float32], until: float, seed: i
     index.hnsw.efConstruction = _CONSTRUCTION
     index.hnsw.rng = faiss_library().RandomGenerator(seed)
     index.train(vectors)
-    begun = perf_counter()
-    for done, block in enumerate(np.array_split(vectors, _BLOCKS), start=1):
-        index.add(block)
-        # Later blocks take longer, by the logarithm of what is there.
-        expected = begun + (perf_counter() - begun) * _BLOCKS / done
-        if expected > until and done < _BLOCKS:
+    begun, done = perf_counter(), 0
+    # The first block is small, so that what is far too slow is seen at once; of a small graph a vector takes less time than of a large one.
+    first = min(_FIRST, max(1, len(vectors) // _BLOCKS))
+    for block in (vectors[:first], *np.array_split(vectors[first:], _BLOCKS)):
+        index.add(np.ascontiguousarray(block))
+        done += len(block)
+        expected = begun + (perf_counter() - begun) * len(vectors) / done
+        if expected > until and done < len(vectors):
             raise TooSlowError(f"would take some {expected - begun:.0f} s to build")
 
 

@@ -128,6 +128,9 @@ class Tuner:
             self.tried.append(Tried(name, bytes=size, note="over the memory limit, by its estimate"))
             return
         begun = perf_counter()
+        if begun > self.until:
+            self.tried.append(Tried(name, note=_OVER))
+            return
         limit = min(self.until, begun + share * (self.until - begun))
         try:
             structure = family.build(
