@@ -34,6 +34,18 @@ def pytest_addoption(parser):
         metavar="N",
         help="number of alternating blocks per engine; 3 in the default size, 5 in the full size",
     )
+    for name, meaning in (
+        ("case", "of test_approximate.py only: KIND,VECTORS,WIDTH instead of the cases of the size"),
+        ("recall", "of test_approximate.py only: a recall instead of those of the size"),
+        ("peer", "of test_approximate.py only: a peer by the start of its name, instead of all"),
+    ):
+        parser.addoption(f"--approximate-{name}", action="append", help=f"{meaning}; may be repeated")
+    parser.addoption(
+        "--embeddings",
+        type=Path,
+        metavar="FOLDER",
+        help="real embeddings made by bench/embeddings.py, instead of those of a data folder's retrieval sets",
+    )
     parser.addoption(
         "--bench-results",
         type=Path,

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Packages whose version may affect a time.
 PACKAGES = (
     "numpy", "torch", "transformers", "tokenizers", "sentence-transformers", "faiss-cpu", "faiss-gpu-cu12",
-    "usearch", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "tritonclient", "fastapi", "pylance", "pyarrow",
+    "usearch", "hnswlib", "scann", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "tritonclient", "fastapi", "pylance", "pyarrow",
     "milvus-lite",
 )  # fmt: skip
 _FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")

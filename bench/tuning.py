@@ -34,6 +34,8 @@ class TunableIndex:
         For the note of its row.
     results_key : hashable
         Indexes with the same key return the same results at the same setting; only their times differ.
+    build_seconds : float
+        With the training.
     """
 
     index: Any
@@ -43,6 +45,7 @@ class TunableIndex:
     prepare: Callable[[], None] = lambda: None
     description: str = ""
     results_key: Any = None
+    build_seconds: float = 0.0
 
     def use(self, value: int) -> None:
         """Set the value for the searches that follow."""
@@ -71,32 +74,42 @@ class Built:
     keep : object
         Objects that faiss refers to and does not own.
     recalls : dict
-        Measured recall by ``results_key`` and setting.
+        Measured recall by ``results_key``, setting and the identity of the queries.
     """
 
     candidates: list[TunableIndex]
     keep: list[Any] = field(default_factory=list)
-    recalls: dict[tuple[Any, int], float] = field(default_factory=dict)
+    recalls: dict[tuple[Any, int, int], float] = field(default_factory=dict)
 
 
-def tuned(case: Any, built: Built, recall: float) -> tuple[TunableIndex, int] | None:
-    """Return the fastest candidate, at its smallest setting that reaches the recall; None if none reaches it."""
+def tuned(case: Any, built: Built, recall: float, queries: Any = None) -> tuple[TunableIndex, int] | None:
+    """Return the fastest candidate, at its smallest setting that reaches the recall; None if none reaches it.
+
+    Parameters
+    ----------
+    case : Case
+    built : Built
+    recall : float
+    queries : numpy.ndarray, optional
+        That it is reached on, of the case; those that tune by default.
+    """
+    queries = case.tune if queries is None else queries
     found = []
     for candidate in built.candidates:
-        value = _smallest(case, built, candidate, recall)
+        value = _smallest(case, built, candidate, recall, queries)
         if value is not None:
             candidate.use(value)
-            found.append((_median_time(candidate.index, case.tune[:60]), candidate, value))
+            found.append((_median_time(candidate.index, queries[:60]), candidate, value))
     return min(found, key=lambda one: one[0])[1:] if found else None
 
 
-def _smallest(case: Any, built: Built, candidate: TunableIndex, recall: float) -> int | None:
-    """Return the smallest setting at which a candidate reaches the recall on the tuning queries."""
+def _smallest(case: Any, built: Built, candidate: TunableIndex, recall: float, queries: Any) -> int | None:
+    """Return the smallest setting at which a candidate reaches the recall on some queries."""
 
     def reaches(value: int) -> bool:
-        key = candidate.results_key, value
+        key = candidate.results_key, value, id(queries)
         if key not in built.recalls:
-            built.recalls[key] = case.recall(case.tune, candidate.search_all(case.tune, value))
+            built.recalls[key] = case.recall(queries, candidate.search_all(queries, value))
         return built.recalls[key] >= recall
 
     values: Sequence[int] = [value for value in STEPS if value < candidate.max_value] + [candidate.max_value]

@@ -3,7 +3,7 @@
 ====================  ==================================================================================
 HNSW32,SQ8            a graph of 32 links a vector (Malkov and Yashunin, 2018) over int8 codes
 HNSW32,Flat           the same over the vectors: twice to four times the memory traffic, no loss by codes
-IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2 and 4 times the root of their number
+IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2, 4 and 8 times the root of their number
 IVFn,SQ8              int8 codes in lists
 IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two values, read by fast-scan
 IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
@@ -29,8 +29,15 @@ from care_accel.index.approximate.library import faiss_library, omp_threads
 PER_LIST = 39
 _CONSTRUCTION = 200
 # A graph is built in blocks, so that one that takes too long can be given up.
-_BLOCKS = 24
-_TRAINED_PER_LIST = 256
+_BLOCKS, _FIRST = 24, 4096
+# Vectors a list that its centre is found by: as many as faiss takes at most, or fewer where that would take long.
+_TRAINED_PER_LIST = (256, 128, 64)
+# The share of the time that a structure may take, up to which more vectors than the fewest are taken.
+_LONG = 0.25
+# How many products estimate the time of k-means, and how many times as long as its products it takes: it also selects, and is disturbed.
+_MEASURED, _SLOWER = 4, 2
+# k-means of faiss, and vectors that are put into lists at a time.
+_ITERATIONS, _ADDED = 10, 65_536
 # How many times k candidates are tried, by the codes; more is needed the fewer bits there are.
 _FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16), "RaBitQ": (2, 4, 8, 16, 32)}
 # Rounding in float32 may exchange neighbours at the border.
@@ -99,7 +106,7 @@ def candidates(k: int, factor: int) -> int:
 def lists_tried(count: int) -> list[int]:
     """Return the numbers of lists that are tried for so many vectors."""
     most = count // PER_LIST
-    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4)} - {0, 1})
+    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4, 8)} - {0, 1})
 
 
 def parse(name: str, count: int) -> Kind:
@@ -202,6 +209,22 @@ class Structure:
         self.on_gpu = True
 
 
+@dataclass(frozen=True)
+class Lists:
+    """Lists of vectors by their nearest centre, found once for all codes.
+
+    Attributes
+    ----------
+    centres : numpy.ndarray
+        float32 ``[lists, width]``.
+    places : numpy.ndarray
+        int64 ``[n]``: the list of each vector.
+    """
+
+    centres: NDArray[np.float32]
+    places: NDArray[np.int64]
+
+
 def build(
     kind: Kind,
     vectors: NDArray[np.float32],
@@ -209,7 +232,7 @@ def build(
     seconds: float,
     seed: int,
     threads: int,
-    centres: dict[int, NDArray[np.float32]],
+    lists: dict[int, Lists],
 ) -> Structure:
     """Build a structure.
 
@@ -221,8 +244,8 @@ def build(
     seconds : float
         How long it may take, about.
     seed, threads : int
-    centres : dict
-        Centres of lists by their number, which are found once for all codes.
+    lists : dict
+        Lists by their number, which are found once for all codes.
 
     Raises
     ------
@@ -230,49 +253,77 @@ def build(
         It would take longer.
     """
     faiss = faiss_library()
-    width = vectors.shape[1]
-    name = kind.name(width)
-    index = faiss.index_factory(width, name, faiss.METRIC_INNER_PRODUCT)
-    begun = perf_counter()
+    name = kind.name(vectors.shape[1])
     with omp_threads(threads):
         if kind.links:
-            _build_graph(index, vectors, begun + seconds, seed)
+            index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
+            _build_graph(index, vectors, perf_counter() + seconds, seed)
             return Structure(name, index)
-        _require_time(kind, vectors, seconds)
-        inner = faiss.extract_index_ivf(index)
-        inner.cp.seed = seed
-        inner.cp.max_points_per_centroid = _TRAINED_PER_LIST
-        shared = kind.codes != "RaBitQ"  # the others are not rotated
-        if shared and kind.lists in centres:
-            inner.quantizer.add(centres[kind.lists])
-        index.train(vectors)
-        if shared:
-            centres[kind.lists] = inner.quantizer.reconstruct_n(0, kind.lists)
-        index.add(vectors)
-    return Structure(name, index)
+        if kind.lists not in lists:
+            lists[kind.lists] = _find_lists(kind.lists, vectors, seconds, seed)
+        return Structure(name, _coded(kind, name, vectors, lists[kind.lists]))
 
 
 def _build_graph(index: Any, vectors: NDArray[np.float32], until: float, seed: int) -> None:
     index.hnsw.efConstruction = _CONSTRUCTION
     index.hnsw.rng = faiss_library().RandomGenerator(seed)
     index.train(vectors)
-    begun = perf_counter()
-    for done, block in enumerate(np.array_split(vectors, _BLOCKS), start=1):
-        index.add(block)
-        # Later blocks take longer, by the logarithm of what is there.
-        expected = begun + (perf_counter() - begun) * _BLOCKS / done
-        if expected > until and done < _BLOCKS:
+    begun, done = perf_counter(), 0
+    # The first block is small, so that what is far too slow is seen at once; of a small graph a vector takes less time than of a large one.
+    first = min(_FIRST, max(1, len(vectors) // _BLOCKS))
+    for block in (vectors[:first], *np.array_split(vectors[first:], _BLOCKS)):
+        index.add(np.ascontiguousarray(block))
+        done += len(block)
+        expected = begun + (perf_counter() - begun) * len(vectors) / done
+        if expected > until and done < len(vectors):
             raise TooSlowError(f"would take some {expected - begun:.0f} s to build")
 
 
-def _require_time(kind: Kind, vectors: NDArray[np.float32], seconds: float) -> None:
-    """Estimate how long k-means and the assignment take, by a small product."""
+def _find_lists(count: int, vectors: NDArray[np.float32], seconds: float, seed: int) -> Lists:
+    faiss, width = faiss_library(), vectors.shape[1]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, count, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.niter = seed, _ITERATIONS
+    index.cp.max_points_per_centroid = _points_per_list(count, vectors, seconds)
+    index.train(vectors)
+    return Lists(index.quantizer.reconstruct_n(0, count), index.quantizer.search(vectors, 1)[1][:, 0])
+
+
+def _points_per_list(count: int, vectors: NDArray[np.float32], seconds: float) -> int:
+    """Return how many vectors a list are clustered; their products, and those that find each vector's list, are estimated by a few."""
     some = np.ascontiguousarray(vectors[: min(len(vectors), 2048)])
-    begun = perf_counter()
-    _ = some @ some.T
-    rate = max(perf_counter() - begun, 1e-9) / some.shape[0] ** 2
-    iterations = 10
-    trained = min(len(vectors), _TRAINED_PER_LIST * kind.lists)
-    expected = 3 * rate * kind.lists * (iterations * trained + len(vectors))
-    if expected > seconds:
-        raise TooSlowError(f"would take some {expected:.0f} s to build")
+    product, times = np.empty((len(some), len(some)), dtype=np.float32), []
+    for _ in range(_MEASURED):  # the first one warms up, and on a busy machine some are interrupted
+        begun = perf_counter()
+        np.matmul(some, some.T, out=product)
+        times.append(perf_counter() - begun)
+    rate = max(min(times), 1e-9) / len(some) ** 2
+    for points in _TRAINED_PER_LIST:
+        expected = _SLOWER * rate * count * (_ITERATIONS * min(len(vectors), points * count) + len(vectors))
+        if expected <= seconds * (_LONG if points > _TRAINED_PER_LIST[-1] else 1):
+            return points
+    raise TooSlowError(f"would take some {expected:.0f} s to build")
+
+
+def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists) -> Any:
+    """Return an index of faiss with these lists, which is not searched for them once more for each vector."""
+    faiss, width = faiss_library(), vectors.shape[1]
+    # Only codes without fast-scan can be put into given lists; those are then repacked.
+    plain = name.removesuffix("fsr") + "np" if kind.codes == "PQ" else name
+    index = faiss.index_factory(width, plain, faiss.METRIC_INNER_PRODUCT)
+    inner, rotation = faiss.extract_index_ivf(index), None
+    if kind.codes == "RaBitQ":
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.train(vectors[:1])
+    inner.quantizer.add(lists.centres if rotation is None else rotation.apply(lists.centres))
+    index.train(vectors)
+    for first in range(0, len(vectors), _ADDED):
+        block = np.ascontiguousarray(vectors[first : first + _ADDED])
+        block = block if rotation is None else rotation.apply(block)
+        places = np.ascontiguousarray(lists.places[first : first + _ADDED])
+        inner.add_core(len(block), faiss.swig_ptr(block), None, faiss.swig_ptr(places))
+    index.ntotal = inner.ntotal
+    if kind.codes != "PQ":
+        return index
+    packed = faiss.IndexIVFPQFastScan(index)
+    packed.own_fields, index.own_fields = True, False
+    return packed

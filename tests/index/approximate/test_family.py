@@ -11,7 +11,7 @@ KINDS = [Kind(32, 0, "SQ8"), Kind(16, 0, "Flat"), *(Kind(0, 20, codes) for codes
 
 
 def built(kind, **options):
-    return family.build(kind, VECTORS, **{"seconds": 60, "seed": 0, "threads": 1, "centres": {}} | options)
+    return family.build(kind, VECTORS, **{"seconds": 60, "seed": 0, "threads": 1, "lists": {}} | options)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -45,12 +45,47 @@ def test_the_same_seed_builds_the_same(kind):
     assert one.tobytes() == other.tobytes()
 
 
-def test_centres_are_found_once_for_all_codes():
-    centres = {}
-    built(Kind(0, 20, "Flat"), centres=centres)
-    before = centres[20].copy()
-    other = built(Kind(0, 20, "SQ8"), centres=centres, seed=7)
-    np.testing.assert_array_equal(other.index.quantizer.reconstruct_n(0, 20), before)
+@pytest.mark.parametrize("codes", ["SQ8", "PQ", "RaBitQ"])
+def test_lists_are_found_once_for_all_codes(codes):
+    import faiss
+
+    lists = {}
+    structures = [
+        built(Kind(0, 20, some), lists=lists, seed=seed) for seed, some in enumerate(("Flat", codes))
+    ]
+    first, other = (faiss.extract_index_ivf(structure.index).invlists for structure in structures)
+    assert list(lists) == [20]
+    for number in range(20):
+        ids = [
+            faiss.rev_swig_ptr(one.get_ids(number), one.list_size(number)).copy() for one in (first, other)
+        ]
+        np.testing.assert_array_equal(*ids)
+
+
+def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
+    import faiss
+
+    lists = {}
+    mine = built(Kind(0, 20, "PQ"), lists=lists).index
+    own = faiss.index_factory(
+        VECTORS.shape[1], Kind(0, 20, "PQ").name(VECTORS.shape[1]), faiss.METRIC_INNER_PRODUCT
+    )
+    own.quantizer.add(lists[20].centres)
+    own.train(VECTORS)
+    own.add(VECTORS)
+    for index in (mine, own):
+        index.nprobe = 5
+    np.testing.assert_array_equal(mine.search(VECTORS[:50], 10)[1], own.search(VECTORS[:50], 10)[1])
+
+
+def test_fewer_vectors_find_the_centres_where_all_would_take_long(monkeypatch):
+    monkeypatch.setattr(family, "perf_counter", iter(np.arange(100) * 1e-3).__next__)
+    rate = 1e-3 / 2048**2
+    everything, fewest = (family._SLOWER * rate * 10 * (10 * points * 10 + 3000) for points in (256, 64))
+    assert family._points_per_list(10, VECTORS, 4.01 * everything) == 256
+    assert family._points_per_list(10, VECTORS, 1.01 * fewest) == 64
+    with pytest.raises(TooSlowError, match="would take some"):
+        family._points_per_list(10, VECTORS, 0.99 * fewest)
 
 
 @pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])

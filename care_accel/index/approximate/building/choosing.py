@@ -53,6 +53,7 @@ def choose(tuner: Tuner, held: Asked) -> Chosen:
 
     searches = [_exact(tuner), *(_search(finder, tuner) for finder in finders)]
     exact_time, *times = _times(searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))])
+    times = _ascending(finders, times)
     exact_us = 1e6 * exact_time
     if not finders:
         why = f"nothing that fits reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
@@ -85,7 +86,9 @@ def choose(tuner: Tuner, held: Asked) -> Chosen:
     return Chosen(None, why, exact_us, attempts=attempts)
 
 
-def measure_limits(chosen: Chosen, tuner: Tuner, held: Asked, count: int, rng: np.random.Generator) -> None:
+def measure_limits(
+    chosen: Chosen, tuner: Tuner, held: Asked, count: int, rng: np.random.Generator, until: float
+) -> None:
     """Measure from which share of the vectors a subset is searched approximately, and from how many queries on nothing is.
 
     Parameters
@@ -97,11 +100,17 @@ def measure_limits(chosen: Chosen, tuner: Tuner, held: Asked, count: int, rng: n
     count : int
         Number of vectors, removed ones included.
     rng : numpy.random.Generator
+    until : float
+        When to end, by `perf_counter`: smaller subsets, which are not measured then, are scanned exactly.
     """
     finder = chosen.finder
     assert finder is not None
+    _measure_batches(chosen, finder, tuner, held)
     if finder.structure.selects:
-        _measure_subsets(chosen, finder, tuner, held, count, rng)
+        _measure_subsets(chosen, finder, tuner, held, count, rng, until)
+
+
+def _measure_batches(chosen: Chosen, finder: Finder, tuner: Tuner, held: Asked) -> None:
     for size in _BATCHES:
         rows = np.ascontiguousarray(np.resize(held.queries, (size, held.queries.shape[1])))
         exact, approximate = _times([_exact(tuner), _search(finder, tuner)], [rows] * _REPEATS)
@@ -111,12 +120,22 @@ def measure_limits(chosen: Chosen, tuner: Tuner, held: Asked, count: int, rng: n
 
 
 def _measure_subsets(
-    chosen: Chosen, finder: Finder, tuner: Tuner, held: Asked, count: int, rng: np.random.Generator
+    chosen: Chosen,
+    finder: Finder,
+    tuner: Tuner,
+    held: Asked,
+    count: int,
+    rng: np.random.Generator,
+    until: float,
 ) -> None:
     """Measure subsets of fewer and fewer vectors, at random and by a plane, until one does not prove the recall."""
     rows = [held.queries[i : i + 1] for i in range(min(_TIMED, len(held)))]
     faster = {"subset": True, "removed": True}
+    longest = 0.0
     for share in _SHARES:
+        begun = perf_counter()
+        if begun + longest > until:
+            return
         for cut in (_random, _by_plane):
             mask = np.zeros(count, dtype=bool)
             mask[_ids(tuner)[cut(tuner.vectors, share, rng)]] = True
@@ -152,6 +171,7 @@ def _measure_subsets(
             chosen.least_share = share
         if not any(faster.values()):
             return
+        longest = max(longest, perf_counter() - begun)
 
 
 def _ids(tuner: Tuner) -> NDArray[np.int64]:
@@ -174,6 +194,15 @@ def _variants(finder: Finder, tuner: Tuner) -> Sequence[Finder]:
     for step in _STEPS[1:]:
         values.append(min(last, max(values[-1] + 1, round(finder.value * 1.15**step))))
     return [replace(finder, value=value) for value in sorted(set(values))]
+
+
+def _ascending(finders: Sequence[Finder], times: Sequence[float]) -> list[float]:
+    """Return times that do not fall where more of the same structure is searched; on a busy machine measured ones may."""
+    found = list(times)
+    for place in range(1, len(found)):
+        if finders[place].structure is finders[place - 1].structure:
+            found[place] = max(found[place], found[place - 1])
+    return found
 
 
 def _recalls(finder: Finder, tuner: Tuner, asked: Asked) -> NDArray[np.float64]:

@@ -132,7 +132,8 @@ def build(
             advance(1)
         chosen = choose(tuner, held)
         if chosen.finder is not None:
-            measure_limits(chosen, tuner, held, sum(part.count for part in base), rng)
+            count = sum(part.count for part in base)
+            measure_limits(chosen, tuner, held, count, rng, begun + request.budget)
     return result(chosen, [_exact_row(chosen.exact_us), *tuner.tried])
 
 

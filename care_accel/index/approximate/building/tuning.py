@@ -83,7 +83,7 @@ class Tuner:
     exact_seconds: float = math.inf
     tried: list[Tried] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
-    _centres: dict[int, NDArray[np.float32]] = field(default_factory=dict)
+    _lists: dict[int, family.Lists] = field(default_factory=dict)
 
     def family(self, names: Sequence[str] | None) -> list[Callable[[], Kind]]:
         """Return the kinds to try, in order: codes are tried with the number of lists that was best before."""
@@ -111,8 +111,8 @@ class Tuner:
             for one in self.tried
             if one.p50_us is not None and one.name.startswith("IVF")
         ]
-        if not timed:
-            return lists[len(lists) // 2]
+        if not timed:  # of those that were found in time, the most
+            return max(self._lists, default=lists[0])
         return int(min(timed)[1].partition(",")[0].removeprefix("IVF"))
 
     def smallest(self, names: Sequence[str] | None) -> int:
@@ -128,6 +128,9 @@ class Tuner:
             self.tried.append(Tried(name, bytes=size, note="over the memory limit, by its estimate"))
             return
         begun = perf_counter()
+        if begun > self.until:
+            self.tried.append(Tried(name, note=_OVER))
+            return
         limit = min(self.until, begun + share * (self.until - begun))
         try:
             structure = family.build(
@@ -136,7 +139,7 @@ class Tuner:
                 seconds=limit - begun,
                 seed=self.seed,
                 threads=self.threads,
-                centres=self._centres,
+                lists=self._lists,
             )
         except TooSlowError as slow:
             self.tried.append(Tried(name, note=str(slow), build_seconds=perf_counter() - begun))
