@@ -28,7 +28,7 @@ from test_scan import KINDS, K, index_bytes, index_of, real_embeddings, unit
 from tuning import THREADS, Built, tuned
 
 from care_accel import ApproximateIndex
-from care_accel.index.approximate.questions import sampled
+from care_accel.index.approximate.building.questions import sampled
 
 # kind, vectors, width; "embeddings" are care-mini's of real texts, cut to the width, and beyond these documents that are each moved by half
 # the difference of two others.

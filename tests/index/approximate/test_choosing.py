@@ -1,6 +1,6 @@
 import numpy as np
 
-from care_accel.index.approximate import choosing
+from care_accel.index.approximate.building import choosing
 
 
 def test_of_one_structure_the_smallest_setting_that_proves_the_recall_is_chosen_whatever_a_busy_machine_measured(
