@@ -1,7 +1,7 @@
 import numpy as np
 
-from care_accel.index.approximate.questions import Asked
-from care_accel.index.approximate.tuning import Tuner
+from care_accel.index.approximate.building.questions import Asked
+from care_accel.index.approximate.building.tuning import Tuner
 
 
 def test_codes_are_tried_with_lists_that_were_found_in_time_where_none_of_vectors_was_fast_enough():
