@@ -44,6 +44,7 @@ CODES = {
     "server_failed": "The inference server failed.",
     "not_ready": "The inference server is not ready.",
     "server_unavailable": "The inference server is overloaded or away.",
+    "shards_unavailable": "Some shards of the collection do not answer.",
     "model_changed": "The inference server switched to another model meanwhile; send the request again.",
     "overloaded": "Too many requests are arriving or in work.",
     "wrong_model": "The inference server has another document encoder than the collection.",
