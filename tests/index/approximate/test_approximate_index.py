@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_vectors import ROWS, WIDTH, clustered
+from planted_vectors import ROWS, WIDTH, change_or_save, clustered
 
 from care_accel import ApproximateIndex, CareError, ExactIndex
 from care_accel.index.approximate.building import questions
@@ -136,17 +136,7 @@ def test_whatever_changes_hits_are_those_of_the_exact_index(data, shared_files):
     exact = ExactIndex(WIDTH)
     exact.add(index.vectors)
     for _ in range(data.draw(st.integers(1, 4))):
-        step = data.draw(st.sampled_from(["add", "remove", "replace", "save"]))
-        rows = clustered(data.draw(st.integers(0, 40)), data.draw(st.integers(0, 9)))
-        ids = data.draw(st.lists(st.integers(0, len(exact) - 1), max_size=30))
-        if step == "add":
-            index.add(rows)
-            exact.add(rows)
-        elif step == "remove":
-            assert index.remove(ids) == exact.remove(ids)
-        elif step == "replace":
-            np.testing.assert_array_equal(index.replace(ids, rows), exact.replace(ids, rows))
-        else:
+        if change_or_save(data, index, exact, 40):
             folder = shared_files.parent / "again"
             index.save(folder)
             index = ApproximateIndex.load(folder)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planted_vectors import ROWS, WIDTH, clustered
+from planted_vectors import ROWS, WIDTH, change_or_save, clustered
 
 from care_accel import ApproximateIndex, CareError, ExactIndex
 from care_accel.index.approximate import approximate_index
@@ -50,17 +50,8 @@ def test_what_changes_during_a_rebuild_is_in_the_rebuilt_index(data, grown):
     exact = ExactIndex(WIDTH)
     exact.add(index.vectors)
     exact.remove(np.flatnonzero(index.removed))
-    for step in data.draw(st.lists(st.sampled_from(["add", "remove", "replace", "save"]), max_size=4)):
-        rows = clustered(data.draw(st.integers(0, 900)), data.draw(st.integers(0, 9)))
-        ids = data.draw(st.lists(st.integers(0, len(exact) - 1), max_size=30))
-        if step == "add":
-            index.add(rows)
-            exact.add(rows)
-        elif step == "remove":
-            assert index.remove(ids) == exact.remove(ids)
-        elif step == "replace":
-            np.testing.assert_array_equal(index.replace(ids, rows), exact.replace(ids, rows))
-        else:
+    for _ in range(data.draw(st.integers(0, 4))):
+        if change_or_save(data, index, exact, 900):
             index.save(folder.parent / "again")
     index._take(again)
     assert (index.choice, index._state.built) == (again.choice, len(again))
