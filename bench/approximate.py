@@ -20,6 +20,7 @@ from typing import Any
 
 import record
 from test_approximate import CASES, CHOSEN, OURS, SAME
+from test_scan import KINDS
 
 from care_accel.files import read_json
 
@@ -80,11 +81,26 @@ def _us(row: dict[str, Any]) -> str:
     return f"{1e3 * row['p50_ms']:,.0f} us{' (noisy)' if row['noisy'] else ''}"
 
 
+def _case(text: str) -> str:
+    """Return a case that was named on the command line, if it is one."""
+    kind, *sizes = text.split(",")
+    if (
+        kind not in (*KINDS, "embeddings")
+        or len(sizes) != 2
+        or not all(one.isdecimal() and int(one) for one in sizes)
+    ):
+        kinds = ", ".join((*KINDS, "embeddings"))
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no case; write KIND,VECTORS,WIDTH, such as embeddings,100000,256, with a kind of {kinds}"
+        )
+    return text
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     more = arguments[arguments.index("--") + 1 :] if "--" in arguments else []
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("cases", nargs="*", metavar="KIND,VECTORS,WIDTH")
+    parser.add_argument("cases", nargs="*", metavar="KIND,VECTORS,WIDTH", type=_case)
     parser.add_argument("--table", action="store_true", help="print what the results have")
     parser.add_argument("--again", action="store_true", help="also cases that the results have")
     parser.add_argument("--embeddings", type=Path, help="made by bench/embeddings.py")

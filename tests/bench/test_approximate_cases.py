@@ -65,3 +65,12 @@ def test_results_of_another_machine_are_refused_before_anything_is_measured(tmp_
     file.write_text(json.dumps({"schema": 1, "machine": {"name": "another"}, "runs": []}))
     with pytest.raises(CareError, match="is of the machine another"):
         approximate.measured(file)
+
+
+@pytest.mark.parametrize("case", ["gaussian", "gaussian,x,3", "gaussian,0,3", "other,1,2", "gaussian,1,2,3"])
+def test_a_wrong_case_is_refused_before_anything_is_measured(case, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["approximate.py", case])
+    with pytest.raises(SystemExit) as ended:
+        approximate.main()
+    assert ended.value.code == 2
+    assert f"{case!r} is no case; write KIND,VECTORS,WIDTH" in capsys.readouterr().err
