@@ -5,7 +5,12 @@
 // emulation shows what kernels compute, but not the memory model of a GPU.
 #pragma once
 
+#include <pthread.h>
 #include <ucontext.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
@@ -46,6 +51,71 @@ namespace emulated {
 
 inline constexpr unsigned kLanesOfWarp = 32;
 
+// A stack that runs until it switches to another. Jumps instead of swapcontext, which asks the system for the signal mask each
+// time: a kernel switches millions of times. AddressSanitizer is told which stack runs.
+class Fibre {
+public:
+    // The scheduler's: the stack of the calling thread.
+    Fibre() {
+        pthread_attr_t attributes;
+        void* lowest = nullptr;
+        pthread_getattr_np(pthread_self(), &attributes);
+        pthread_attr_getstack(&attributes, &lowest, &size_);
+        pthread_attr_destroy(&attributes);
+        lowest_ = static_cast<char*>(lowest);
+    }
+
+    // One that will run `body`, which never returns, on a stack of its own.
+    Fibre(std::size_t size, void (*body)()) : own_(new char[size]), lowest_(own_.get()), size_(size), body_(body) {}
+
+    char* lowest() { return lowest_; }
+
+    // The next switch to it begins its body anew.
+    void restart() {
+        begun_ = false;
+        kept_ = nullptr;
+    }
+
+    // Leaves this fibre, which runs, for another; returns when something switches back.
+    void switch_to(Fibre& next) {
+        if (__builtin_setjmp(place_) == 0) go_on(next);
+        arrive();
+    }
+
+    // To be called first by its body.
+    void arrive() {
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_finish_switch_fiber(kept_, nullptr, nullptr);
+#endif
+    }
+
+private:
+    // Not inlined: a function must not jump to a place of its own. Not instrumented: AddressSanitizer takes a jump for the
+    // end of all functions on the stack, and forgets what it knows of their variables.
+    __attribute__((noinline, no_sanitize_address)) void go_on(Fibre& next) {
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_start_switch_fiber(&kept_, next.lowest_, next.size_);
+#endif
+        if (next.begun_) __builtin_longjmp(next.place_, 1);
+        next.begun_ = true;
+        ucontext_t start;
+        getcontext(&start);
+        start.uc_stack.ss_sp = next.lowest_;
+        start.uc_stack.ss_size = next.size_;
+        start.uc_link = nullptr;
+        makecontext(&start, next.body_, 0);
+        setcontext(&start);
+    }
+
+    std::unique_ptr<char[]> own_;
+    char* lowest_ = nullptr;
+    std::size_t size_ = 0;
+    void (*body_)() = nullptr;
+    bool begun_ = true;
+    void* place_[5] = {};
+    void* kept_ = nullptr;  // AddressSanitizer's
+};
+
 class Machine {
 public:
     dim3 thread, block, grid;
@@ -68,7 +138,7 @@ public:
     // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more
     // than one exchange ahead.
     const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
-        const unsigned me = thread.x, set = fibres_[me]->exchanges++ % 2;
+        const unsigned me = thread.x, set = threads_[me]->exchanges++ % 2;
         std::copy_n(mine, 6, values_[set][me]);
         wait(State::kInWarp);
         return values_[set] + me / kLanesOfWarp * kLanesOfWarp;
@@ -76,33 +146,25 @@ public:
 
 private:
     enum class State { kReady, kAtBarrier, kInWarp, kDone };
-    struct Fibre {
+    struct Thread {
         State state = State::kReady;
         unsigned exchanges = 0;
-        ucontext_t context{};
-        std::unique_ptr<char[]> stack;
+        Fibre fibre{kStack, &Machine::enter};
     };
-    // Small: AddressSanitizer clears what it knows of the whole stack whenever a fibre continues. An overflow would
-    // first reach the lowest bytes.
+    // An overflow would first reach the lowest bytes.
     static constexpr std::size_t kStack = 32 * 1024, kGuard = 64;
     static constexpr char kGuardByte = 0x5a;
     static constexpr unsigned kMaxThreads = 1024;
 
     void run_block(unsigned threads) {
-        while (fibres_.size() < threads) {
-            fibres_.push_back(std::make_unique<Fibre>());
-            fibres_.back()->stack.reset(new char[kStack]);
-            std::memset(fibres_.back()->stack.get(), kGuardByte, kGuard);
+        while (threads_.size() < threads) {
+            threads_.push_back(std::make_unique<Thread>());
+            std::memset(threads_.back()->fibre.lowest(), kGuardByte, kGuard);
         }
         for (unsigned i = 0; i < threads; ++i) {
-            Fibre& fibre = *fibres_[i];
-            fibre.state = State::kReady;
-            fibre.exchanges = 0;
-            getcontext(&fibre.context);
-            fibre.context.uc_stack.ss_sp = fibre.stack.get();
-            fibre.context.uc_stack.ss_size = kStack;
-            fibre.context.uc_link = &scheduler_;
-            makecontext(&fibre.context, &Machine::enter, 0);
+            threads_[i]->state = State::kReady;
+            threads_[i]->exchanges = 0;
+            threads_[i]->fibre.restart();
         }
         std::vector<unsigned> order(threads);
         std::iota(order.begin(), order.end(), 0u);
@@ -110,17 +172,17 @@ private:
             std::shuffle(order.begin(), order.end(), random_);
             bool ran = false;
             for (const unsigned i : order) {
-                if (fibres_[i]->state != State::kReady) continue;
+                if (threads_[i]->state != State::kReady) continue;
                 ran = true;
                 thread.x = i;
-                swapcontext(&scheduler_, &fibres_[i]->context);
+                scheduler_.switch_to(threads_[i]->fibre);
             }
             if (ran) {
                 release_warps(threads);
                 continue;
             }
             if (all(0, threads, State::kDone, State::kDone)) {
-                for (unsigned i = 0; i < threads; ++i) require_guard(fibres_[i]->stack.get());
+                for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i]->fibre.lowest());
                 return;
             }
             if (!all(0, threads, State::kAtBarrier, State::kDone)) {
@@ -144,26 +206,26 @@ private:
     }
 
     bool all(unsigned begin, unsigned end, State one, State other) const {
-        return std::all_of(fibres_.begin() + begin, fibres_.begin() + end,
-                           [&](const auto& fibre) { return fibre->state == one || fibre->state == other; });
+        return std::all_of(threads_.begin() + begin, threads_.begin() + end,
+                           [&](const auto& each) { return each->state == one || each->state == other; });
     }
 
     void release(unsigned begin, unsigned end) {
         for (unsigned i = begin; i < end; ++i) {
-            if (fibres_[i]->state != State::kDone) fibres_[i]->state = State::kReady;
+            if (threads_[i]->state != State::kDone) threads_[i]->state = State::kReady;
         }
     }
 
     void wait(State state) {
         const unsigned me = thread.x;
-        fibres_[me]->state = state;
-        swapcontext(&fibres_[me]->context, &scheduler_);
+        threads_[me]->state = state;
+        threads_[me]->fibre.switch_to(scheduler_);
     }
 
     static void enter();
 
-    std::vector<std::unique_ptr<Fibre>> fibres_;
-    ucontext_t scheduler_{};
+    std::vector<std::unique_ptr<Thread>> threads_;
+    Fibre scheduler_;
     const std::function<void()>* kernel_ = nullptr;
     std::uint64_t values_[2][kMaxThreads][6] = {};
     std::mt19937 random_{7};
@@ -172,8 +234,11 @@ private:
 inline Machine machine;
 
 inline void Machine::enter() {
+    Thread& own = *machine.threads_[machine.thread.x];
+    own.fibre.arrive();
     (*machine.kernel_)();
-    machine.fibres_[machine.thread.x]->state = State::kDone;
+    own.state = State::kDone;
+    own.fibre.switch_to(machine.scheduler_);
 }
 
 }  // namespace emulated
