@@ -207,6 +207,17 @@ def write_lines(file: Path, lines: Iterable[str], *, private: bool = False) -> N
         raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
 
 
+def cache_folder() -> Path:
+    """Return the user's cache folder of this package; it may not exist.
+
+    Raises
+    ------
+    RuntimeError
+        The user has no home folder.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "care_accel"
+
+
 def make_folder(folder: Path, name: str) -> None:
     """Create an output folder if it is missing.
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from care_accel.serving.tritonserver.leftovers import now, remove_environments
 
 _PREFIX = "care-tests-"
-# Caches that libraries keep in the temporary folder on purpose: compiled programs, a telemetry session.
-_CACHES = ("torchinductor_", ".ses")
+# The cache folder of the run, and what libraries keep in the temporary folder on purpose: compiled programs, a telemetry session.
+_CACHE = "cache"
+_CACHES = (_CACHE, "torchinductor_", ".ses")
 _PATIENCE_S = 10.0
 
 
@@ -23,9 +24,11 @@ class Cleanliness:
         # tmp_path stays where pytest has it, so that a failed test's files can be looked at.
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())
         self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        self._before = os.environ.get("TMPDIR")
         self._begun = now()
-        os.environ["TMPDIR"] = str(self.folder)
+        # The user's cache is neither filled by tests, nor do they find in it what an earlier run has made.
+        own = {"TMPDIR": str(self.folder), "XDG_CACHE_HOME": str(self.folder / _CACHE)}
+        self._before = {name: os.environ.get(name) for name in own}
+        os.environ.update(own)
         tempfile.tempdir = None
 
     def leftovers(self) -> list[str]:
@@ -44,10 +47,11 @@ class Cleanliness:
     def close(self) -> None:
         """Remove the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        if self._before is None:
-            os.environ.pop("TMPDIR", None)
-        else:
-            os.environ["TMPDIR"] = self._before
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         tempfile.tempdir = None
 
     def _processes(self) -> dict[int, str]:

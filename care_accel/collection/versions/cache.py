@@ -20,6 +20,7 @@ from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
 from care_accel.errors import CareError
+from care_accel.files import cache_folder as user_cache_folder
 from care_accel.files import read_json, write_json
 from care_accel.index import ExactIndex
 from care_accel.index.lexical.lexical_index import LexicalIndex
@@ -44,8 +45,7 @@ def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
         return Path(index_dir).absolute()
     if not is_remote(uri):
         return Path(uri).absolute() / FOLDER
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "care_accel" / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
+    return user_cache_folder() / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
 
 
 class Cache:

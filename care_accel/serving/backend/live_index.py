@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import threading
@@ -13,18 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from care_accel.collection.storage.layout import is_remote, names_collection
-from care_accel.encoding.loading.sources import EMBEDDED
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
-from care_accel.files import read_jsonl
 from care_accel.index import ApproximateIndex, load_index
 from care_accel.index.approximate import RecallWatch
 from care_accel.index.approximate.watching import EVERY
 from care_accel.index.cuda import require_cuda
 from care_accel.index.protocol import MANIFESTS
 from care_accel.retriever import MANIFEST, Retriever
-from care_accel.serving.backend import RUN_FOLDER
-from care_accel.serving.backend.encoders import load_model
+from care_accel.serving.backend.embedded_documents import embedded_documents
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
 from care_accel.serving.backend.tensors import Backend, fair_threads
@@ -264,30 +260,3 @@ def identity(folder: Path) -> tuple[int, int] | None:
             continue
         return found.st_ino, found.st_mtime_ns
     return None
-
-
-def embedded_documents(backend: Backend, made_by: RecordedModel, name: str) -> Retriever:
-    """Return the retriever of an embedded data set, for a repository without an index.
-
-    Encoding takes seconds of every core. So the models of one server do it once: the first one leaves the vectors in the
-    server's own folder, if it has one, where the others wait for them.
-    """
-    run = os.environ.get(RUN_FOLDER)
-    if run is None:
-        return _encode_documents(backend, made_by, name)
-    revision = made_by.document.removeprefix("sha256:")[:16]
-    folder = Path(run) / f"{name}-{revision}"
-    with open(f"{folder}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not folder.exists():
-            _encode_documents(backend, made_by, name).save(folder)
-    return Retriever.load(folder, made_by)
-
-
-def _encode_documents(backend: Backend, made_by: RecordedModel, name: str) -> Retriever:
-    file = EMBEDDED / name / "retrieval" / name / "corpus.jsonl"
-    rows = [row for _, row in read_jsonl(file)]
-    model = load_model(backend, {"document": made_by.document})
-    # Title and text as mteb joins them, so that scores match an evaluation.
-    built = Retriever.from_documents(model, [f"{row['title']} {row['text']}".strip() for row in rows])
-    return Retriever(made_by, built.index, rows)  # without the model, which is not needed any more

@@ -23,6 +23,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from care_accel.errors import CareError
+from care_accel.files import cache_folder
 
 # With their hashes: what is downloaded runs as a server.
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
@@ -111,8 +112,7 @@ def _places() -> Iterator[Path]:
     name = "-".join("-".join(package) for package in _packages()) + f"-python{_VERSION}"
     yield Path(sysconfig.get_path("data")) / "share" / "care-accel" / name
     with suppress(RuntimeError):  # no home folder
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        yield Path(base) / "care_accel" / name
+        yield cache_folder() / name
 
 
 def _packages() -> list[tuple[str, str]]:

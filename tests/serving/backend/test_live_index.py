@@ -1,7 +1,6 @@
 """The index of a served model: opened, watched, and opened again when it is replaced."""
 
 import shutil
-import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -14,7 +13,7 @@ from care_accel import ApproximateIndex, CareError, Collection, DualEncoder, Exa
 from care_accel import retriever as retriever_module
 from care_accel.index.approximate.building import choosing, run
 from care_accel.index.approximate.recall import recalls
-from care_accel.serving.backend import RUN_FOLDER, live_index
+from care_accel.serving.backend import live_index
 from care_accel.serving.backend.tensors import Counter
 
 from ..gateway.documents.quick import Quick
@@ -281,37 +280,6 @@ def test_a_recall_that_falls_below_what_was_promised_is_logged_once(tmp_path, ap
         assert "0.8 was asked for" in line
     finally:
         live.end()
-
-
-def test_models_of_one_server_encode_the_embedded_documents_once(tmp_path, index, monkeypatch):
-    monkeypatch.setenv(RUN_FOLDER, str(tmp_path))
-    made = []
-
-    def encode(backend, made_by, name):
-        made.append(name)
-        time.sleep(0.1)
-        return Retriever(made_by, index, [{"title": f"第{i}号"} for i in range(50)])
-
-    monkeypatch.setattr(live_index, "_encode_documents", encode)
-    opened = []
-
-    def open_one():
-        opened.append(live_index.LiveIndex(backend_of(tmp_path, [], documents="demo")))
-
-    threads = [threading.Thread(target=open_one) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert made == ["demo"]
-    assert {first_document(live) for live in opened} == {'{"title": "第0号"}'}
-
-
-def test_without_a_folder_of_the_server_a_model_encodes_them_itself(tmp_path, index, monkeypatch):
-    monkeypatch.delenv(RUN_FOLDER, raising=False)
-    built = Retriever(live_index.RecordedModel("m", 8, "r"), index)
-    monkeypatch.setattr(live_index, "_encode_documents", lambda *_: built)
-    assert len(live_index.LiveIndex(backend_of(tmp_path, [], documents="demo")).current) == 50
 
 
 def test_a_build_without_cuda_scans_on_the_processor_and_says_so(monkeypatch):
