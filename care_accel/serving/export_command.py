@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="disable the query vector cache, whose response times reveal what other tenants asked",
     )
+    served.add_argument(
+        "--in-process",
+        action="store_true",
+        help="run search in the server's own process, for servers that care-accel serve or this package's tritonserver start",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,7 +69,11 @@ def _write_repository(options: argparse.Namespace) -> None:
     with clean_exit_on_sigterm():
         if options.engine == "python":
             write_repository(
-                options.repository, options.model, several_tenants=options.several_tenants, **common
+                options.repository,
+                options.model,
+                several_tenants=options.several_tenants,
+                in_process=options.in_process,
+                **common,
             )
         else:
             write_engine_repository(

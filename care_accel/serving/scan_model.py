@@ -43,7 +43,6 @@ class ScanModel:
 
     def finalize(self) -> None:
         """Stop the reload thread and report the last metrics."""
-        self._live.end()
         self.backend.end()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -41,6 +41,13 @@ class SearchModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Load encoder and index, check them against the configuration, and warm up."""
         self.backend = Backend(args)
+        try:
+            self._load()
+        except BaseException:
+            self.backend.end()
+            raise
+
+    def _load(self) -> None:
         self._backlog = self.backend.backlog()
         self._finder = HitFinder(self.backend)
         self._live = LiveIndex(self.backend)
@@ -49,7 +56,6 @@ class SearchModel:
 
     def finalize(self) -> None:
         """Stop the reload thread and report the last metrics."""
-        self._live.end()
         self.backend.end()
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -41,19 +41,34 @@ class Backlog:
         Batch size that triggers polling.
     address : tuple of str and int, optional
         Of the metrics endpoint; by default of the server that started this process.
+    in_server : bool
+        This process is the server itself.
     """
 
     def __init__(
-        self, model: str, max_waiting: int, wait: float, full: int, address: tuple[str, int] | None = None
+        self,
+        model: str,
+        max_waiting: int,
+        wait: float,
+        full: int,
+        address: tuple[str, int] | None = None,
+        *,
+        in_server: bool = False,
     ) -> None:
         self._label = f'model="{model}"'
         self._max_waiting, self._wait, self._full = max_waiting, wait, full
-        self._address = address or metrics_address(_arguments(os.getppid()))
+        server = os.getpid() if in_server else os.getppid()
+        self._address = address or metrics_address(_arguments(server))
         self._waiting, self._seen = 0, -_STALE_AFTER_S
         self._seconds = 0.0  # moving average per request
         self._slow = False
-        self._asked = threading.Event()
+        self._asked, self._ended = threading.Event(), False
         threading.Thread(target=self._poll_on_request, name="backlog", daemon=True).start()
+
+    def end(self) -> None:
+        """Stop the polling thread."""
+        self._ended = True
+        self._asked.set()
 
     @property
     def limit(self) -> int:
@@ -87,8 +102,7 @@ class Backlog:
         self._seconds = each if not self._seconds else 0.8 * self._seconds + 0.2 * each
 
     def _poll_on_request(self) -> None:
-        while True:
-            self._asked.wait()
+        while self._asked.wait() and not self._ended:
             self._asked.clear()
             self._poll()
             time.sleep(_POLL_S)

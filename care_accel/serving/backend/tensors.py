@@ -1,7 +1,8 @@
 """Interface to the Python backend: tensors, error responses, metrics and the log.
 
-This runs in the stub process that the server starts for each instance of a model. There alone
-``triton_python_backend_utils`` exists, so it is imported where it is used.
+This runs in the stub process that the server starts for each instance of a model, or in the server's own
+(`care_accel.serving.tritonserver.in_process`). There alone ``triton_python_backend_utils`` exists, so it is imported where it is
+used.
 """
 
 from __future__ import annotations
@@ -202,6 +203,7 @@ class Backend:
         )
         self.parameters = read_parameters(arguments["model_config"])
         self._links: list[tempfile.TemporaryDirectory[str]] = []
+        self._at_end: list[Callable[[], object]] = []
         self._batch = int(json.loads(arguments["model_config"])["max_batch_size"])
 
     def path(self, value: str | Path, *, whole: bool = False) -> Path:
@@ -244,7 +246,10 @@ class Backend:
     def backlog(self) -> Backlog:
         """Return the queue monitor of this model."""
         queue, wait = self.parameters["queue"], self.parameters["wait"]
-        return Backlog(self.name, int(queue), float(wait), max(1, self._batch))
+        in_server = getattr(self._server, "IN_SERVER", False)
+        backlog = Backlog(self.name, int(queue), float(wait), max(1, self._batch), in_server=in_server)
+        self.at_end(backlog.end)
+        return backlog
 
     def overload(self, why: str, requests: int) -> list[Any]:
         """Return an UNAVAILABLE error response for each request."""
@@ -270,8 +275,14 @@ class Backend:
         """
         self._gauges.append(Gauge(f"care_{name}", help_text, {"model": self.name}, read))
 
+    def at_end(self, work: Callable[[], object]) -> None:
+        """Have work done when the model ends, or when it cannot be loaded: its process may live on, with its threads."""
+        self._at_end.append(work)
+
     def end(self) -> None:
-        """Report the last metrics and stop the reporting thread."""
+        """Do what is to be done at the end, report the last metrics and stop the reporting thread."""
+        while self._at_end:
+            self._at_end.pop()()
         self._ended.set()
         self._reporter.join()
         for links in self._links:

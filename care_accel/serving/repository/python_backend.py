@@ -1,8 +1,8 @@
 """Writes model repositories for the Python backend of NVIDIA Triton Inference Server.
 
 ``query_encoder`` and ``document_encoder`` map TEXT to EMBEDDING, ``scan`` maps EMBEDDING to hits, and ``search`` maps TEXT
-to hits: in one process on the CPU, as an ensemble of ``query_encoder`` and ``scan`` on GPUs. The project's
-``model_repository/`` is the output of `write_repository` with its defaults.
+to hits: in one process on the CPU, which can be the server's own, as an ensemble of ``query_encoder`` and ``scan`` on GPUs. The
+project's ``model_repository/`` is the output of `write_repository` with its defaults.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from care_accel.collection.storage.layout import located, names_collection
 from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.encoding.spec import ROLES
+from care_accel.errors import CareError
 from care_accel.files import replaced_folder
 from care_accel.index import load_index
 from care_accel.retriever import MANIFEST, ModelIdentity, Retriever
+from care_accel.serving.backend import IN_PROCESS
 from care_accel.serving.repository.config import (
     Step,
     Tensor,
@@ -66,6 +68,7 @@ def write_repository(
     index: str | Path | None = None,
     gpu: bool = False,
     several_tenants: bool = False,
+    in_process: bool | None = False,
     **options: Any,
 ) -> None:
     """Write a repository that serves a dual encoder and an index.
@@ -85,6 +88,10 @@ def write_repository(
         so that a GPU holds one query encoder and one index.
     several_tenants : bool
         Disable the query vector cache, whose response times reveal what other tenants asked.
+    in_process : bool or None
+        Have ``search`` run in the server's own process, by the backend ``care`` of this package, which `Server` and the script
+        ``tritonserver`` bring along: a request then passes no other process. None: if the query encoder runs on the native engine
+        here, which loads no libraries that the server may have in another version.
     **options
         Options of `DualEncoder.from_pretrained`: ``query``, ``document``, ``base``, ``preset``, ``width``, ``max_tokens``,
         ``dtype``, ``runtime``, ``revision``.
@@ -92,8 +99,11 @@ def write_repository(
     Raises
     ------
     CareError
-        The model or the index is missing, they do not match, or ``folder`` contains something else.
+        The model or the index is missing, they do not match, ``folder`` contains something else, or ``search`` cannot run in the
+        server's process.
     """
+    if in_process and gpu:
+        raise CareError("search runs in the server's process on the CPU only; choose gpu or in_process")
     found, loading = load_served(model, options)
     if index is not None:
         index = located(index)
@@ -108,7 +118,10 @@ def write_repository(
             write_model(built, search_ensemble(collection=index is not None and names_collection(index)))
         else:
             cached = 0 if several_tenants else _CACHED_TEXTS
+            if in_process is None:
+                in_process = found.choice("query").runtime == "native"
             config = _search_config(found, loading, index, cached_texts=cached)
+            config.backend = IN_PROCESS if in_process else config.backend
             _write(built, config, "search_model", "SearchModel")
 
 

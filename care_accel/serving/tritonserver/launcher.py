@@ -14,6 +14,7 @@ from pathlib import Path
 
 from care_accel.errors import exit_code
 from care_accel.serving.backend import RUN_FOLDER
+from care_accel.serving.tritonserver.in_process import backend_arguments
 from care_accel.serving.tritonserver.program import PLAIN, find_program
 from care_accel.serving.tritonserver.supervisor import supervise
 
@@ -39,8 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = joined([one for one in given if one != _SHARED_MEMORY])
         parent = next((one.removeprefix(_PARENT) for one in arguments if one.startswith(_PARENT)), "")
         with tempfile.TemporaryDirectory(prefix="care-run-") as folder:
+            arguments = linked([one for one in arguments if not one.startswith(_PARENT)], Path(folder))
             command = program.command(
-                linked([one for one in arguments if not one.startswith(_PARENT)], Path(folder)),
+                [*arguments, *backend_arguments(program.backends, arguments, Path(folder))],
                 shared_memory=_SHARED_MEMORY in given,
             )
             environment = program.environ() | {RUN_FOLDER: folder}

@@ -48,12 +48,15 @@ class Program:
         Added to this process's own.
     bundled : bool
         Whether it is the wheel's, which is for development only.
+    backends : Path or None
+        Folder of its backends, if it is known.
     """
 
     binary: Path
     arguments: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     bundled: bool = False
+    backends: Path | None = None
 
     def command(self, arguments: Sequence[str], *, shared_memory: bool = False) -> list[str]:
         """Return the command line: the given arguments, and safe defaults for all others.
@@ -98,7 +101,12 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
         candidate = Path(folder) / "tritonserver"
         # os.path returns False for inaccessible folders, where pathlib raises.
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK) and not _is_script(candidate):
-            return Program(candidate, environment={SITE: os.pathsep.join(_packages())})
+            backends = candidate.resolve().parents[1] / "backends"  # as in NVIDIA's containers
+            return Program(
+                candidate,
+                environment={SITE: os.pathsep.join(_packages())},
+                backends=backends if backends.is_dir() else None,
+            )
     place = installed()
     if place is None:
         require_python()
@@ -121,6 +129,7 @@ def find_program(install_with: Callable[[str], None] | None = None) -> Program:
             SITE: os.pathsep.join([str(place), *_packages()]),
         },
         bundled=True,
+        backends=home / "backends",
     )
 
 
