@@ -68,7 +68,8 @@ std::vector<py::object> answers_of(const py::object& execute, const std::vector<
 }
 
 // Fills the responses. Holds the interpreter's lock; returns when the model began and when it ended.
-std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, std::vector<Job>& jobs) {
+std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, const std::string& instance,
+                                            std::vector<Job>& jobs) {
     std::vector<Request> requests;
     std::vector<Job*> valid;
     for (Job& job : jobs) {
@@ -82,20 +83,24 @@ std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, std::vect
     std::vector<py::object> answers;
     TRITONSERVER_Error* failure = guarded([&] { answers = answers_of(execute, requests); });
     const std::uint64_t ended = now();
+    // In the words of the Python backend.
+    const std::string reason = failure == nullptr ? "" : "Failed to process the request(s) for model instance '" + instance +
+                                                             "', message: " + TRITONSERVER_ErrorMessage(failure);
+    ignore(failure);
+    if (!reason.empty()) log_error(reason);
     for (std::size_t i = 0; i < valid.size(); ++i) {
         valid[i]->error = guarded([&] {
-            if (failure != nullptr) throw Error(TRITONSERVER_ErrorMessage(failure));
+            if (!reason.empty()) throw Error(reason);
+            if (!py::isinstance<Response>(answers[i])) throw Error("the model's response is no InferenceResponse");
             write_response(*valid[i], answers[i].cast<const Response&>());
         });
     }
-    if (failure != nullptr) log_error(TRITONSERVER_ErrorMessage(failure));
-    ignore(failure);
     return {begun, ended};
 }
 
 }  // namespace
 
-Model::Model(const Identity& identity) {
+Model::Model(const Identity& identity) : instance_(identity.instance) {
     const Locked lock;
     try {
         py::dict scope;
@@ -105,7 +110,6 @@ Model::Model(const Identity& identity) {
         scope["__builtins__"] = py::module_::import("builtins");
         py::eval_file(file, scope);
         model_ = scope["TritonPythonModel"]();
-        execute_ = model_.attr("execute");
         py::dict arguments;
         arguments["model_name"] = identity.name;
         arguments["model_version"] = identity.version;
@@ -115,6 +119,7 @@ Model::Model(const Identity& identity) {
         arguments["model_instance_kind"] = identity.kind;
         arguments["model_instance_device_id"] = identity.device;
         if (py::hasattr(model_, "initialize")) model_.attr("initialize")(arguments);
+        execute_ = model_.attr("execute");
     } catch (const std::exception& error) {
         const std::string message = error.what();
         drop();
@@ -145,7 +150,7 @@ void Model::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request
     std::pair<std::uint64_t, std::uint64_t> compute;
     {
         const Locked lock;
-        compute = run(execute_, jobs);
+        compute = run(execute_, instance_, jobs);
     }
     const std::uint64_t ended = now();
     std::uint64_t rows = 0;

@@ -29,6 +29,7 @@ class Model {
    private:
     void drop();
 
+    std::string instance_;
     py::object model_, execute_;
 };
 

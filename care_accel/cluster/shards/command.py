@@ -14,7 +14,10 @@ from care_accel.errors import CareError
 from care_accel.serving import command as serving
 
 # Options of the inference server that have no meaning for shards.
-_ALONE = ("install", "repository", "preset", "index", "several_tenants", "gpu", "shared_memory", "log")
+_ALONE = (
+    *("install", "repository", "preset", "index", "several_tenants", "in_process"),
+    *("gpu", "shared_memory", "log"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +89,8 @@ def _serve_part(options: argparse.Namespace) -> None:
     from care_accel.cluster.servers.repository import read_shard, write_shard_repository
 
     number, of = read_shard(options.shard)
+    if options.in_process:
+        raise CareError("--in-process is for search, which a shard has not")
     if options.collection is None:
         raise CareError("--shard needs --collection: the collection of which a part is served")
 
