@@ -40,6 +40,7 @@ class ScanModel:
         self._backlog = self.backend.backlog()
         self._finder = HitFinder(self.backend)
         self._live = LiveIndex(self.backend)
+        self.backend.at_end(self._live.end)
 
     def finalize(self) -> None:
         """Stop the reload thread and report the last metrics."""

@@ -51,6 +51,7 @@ class SearchModel:
         self._backlog = self.backend.backlog()
         self._finder = HitFinder(self.backend)
         self._live = LiveIndex(self.backend)
+        self.backend.at_end(self._live.end)
         revision = self.backend.parameters["care"]["query_revision"]
         self._vectors = TextVectors(self.backend, "query", {"query": revision})
 

@@ -96,7 +96,6 @@ class LiveIndex:
         )
         self._stale = False
         self._ended = threading.Event()
-        backend.at_end(self.end)
         folder = backend.parameters.get("index")
         if folder is None:
             name = backend.parameters["documents"]
