@@ -40,6 +40,12 @@ def not_batched(config: Any) -> None:
     config.ClearField("dynamic_batching")
 
 
+def in_the_server(config: Any) -> None:
+    """Have search run in the server's own process."""
+    if config.name == "search":
+        config.backend = "care"
+
+
 def delayed(microseconds: int) -> Callable[[Any], None]:
     """Return a change that sets the queue delay of the models that encode queries."""
 

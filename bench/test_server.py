@@ -1,7 +1,7 @@
 """The inference server under load: latency and throughput by concurrency, batched and not, and where the time goes.
 
 Clients and server share the machine. A block is a fixed number of requests; ratios are of throughput, percentiles of
-requests. Peers: the same repository without batching, a hand-written server, and for information the library in
+requests. Peers: the same repository with search in the server's process, the same without batching, a hand-written server, and for information the library in
 process, one query after the other. Servers of one model run side by side, and only one gets requests at a time. No text
 is sent to a server twice. Parts are means by the server's own statistics; "elsewhere" is the rest of a request's time:
 client, network stack, transfer between processes.
@@ -56,6 +56,7 @@ REQUESTS = {
 }
 MODELS = ["search", "query_encoder"]
 SHIPPED, UNBATCHED, PEER = "served", "served, not batched", "FastAPI, sentence-transformers, faiss"
+IN_SERVER = "served, in the server's process"
 IN_PROCESS = "in process, one by one"
 GAPS = {"one query after the other": 0.0, "a query each 5 ms, as clients come": 0.005}
 DELAYS = {f"queue delay {delay} us": delay for delay in (0, 100, 500, 1000, 2000)}
@@ -73,8 +74,9 @@ def pytest_generate_tests(metafunc):
             for world in worlds
             for model in MODELS
             for concurrency in CONCURRENCY[size][world]
-            for engine in (SHIPPED, UNBATCHED, PEER, IN_PROCESS)
+            for engine in (SHIPPED, IN_SERVER, UNBATCHED, PEER, IN_PROCESS)
             if size != "smoke" or engine in (SHIPPED, IN_PROCESS)
+            if engine != IN_SERVER or model == "search"
             # With a large network the network alone decides, and the peer serves search only.
             if engine != PEER or (world == serving.MINI and model == "search")
         ]
@@ -134,7 +136,11 @@ def server_of(world, how):
         return serving.by_hand(world)
     if how in DELAYS:
         return serving.served(world, serving.delayed(DELAYS[how]))
-    changes = {UNBATCHED: serving.not_batched, FOREGROUND: serving.documents_in_the_foreground}
+    changes = {
+        UNBATCHED: serving.not_batched,
+        IN_SERVER: serving.in_the_server,
+        FOREGROUND: serving.documents_in_the_foreground,
+    }
     return serving.served(world, changes.get(how, serving.as_shipped))
 
 
