@@ -84,6 +84,7 @@ def test_the_wheel_holds_the_extension_the_model_and_the_demo(wheel):
     for name in (
         *(
             "_native.pyi",
+            "libtriton_care.so",
             "py.typed",
             "assets/care-mini/care.json",
             "training/recipes/care-mini.yaml",

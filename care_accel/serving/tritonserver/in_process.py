@@ -7,11 +7,12 @@ and the same packages.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from care_accel.serving.backend import IN_PROCESS
-from care_accel.serving.tritonserver.program import Program
+from care_accel.serving.tritonserver.program import PLAIN, REPOSITORIES, Program
 
 _LIBRARY = Path(__file__).parents[2] / "libtriton_care.so"
 _OPTION = "--backend-directory"
@@ -23,27 +24,40 @@ def why_not(program: Program) -> str | None:
         return f"this build of care_accel has no {_LIBRARY.name}"
     if program.backends is None:
         return f"the backends of {program.binary} are not in ../backends beside it"
+    if not PLAIN.fullmatch(tempfile.gettempdir()):
+        return f"the path of the temporary folder, {tempfile.gettempdir()}, has characters that a shell interprets"
     return None
 
 
-def backend_arguments(backends: Path | None, given: Sequence[str], folder: Path) -> list[str]:
-    """Return the arguments by which a server finds its own backends and this one.
+def backend_arguments(program: Program, given: Sequence[str], folder: Path) -> list[str]:
+    """Return the arguments by which a server finds its own backends and this one; none if no repository asks for this one.
 
     Parameters
     ----------
-    backends : Path or None
-        Folder of the server's backends.
+    program : Program
     given : sequence of str
         Arguments ``--name=value`` of a user; a folder of backends among them is left as it is.
     folder : Path
-        Where a folder with links is made.
+        A temporary folder, where a folder with links is made.
     """
-    if backends is None or not _LIBRARY.is_file() or any(one.partition("=")[0] == _OPTION for one in given):
+    values = [argument.partition("=")[::2] for argument in given]
+    repositories = [Path(value) for name, value in values if name in REPOSITORIES]
+    if why_not(program) or not any(map(_asks, repositories)) or any(name == _OPTION for name, _ in values):
         return []
+    assert program.backends is not None
     links = folder / "backends"
     (links / IN_PROCESS).mkdir(parents=True)
     (links / IN_PROCESS / _LIBRARY.name).symlink_to(_LIBRARY)
-    for backend in backends.iterdir():
+    for backend in program.backends.iterdir():
         if not (links / backend.name).exists():
             (links / backend.name).symlink_to(backend)
     return [f"{_OPTION}={links}"]
+
+
+def _asks(repository: Path) -> bool:
+    """Return whether a model of a repository is to run in the server's process."""
+    asks = f'backend: "{IN_PROCESS}"'
+    return any(
+        asks in file.read_text(encoding="utf-8", errors="replace")
+        for file in repository.glob("*/config.pbtxt")
+    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from care_accel.errors import exit_code
 from care_accel.serving.backend import RUN_FOLDER
 from care_accel.serving.tritonserver.in_process import backend_arguments
-from care_accel.serving.tritonserver.program import PLAIN, find_program
+from care_accel.serving.tritonserver.program import PLAIN, REPOSITORIES, find_program
 from care_accel.serving.tritonserver.supervisor import supervise
 
 _WARNING = (
@@ -23,7 +23,6 @@ _WARNING = (
     "vulnerabilities are fixed in NVIDIA's containers from 25.07 on. It listens on loopback unless told otherwise."
 )
 _SHARED_MEMORY, _PARENT = "--shared-memory", "--parent="
-_REPOSITORIES = ("--model-repository", "--model-store")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory(prefix="care-run-") as folder:
             arguments = linked([one for one in arguments if not one.startswith(_PARENT)], Path(folder))
             command = program.command(
-                [*arguments, *backend_arguments(program.backends, arguments, Path(folder))],
+                [*arguments, *backend_arguments(program, arguments, Path(folder))],
                 shared_memory=_SHARED_MEMORY in given,
             )
             environment = program.environ() | {RUN_FOLDER: folder}
@@ -70,7 +69,7 @@ def linked(arguments: Sequence[str], folder: Path) -> list[str]:
     named = []
     for place, argument in enumerate(arguments):
         name, _, path = argument.partition("=")
-        if name in _REPOSITORIES and not PLAIN.fullmatch(path) and Path(path).is_dir():
+        if name in REPOSITORIES and not PLAIN.fullmatch(path) and Path(path).is_dir():
             link = folder / f"repository-{place}"
             link.symlink_to(Path(path).absolute())
             argument = f"{name}={link}"

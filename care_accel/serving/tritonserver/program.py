@@ -27,7 +27,8 @@ SITE = "CARE_ACCEL_SITE"
 LOOPBACK = "127.0.0.1"
 ADDRESSES = ("http", "grpc", "metrics")
 # Paths that are part of the command by which the Python backend starts a model's process, unquoted, in a shell.
-_PATHS = ("--model-repository", "--model-store", "--backend-directory")
+REPOSITORIES = ("--model-repository", "--model-store")
+_PATHS = (*REPOSITORIES, "--backend-directory")
 # Characters that need no shell quoting.
 PLAIN = re.compile(r"[A-Za-z0-9_./:,+@%-]*")
 # Control APIs of the server, and those that access its memory.

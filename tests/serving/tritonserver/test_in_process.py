@@ -18,7 +18,7 @@ from care_accel.serving.tritonserver import in_process
 from care_accel.serving.tritonserver.in_process import backend_arguments, why_not
 from care_accel.serving.tritonserver.program import Program, find_program
 
-from ..conftest import children, tensors
+from ..conftest import REPOSITORY, children, tensors
 
 grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed (extra server)")
 
@@ -33,6 +33,7 @@ DTYPES = {
     **{"FP16": np.float16, "FP32": np.float32, "FP64": np.float64, "BYTES": np.object_},
 }
 ECHO = """
+import threading
 import numpy as np
 import triton_python_backend_utils as server
 
@@ -49,6 +50,9 @@ class TritonPythonModel:
             return {"few": "few", "none": None}[mode]
         if mode == "complex":
             inputs = {"INT32": np.zeros((1, 1), np.complex64)}
+        if mode == "threads":  # those of all models in this interpreter
+            names = sorted(one.name for one in threading.enumerate() if not one.name.startswith("Dummy"))
+            inputs = {"BYTES": np.array([[[name.encode() for name in names]]], dtype=object)}
         if mode == "text":
             inputs = {"BYTES": np.array([["text"]], dtype=object)}
         # As views that are not contiguous: columns of twice as many.
@@ -275,19 +279,20 @@ def test_a_model_that_does_not_load_says_why_as_in_the_python_backend(client):
 
 def test_a_model_is_loaded_again_and_leaves_no_thread_and_no_metric(server, client):
     def threads():
-        return len(list(Path(f"/proc/{tritonserver(server)}/task").iterdir()))
+        return echo(client, "threads").as_numpy("O_BYTES").ravel().tolist()
 
     def counted():
         return [line for line in metrics(server) if f'care_texts_total{{model="{HERE}"' in line]
 
     before = threads()
+    assert {b"metrics", b"index", b"backlog"} <= set(before)
     assert counted()
     client.unload_model(HERE, headers=KEY)
     assert wait_until(lambda: not client.is_model_ready(HERE))
     assert wait_until(lambda: not counted())
     client.load_model(HERE, headers=KEY)
     assert answer_of(client, HERE, QUERIES) == answer_of(client, BESIDE, QUERIES)
-    assert wait_until(lambda: threads() <= before)
+    assert wait_until(lambda: threads() == before)
 
 
 def wait_until(found, seconds=30.0):
@@ -333,16 +338,20 @@ def test_what_was_begun_before_a_sigterm_is_finished(server, client, index, mode
     assert server.process.wait(60) == 0
 
 
-def test_a_server_finds_this_backend_beside_its_own(tmp_path, monkeypatch):
-    library = tmp_path / "libtriton_care.so"
+def test_a_server_finds_this_backend_beside_its_own_if_a_repository_asks_for_it(tmp_path, monkeypatch):
+    library, backends, run = tmp_path / "libtriton_care.so", tmp_path / "backends", tmp_path / "run"
     monkeypatch.setattr(in_process, "_LIBRARY", library)
-    backends = tmp_path / "backends"
     (backends / "python").mkdir(parents=True)
-    assert backend_arguments(backends, [], tmp_path / "run") == []
+    program = Program(Path("/tritonserver"), backends=backends)
+    asks = [f"--model-repository={REPOSITORY}", f"--model-repository={tmp_path / 'r'}"]
+    (tmp_path / "r" / "search").mkdir(parents=True)
+    (tmp_path / "r" / "search" / "config.pbtxt").write_text('name: "search"\nbackend: "care"\n')
+    assert backend_arguments(program, asks, run) == []  # there is no library
     library.touch()
-    assert backend_arguments(None, [], tmp_path / "run") == []
-    assert backend_arguments(backends, ["--backend-directory=/mine"], tmp_path / "run") == []
-    (argument,) = backend_arguments(backends, ["--log-verbose=1"], tmp_path / "run")
+    assert backend_arguments(program, asks[:1], run) == []
+    assert backend_arguments(program, [*asks, "--backend-directory=/mine"], run) == []
+    assert backend_arguments(Program(Path("/tritonserver")), asks, run) == []
+    (argument,) = backend_arguments(program, asks, run)
     folder = Path(argument.removeprefix("--backend-directory="))
     assert (folder / "care" / library.name).samefile(library)
     assert (folder / "python").samefile(backends / "python")
@@ -355,6 +364,8 @@ def test_why_a_server_cannot_is_said(tmp_path, monkeypatch):
     (tmp_path / "libtriton_care.so").touch()
     assert why_not(program) is None
     assert "the backends of /bin/tritonserver are not" in why_not(Program(Path("/bin/tritonserver")))
+    monkeypatch.setattr(in_process.tempfile, "gettempdir", lambda: "/my temporary files")
+    assert "the path of the temporary folder, /my temporary files, has characters" in why_not(program)
 
 
 @pytest.mark.usefixtures("require_server")
