@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from care_accel import Retriever
+from care_accel import CareError, Retriever
 from care_accel.cli import main
 from care_accel.serving import write_repository
+from care_accel.serving.repository.config import read_config
+from care_accel.serving.tritonserver.program import Program
 from care_accel.serving.tritonserver.server import free_ports
 
 from .conftest import REPOSITORY, children
@@ -113,6 +115,8 @@ def below(pid, depth):
             "give --repository or --several-tenants, not both",
         ),
         (["--repository", REPOSITORY, "--gpu"], "give --repository or --gpu, not both"),
+        (["--repository", REPOSITORY, "--in-process"], "give --repository or --in-process, not both"),
+        (["--in-process", "--gpu"], "search runs in the server's process on the CPU only"),
         (["--model", "nowhere"], "nowhere"),
         (["--index", "nowhere"], "nowhere"),
     ],
@@ -123,6 +127,34 @@ def test_serve_refuses_in_one_line(arguments, message, ports, monkeypatch, capsy
     said = capsys.readouterr().err
     assert said.splitlines()[-1].startswith("error: ")
     assert message in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "backends", "said"),
+    [
+        ([], "backends", "care"),
+        (["--in-process"], "backends", "care"),
+        (["--no-in-process"], "backends", "python"),
+        ([], None, "python"),
+        (["--in-process"], None, "leave out --in-process"),
+    ],
+)
+def test_serve_has_search_run_in_the_server_s_process_where_it_can(
+    arguments, backends, said, tmp_path, monkeypatch, capsys
+):
+    def find_program(**_):
+        return Program(Path("/tritonserver"), backends=backends and tmp_path)
+
+    def start(repository, **_):
+        raise CareError(f"backend {read_config(repository / 'search' / 'config.pbtxt').backend}")
+
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr("care_accel.serving.tritonserver.program.find_program", find_program)
+    monkeypatch.setattr("care_accel.serving.tritonserver.server.Server", start)
+    (tmp_path / "libtriton_care.so").touch()
+    monkeypatch.setattr("care_accel.serving.tritonserver.in_process._LIBRARY", tmp_path / "libtriton_care.so")
+    assert main(["serve", *arguments]) == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("require_server")

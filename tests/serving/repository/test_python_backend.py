@@ -95,6 +95,31 @@ def test_a_search_is_one_model_on_the_processor_and_on_a_gpu_an_ensemble_with_th
     assert one.max_batch_size == ensemble.max_batch_size
 
 
+@pytest.mark.parametrize(
+    ("in_process", "runtime", "backend"),
+    [
+        (False, "auto", "python"),
+        (True, "auto", "care"),
+        (True, "pytorch", "care"),
+        (None, "auto", "care"),
+        (None, "pytorch", "python"),  # which loads what the server may have in another release
+    ],
+)
+def test_a_search_runs_in_the_server_s_process_if_it_is_asked_for_or_safe(
+    tmp_path, in_process, runtime, backend
+):
+    write_repository(tmp_path / "r", in_process=in_process, runtime=runtime)
+    backends = {name: read_config(tmp_path / "r" / name / "config.pbtxt").backend for name in MODELS}
+    assert backends == dict.fromkeys(MODELS, "python") | {"search": backend}
+
+
+def test_on_gpus_no_search_runs_in_the_server_s_process(tmp_path):
+    with pytest.raises(CareError, match="on the CPU only"):
+        write_repository(tmp_path / "r", gpu=True, in_process=True)
+    write_repository(tmp_path / "r", gpu=True, in_process=None)
+    assert read_config(tmp_path / "r" / "search" / "config.pbtxt").platform == "ensemble"
+
+
 def test_the_search_is_of_the_models_that_are_served_with_it():
     search = parameter(REPOSITORY, "search", "care")
     assert search.pop("query_revision") == parameter(REPOSITORY, "query_encoder", "care")["revision"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from care_accel import CareError, Retriever
+from care_accel import Retriever
 from care_accel.serving import Server, write_repository
 from care_accel.serving.repository.config import Tensor, model_config, read_config, text_of, write_model
 from care_accel.serving.tritonserver import in_process
@@ -371,8 +371,3 @@ def test_why_a_server_cannot_is_said(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("require_server")
 def test_the_server_that_is_installed_can():
     assert why_not(find_program()) is None
-
-
-def test_on_gpus_it_is_refused(tmp_path):
-    with pytest.raises(CareError, match="on the CPU only"):
-        write_repository(tmp_path / "r", gpu=True, in_process=True)
