@@ -81,7 +81,9 @@ std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, const std
     }
     const std::uint64_t begun = now();
     std::vector<py::object> answers;
-    TRITONSERVER_Error* failure = guarded([&] { answers = answers_of(execute, requests); });
+    TRITONSERVER_Error* failure = guarded([&] {
+        if (!requests.empty()) answers = answers_of(execute, requests);
+    });
     const std::uint64_t ended = now();
     // In the words of the Python backend.
     const std::string reason = failure == nullptr ? "" : "Failed to process the request(s) for model instance '" + instance +
