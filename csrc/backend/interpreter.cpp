@@ -16,7 +16,8 @@ constexpr char kLibrary[] = "libpython" CARE_TEXT(PY_MAJOR_VERSION) "." CARE_TEX
 
 void require(const PyStatus& status) {
     if (PyStatus_Exception(status) != 0)
-        throw Error(std::string("Python cannot start: ") + (status.err_msg != nullptr ? status.err_msg : "no reason given"));
+        throw Error(std::string("Python cannot start: ") +
+                    (status.err_msg != nullptr ? status.err_msg : "no reason given"));
 }
 
 // Its first use by a thread makes the thread's state, and the end of the thread removes it.

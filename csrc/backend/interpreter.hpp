@@ -9,7 +9,8 @@ namespace care::backend {
 // anyway.
 void start_interpreter();
 
-// Holds the interpreter's lock. The thread's state is kept until the thread ends, as making one costs as much as a short query.
+// Holds the interpreter's lock. The thread's state is kept until the thread ends: one for each batch would cost microseconds,
+// and what libraries keep by thread.
 class Locked {
    public:
     Locked();

@@ -38,7 +38,8 @@ Request read_request(Job& job) {
         check(TRITONBACKEND_RequestInputByIndex(job.request, i, &input));
         read.inputs.push_back(read_input(input));
     }
-    if (count > 0 && read.inputs[0].values.ndim() > 0) job.rows = static_cast<std::uint64_t>(read.inputs[0].values.shape(0));
+    if (count > 0 && read.inputs[0].values.ndim() > 0)
+        job.rows = static_cast<std::uint64_t>(read.inputs[0].values.shape(0));
     return read;
 }
 
@@ -85,11 +86,13 @@ std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, const std
         if (!requests.empty()) answers = answers_of(execute, requests);
     });
     const std::uint64_t ended = now();
-    // In the words of the Python backend.
-    const std::string reason = failure == nullptr ? "" : "Failed to process the request(s) for model instance '" + instance +
-                                                             "', message: " + TRITONSERVER_ErrorMessage(failure);
-    ignore(failure);
-    if (!reason.empty()) log_error(reason);
+    std::string reason;
+    if (failure != nullptr) {  // in the words of the Python backend
+        reason = "Failed to process the request(s) for model instance '" + instance +
+                 "', message: " + TRITONSERVER_ErrorMessage(failure);
+        TRITONSERVER_ErrorDelete(failure);
+        log_error(reason);
+    }
     for (std::size_t i = 0; i < valid.size(); ++i) {
         valid[i]->error = guarded([&] {
             if (!reason.empty()) throw Error(reason);

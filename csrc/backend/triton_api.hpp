@@ -1,7 +1,7 @@
 // What of the C API of NVIDIA's server is used here. The server exports these functions; nothing is linked against.
 //
-// From include/triton/core/tritonserver.h and tritonbackend.h of github.com/triton-inference-server/core, release 2.51 (backend API
-// 1.19); the values of the enumerations are part of the API.
+// After include/triton/core/tritonserver.h and tritonbackend.h of github.com/triton-inference-server/core (BSD-3-Clause), as of
+// release 2.51; version 1 of the API for backends, of which the values of the enumerations are a part.
 #pragma once
 
 #include <cstddef>
