@@ -98,7 +98,7 @@ def run(options: argparse.Namespace, write: Callable[..., None] | None = None, w
         _say(f"the server is in {install(_say)}")
         return
     from care_accel.serving.repository.python_backend import write_repository
-    from care_accel.serving.tritonserver.in_process import why_not
+    from care_accel.serving.tritonserver.in_process import asks, why_not
     from care_accel.serving.tritonserver.server import Server
 
     for name in ("model", "preset", "index", "collection", "gpu", "several_tenants", "in_process"):
@@ -129,6 +129,8 @@ def run(options: argparse.Namespace, write: Callable[..., None] | None = None, w
                 gpu=options.gpu,
                 several_tenants=options.several_tenants,
             )
+        if options.in_process is None and asks(repository):
+            _say("search runs in the server's own process; --no-in-process gives it one beside it")
         server = Server(
             repository,
             http=options.http_port,

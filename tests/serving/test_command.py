@@ -154,7 +154,9 @@ def test_serve_has_search_run_in_the_server_s_process_where_it_can(
     (tmp_path / "libtriton_care.so").touch()
     monkeypatch.setattr("care_accel.serving.tritonserver.in_process._LIBRARY", tmp_path / "libtriton_care.so")
     assert main(["serve", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert said in printed
+    assert ("--no-in-process gives it one beside it" in printed) == (said == "care" and not arguments)
 
 
 @pytest.mark.usefixtures("require_server")

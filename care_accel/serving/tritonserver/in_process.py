@@ -42,7 +42,7 @@ def backend_arguments(program: Program, given: Sequence[str], folder: Path) -> l
     """
     values = [argument.partition("=")[::2] for argument in given]
     repositories = [Path(value) for name, value in values if name in REPOSITORIES]
-    if why_not(program) or not any(map(_asks, repositories)) or any(name == _OPTION for name, _ in values):
+    if why_not(program) or not any(map(asks, repositories)) or any(name == _OPTION for name, _ in values):
         return []
     assert program.backends is not None
     links = folder / "backends"
@@ -54,10 +54,10 @@ def backend_arguments(program: Program, given: Sequence[str], folder: Path) -> l
     return [f"{_OPTION}={links}"]
 
 
-def _asks(repository: Path) -> bool:
+def asks(repository: Path) -> bool:
     """Return whether a model of a repository is to run in the server's process."""
-    asks = f'backend: "{IN_PROCESS}"'
+    wanted = f'backend: "{IN_PROCESS}"'
     return any(
-        asks in file.read_text(encoding="utf-8", errors="replace")
+        wanted in file.read_text(encoding="utf-8", errors="replace")
         for file in repository.glob("*/config.pbtxt")
     )
