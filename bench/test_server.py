@@ -227,7 +227,7 @@ def test_beside_documents(measure, bench_size, servers, world, way, engine):
     """Query latency under bulk document load: four requests of 64 documents in flight."""
     running = servers("load", world, FOREGROUND if engine == FOREGROUND else SHIPPED)
     count = count_of(bench_size, world)
-    rows = 8 if bench_size == "smoke" else 64
+    rows = 2 if bench_size == "smoke" else 64
     queries = load.Load(
         iter(running.requests("search", count)), rate=RATES[world] if way == "open loop" else None
     )
