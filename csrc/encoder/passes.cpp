@@ -5,11 +5,9 @@
 namespace care {
 namespace {
 
-// Tokens of one forward pass: enough to reuse weights, few enough for activations to stay in the second-level cache of
-// one core, or of several.
-constexpr std::size_t kTokens = 256, kTokensTogether = 512;
-// With fewer tokens for each thread, reading the weights in every one of them takes longer than waiting does.
-constexpr std::size_t kFewestTokens = 128;
+// Tokens of a pass of one thread: enough to reuse the weights that it reads, and few enough for its activations to stay
+// near and for threads to finish together. With fewer for each thread they share passes of more tokens.
+constexpr std::size_t kTokens = 128, kTokensTogether = 512;
 
 // Divides a call into about `pieces` of the same number of tokens: a text belongs where its middle lies.
 std::vector<Batch> divide_evenly(const Batch& call, std::size_t width, std::size_t pieces) {
@@ -35,7 +33,7 @@ std::size_t pieces_of(std::size_t tokens, std::size_t most) { return (tokens + m
 
 Passes divide(const Batch& call, std::size_t width, std::size_t threads) {
     Passes passes;
-    if (threads == 1 || call.tokens >= threads * kFewestTokens) {
+    if (threads == 1 || call.tokens >= threads * kTokens) {
         const std::size_t pieces = (pieces_of(call.tokens, kTokens) + threads - 1) / threads * threads;
         passes.alone = divide_evenly(call, width, pieces);
         const auto longer = [](const Batch& a, const Batch& b) { return a.tokens > b.tokens; };
