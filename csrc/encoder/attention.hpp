@@ -63,18 +63,18 @@ CARE_INLINE const float* prepare(const Attention& a, const float* from, const fl
     return to;
 }
 
-// The largest score. Writes -inf as the scores of tokens that complete a register.
-CARE_INLINE float largest_score(float* scores, std::size_t tokens) {
+// The largest score of each lane. Writes -inf as the scores of tokens that complete a register.
+CARE_INLINE Floats largest_lanes(float* scores, std::size_t tokens) {
     const std::size_t all = rounded_to(tokens, kFloats);
     for (std::size_t j = tokens; j < all; ++j) scores[j] = -__builtin_inff();
     Floats largest = load<Floats>(scores);
     for (std::size_t j = kFloats; j < all; j += kFloats) largest = larger(load<Floats>(scores + j), largest);
-    return largest_of(largest);
+    return largest;
 }
 
 // Attention weights in place of scores. Returns 1 / their sum.
 CARE_INLINE float weigh(float* scores, std::size_t seen, std::size_t tokens) {
-    const float largest = largest_score(scores, seen);
+    const float largest = largest_of(largest_lanes(scores, seen));
     Floats sum{};
     for (std::size_t j = 0; j < seen; j += kFloats) {
         const Floats weights = exponential(load<Floats>(scores + j) - largest);
@@ -116,26 +116,55 @@ CARE_INLINE Ints weight_codes(Floats x) {
     return (Ints)(weights + kRoundingConstant);
 }
 
-// Codes of attention weights in place of scores, which are logarithms to base 2: codes are shorter, so that none
-// overwrites a score before it is read. Returns 1 / the sum of the codes.
-CARE_INLINE float weigh_coded(float* scores, std::size_t seen, std::size_t tokens) {
-    const float largest = largest_score(scores, seen);
-    std::int16_t* const to = reinterpret_cast<std::int16_t*>(scores);
-    Ints sum{};
-    std::size_t j = 0;
-    for (; j + kFloats < seen; j += 2 * kFloats) {
-        const Ints low = weight_codes(load<Floats>(scores + j) - largest);
-        const Ints high = weight_codes(load<Floats>(scores + j + kFloats) - largest);
-        store_low_halves(to + j, low, high);
-        sum += (low - kRoundingConstantBits) + (high - kRoundingConstantBits);
+// Combines the lanes of each register: lane r of the result is of register r.
+template <typename Combine>
+CARE_INLINE Floats across(Floats (&registers)[kFloats], const Combine& combine) {
+    transpose(registers);
+    Floats all = registers[0];
+#pragma GCC unroll 16
+    for (std::size_t r = 1; r < kFloats; ++r) all = combine(all, registers[r]);
+    return all;
+}
+
+// Codes of attention weights in place of scores, which are logarithms to base 2, of as many rows as a register has
+// lanes, or fewer. Codes are shorter, so that none overwrites a score before it is read. Row r has seen(r) tokens, and
+// codes of 0 for others below `tokens`. Writes 1 / the sum of the codes.
+template <typename Seen>
+CARE_INLINE void weigh_coded(float* scores, std::size_t stride, std::size_t count, const Seen& seen,
+                             std::size_t tokens, float* inverses) {
+    Floats found[kFloats];
+    float largest[kFloats];
+    for (std::size_t r = 0; r < kFloats; ++r) {
+        found[r] = r < count ? largest_lanes(scores + r * stride, seen(r)) : Floats{};
     }
-    if (j < seen) {
-        const Ints codes = weight_codes(load<Floats>(scores + j) - largest) - kRoundingConstantBits;
-        store_codes(to + j, codes);
-        sum += codes;
+    store(largest, across(found, [](Floats a, Floats b) __attribute__((always_inline)) { return larger(b, a); }));
+    for (std::size_t r = 0; r < kFloats; ++r) {
+        Ints sum{};
+        if (r < count) {
+            float* const row = scores + r * stride;
+            std::int16_t* const to = reinterpret_cast<std::int16_t*>(row);
+            const std::size_t here = seen(r);
+            std::size_t j = 0;
+            for (; j + kFloats < here; j += 2 * kFloats) {
+                const Ints low = weight_codes(load<Floats>(row + j) - largest[r]);
+                const Ints high = weight_codes(load<Floats>(row + j + kFloats) - largest[r]);
+                store_low_halves(to + j, low, high);
+                sum += (low - kRoundingConstantBits) + (high - kRoundingConstantBits);
+            }
+            if (j < here) {
+                const Ints codes = weight_codes(load<Floats>(row + j) - largest[r]) - kRoundingConstantBits;
+                store_codes(to + j, codes);
+                sum += codes;
+            }
+            for (std::size_t t = rounded_to(here, kFloats); t < tokens + tokens % 2; t += kFloats) {
+                store_codes(to + t, Ints{});
+            }
+        }
+        found[r] = (Floats)sum;
     }
-    for (std::size_t t = rounded_to(seen, kFloats); t < tokens + tokens % 2; t += kFloats) store_codes(to + t, Ints{});
-    return 1.0f / static_cast<float>(sum_of(sum));
+    const Floats sums = across(
+        found, [](Floats a, Floats b) __attribute__((always_inline)) { return (Floats)((Ints)a + (Ints)b); });
+    store(inverses, 1.0f / __builtin_convertvector((Ints)sums, Floats));
 }
 
 // The largest size of values, or of `found`; NaN is larger than all numbers, so that it reaches the scale.
@@ -166,11 +195,10 @@ CARE_INLINE void encode_rows(const float* const (&rows)[kFloats], std::size_t co
     for (std::size_t r = 0; r < kFloats; ++r) {
         sizes[r] = r < count ? (Floats)larger_sizes(rows[r], size, Ints{}) : Floats{};
     }
-    transpose(sizes);
-    Ints largest = (Ints)sizes[0];
-#pragma GCC unroll 16
-    for (std::size_t r = 1; r < kFloats; ++r) largest = (Ints)sizes[r] > largest ? (Ints)sizes[r] : largest;
-    const CodeScales found(largest, limit);
+    const auto larger_of_sizes = [](Floats a, Floats b) __attribute__((always_inline)) {
+        return (Floats)((Ints)b > (Ints)a ? (Ints)b : (Ints)a);
+    };
+    const CodeScales found((Ints)across(sizes, larger_of_sizes), limit);
     store(scales, found.scales);
     float inverses[kFloats];
     store(inverses, found.inverses);
@@ -323,11 +351,17 @@ void attend(const Attention& a) {
                     }
                 }
             });
-        float inverses[kAttentionRows];
-        for (std::size_t r = 0; r < count; ++r) {
-            const std::size_t seen = a.causal ? position + r + 1 : tokens;
-            float* const row = scores + r * score_stride;
-            inverses[r] = kCoded ? weigh_coded(row, seen, tokens) * value_scale : weigh(row, seen, tokens);
+        float inverses[rounded_to(kAttentionRows, kFloats)];
+        for (std::size_t r = 0; r < count; r += kCoded ? kFloats : 1) {
+            const auto seen = [&](std::size_t i) { return a.causal ? position + r + i + 1 : tokens; };
+            float* const rows = scores + r * score_stride;
+            if constexpr (kCoded) {
+                const std::size_t some = count - r < kFloats ? count - r : kFloats;
+                weigh_coded(rows, score_stride, some, seen, tokens, inverses + r);
+                store(inverses + r, load<Floats>(inverses + r) * value_scale);
+            } else {
+                inverses[r] = weigh(rows, seen(0), tokens);
+            }
         }
         for (std::size_t from = 0; from < tokens; from += kSummedTokens<kCoded>) {
             const std::size_t left = tokens - from, some = left < kSummedTokens<kCoded> ? left : kSummedTokens<kCoded>;
