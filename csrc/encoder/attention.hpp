@@ -103,6 +103,8 @@ CARE_INLINE void store_low_halves(std::int16_t* to, Ints low, Ints high) {
 
 CARE_INLINE Ints nearest(Floats values) { return (Ints)(values + kRoundingConstant) - kRoundingConstantBits; }
 
+using Unsigned [[gnu::vector_size(kRegisterBytes)]] = std::uint32_t;  // wraps around
+
 // kWeightCode * 2^x, for x <= 0, as an integer in the last bits: its low half is the code. 2^f for |f| <= 1/2 is a
 // polynomial that errs by 3e-6 of it, a hundredth of a code.
 CARE_INLINE Ints weight_codes(Floats x) {
@@ -112,7 +114,7 @@ CARE_INLINE Ints weight_codes(Floats x) {
     Floats p = broadcast(kWeightCode * kCoefficients[0]);
 #pragma GCC unroll 8
     for (std::size_t i = 1; i < 5; ++i) p = multiply_add(p, f, broadcast(kWeightCode * kCoefficients[i]));
-    const Floats weights = (Floats)((Ints)p + ((Ints)shifted << 23));
+    const Floats weights = (Floats)((Unsigned)p + ((Unsigned)shifted << 23));
     return (Ints)(weights + kRoundingConstant);
 }
 
@@ -139,7 +141,7 @@ CARE_INLINE void weigh_coded(float* scores, std::size_t stride, std::size_t coun
     }
     store(largest, across(found, [](Floats a, Floats b) __attribute__((always_inline)) { return larger(b, a); }));
     for (std::size_t r = 0; r < kFloats; ++r) {
-        Ints sum{};
+        Unsigned sum{};
         if (r < count) {
             float* const row = scores + r * stride;
             std::int16_t* const to = reinterpret_cast<std::int16_t*>(row);
@@ -149,12 +151,12 @@ CARE_INLINE void weigh_coded(float* scores, std::size_t stride, std::size_t coun
                 const Ints low = weight_codes(load<Floats>(row + j) - largest[r]);
                 const Ints high = weight_codes(load<Floats>(row + j + kFloats) - largest[r]);
                 store_low_halves(to + j, low, high);
-                sum += (low - kRoundingConstantBits) + (high - kRoundingConstantBits);
+                sum += (Unsigned)low + (Unsigned)high - 2u * kRoundingConstantBits;
             }
             if (j < here) {
                 const Ints codes = weight_codes(load<Floats>(row + j) - largest[r]) - kRoundingConstantBits;
                 store_codes(to + j, codes);
-                sum += codes;
+                sum += (Unsigned)codes;
             }
             for (std::size_t t = rounded_to(here, kFloats); t < tokens + tokens % 2; t += kFloats) {
                 store_codes(to + t, Ints{});
@@ -163,7 +165,7 @@ CARE_INLINE void weigh_coded(float* scores, std::size_t stride, std::size_t coun
         found[r] = (Floats)sum;
     }
     const Floats sums = across(
-        found, [](Floats a, Floats b) __attribute__((always_inline)) { return (Floats)((Ints)a + (Ints)b); });
+        found, [](Floats a, Floats b) __attribute__((always_inline)) { return (Floats)((Unsigned)a + (Unsigned)b); });
     store(inverses, 1.0f / __builtin_convertvector((Ints)sums, Floats));
 }
 
