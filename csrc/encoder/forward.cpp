@@ -56,6 +56,7 @@ struct Product {
     std::size_t stride;
     Multiply* multiply;
     std::size_t panel_width = kPanel;  // outputs of a panel
+    // Columns of a slice, and from a slice to the next: Slices. A Buffer is one slice.
     std::size_t slice = ~std::size_t{0}, slices_apart = 0;
 
     float* place(std::size_t panel) const {
@@ -137,17 +138,17 @@ private:
     void plan() {
         const EncoderKernel& kernel = *network_.kernel;
         const std::size_t which = static_cast<std::size_t>(network_.precision);
-        const auto project = [&](const PackedMap& map, const Operand& from, std::size_t first) {
-            const Slices& to = space_.projections;
-            products_.push_back({map, from.rows(), to.at(0, first), to.stride(), kernel.multiply[which], kPanel,
-                                 to.slice(), to.apart()});
-        };
         const std::size_t inner = rounded_to(network_.inner(), kPanel), panels = inner / kPanel;
         const auto add = [&](Multiply* multiply, const PackedMap& map, const Operand& from, const Buffer<float>& to,
                              std::size_t panel_width = kPanel) {
             products_.push_back({map, from.rows(), to.row(0), to.stride(), multiply, panel_width});
         };
         Multiply* const multiply = kernel.multiply[which];
+        const auto project = [&](const PackedMap& map, const Operand& from, std::size_t first) {
+            const Slices& to = space_.projections;
+            products_.push_back(
+                {map, from.rows(), to.at(0, first), to.stride(), multiply, kPanel, to.slice(), to.apart()});
+        };
         Multiply* const multiply_up = (shape_.gated ? kernel.multiply_gated : kernel.multiply_activated)[which][
             static_cast<std::size_t>(shape_.activation)];
         // Allocates the codes at their largest size first: growing moves them.
@@ -304,14 +305,15 @@ private:
         const std::size_t row = starts_[text], tokens = static_cast<std::size_t>(batch_.lengths[text]);
         const std::size_t shared = head / (shape_.heads / shape_.key_value_heads) * shape_.head_size;
         const Slices& projections = space_.projections;
-        const std::size_t query_row = pooled_only ? text : row;
+        const Buffer<float>& pooled = space_.pooled_queries;
+        const std::size_t values = inner + rounded_to(network_.key_value_inner(), kPanel);
         network_.kernel->attend[static_cast<std::size_t>(network_.precision)]({.causal = shape_.causal,
-                                 .queries = pooled_only ? space_.pooled_queries.row(text) + at : projections.at(row, at),
-                                 .query_stride = pooled_only ? space_.pooled_queries.stride() : projections.stride(),
+                                 .queries = pooled_only ? pooled.row(text) + at : projections.at(row, at),
+                                 .query_stride = pooled_only ? pooled.stride() : projections.stride(),
                                  .query_count = pooled_only ? 1 : tokens,
                                  .first_position = pooled_only ? pooled_position(text) : 0,
                                  .keys = projections.at(row, inner + shared),
-                                 .values = projections.at(row, inner + rounded_to(network_.key_value_inner(), kPanel) + shared),
+                                 .values = projections.at(row, values + shared),
                                  .stride = projections.stride(),
                                  .tokens = tokens,
                                  .cosines = network_.cosines.empty() ? nullptr : network_.cosines.data(),
@@ -322,7 +324,7 @@ private:
                                  .head_size = shape_.head_size,
                                  .scaling = 1 / std::sqrt(static_cast<float>(shape_.head_size)),
                                  .scratch = space_.scratch.row(worker),
-                                 .to = space_.context.row(query_row) + at,
+                                 .to = space_.context.row(pooled_only ? text : row) + at,
                                  .to_stride = space_.context.stride()});
     }
 

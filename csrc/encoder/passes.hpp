@@ -20,8 +20,8 @@ struct Passes {
     std::vector<Batch> together;  // of all threads, one after another
 };
 
-// Divides `call` for so many threads. Where each thread can have passes of its own, no thread waits for another and each
-// reads what it wrote itself; a few texts, and what is left over, are computed by all threads together.
+// Divides `call` for so many threads. Where each thread can have passes of its own, none waits for another, and each
+// reads what it wrote itself; few tokens, and what is left over, are computed by all threads together.
 Passes divide(const Batch& call, std::size_t width, std::size_t threads);
 
 }  // namespace care
