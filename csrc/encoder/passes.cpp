@@ -5,9 +5,10 @@
 namespace care {
 namespace {
 
-// Tokens of a pass of one thread: enough to reuse the weights that it reads, and few enough for its activations to stay
-// near and for threads to finish together. With fewer for each thread they share passes of more tokens.
-constexpr std::size_t kTokens = 128, kTokensTogether = 512;
+// Tokens of a pass of one thread: enough to read the weights seldom, and few enough for its activations to stay near.
+constexpr std::size_t kTokens = 256, kTokensTogether = 512;
+// With fewer for each thread they share passes: there every thread reads a part of the weights only.
+constexpr std::size_t kFewestTokens = 128;
 
 // Divides a call into about `pieces` of the same number of tokens: a text belongs where its middle lies.
 std::vector<Batch> divide_evenly(const Batch& call, std::size_t width, std::size_t pieces) {
@@ -33,7 +34,7 @@ std::size_t pieces_of(std::size_t tokens, std::size_t most) { return (tokens + m
 
 Passes divide(const Batch& call, std::size_t width, std::size_t threads) {
     Passes passes;
-    if (threads == 1 || call.tokens >= threads * kTokens) {
+    if (threads == 1 || call.tokens >= threads * kFewestTokens) {
         const std::size_t pieces = (pieces_of(call.tokens, kTokens) + threads - 1) / threads * threads;
         passes.alone = divide_evenly(call, width, pieces);
         const auto longer = [](const Batch& a, const Batch& b) { return a.tokens > b.tokens; };

@@ -288,7 +288,7 @@ int main() {
         {{50, 32, 4, 4, 8, 64, 40, 1e-12f}, 2, true, kRotary, Pooling::kFirst, true, 24, {5, 1, 40, 16, 17}},
         {{9, 36, 3, 3, 12, 50, 7, 1e-5f}, 3, false, kRotary, Pooling::kMean, false, 36, {1, 7, 2}},
         {{9, 34, 1, 1, 34, 1, 9, 1e-12f}, 1, true, kRotary, Pooling::kLast, false, 33, {9, 3}},
-        // Large enough for three threads: three passes of one each, and one of all.
+        // Large enough for three threads with a pass each.
         {{30, 160, 5, 5, 32, 700, 300, 1e-12f}, 2, true, kRotary, Pooling::kLast, true, 160, {150, 129, 3, 180}},
         // As BERT and RoBERTa.
         {{50, 36, 4, 4, 9, 50, 40, 1e-12f, kLayer, kPost, kGelu, false},
