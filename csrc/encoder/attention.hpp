@@ -12,6 +12,7 @@ namespace {
 // The largest codes of attention weights and of values, so that sums over kSummedTokens tokens fit into int32; and of
 // queries and keys, for small heads.
 constexpr float kWeightCode = 4095, kValueCode = 2047, kHeadCode = 8191;
+constexpr float kLog2E = 0x1.715476p0f;
 template <bool kCoded>
 constexpr std::size_t kSummedTokens = kCoded ? 256 : ~std::size_t{0} / 2;
 
@@ -62,25 +63,24 @@ CARE_INLINE const float* prepare(const Attention& a, const float* from, const fl
     return to;
 }
 
-// Writes take(exp(score - largest)) in place of each score, and -inf before as the scores of tokens that complete a
-// register.
-template <typename Take>
-CARE_INLINE void softmax(float* scores, std::size_t tokens, const Take& take) {
+// The largest score of each lane. Writes -inf as the scores of tokens that complete a register.
+CARE_INLINE Floats largest_lanes(float* scores, std::size_t tokens) {
     const std::size_t all = rounded_to(tokens, kFloats);
     for (std::size_t j = tokens; j < all; ++j) scores[j] = -__builtin_inff();
     Floats largest = load<Floats>(scores);
     for (std::size_t j = kFloats; j < all; j += kFloats) largest = larger(load<Floats>(scores + j), largest);
-    const float largest_score = largest_of(largest);
-    for (std::size_t j = 0; j < all; j += kFloats) take(j, exponential(load<Floats>(scores + j) - largest_score));
+    return largest;
 }
 
 // Attention weights in place of scores. Returns 1 / their sum.
 CARE_INLINE float weigh(float* scores, std::size_t seen, std::size_t tokens) {
+    const float largest = largest_of(largest_lanes(scores, seen));
     Floats sum{};
-    softmax(scores, seen, [&](std::size_t j, Floats weights) __attribute__((always_inline)) {
+    for (std::size_t j = 0; j < seen; j += kFloats) {
+        const Floats weights = exponential(load<Floats>(scores + j) - largest);
         store(scores + j, weights);
         sum += weights;
-    });
+    }
     for (std::size_t t = rounded_to(seen, kFloats); t < tokens; ++t) scores[t] = 0;
     return 1.0f / sum_of(sum);
 }
@@ -92,20 +92,81 @@ CARE_INLINE void store_codes(std::int16_t* to, Ints codes) {
     std::memcpy(to, &narrow, sizeof narrow);
 }
 
+// The low halves of two registers.
+CARE_INLINE void store_low_halves(std::int16_t* to, Ints low, Ints high) {
+    using All [[gnu::vector_size(kRegisterBytes)]] = std::int16_t;
+    [&]<std::size_t... Lane>(std::index_sequence<Lane...>) __attribute__((always_inline)) {
+        const All both = __builtin_shufflevector((All)low, (All)high, (2 * Lane)...);
+        std::memcpy(to, &both, sizeof both);
+    }(std::make_index_sequence<2 * kFloats>{});
+}
+
 CARE_INLINE Ints nearest(Floats values) { return (Ints)(values + kRoundingConstant) - kRoundingConstantBits; }
 
-// Codes of attention weights in place of scores: they are shorter, so that none overwrites a score before it is read.
-// Returns 1 / the sum of the codes.
-CARE_INLINE float weigh_coded(float* scores, std::size_t seen, std::size_t tokens) {
-    std::int16_t* const to = reinterpret_cast<std::int16_t*>(scores);
-    Ints sum{};
-    softmax(scores, seen, [&](std::size_t j, Floats weights) __attribute__((always_inline)) {
-        const Ints codes = nearest(weights * kWeightCode);
-        store_codes(to + j, codes);
-        sum += codes;
-    });
-    for (std::size_t t = rounded_to(seen, kFloats); t < tokens + tokens % 2; t += kFloats) store_codes(to + t, Ints{});
-    return 1.0f / static_cast<float>(sum_of(sum));
+using Unsigned [[gnu::vector_size(kRegisterBytes)]] = std::uint32_t;  // wraps around
+
+// kWeightCode * 2^x, for x <= 0, as an integer in the last bits: its low half is the code. 2^f for |f| <= 1/2 is a
+// polynomial that errs by 3e-6 of it, a hundredth of a code.
+CARE_INLINE Ints weight_codes(Floats x) {
+    constexpr float kCoefficients[] = {0x1.3997d4p-7f, 0x1.ca1440p-5f, 0x1.ec06dap-3f, 0x1.62e0dcp-1f, 0x1.ffffe8p-1f};
+    x = larger(x, broadcast(-30.0f));  // 0 for NaN too
+    const Floats shifted = x + kRoundingConstant, f = x - (shifted - kRoundingConstant);
+    Floats p = broadcast(kWeightCode * kCoefficients[0]);
+#pragma GCC unroll 8
+    for (std::size_t i = 1; i < 5; ++i) p = multiply_add(p, f, broadcast(kWeightCode * kCoefficients[i]));
+    const Floats weights = (Floats)((Unsigned)p + ((Unsigned)shifted << 23));
+    return (Ints)(weights + kRoundingConstant);
+}
+
+// Combines the lanes of each register: lane r of the result is of register r.
+template <typename Combine>
+CARE_INLINE Floats across(Floats (&registers)[kFloats], const Combine& combine) {
+    transpose(registers);
+    Floats all = registers[0];
+#pragma GCC unroll 16
+    for (std::size_t r = 1; r < kFloats; ++r) all = combine(all, registers[r]);
+    return all;
+}
+
+// Codes of attention weights in place of scores, which are logarithms to base 2, of as many rows as a register has
+// lanes, or fewer. Codes are shorter, so that none overwrites a score before it is read. Row r has seen(r) tokens, and
+// codes of 0 for others below `tokens`. Writes 1 / the sum of the codes.
+template <typename Seen>
+CARE_INLINE void weigh_coded(float* scores, std::size_t stride, std::size_t count, const Seen& seen,
+                             std::size_t tokens, float* inverses) {
+    Floats found[kFloats];
+    float largest[kFloats];
+    for (std::size_t r = 0; r < kFloats; ++r) {
+        found[r] = r < count ? largest_lanes(scores + r * stride, seen(r)) : Floats{};
+    }
+    store(largest, across(found, [](Floats a, Floats b) __attribute__((always_inline)) { return larger(b, a); }));
+    for (std::size_t r = 0; r < kFloats; ++r) {
+        Unsigned sum{};
+        if (r < count) {
+            float* const row = scores + r * stride;
+            std::int16_t* const to = reinterpret_cast<std::int16_t*>(row);
+            const std::size_t here = seen(r);
+            std::size_t j = 0;
+            for (; j + kFloats < here; j += 2 * kFloats) {
+                const Ints low = weight_codes(load<Floats>(row + j) - largest[r]);
+                const Ints high = weight_codes(load<Floats>(row + j + kFloats) - largest[r]);
+                store_low_halves(to + j, low, high);
+                sum += (Unsigned)low + (Unsigned)high - 2u * kRoundingConstantBits;
+            }
+            if (j < here) {
+                const Ints codes = weight_codes(load<Floats>(row + j) - largest[r]) - kRoundingConstantBits;
+                store_codes(to + j, codes);
+                sum += (Unsigned)codes;
+            }
+            for (std::size_t t = rounded_to(here, kFloats); t < tokens + tokens % 2; t += kFloats) {
+                store_codes(to + t, Ints{});
+            }
+        }
+        found[r] = (Floats)sum;
+    }
+    const Floats sums = across(
+        found, [](Floats a, Floats b) __attribute__((always_inline)) { return (Floats)((Unsigned)a + (Unsigned)b); });
+    store(inverses, 1.0f / __builtin_convertvector((Ints)sums, Floats));
 }
 
 // The largest size of values, or of `found`; NaN is larger than all numbers, so that it reaches the scale.
@@ -118,26 +179,37 @@ CARE_INLINE Ints larger_sizes(const float* from, std::size_t size, Ints found) {
     return found;
 }
 
-// The scale of codes up to `limit`, and its inverse.
-struct CodeScale {
-    float scale, inverse;
-    CARE_INLINE CodeScale(Ints sizes, float limit) {
-        const std::int32_t bits = largest_of(sizes);
-        float largest;
-        std::memcpy(&largest, &bits, sizeof largest);
-        scale = largest / limit;
-        inverse = largest >= 0x1p-100f ? limit / largest : 0.0f;
+// Scales of codes up to `limit`, and their inverses, of values of these sizes.
+struct CodeScales {
+    Floats scales, inverses;
+    CARE_INLINE CodeScales(Ints sizes, float limit) {
+        const Floats largest = (Floats)sizes;
+        scales = largest / limit;
+        inverses = largest >= 0x1p-100f ? limit / largest : Floats{};
     }
 };
 
-// Codes of a query or key, and their scale. `to` has room for whole registers.
-CARE_INLINE float encode_row(const float* from, std::size_t size, float limit, std::int16_t* to) {
-    const CodeScale scale(larger_sizes(from, size, Ints{}), limit);
-    for (std::size_t i = 0; i < size; i += kFloats) {
-        const Floats values = load_up_to(from + i, size - i);
-        store_codes(to + i, nearest(values * scale.inverse));
+// Codes of as many queries or keys as a register has lanes, or fewer, in place of `to`, and their scales. There is room
+// for whole registers.
+CARE_INLINE void encode_rows(const float* const (&rows)[kFloats], std::size_t count, std::size_t size, float limit,
+                             float* to, std::size_t stride, float* scales) {
+    Floats sizes[kFloats];
+    for (std::size_t r = 0; r < kFloats; ++r) {
+        sizes[r] = r < count ? (Floats)larger_sizes(rows[r], size, Ints{}) : Floats{};
     }
-    return scale.scale;
+    const auto larger_of_sizes = [](Floats a, Floats b) __attribute__((always_inline)) {
+        return (Floats)((Ints)b > (Ints)a ? (Ints)b : (Ints)a);
+    };
+    const CodeScales found((Ints)across(sizes, larger_of_sizes), limit);
+    store(scales, found.scales);
+    float inverses[kFloats];
+    store(inverses, found.inverses);
+    for (std::size_t r = 0; r < count; ++r) {
+        std::int16_t* const codes = reinterpret_cast<std::int16_t*>(to + r * stride);
+        for (std::size_t i = 0; i < size; i += kFloats) {
+            store_codes(codes + i, nearest(load_up_to(rows[r] + i, size - i) * inverses[r]));
+        }
+    }
 }
 
 // Packs codes of the values: for every two tokens, words of both for each of their values. Returns the scale.
@@ -145,18 +217,19 @@ CARE_INLINE float pack_values(const Attention& a, std::size_t wide, float* to) {
     const std::size_t size = a.head_size;
     Ints sizes{};
     for (std::size_t t = 0; t < a.tokens; ++t) sizes = larger_sizes(a.values + t * a.stride, size, sizes);
-    const CodeScale scale(sizes, kValueCode);
+    const CodeScales found(Ints{} + largest_of(sizes), kValueCode);
+    const Floats inverse = found.inverses;
     for (std::size_t t = 0; t < a.tokens; t += 2, to += wide) {
         const float* const row = a.values + t * a.stride;
         const float* const next = row + a.stride;
         for (std::size_t i = 0; i < size; i += kFloats) {
-            const Ints low = nearest(load_up_to(row + i, size - i) * scale.inverse);
-            const Ints high = t + 1 < a.tokens ? nearest(load_up_to(next + i, size - i) * scale.inverse) : Ints{};
+            const Ints low = nearest(load_up_to(row + i, size - i) * inverse);
+            const Ints high = t + 1 < a.tokens ? nearest(load_up_to(next + i, size - i) * inverse) : Ints{};
             store(to + i, (Floats)((low & 0xffff) | (high << 16)));
         }
         for (std::size_t i = rounded_to(size, kFloats); i < wide; ++i) to[i] = 0;
     }
-    return scale.scale;
+    return found.scales[0];
 }
 
 // Multiplies rows by all blocks of weights, as many at a time as fill a tile, then by the rest: take(block, row, sums)
@@ -193,12 +266,11 @@ CARE_INLINE void pack_keys(const Attention& a, float limit, float* keys, float* 
         const std::size_t count = a.tokens - t < kFloats ? a.tokens - t : kFloats;
         const float* rows[kFloats];
         for (std::size_t r = 0; r < count; ++r) {
-            float* const place = prepared + r * wide;
-            rows[r] = prepare(a, a.keys + (t + r) * a.stride, a.key_norm, t + r, place);
-            if constexpr (kCoded) {
-                scales[t + r] = encode_row(rows[r], a.head_size, limit, reinterpret_cast<std::int16_t*>(place));
-                rows[r] = place;
-            }
+            rows[r] = prepare(a, a.keys + (t + r) * a.stride, a.key_norm, t + r, prepared + r * wide);
+        }
+        if constexpr (kCoded) {
+            encode_rows(rows, count, a.head_size, limit, prepared, wide, scales + t);
+            for (std::size_t r = 0; r < count; ++r) rows[r] = prepared + r * wide;
         }
         for (std::size_t i = 0; i < whole; i += kFloats) {
             Floats square[kFloats];
@@ -242,15 +314,23 @@ void attend(const Attention& a) {
     for (std::size_t first = 0; first < a.query_count; first += kAttentionRows) {
         const std::size_t count = a.query_count - first < kAttentionRows ? a.query_count - first : kAttentionRows;
         const std::size_t position = a.first_position + first;
-        float scales[kAttentionRows];
-        for (std::size_t r = 0; r < count; ++r) {
+        float scales[rounded_to(kAttentionRows, kFloats)];
+        for (std::size_t r = 0; r < count; r += kFloats) {
+            const std::size_t some = count - r < kFloats ? count - r : kFloats;
             float* const to = queries + r * query_stride;
-            const float* const query =
-                prepare(a, a.queries + (first + r) * a.query_stride, a.query_norm, position + r, to);
+            const float* rows[kFloats];
+            for (std::size_t i = 0; i < some; ++i) {
+                const float* const from = a.queries + (first + r + i) * a.query_stride;
+                rows[i] = prepare(a, from, a.query_norm, position + r + i, to + i * query_stride);
+            }
             if constexpr (kCoded) {
-                scales[r] = encode_row(query, size, limit, reinterpret_cast<std::int16_t*>(to)) * a.scaling;
+                encode_rows(rows, some, size, limit, to, query_stride, scales + r);
+                // Scores as logarithms to base 2.
+                store(scales + r, load<Floats>(scales + r) * (a.scaling * kLog2E));
             } else {
-                for (std::size_t i = 0; i < size; ++i) to[i] = query[i] * a.scaling;
+                for (std::size_t i = 0; i < some; ++i) {
+                    for (std::size_t k = 0; k < size; ++k) to[i * query_stride + k] = rows[i][k] * a.scaling;
+                }
             }
         }
         // Tokens that the last of these queries attends to. More of them would add zeros.
@@ -273,11 +353,17 @@ void attend(const Attention& a) {
                     }
                 }
             });
-        float inverses[kAttentionRows];
-        for (std::size_t r = 0; r < count; ++r) {
-            const std::size_t seen = a.causal ? position + r + 1 : tokens;
-            float* const row = scores + r * score_stride;
-            inverses[r] = kCoded ? weigh_coded(row, seen, tokens) * value_scale : weigh(row, seen, tokens);
+        float inverses[rounded_to(kAttentionRows, kFloats)];
+        for (std::size_t r = 0; r < count; r += kCoded ? kFloats : 1) {
+            const auto seen = [&](std::size_t i) { return a.causal ? position + r + i + 1 : tokens; };
+            float* const rows = scores + r * score_stride;
+            if constexpr (kCoded) {
+                const std::size_t some = count - r < kFloats ? count - r : kFloats;
+                weigh_coded(rows, score_stride, some, seen, tokens, inverses + r);
+                store(inverses + r, load<Floats>(inverses + r) * value_scale);
+            } else {
+                inverses[r] = weigh(rows, seen(0), tokens);
+            }
         }
         for (std::size_t from = 0; from < tokens; from += kSummedTokens<kCoded>) {
             const std::size_t left = tokens - from, some = left < kSummedTokens<kCoded> ? left : kSummedTokens<kCoded>;

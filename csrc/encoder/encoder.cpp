@@ -17,8 +17,6 @@
 namespace care {
 namespace {
 
-// Tokens of one forward pass: few enough for their activations to stay in the caches while the weights are read.
-constexpr std::size_t kBatchTokens = 512;
 // With less work than kWorkPerThread, waking a thread takes as long as its share of the work, and far longer if another
 // program has its core. Work is counted in bytes of weights read, and as much again for every kRowsPerReading rows.
 constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
@@ -41,7 +39,7 @@ struct Session {
     const pid_t process;
     std::mutex turn;
     std::unique_ptr<ThreadPool> pool;
-    Workspace workspace;
+    std::vector<Workspace> workspaces;  // by thread
 };
 
 struct Encoder::State {
@@ -150,22 +148,13 @@ void Encoder::encode(const std::int64_t* ids, const std::int64_t* lengths, std::
 
     Session& session = state_->current();
     const std::lock_guard turn(session.turn);
-    const std::size_t bytes = network.bytes();
-    for (std::size_t text = 0; text < texts;) {
-        Batch batch{ids, lengths + text, 0, 0, vectors + text * reduction.width};
-        while (text < texts) {
-            const std::size_t length = static_cast<std::size_t>(lengths[text]);
-            if (batch.texts > 0 && batch.tokens + length > kBatchTokens) break;
-            batch.tokens += length;
-            ++batch.texts;
-            ++text;
-        }
-        const std::size_t work = bytes * (kRowsPerReading + batch.tokens) / kRowsPerReading / kWorkPerThread;
-        const std::size_t wanted = std::clamp<std::size_t>(work, 1, std::max<std::size_t>(1, threads));
-        if (wanted > session.pool->size()) session.pool = std::make_unique<ThreadPool>(wanted);
-        forward(network, reduction, batch, *session.pool, wanted, session.workspace);
-        ids += batch.tokens;
-    }
+    const std::size_t work = network.bytes() * (kRowsPerReading + tokens) / kRowsPerReading / kWorkPerThread;
+    const std::size_t wanted = std::clamp<std::size_t>(work, 1, std::max<std::size_t>(1, threads));
+    if (wanted > session.pool->size()) session.pool = std::make_unique<ThreadPool>(wanted);
+    const std::size_t found = std::min(wanted, session.pool->size());
+    if (found > session.workspaces.size()) session.workspaces.resize(found);
+    const Passes passes = divide({ids, lengths, texts, tokens, vectors}, reduction.width, found);
+    forward(network, reduction, passes, *session.pool, found, session.workspaces);
 }
 
 const Shape& Encoder::shape() const { return state_->network.shape; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <exception>
 
 #include "../scan/arithmetic.hpp"
 #include "care/codes.hpp"
@@ -54,6 +55,14 @@ struct Product {
     float* to;
     std::size_t stride;
     Multiply* multiply;
+    std::size_t panel_width = kPanel;  // outputs of a panel
+    // Columns of a slice, and from a slice to the next: Slices. A Buffer is one slice.
+    std::size_t slice = ~std::size_t{0}, slices_apart = 0;
+
+    float* place(std::size_t panel) const {
+        const std::size_t at = panel * panel_width;
+        return to + at / slice * slices_apart + at % slice;
+    }
 };
 
 class Forward {
@@ -109,7 +118,8 @@ private:
             space_.pooled_normed.reserve(batch_.texts, shape_.hidden);
         }
         space_.added.reserve(tokens, shape_.hidden);
-        space_.projections.reserve(tokens, inner + 2 * rounded_to(network_.key_value_inner(), kPanel));
+        space_.projections.reserve(tokens, inner + 2 * rounded_to(network_.key_value_inner(), kPanel),
+                                   network_.head_slice());
         space_.context.reserve(tokens, inner);
         space_.intermediate.reserve(tokens, shape_.intermediate);
         space_.pooled.reserve(batch_.texts, shape_.hidden);
@@ -130,10 +140,15 @@ private:
         const std::size_t which = static_cast<std::size_t>(network_.precision);
         const std::size_t inner = rounded_to(network_.inner(), kPanel), panels = inner / kPanel;
         const auto add = [&](Multiply* multiply, const PackedMap& map, const Operand& from, const Buffer<float>& to,
-                             std::size_t at = 0) {
-            products_.push_back({map, from.rows(), to.row(0) + at, to.stride(), multiply});
+                             std::size_t panel_width = kPanel) {
+            products_.push_back({map, from.rows(), to.row(0), to.stride(), multiply, panel_width});
         };
         Multiply* const multiply = kernel.multiply[which];
+        const auto project = [&](const PackedMap& map, const Operand& from, std::size_t first) {
+            const Slices& to = space_.projections;
+            products_.push_back(
+                {map, from.rows(), to.at(0, first), to.stride(), multiply, kPanel, to.slice(), to.apart()});
+        };
         Multiply* const multiply_up = (shape_.gated ? kernel.multiply_gated : kernel.multiply_activated)[which][
             static_cast<std::size_t>(shape_.activation)];
         // Allocates the codes at their largest size first: growing moves them.
@@ -148,13 +163,13 @@ private:
             if (pooled_only) {
                 const Operand pooled(network_, pooled_.normed, shape_.hidden, rows, space_.pooled_codes);
                 add(multiply, layer.query_key_value.map(0, panels), pooled, space_.pooled_queries);
-                add(multiply, layer.query_key_value.from(panels), all, space_.projections, inner);
+                project(layer.query_key_value.from(panels), all, inner);
             } else {
-                add(multiply, layer.query_key_value.map(), all, space_.projections);
+                project(layer.query_key_value.map(), all, 0);
             }
             add(multiply, layer.output.map(), operand(space_.context, network_.inner(), rows), space_.added);
             add(multiply_up, layer.up.map(), operand(stream(pooled_only).normed, shape_.hidden, rows),
-                space_.intermediate);
+                space_.intermediate, shape_.gated ? kPanel / 2 : kPanel);
             add(multiply, layer.down.map(), operand(space_.intermediate, shape_.intermediate, rows), space_.added);
         }
     }
@@ -188,7 +203,8 @@ private:
             const std::size_t panel = me.panel;
             const Prefetch prefetch = claim_next(me);
             if (panel >= product.map.panel_count) return;
-            product.multiply(product.map, panel, product.rows, prefetch, product.to, product.stride);
+            product.multiply(product.map, panel, product.rows, prefetch, product.place(panel),
+                             product.stride);
         }
     }
 
@@ -287,18 +303,18 @@ private:
     void attend(const PackedLayer& layer, std::size_t text, std::size_t head, bool pooled_only, std::size_t worker) {
         const std::size_t inner = rounded_to(network_.inner(), kPanel), at = head * shape_.head_size;
         const std::size_t row = starts_[text], tokens = static_cast<std::size_t>(batch_.lengths[text]);
-        const std::size_t key_value_head = head / (shape_.heads / shape_.key_value_heads);
-        const float* const keys = space_.projections.row(row) + inner + key_value_head * shape_.head_size;
-        const Buffer<float>& queries = pooled_only ? space_.pooled_queries : space_.projections;
-        const std::size_t query_row = pooled_only ? text : row;
+        const std::size_t shared = head / (shape_.heads / shape_.key_value_heads) * shape_.head_size;
+        const Slices& projections = space_.projections;
+        const Buffer<float>& pooled = space_.pooled_queries;
+        const std::size_t values = inner + rounded_to(network_.key_value_inner(), kPanel);
         network_.kernel->attend[static_cast<std::size_t>(network_.precision)]({.causal = shape_.causal,
-                                 .queries = queries.row(query_row) + at,
-                                 .query_stride = queries.stride(),
+                                 .queries = pooled_only ? pooled.row(text) + at : projections.at(row, at),
+                                 .query_stride = pooled_only ? pooled.stride() : projections.stride(),
                                  .query_count = pooled_only ? 1 : tokens,
                                  .first_position = pooled_only ? pooled_position(text) : 0,
-                                 .keys = keys,
-                                 .values = keys + rounded_to(network_.key_value_inner(), kPanel),
-                                 .stride = space_.projections.stride(),
+                                 .keys = projections.at(row, inner + shared),
+                                 .values = projections.at(row, values + shared),
+                                 .stride = projections.stride(),
                                  .tokens = tokens,
                                  .cosines = network_.cosines.empty() ? nullptr : network_.cosines.data(),
                                  .sines = network_.sines.data(),
@@ -308,7 +324,7 @@ private:
                                  .head_size = shape_.head_size,
                                  .scaling = 1 / std::sqrt(static_cast<float>(shape_.head_size)),
                                  .scratch = space_.scratch.row(worker),
-                                 .to = space_.context.row(query_row) + at,
+                                 .to = space_.context.row(pooled_only ? text : row) + at,
                                  .to_stride = space_.context.stride()});
     }
 
@@ -347,11 +363,28 @@ private:
 
 }  // namespace
 
-void forward(const Network& network, const Reduction& reduction, const Batch& batch, ThreadPool& pool,
-             std::size_t threads, Workspace& workspace) {
-    threads = std::min(threads, pool.size());
-    Forward pass(network, reduction, batch, threads, workspace);
-    pool.run(threads, [&](std::size_t worker) { pass.work(worker); });
+void forward(const Network& network, const Reduction& reduction, const Passes& passes, ThreadPool& pool,
+             std::size_t threads, std::vector<Workspace>& workspaces) {
+    if (!passes.alone.empty()) {
+        std::atomic<std::size_t> next{0};
+        std::vector<std::exception_ptr> failures(threads);
+        pool.run(threads, [&](std::size_t worker) {
+            try {
+                for (std::size_t i = next++; i < passes.alone.size(); i = next++) {
+                    Forward(network, reduction, passes.alone[i], 1, workspaces[worker]).work(0);
+                }
+            } catch (...) {
+                failures[worker] = std::current_exception();  // no memory
+            }
+        });
+        for (const std::exception_ptr& failure : failures) {
+            if (failure) std::rethrow_exception(failure);
+        }
+    }
+    for (const Batch& batch : passes.together) {
+        Forward pass(network, reduction, batch, threads, workspaces[0]);
+        pool.run(threads, [&](std::size_t worker) { pass.work(worker); });
+    }
 }
 
 }  // namespace care

@@ -4,11 +4,13 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 #include <vector>
 
 #include "care/encoder.hpp"
 #include "kernel.hpp"
 #include "packing.hpp"
+#include "passes.hpp"
 #include "thread_pool.hpp"
 
 namespace care {
@@ -45,6 +47,12 @@ struct Network {
     // Values of all query heads, and of all key or value heads.
     std::size_t inner() const { return shape.heads * shape.head_size; }
     std::size_t key_value_inner() const { return shape.key_value_heads * shape.head_size; }
+    // The narrowest slices of whole panels in which every head is whole.
+    std::size_t head_slice() const {
+        const std::size_t whole = std::lcm(kPanel, shape.head_size);
+        const std::size_t queries = rounded_to(inner(), kPanel), keys = rounded_to(key_value_inner(), kPanel);
+        return queries % whole == 0 && keys % whole == 0 ? whole : queries + 2 * keys;
+    }
     bool pre_norm() const { return shape.place == NormPlace::kPre; }
     std::size_t bytes() const {
         std::size_t sum = 0;
@@ -72,6 +80,33 @@ private:
     std::size_t stride_ = 0;
 };
 
+// A matrix in slices of columns, one after another, each with all rows: attention reads one head of all tokens, whose
+// values are then close together.
+class Slices {
+public:
+    // Widths are multiples of kPanel. Loses the values.
+    void reserve(std::size_t rows, std::size_t width, std::size_t slice) {
+        rows_ = rows;
+        slice_ = slice;
+        // As in a Buffer. Rows of one panel follow each other.
+        stride_ = slice == kPanel ? slice : slice + kPanel / sizeof(float);
+        const std::size_t bytes = width / slice * rows * stride_ * sizeof(float);
+        if (bytes > pages_.size()) pages_ = Pages(bytes);
+    }
+    float* at(std::size_t row, std::size_t column) const {
+        float* const values = reinterpret_cast<float*>(pages_.data());
+        return values + (column / slice_ * rows_ + row) * stride_ + column % slice_;
+    }
+    std::size_t stride() const { return stride_; }
+    std::size_t slice() const { return slice_; }
+    // From a slice to the next.
+    std::size_t apart() const { return rows_ * stride_; }
+
+private:
+    Pages pages_;
+    std::size_t rows_ = 0, slice_ = kPanel, stride_ = 0;
+};
+
 // Rows quantised to int8, of one width at a time.
 struct QuantizedRows {
     Pages codes;
@@ -81,22 +116,16 @@ struct QuantizedRows {
 // Memory that is reused from call to call.
 struct Workspace {
     // With pre-norm `hidden` are the sums and `normed` their norms, otherwise `hidden` are the norms.
-    Buffer<float> hidden, normed, added, projections, context, intermediate;
+    Buffer<float> hidden, normed, added, context, intermediate;
+    Slices projections;
     Buffer<float> pooled, pooled_normed, pooled_queries;  // of the tokens that are pooled
     QuantizedRows codes, pooled_codes;
     Buffer<float> scratch;  // one row per thread
     std::vector<std::atomic<std::uint32_t>> claims;
 };
 
-struct Batch {
-    const std::int64_t* ids;
-    const std::int64_t* lengths;
-    std::size_t texts, tokens;
-    float* vectors;
-};
-
-// Runs a batch through the network on at most `threads` threads of the pool.
-void forward(const Network& network, const Reduction& reduction, const Batch& batch, ThreadPool& pool,
-             std::size_t threads, Workspace& workspace);
+// Runs batches through the network on `threads` threads of the pool, which has as many. There is a workspace for each.
+void forward(const Network& network, const Reduction& reduction, const Passes& passes, ThreadPool& pool,
+             std::size_t threads, std::vector<Workspace>& workspaces);
 
 }  // namespace care

@@ -58,7 +58,7 @@ struct Prefetch {
     std::size_t lines;  // of 64 bytes
 };
 
-// Writes the outputs of one panel: to[row * stride + o].
+// Writes the outputs of one panel: to[row * stride + o - first output of the panel].
 using Multiply = void(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetch prefetch, float* to,
                       std::size_t stride);
 

@@ -233,8 +233,9 @@ void multiply(const PackedMap& map, std::size_t panel, const Rows& rows, Prefetc
         for (std::size_t b = 0; b < kTileBlocks; ++b) {
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-                const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
-                store(to + row * stride + at, Activate::of(Words::output(map, at, sums[b][p], scale)));
+                const std::size_t at = (block + b) * kBlock + p * kFloats;
+                const Floats output = Words::output(map, panel * kPanel + at, sums[b][p], scale);
+                store(to + row * stride + at, Activate::of(output));
             }
         }
     };
@@ -253,7 +254,7 @@ void multiply_gated(const PackedMap& map, std::size_t panel, const Rows& rows, P
                 const std::size_t at = panel * kPanel + (block + b) * kBlock + p * kFloats;
                 const Floats gate = Words::output(map, at, sums[b][p], scale);
                 const Floats up = Words::output(map, at + kBlock, sums[b + 1][p], scale);
-                const std::size_t half = panel * kPanel / 2 + (block + b) / 2 * kBlock + p * kFloats;
+                const std::size_t half = (block + b) / 2 * kBlock + p * kFloats;
                 store(to + row * stride + half, Activate::of(gate) * up);
             }
         }

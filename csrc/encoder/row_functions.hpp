@@ -63,13 +63,10 @@ struct LargestThree {
     }
 };
 
-// The largest and the third largest value of `width`, without their signs.
-CARE_INLINE void find_largest(const float* row, std::size_t width, float& largest, float& third) {
+// The three largest values of all lanes.
+CARE_INLINE LargestThree<Ints> across_lanes(const LargestThree<Ints>& lanes) {
     using Four [[gnu::vector_size(16)]] = std::int32_t;
     constexpr std::size_t kParts = kRegisterBytes / sizeof(Four);
-    // Compared as integers, NaN is larger than all numbers.
-    LargestThree<Ints> lanes;
-    for (std::size_t j = 0; j < width; j += kFloats) lanes.insert(load<Ints>(row + j) & 0x7fffffff);
     Four firsts[kParts], seconds[kParts], thirds[kParts];
     std::memcpy(firsts, &lanes.first, sizeof firsts);
     std::memcpy(seconds, &lanes.second, sizeof seconds);
@@ -81,40 +78,66 @@ CARE_INLINE void find_largest(const float* row, std::size_t width, float& larges
     most.insert({turned(most.first), turned(most.second), turned(most.third)});
     const auto swapped = [](Four v) { return __builtin_shufflevector(v, v, 1, 0, 3, 2); };
     most.insert({swapped(most.first), swapped(most.second), swapped(most.third)});
-    const std::int32_t first_bits = most.first[0], third_bits = most.third[0];
-    std::memcpy(&largest, &first_bits, sizeof largest);
-    std::memcpy(&third, &third_bits, sizeof third);
+    return {Ints{} + most.first[0], Ints{} + most.second[0], Ints{} + most.third[0]};
 }
 
-// One bit per lane, set if its code lies outside [-127, 127].
-CARE_INLINE std::uint32_t outlier_lanes(Ints codes) {
+// Sizes of values as integers: NaN is larger than all numbers.
+CARE_INLINE Ints sizes_at(const float* from) { return load<Ints>(from) & 0x7fffffff; }
+
+// The three largest sizes of a row.
+CARE_INLINE LargestThree<Ints> largest_sizes(const float* row, std::size_t width) {
+    LargestThree<Ints> lanes;
+    for (std::size_t j = 0; j < width; j += kFloats) lanes.insert(sizes_at(row + j));
+    return across_lanes(lanes);
+}
+
+// The same in a third of the time, unless two of the three are in one of the parts that the row is dealt out to: then
+// the second and third are too small.
+CARE_INLINE LargestThree<Ints> largest_of_parts(const float* row, std::size_t width) {
+    constexpr std::size_t kParts = 4;
+    Ints parts[kParts]{};
+    std::size_t j = 0;
+    for (; j + kParts * kFloats <= width; j += kParts * kFloats) {
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < kParts; ++i) parts[i] = larger_of(parts[i], sizes_at(row + j + i * kFloats));
+    }
+    for (; j < width; j += kFloats) parts[0] = larger_of(parts[0], sizes_at(row + j));
+    LargestThree<Ints> lanes;
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < kParts; ++i) lanes.insert(parts[i]);
+    return across_lanes(lanes);
+}
+
+// One bit per lane, set if a > b.
+CARE_INLINE std::uint32_t larger_lanes(Ints a, Ints b) {
 #if defined(__AVX512F__)
-    return _mm512_cmpgt_epu32_mask((__m512i)(codes + 127), _mm512_set1_epi32(254));
+    return _mm512_cmpgt_epi32_mask((__m512i)a, (__m512i)b);
 #else
-    const Ints beyond = (codes > 127) | (codes < -127);
+    const Ints is = a > b;
 #if defined(__AVX__)
-    return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)beyond));
+    return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)is));
 #elif defined(__SSE2__)
-    return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)beyond));
+    return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)is));
 #else
     std::uint32_t bits = 0;
-    for (std::size_t lane = 0; lane < kFloats; ++lane) bits |= (beyond[lane] & 1u) << lane;
+    for (std::size_t lane = 0; lane < kFloats; ++lane) bits |= (is[lane] & 1u) << lane;
     return bits;
 #endif
 #endif
 }
 
-void quantize(const float* row, std::size_t width, std::int8_t* codes, RowCode* code) {
+// Quantises a row with these largest values. Returns false if more than kOutliers exceed the third of them.
+CARE_INLINE bool quantize_by(const LargestThree<Ints>& found, const float* row, std::size_t width, std::int8_t* codes,
+                             RowCode* code) {
     using Chars [[gnu::vector_size(kFloats)]] = std::int8_t;
-    float largest, third;
-    find_largest(row, width, largest, third);
+    const float largest = ((Floats)found.first)[0], third = ((Floats)found.third)[0];
     *code = {};
     const float part = largest / 128.0f, unit = part < third ? third : part;
     code->scale = unit / 127.0f;
     if (!(largest <= 0x1.fffffep127f)) {
         code->scale = largest;  // an infinity or NaN, times sums of 0
         std::memset(codes, 0, rounded_to(width, kFloats));
-        return;
+        return true;
     }
     const float inverse = unit >= 0x1p-100f ? 127.0f / unit : 0.0f;
     Ints sum{};
@@ -125,9 +148,8 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, RowCode* 
         sum += integers;
         const Chars small = __builtin_convertvector(integers, Chars);
         std::memcpy(codes + j, &small, sizeof small);
-        // No more than kOutliers values exceed the third largest. The bound is stated all the same: without it GCC 12 at
-        // -O2 under the thread sanitizer wrote beyond the outliers.
-        for (std::uint32_t lanes = outlier_lanes(integers); lanes != 0 && outliers < kOutliers; lanes &= lanes - 1) {
+        for (std::uint32_t lanes = larger_lanes(sizes_at(row + j), found.third); lanes != 0; lanes &= lanes - 1) {
+            if (outliers == kOutliers) return false;
             const std::size_t at = j + static_cast<std::size_t>(__builtin_ctz(lanes));
             const float nearest = (row[at] * inverse + kRoundingConstant) - kRoundingConstant;
             const std::int32_t whole = static_cast<std::int32_t>(nearest);
@@ -138,6 +160,12 @@ void quantize(const float* row, std::size_t width, std::int8_t* codes, RowCode* 
         }
     }
     code->correction = 128 * sum_of(sum);
+    return true;
+}
+
+void quantize(const float* row, std::size_t width, std::int8_t* codes, RowCode* code) {
+    if (quantize_by(largest_of_parts(row, width), row, width, codes, code)) return;
+    quantize_by(largest_sizes(row, width), row, width, codes, code);
 }
 
 }  // namespace
