@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "care/encoder.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 #include "packing.hpp"
 #include "passes.hpp"
 #include "thread_pool.hpp"

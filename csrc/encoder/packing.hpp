@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "care/encoder.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 
 namespace care {
 

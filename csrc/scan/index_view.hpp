@@ -8,7 +8,7 @@
 
 #include "care/codes.hpp"
 #include "care/scan.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 
 namespace care {
 

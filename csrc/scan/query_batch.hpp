@@ -9,7 +9,7 @@
 #include "arithmetic.hpp"
 #include "care/score.hpp"
 #include "index_view.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 #include "query_code.hpp"
 
 namespace care {

@@ -9,7 +9,7 @@
 #include "care/scan.hpp"
 #include "care/score.hpp"
 #include "hits.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 #include "workers.hpp"
 
 namespace care {

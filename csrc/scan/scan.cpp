@@ -8,7 +8,7 @@
 
 #include "arithmetic.hpp"
 #include "hits.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 #include "query_batch.hpp"
 #include "scan_pass.hpp"
 

@@ -17,7 +17,7 @@
 
 #include "candidates.hpp"
 #include "index_view.hpp"
-#include "kernel.hpp"
+#include "kernels/kernel.hpp"
 #include "query_batch.hpp"
 #include "tiles.hpp"
 #include "workers.hpp"

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "query_code.hpp"
+#include "../query_code.hpp"
 
 namespace care {
 

@@ -4,7 +4,7 @@
 
 #include <type_traits>
 
-#include "../scan/registers.hpp"
+#include "../../scan/kernels/registers.hpp"
 
 namespace care {
 namespace {
