@@ -4,7 +4,8 @@ from planted_vectors import clustered
 
 from care_accel import CareError
 from care_accel.index.approximate import family
-from care_accel.index.approximate.family import Kind, TooSlowError
+from care_accel.index.approximate.family import Kind
+from care_accel.index.approximate.lists import TooSlowError
 
 VECTORS = clustered(3000, 0)
 KINDS = [Kind(32, 0, "SQ8"), Kind(16, 0, "Flat"), *(Kind(0, 20, codes) for codes in family.CODES)]
@@ -76,16 +77,6 @@ def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
     for index in (mine, own):
         index.nprobe = 5
     np.testing.assert_array_equal(mine.search(VECTORS[:50], 10)[1], own.search(VECTORS[:50], 10)[1])
-
-
-def test_fewer_vectors_find_the_centres_where_all_would_take_long(monkeypatch):
-    monkeypatch.setattr(family, "perf_counter", iter(np.arange(100) * 1e-3).__next__)
-    rate = 1e-3 / 2048**2
-    everything, fewest = (family._SLOWER * rate * 10 * (10 * points * 10 + 3000) for points in (256, 64))
-    assert family._points_per_list(10, VECTORS, 4.01 * everything) == 256
-    assert family._points_per_list(10, VECTORS, 1.01 * fewest) == 64
-    with pytest.raises(TooSlowError, match="would take some"):
-        family._points_per_list(10, VECTORS, 0.99 * fewest)
 
 
 @pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])

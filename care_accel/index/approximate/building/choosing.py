@@ -22,6 +22,8 @@ _ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
 # Of each structure this many steps above the smallest setting are candidates too, for where that fails.
 _STEPS = (0, 1, 3)
 _TIMED = 40
+# Queries that are answered before time is looked at.
+_BLOCK = 500
 # Shares of the vectors in a subset, in the order in which they are proven; the first failure ends it, so that none is corrected.
 _SHARES = (0.98, 0.9, 0.5, 0.25, 0.1)
 _BATCHES = (4, 16, 64, 256)
@@ -46,9 +48,19 @@ class Chosen:
     exact_from: int | None = None
 
 
-def choose(tuner: Tuner, held: Asked) -> Chosen:
-    """Return the fastest of the kept structures that proves the recall, of those that are faster than the exact scan."""
+def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
+    """Return the fastest of the kept structures that proves the recall, of those that are faster than the exact scan.
+
+    Parameters
+    ----------
+    tuner : Tuner
+    held : Asked
+        Queries kept apart.
+    until : float
+        When to end, by `perf_counter`; what is not proven then is not chosen.
+    """
     finders = [finder for one in tuner.kept for finder in _variants(one.finder, tuner)]
+    tuned = {id(one.finder.structure): one.recalls for one in tuner.kept}
     queries = tuner.asked.queries
 
     searches = [_exact(tuner), *(_search(finder, tuner) for finder in finders)]
@@ -56,7 +68,7 @@ def choose(tuner: Tuner, held: Asked) -> Chosen:
     times = _ascending(finders, times)
     exact_us = 1e6 * exact_time
     if not finders:
-        why = f"nothing that fits reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
+        why = f"nothing that fits into memory and budget reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
         return Chosen(None, why, exact_us)
     order = np.argsort(times, kind="stable")
     fast = [(finders[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
@@ -68,8 +80,14 @@ def choose(tuner: Tuner, held: Asked) -> Chosen:
         return Chosen(None, why, exact_us)
     attempts: list[Measured] = []
     for (finder, time), error in zip(fast, _ERRORS, strict=False):
-        bet = best_bet(_recalls(finder, tuner, tuner.asked), tuner.recall)
-        observed = _recalls(finder, tuner, held)
+        bet = best_bet(tuned[id(finder.structure)], tuner.recall)
+        observed = _recalls(finder, tuner, held, until)
+        if len(observed) < len(held):
+            why = (
+                f"time was over before {finder.structure.name} had proven recall {tuner.recall:g}, so every search is an exact "
+                "scan; give a larger budget"
+            )
+            return Chosen(None, why, exact_us, attempts=attempts)
         bounds = lower_bound(observed, error, (bet,)), upper_bound(observed, ERROR)
         result = Measured(float(observed.mean()), *bounds, len(observed))
         if exceeds(observed, tuner.recall, error, (bet,)):
@@ -131,18 +149,14 @@ def _measure_subsets(
     """Measure subsets of fewer and fewer vectors, at random and by a plane, until one does not prove the recall."""
     rows = [held.queries[i : i + 1] for i in range(min(_TIMED, len(held)))]
     faster = {"subset": True, "removed": True}
-    longest = 0.0
     for share in _SHARES:
-        begun = perf_counter()
-        if begun + longest > until:
-            return
         for cut in (_random, _by_plane):
             mask = np.zeros(count, dtype=bool)
             mask[_ids(tuner)[cut(tuner.vectors, share, rng)]] = True
             made = finder.selecting(mask)
-            asked = answered(tuner.base, held.queries, tuner.k, tuner.threads, mask)
-            found = finder.find(tuner.base, asked.queries, tuner.k, tuner.threads, made)[0]
-            observed = recalls(found, asked.exact)
+            observed = _recalls_of_subset(finder, tuner, held.queries, mask, until)
+            if len(observed) < len(held):
+                return
 
             def selected(queries: NDArray[np.float32], made: Any = made) -> object:
                 return finder.find(tuner.base, queries, tuner.k, tuner.threads, made)
@@ -171,7 +185,20 @@ def _measure_subsets(
             chosen.least_share = share
         if not any(faster.values()):
             return
-        longest = max(longest, perf_counter() - begun)
+
+
+def _recalls_of_subset(
+    finder: Finder, tuner: Tuner, queries: NDArray[np.float32], mask: NDArray[np.bool_], until: float
+) -> NDArray[np.float64]:
+    """Return the recall of each query, of fewer if time is over."""
+    made, observed = finder.selecting(mask), []
+    for first in range(0, len(queries), _BLOCK):
+        if perf_counter() > until:
+            break
+        asked = answered(tuner.base, queries[first : first + _BLOCK], tuner.k, tuner.threads, mask)
+        found = finder.find(tuner.base, asked.queries, tuner.k, tuner.threads, made)[0]
+        observed.append(recalls(found, asked.exact))
+    return np.concatenate(observed) if observed else np.zeros(0)
 
 
 def _ids(tuner: Tuner) -> NDArray[np.int64]:
@@ -205,10 +232,16 @@ def _ascending(finders: Sequence[Finder], times: Sequence[float]) -> list[float]
     return found
 
 
-def _recalls(finder: Finder, tuner: Tuner, asked: Asked) -> NDArray[np.float64]:
-    return recalls(
-        finder.find(tuner.base, asked.queries, asked.exact.shape[1], tuner.threads)[0], asked.exact
-    )
+def _recalls(finder: Finder, tuner: Tuner, asked: Asked, until: float) -> NDArray[np.float64]:
+    """Return the recall of each query, or of fewer if time is over."""
+    observed = []
+    for first in range(0, len(asked), _BLOCK):
+        part = asked[first : first + _BLOCK]
+        found = finder.find(tuner.base, part.queries, part.exact.shape[1], tuner.threads)[0]
+        observed.append(recalls(found, part.exact))
+        if perf_counter() > until:
+            break
+    return np.concatenate(observed)
 
 
 def _search(finder: Finder, tuner: Tuner) -> Search:
