@@ -85,6 +85,28 @@ def test_what_would_take_too_long_is_given_up(kind):
         built(kind, seconds=1e-9)
 
 
+def test_fewer_neighbours_are_looked_through_where_more_would_take_too_long(monkeypatch):
+    real = family._add_to_graph
+
+    def slow(index, *arguments):
+        if index.hnsw.efConstruction > 100:
+            raise TooSlowError("would take some 90 s to build")
+        real(index, *arguments)
+
+    monkeypatch.setattr(family, "_add_to_graph", slow)
+    structure = built(Kind(16, 0, "Flat"))
+    assert structure.index.hnsw.efConstruction == family._CONSTRUCTION[-1]
+    assert structure.index.ntotal == len(VECTORS)
+
+
+def test_as_many_candidates_are_rescored_as_codes_need_but_no_more_than_half_of_the_vectors():
+    assert Kind(0, 20, "Flat").candidates(10, 3000) == [12]
+    assert Kind(0, 20, "PQ").candidates(10, 10**6) == [20, 40, 80, 160, 320, 640]
+    assert Kind(0, 20, "PQ").candidates(10, 200) == [20, 40, 80]
+    assert Kind(0, 20, "PQ").candidates(100, 10**6)[-1] == 1600
+    assert Kind(0, 20, "PQ").candidates(10, 20) == [20]
+
+
 def test_names_are_read_and_others_refused():
     assert family.parse("HNSW32,SQ8", 10) == Kind(32, 0, "SQ8")
     assert family.parse("IVF20,RaBitQ", 3000) == Kind(0, 20, "RaBitQ")
