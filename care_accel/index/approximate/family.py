@@ -282,7 +282,8 @@ def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists, un
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.train(vectors[:1])
     inner.quantizer.add(lists.centres if rotation is None else rotation.apply(lists.centres))
-    index.train(vectors)
+    # One-bit codes learn nothing of the vectors, and faiss would rotate all of them.
+    index.train(vectors if rotation is None else vectors[:1])
     begun = perf_counter()
     for first in range(0, len(vectors), _ADDED):
         if first and begun + (expected := (perf_counter() - begun) * len(vectors) / first) > until:

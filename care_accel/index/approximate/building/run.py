@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 FEWEST = 500
 # Shares of the budget that are kept for the choice: as much as two proofs take that are as slow as the exact scan, within these.
 _LEAST_KEPT, _MOST_KEPT = 0.1, 0.4
+# What the last step may take.
+_STEP = 0.02
 _FEWEST_TIMED = 20
 
 
@@ -134,7 +136,7 @@ def build(
         chosen = choose(tuner, held, begun + request.budget)
         if chosen.finder is not None:
             count = sum(part.count for part in base)
-            measure_limits(chosen, tuner, held, count, rng, begun + request.budget)
+            measure_limits(chosen, tuner, held, count, rng, begun + (1 - _STEP) * request.budget)
     return result(chosen, [_exact_row(chosen.exact_us), *tuner.tried])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from time import perf_counter
 
 import numpy as np
@@ -37,7 +38,7 @@ _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan
 # Structures that are kept for the final choice; each takes memory.
 _KEPT = 2
 _LINKS = 32
-# Of the time that is left, for building lists, or a graph, which is tried last; the rest is to tune it, and for others.
+# Of the time that is left, for building lists, or a graph; the rest is to tune it, and for others.
 _SHARE, _GRAPH_SHARE = 0.5, 0.8
 # From so many bytes of vectors on, which no cache holds, the number of lists is found with small codes.
 _MANY_BYTES = 2**28
@@ -126,20 +127,20 @@ class Tuner:
     def family(self, names: Sequence[str] | None) -> Iterator[tuple[Kind, float]]:
         """Yield the kinds to try, and which share of the time that is left each may be built in; each follows from those before.
 
-        Lists come first, for which little time is enough. Their number is found with the first codes that reach the recall, and the
-        other codes are tried with that number.
+        Lists come first, for which little time is enough. Their number is found with the first codes that reach the recall. A graph
+        follows, then lists of that number with the other codes.
         """
         if names is not None:
             for number, name in enumerate(names):
                 yield family.parse(name, len(self.vectors)), 1 / min(2, len(names) - number)
             return
-        if lists := family.lists_tried(len(self.vectors)):
-            yield from ((kind, _SHARE) for kind in self._of_lists(lists))
-        if self.gpu is None:
-            for one in ("SQ8", "Flat"):
-                yield Kind(_LINKS, 0, one), _GRAPH_SHARE
+        small, graph = ([Kind(_LINKS, 0, codes)] if self.gpu is None else [] for codes in ("SQ8", "Flat"))
+        lists = family.lists_tried(len(self.vectors))
+        for kind in chain(self._of_lists(lists, then=small) if lists else small, graph):
+            yield kind, _GRAPH_SHARE if kind.links else _SHARE
 
-    def _of_lists(self, lists: Sequence[int]) -> Iterator[Kind]:
+    def _of_lists(self, lists: Sequence[int], then: Sequence[Kind]) -> Iterator[Kind]:
+        """Yield lists, and others between those that find their number and those of other codes."""
         codes, place = self._codes(), max(0, len(lists) - 2)
         fitting = [one for one in codes if self._fits(Kind(0, lists[-1], one))] or list(codes[-1:])
         missed: list[str] = []
@@ -155,6 +156,7 @@ class Tuner:
             if self._best_lists(lists) != lists[below + 1] if self._timed() else self._lists:
                 break
             yield Kind(0, lists[below], first)
+        yield from then
         yield from (Kind(0, self._best_lists(lists), one) for one in codes if one not in (first, *missed))
 
     def _codes(self) -> Sequence[str]:
