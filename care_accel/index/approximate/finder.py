@@ -62,13 +62,14 @@ class Finder:
         """
         ids = self._candidates(queries, k, threads, parameters)
         ids.sort(axis=1)
+        if len(ids) == 1:  # as most often, where each microsecond counts
+            some = ids[0]
+            return parts.search(base, queries, k, 1, Few(some if some[0] >= 0 else some[some >= 0]))
         firsts = np.count_nonzero(ids < 0, axis=1)
         found = [
             parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))
             for row, first in enumerate(firsts)
         ]
-        if len(found) == 1:
-            return found[0]
         if not found:
             return parts.search(base, queries, k, 1, Few(np.zeros(0, dtype=np.int64)))
         scores, best, rescored = zip(*found, strict=True)
