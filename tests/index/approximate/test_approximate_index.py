@@ -93,7 +93,7 @@ def test_many_queries_at_once_are_scanned_exactly_where_that_is_faster(build, mo
 
     monkeypatch.setattr(
         choosing,
-        "_times",
+        "alternating_times",
         lambda searches, calls: [1.0 if len(calls[0]) == 1 else 1e-9, *np.arange(1, len(searches)) * 1e-3],
     )
     index = build()
@@ -251,7 +251,9 @@ def test_the_exact_scan_is_kept_where_nothing_reaches_the_recall(exact_is_slow):
 def test_the_exact_scan_is_kept_where_it_is_faster(exact, exact_is_slow, monkeypatch):
     from care_accel.index.approximate.building import choosing
 
-    monkeypatch.setattr(choosing, "_times", lambda searches, calls: [1e-6, *np.full(len(searches) - 1, 1e-3)])
+    monkeypatch.setattr(
+        choosing, "alternating_times", lambda searches, calls: [1e-6, *np.full(len(searches) - 1, 1e-3)]
+    )
     options = {"queries": clustered(900, 1), "threads": 1, "family": ["IVF32,Flat"]}
     index = ApproximateIndex.build(exact, 0.95, **options)
     assert index.choice.is_exact

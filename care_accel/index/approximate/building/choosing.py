@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from care_accel.index import parts
 from care_accel.index.approximate.building.questions import Asked, answered
-from care_accel.index.approximate.building.tuning import Tuner
+from care_accel.index.approximate.building.tuning import Search, Tuner, alternating_times
 from care_accel.index.approximate.choice import ERROR, Measured, described
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
@@ -28,8 +28,6 @@ _BLOCK = 500
 _SHARES = (0.98, 0.9, 0.5, 0.25, 0.1)
 _BATCHES = (4, 16, 64, 256)
 _REPEATS = 3
-
-Search = Callable[[NDArray[np.float32]], object]
 
 
 @dataclass
@@ -63,8 +61,10 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
     tuned = {id(one.finder.structure): one.recalls for one in tuner.kept}
     queries = tuner.asked.queries
 
-    searches = [_exact(tuner), *(_search(finder, tuner) for finder in finders)]
-    exact_time, *times = _times(searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))])
+    searches = [_exact(tuner), *(tuner.search_of(finder) for finder in finders)]
+    exact_time, *times = alternating_times(
+        searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))]
+    )
     times = _ascending(finders, times)
     exact_us = 1e6 * exact_time
     if not finders:
@@ -131,7 +131,7 @@ def measure_limits(
 def _measure_batches(chosen: Chosen, finder: Finder, tuner: Tuner, held: Asked) -> None:
     for size in _BATCHES:
         rows = np.ascontiguousarray(np.resize(held.queries, (size, held.queries.shape[1])))
-        exact, approximate = _times([_exact(tuner), _search(finder, tuner)], [rows] * _REPEATS)
+        exact, approximate = alternating_times([_exact(tuner), tuner.search_of(finder)], [rows] * _REPEATS)
         if exact <= approximate:
             chosen.exact_from = size
             return
@@ -164,7 +164,7 @@ def _measure_subsets(
             def subset(queries: NDArray[np.float32], mask: NDArray[np.bool_] = mask) -> object:
                 return finder.find(tuner.base, queries, tuner.k, tuner.threads, finder.selecting(mask))
 
-            times = _times([_exact(tuner, mask), selected, subset], rows)
+            times = alternating_times([_exact(tuner, mask), selected, subset], rows)
             chosen.subsets.append(
                 {
                     "share": share,
@@ -244,20 +244,5 @@ def _recalls(finder: Finder, tuner: Tuner, asked: Asked, until: float) -> NDArra
     return np.concatenate(observed)
 
 
-def _search(finder: Finder, tuner: Tuner) -> Search:
-    return lambda rows: finder.find(tuner.base, rows, tuner.k, tuner.threads)
-
-
 def _exact(tuner: Tuner, mask: NDArray[np.bool_] | None = None) -> Search:
     return lambda rows: parts.search(tuner.base, rows, tuner.k, tuner.threads, mask)
-
-
-def _times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
-    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all."""
-    times = np.empty((len(calls), len(searches)))
-    for row, rows in enumerate(calls):
-        for column, search in enumerate(searches):
-            begun = perf_counter()
-            search(rows)
-            times[row, column] = perf_counter() - begun
-    return np.median(times, axis=0).tolist()

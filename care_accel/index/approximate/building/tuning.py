@@ -30,13 +30,15 @@ _BLOCK = 200
 _CLEAR = 0.01
 # Steps above the smallest setting, at which fewer candidates may be enough.
 _MORE = (0, 2, 5)
-_TIMED = 48
+_TIMED = 100
 # A setting that takes so many times as long as the exact scan is not worth its recall.
 _QUICKLY_TIMED = 7
 _TOO_SLOW = 2
 _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan", "time is over"
 # Structures that are kept for the final choice; each takes memory.
-_KEPT = 2
+_KEPT = 3
+
+Search = Callable[[NDArray[np.float32]], object]
 _LINKS = 32
 # Of the time that is left, for building lists, or a graph; the rest is to tune it, and for others.
 _SHARE, _GRAPH_SHARE = 0.5, 0.8
@@ -236,7 +238,7 @@ class Tuner:
             if one is None or one.candidates >= fewest:
                 continue
             finder = Finder(structure, one.value, one.candidates, self.ids)
-            p50, fewest = self._median_time(finder, _TIMED), one.candidates
+            p50, fewest = self._compared_time(finder), one.candidates
             note(one, p50)
             if best is None or p50 < best.p50:
                 best = Candidate(finder, p50, one.recalls)
@@ -296,9 +298,20 @@ class Tuner:
         return seen
 
     def _median_time(self, finder: Finder, queries: int) -> float:
-        return median_time(
-            lambda query: finder.find(self.base, query, self.k, self.threads), self.asked.queries[:queries]
-        )
+        return median_time(self.search_of(finder), self.asked.queries[:queries])
+
+    def _compared_time(self, finder: Finder) -> float:
+        """Return the median time of one query, as if the machine were as fast as when the fastest before it was measured."""
+        calls = [self.asked.queries[row : row + 1] for row in range(min(_TIMED, len(self.asked)))]
+        if not self.kept:
+            return alternating_times([self.search_of(finder)], calls)[0]
+        fastest = self.kept[0]
+        before, own = alternating_times([self.search_of(fastest.finder), self.search_of(finder)], calls)
+        return fastest.p50 * own / before
+
+    def search_of(self, finder: Finder) -> Search:
+        """Return what searches by a finder."""
+        return lambda rows: finder.find(self.base, rows, self.k, self.threads)
 
 
 def measured(observed: NDArray[np.float64]) -> Measured:
@@ -307,11 +320,17 @@ def measured(observed: NDArray[np.float64]) -> Measured:
     return Measured(float(observed.mean()), *bounds, len(observed))
 
 
-def median_time(search: Callable[[NDArray[np.float32]], object], queries: NDArray[np.float32]) -> float:
+def median_time(search: Search, queries: NDArray[np.float32]) -> float:
     """Return the median time of one query, in seconds."""
-    times = []
-    for row in range(len(queries)):
-        begun = perf_counter()
-        search(queries[row : row + 1])
-        times.append(perf_counter() - begun)
-    return float(np.median(times))
+    return alternating_times([search], [queries[row : row + 1] for row in range(len(queries))])[0]
+
+
+def alternating_times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
+    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all."""
+    times = np.empty((len(calls), len(searches)))
+    for row, rows in enumerate(calls):
+        for column, search in enumerate(searches):
+            begun = perf_counter()
+            search(rows)
+            times[row, column] = perf_counter() - begun
+    return np.median(times, axis=0).tolist()

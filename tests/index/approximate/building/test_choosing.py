@@ -12,7 +12,7 @@ def test_of_one_structure_the_smallest_setting_that_proves_the_recall_is_chosen_
 ):
     smallest = build()
     monkeypatch.setattr(
-        choosing, "_times", lambda searches, calls: [1.0, *np.arange(len(searches), 1, -1) * 1e-3]
+        choosing, "alternating_times", lambda searches, calls: [1.0, *np.arange(len(searches), 1, -1) * 1e-3]
     )
     busy = build()
     assert busy.choice.value == smallest.choice.value
