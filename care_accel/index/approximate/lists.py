@@ -14,8 +14,8 @@ from care_accel.index.approximate.library import faiss_library
 _TRAINED_PER_LIST = (256, 128, 64)
 # The share of the time that a structure may take, up to which more vectors than the fewest are taken.
 _LONG = 0.25
-# How many products estimate the time of k-means, and how many times as long as its products it takes: it also selects, and is disturbed.
-_MEASURED, _SLOWER = 4, 1.5
+# How many products estimate the time of k-means; what takes longer is seen after its first iteration.
+_MEASURED = 4
 # Of k-means; where time is short it ends after fewer, which move the centres most.
 _ITERATIONS, _FEWEST_ITERATIONS = 10, 4
 # Vectors that are put into lists at a time.
@@ -103,7 +103,7 @@ def _points_per_list(count: int, vectors: NDArray[np.float32], seconds: float) -
     for points in _TRAINED_PER_LIST:
         fewest = points == _TRAINED_PER_LIST[-1]
         iterations = _FEWEST_ITERATIONS if fewest else _ITERATIONS
-        expected = _SLOWER * rate * count * (iterations * min(len(vectors), points * count) + len(vectors))
+        expected = rate * count * (iterations * min(len(vectors), points * count) + len(vectors))
         if expected <= seconds * (1 if fewest else _LONG):
             return points
     raise too_slow(expected)

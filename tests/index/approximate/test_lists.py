@@ -38,8 +38,8 @@ def test_each_vector_is_in_the_list_of_its_nearest_centre():
 
 def test_fewer_vectors_find_the_centres_where_all_would_take_long(clock):
     rate = 1e-3 / 2048**2
-    everything = lists._SLOWER * rate * 10 * (lists._ITERATIONS * 256 * 10 + 3000)
-    fewest = lists._SLOWER * rate * 10 * (lists._FEWEST_ITERATIONS * 64 * 10 + 3000)
+    everything = rate * 10 * (lists._ITERATIONS * 256 * 10 + 3000)
+    fewest = rate * 10 * (lists._FEWEST_ITERATIONS * 64 * 10 + 3000)
     assert lists._points_per_list(10, VECTORS, 4.01 * everything) == 256
     assert lists._points_per_list(10, VECTORS, 1.01 * fewest) == 64
     with pytest.raises(TooSlowError, match="would take some"):
