@@ -151,13 +151,16 @@ class Tuner:
             if self._timed() or lists[place] not in self._lists:
                 break
             missed.append(first)
-        # The time for a query falls to the best number of lists, and rises beyond. If none could be found in time, fewer may be.
-        if self._timed():
+        # The time for a query falls to the best number of lists, and rises beyond. More take longest to find, so fewer come first; they
+        # are all that is left if there was no time for so many.
+        reached = bool(self._timed())
+        if reached or lists[place] not in self._lists:
+            for below in reversed(range(place)):
+                yield Kind(0, lists[below], first)
+                if reached and self._best_lists(lists) != lists[below]:
+                    break
+        if reached and self._best_lists(lists) == lists[place]:
             yield from (Kind(0, number, first) for number in lists[place + 1 :])
-        for below in reversed(range(place)):
-            if self._best_lists(lists) != lists[below + 1] if self._timed() else self._lists:
-                break
-            yield Kind(0, lists[below], first)
         yield from then
         yield from (Kind(0, self._best_lists(lists), one) for one in codes if one not in (first, *missed))
 
