@@ -33,6 +33,8 @@ PER_LIST = 39
 _CONSTRUCTION = (200, 40)
 # A graph is built in blocks, so that one that takes too long can be given up.
 _BLOCKS, _FIRST = 24, 4096
+# Of the time for lists with codes, to find the lists.
+_LISTS_SHARE = 0.8
 # Vectors that are put into lists at a time.
 _ADDED = 65_536
 # Of a value of a query, where the vectors have one: a third faster than 8, and no worse.
@@ -235,7 +237,7 @@ def build(
         if kind.links:
             return Structure(name, _graph(name, vectors, until, seed))
         if kind.lists not in lists:
-            lists[kind.lists] = find_lists(kind.lists, vectors, seconds, seed)
+            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed)
         return Structure(name, _coded(kind, name, vectors, lists[kind.lists], until))
 
 
