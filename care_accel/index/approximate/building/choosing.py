@@ -13,12 +13,10 @@ from numpy.typing import NDArray
 from care_accel.index import parts
 from care_accel.index.approximate.building.questions import Asked, answered
 from care_accel.index.approximate.building.tuning import Search, Tuner, alternating_times
-from care_accel.index.approximate.choice import ERROR, Measured, described
+from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, described
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
 
-# The probability of error is divided among the attempts on the queries kept apart, so that their sum keeps it, however many fail.
-_ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
 # Of each structure this many steps above the smallest setting are candidates too, for where that fails.
 _STEPS = (0, 1, 3)
 _TIMED = 40
@@ -79,8 +77,8 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
         )
         return Chosen(None, why, exact_us)
     attempts: list[Measured] = []
-    for (finder, time), error in zip(fast, _ERRORS, strict=False):
-        bet = best_bet(tuned[id(finder.structure)], tuner.recall)
+    for (finder, time), error in zip(fast, ERRORS, strict=False):
+        bet = best_bet(tuned[id(finder.structure)], tuner.recall, tuner.k)
         observed = _recalls(finder, tuner, held, until)
         if len(observed) < len(held):
             why = (

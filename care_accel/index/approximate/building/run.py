@@ -112,6 +112,7 @@ def build(
             ids=ids,
             vectors=vectors,
             asked=asked,
+            apart=len(held),
             recall=request.recall,
             k=request.k,
             threads=request.threads,

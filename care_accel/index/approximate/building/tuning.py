@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from care_accel.index.approximate import family
 from care_accel.index.approximate.building.questions import Asked
-from care_accel.index.approximate.choice import ERROR, Measured, Tried, setting_name
+from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, Tried, setting_name
 from care_accel.index.approximate.family import Kind, Structure
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.lists import Lists, TooSlowError
-from care_accel.index.approximate.recall import exceeds, lower_bound, recalls, upper_bound
+from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, promises, recalls, upper_bound
 from care_accel.index.parts import Part
 
 # Queries are answered in blocks, and the rest is left out once it is clear that the recall is not reached, or time is over.
@@ -98,6 +98,8 @@ class Tuner:
         float32 ``[n, width]``: these.
     asked : Asked
         The tuning queries.
+    apart : int
+        Number of the queries that are kept apart.
     recall : float
     k, threads, seed : int
     memory : int or None
@@ -114,6 +116,7 @@ class Tuner:
     ids: NDArray[np.int64] | None
     vectors: NDArray[np.float32]
     asked: Asked
+    apart: int
     recall: float
     k: int
     threads: int
@@ -286,7 +289,11 @@ class Tuner:
         return None
 
     def _reaches(self, observed: NDArray[np.float64]) -> bool:
-        return len(observed) == len(self.asked) and exceeds(observed, self.recall, ERROR)
+        """Return whether the tuning queries promise that those kept apart will prove the recall."""
+        if len(observed) < len(self.asked):
+            return False
+        bet = best_bet(observed, self.recall, self.k)
+        return promises(observed, self.recall, ERRORS[0], self.apart, bet)
 
     def _seen(self, structure: Structure, value: int, counts: Sequence[int]) -> Seen:
         """Return what a setting finds of each tuning query, or of the first ones if these show that the recall is too low."""

@@ -13,6 +13,7 @@ def tuner(rows=3000, **options):
         "ids": None,
         "vectors": vectors,
         "asked": Asked(vectors[:1], np.zeros((1, 10))),
+        "apart": 800,
         "recall": 0.9,
         "k": 10,
         "threads": 1,
