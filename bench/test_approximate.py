@@ -275,6 +275,8 @@ def test_approximate(measure, cached, bench_size, engine, case):
     within = MAX_BUILD_SECONDS[bench_size]
     if peer == SAME:
         wanted = cached(key, f"recall for {recall}", lambda: recall)
+        if wanted == 1:
+            pytest.skip("ours found everything, as an exact scan does")
         builts = [
             built for one in FAISS if not isinstance(built := cached(key, one, lambda: None), str) and built
         ]
