@@ -103,4 +103,6 @@ def _log_wealth(observed: NDArray[np.float64], mean: float, bets: Sequence[float
         return math.inf
     logs = np.array([np.log1p(share / mean * (observed - mean)).sum() for share in bets])
     most = logs.max()
+    if math.isinf(most):  # against a mean of nearly 0
+        return float(most)
     return float(most + np.log(np.exp(logs - most).mean()))

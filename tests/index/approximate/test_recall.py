@@ -99,3 +99,7 @@ def test_too_few_queries_or_too_low_a_recall_promise_nothing():
 def test_the_bet_is_smaller_where_all_hits_of_a_query_may_be_missed():
     assert best_bet(np.ones(1000), 0.99, 1) < best_bet(np.ones(1000), 0.99, 10)
     assert best_bet(np.append(np.ones(1000), 0.0), 0.99, 10) < best_bet(np.ones(1000), 0.99, 10)
+
+
+def test_a_mean_of_nearly_nothing_is_proven_without_a_warning():
+    assert exceeds(np.ones(50), 5e-324, 0.05)
