@@ -211,5 +211,7 @@ def checked_rows(array: NDArray[np.float32 | np.float16], width: int, name: str)
     rows = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(rows)
     if not finite.all():
-        raise CareError(f"{name}: row {int(np.argmin(finite.all(axis=1)))} contains a value that is not finite")
+        raise CareError(
+            f"{name}: row {int(np.argmin(finite.all(axis=1)))} contains a value that is not finite"
+        )
     return rows

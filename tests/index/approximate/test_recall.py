@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
