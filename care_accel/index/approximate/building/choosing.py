@@ -17,8 +17,8 @@ from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, describ
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
 
-# Of each structure this many steps above the smallest setting are candidates too, for where that fails.
-_STEPS = (0, 1, 3)
+# So many steps above the smallest setting are candidates too, for where that fails.
+_STEPS = (0, 1, 2, 4)
 _TIMED = 40
 # Queries that are answered before time is looked at.
 _BLOCK = 500
@@ -55,8 +55,10 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
     until : float
         When to end, by `perf_counter`; what is not proven then is not chosen.
     """
-    finders = [finder for one in tuner.kept for finder in _variants(one.finder, tuner)]
-    tuned = {id(one.finder.structure): one.recalls for one in tuner.kept}
+    options = [
+        (finder, step, one.recalls) for one in tuner.kept for step, finder in _variants(one.finder, tuner)
+    ]
+    finders = [finder for finder, _, _ in options]
     queries = tuner.asked.queries
 
     searches = [_exact(tuner), *(tuner.search_of(finder) for finder in finders)]
@@ -69,7 +71,7 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
         why = f"nothing that fits into memory and budget reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
         return Chosen(None, why, exact_us)
     order = np.argsort(times, kind="stable")
-    fast = [(finders[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
+    fast = [(*options[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
     if not fast:
         why = (
             f"the exact scan takes {exact_us:.0f} us, {finders[order[0]].structure.name}, the fastest that reaches recall "
@@ -77,8 +79,13 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
         )
         return Chosen(None, why, exact_us)
     attempts: list[Measured] = []
-    for (finder, time), error in zip(fast, ERRORS, strict=False):
-        bet = best_bet(tuned[id(finder.structure)], tuner.recall, tuner.k)
+    for error in ERRORS:
+        if not fast:
+            break
+        finder, tried, tuned, time = fast[0]
+        # Where one fails, others with as little to spare most often fail as well.
+        fast = [one for one in fast if one[1] > tried]
+        bet = best_bet(tuned, tuner.recall, tuner.k)
         observed = _recalls(finder, tuner, held, until)
         if len(observed) < len(held):
             why = (
@@ -213,19 +220,22 @@ def _by_plane(vectors: NDArray[np.float32], share: float, rng: np.random.Generat
     return np.argsort(place, kind="stable")[: max(1, round(share * len(vectors)))]
 
 
-def _variants(finder: Finder, tuner: Tuner) -> Sequence[Finder]:
-    values = [finder.value]
+def _variants(finder: Finder, tuner: Tuner) -> Sequence[tuple[int, Finder]]:
+    """Return a finder with its setting and larger ones, and how many steps larger."""
     last = finder.structure.lists or len(tuner.vectors)
-    for step in _STEPS[1:]:
-        values.append(min(last, max(values[-1] + 1, round(finder.value * 1.15**step))))
-    return [replace(finder, value=value) for value in sorted(set(values))]
+    found: dict[int, int] = {}
+    for step in _STEPS:
+        found.setdefault(min(last, max(finder.value + step, round(finder.value * 1.15**step))), step)
+    return [(step, replace(finder, value=value)) for value, step in found.items()]
 
 
 def _ascending(finders: Sequence[Finder], times: Sequence[float]) -> list[float]:
     """Return times that do not fall where more of the same structure is searched; on a busy machine measured ones may."""
     found = list(times)
     for place in range(1, len(found)):
-        if finders[place].structure is finders[place - 1].structure:
+        one, before = finders[place], finders[place - 1]
+        same = one.structure is before.structure and one.candidates == before.candidates
+        if same and one.value > before.value:
             found[place] = max(found[place], found[place - 1])
     return found
 

@@ -38,6 +38,9 @@ _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan
 # Structures that are kept for the final choice; each takes memory.
 _KEPT = 3
 
+# Of one structure, settings that take so many times as long as the fastest are kept as well: fewer lists, or fewer candidates.
+_CLOSE = 1.3
+
 Search = Callable[[NDArray[np.float32]], object]
 _LINKS = 32
 # Of the time that is left, for building lists, or a graph; the rest is to tune it, and for others.
@@ -219,11 +222,13 @@ class Tuner:
         if self.memory is not None and size > self.memory:
             self.tried.append(Tried(name, bytes=size, build_seconds=seconds, note="over the memory limit"))
             return
-        found = self._tuned(kind, structure, size, seconds)
-        if found is not None:
-            self.kept = sorted([*self.kept, found], key=lambda one: one.p50)[:_KEPT]
+        self.kept = sorted(
+            [*self.kept, *self._tuned(kind, structure, size, seconds)], key=lambda one: one.p50
+        )
+        fastest = list(dict.fromkeys(one.finder.structure for one in self.kept))[:_KEPT]
+        self.kept = [one for one in self.kept if one.finder.structure in fastest]
 
-    def _tuned(self, kind: Kind, structure: Structure, size: int, seconds: float) -> Candidate | None:
+    def _tuned(self, kind: Kind, structure: Structure, size: int, seconds: float) -> list[Candidate]:
         def note(one: Seen, p50: float | None, why: str = "") -> None:
             setting = f"{setting_name(structure.name)} {one.value}, {one.candidates} rescored"
             recall = measured(one.recalls) if len(one.recalls) else None
@@ -234,8 +239,8 @@ class Tuner:
         seen, why = self._smallest(structure, values, counts)
         if not self._reaches(seen.recalls):
             note(seen, None, why)
-            return None
-        first, best, fewest = values.index(seen.value), None, math.inf
+            return []
+        first, found, fewest = values.index(seen.value), [], math.inf
         for step in _MORE:
             value = values[min(first + step, len(values) - 1)]
             if step and (value == seen.value or perf_counter() > self.until):
@@ -246,9 +251,8 @@ class Tuner:
             finder = Finder(structure, one.value, one.candidates, self.ids)
             p50, fewest = self._compared_time(finder), one.candidates
             note(one, p50)
-            if best is None or p50 < best.p50:
-                best = Candidate(finder, p50, one.recalls)
-        return best
+            found.append(Candidate(finder, p50, one.recalls))
+        return [one for one in found if one.p50 <= _CLOSE * min(other.p50 for other in found)]
 
     def _smallest(
         self, structure: Structure, values: Sequence[int], counts: Sequence[int]

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import numpy as np
 from planted_vectors import clustered
@@ -33,3 +34,18 @@ def test_subsets_are_scanned_exactly_if_time_is_over_before_they_are_measured(bu
     choice = build().choice
     assert choice.least_share is None
     assert choice.least_alive is None
+
+
+def test_after_a_setting_that_fails_one_with_more_to_spare_is_tested(exact, exact_is_slow, monkeypatch):
+    tested, real = [], choosing._recalls
+
+    def recalls(finder, *arguments):
+        tested.append(finder.value)
+        return real(finder, *arguments)
+
+    monkeypatch.setattr(choosing, "_recalls", recalls)
+    monkeypatch.setattr(choosing, "exceeds", lambda *arguments: False)
+    index = ApproximateIndex.build(exact, 0.95, queries=clustered(900, 1), family=["IVF32,Flat"], threads=1)
+    assert index.choice.is_exact
+    assert len(index.choice.attempts) == len(tested) == 4
+    assert all(more > less for less, more in pairwise(tested)), tested
