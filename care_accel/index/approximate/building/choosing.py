@@ -19,7 +19,7 @@ from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, 
 
 # So many steps above the smallest setting are candidates too, for where that fails.
 _STEPS = (0, 1, 2, 4)
-_TIMED = 40
+_TIMED = 100
 # Queries that are answered before time is looked at.
 _BLOCK = 500
 # Shares of the vectors in a subset, in the order in which they are proven; the first failure ends it, so that none is corrected.
