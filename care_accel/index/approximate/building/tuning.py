@@ -340,11 +340,15 @@ def median_time(search: Search, queries: NDArray[np.float32]) -> float:
 
 
 def alternating_times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
-    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all."""
+    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all.
+
+    Each time in another order: what comes after an exact scan finds the caches full of other vectors.
+    """
+    rng = np.random.default_rng(0)
     times = np.empty((len(calls), len(searches)))
     for row, rows in enumerate(calls):
-        for column, search in enumerate(searches):
+        for column in rng.permutation(len(searches)).tolist():
             begun = perf_counter()
-            search(rows)
+            searches[column](rows)
             times[row, column] = perf_counter() - begun
     return np.median(times, axis=0).tolist()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from care_accel.index.approximate.building.questions import Asked
-from care_accel.index.approximate.building.tuning import Seen, Tuner
+from care_accel.index.approximate.building.tuning import Seen, Tuner, alternating_times
 from care_accel.index.approximate.choice import Tried
 
 
@@ -82,3 +82,14 @@ def test_the_fewest_candidates_that_are_enough_follow_from_the_ranks_of_more():
     fewest = some._fewest(Seen(7, 160, np.ones(400), [exact], [ranks // 4]), [20, 40, 80, 160])
     assert (fewest.value, fewest.candidates) == (7, 40)
     assert some._fewest(Seen(7, 160, np.ones(400), [exact], [ranks + 200]), [20, 40, 80, 160]) is None
+
+
+def test_searches_take_turns_in_changing_order():
+    order = []
+    searches = [lambda rows, name=name: order.append((rows, name)) for name in "abc"]
+    times = alternating_times(searches, list(range(60)))
+    assert len(times) == 3
+    turns = [[name for rows, name in order if rows == turn] for turn in range(60)]
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
+    assert {turn[0] for turn in turns} == {"a", "b", "c"}
+    assert {"".join(turn[:2]) for turn in turns} >= {"ab", "ba", "cb"}
