@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -67,6 +68,19 @@ def settable(index, setting, most, change, begun, description=""):
     return Built([found], keep=[index])
 
 
+def _parts(count):
+    """Yield how many vectors there are with each part of them, the first one small, and the part."""
+    ends = [0, *sorted({min(count, 4096), *np.linspace(0, count, 21).astype(int)[1:].tolist()})]
+    yield from ((end, slice(first, end)) for first, end in pairwise(ends))
+
+
+def _in_time(begun, done, count, within):
+    """Refuse a graph that would take too long, if each vector takes as long as those before, and the logarithm more."""
+    expected = (perf_counter() - begun) * count / done * np.log(count) / np.log(done)
+    if expected > within:
+        raise TooSlow(f"a graph of {count:,} would take some {expected:.0f} s to build, more than {within:g}")
+
+
 def hnsw(case, within):
     import faiss
 
@@ -74,10 +88,9 @@ def hnsw(case, within):
     begun = perf_counter()
     index = faiss.IndexHNSWFlat(vectors.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
     index.hnsw.efConstruction = CONSTRUCTION
-    for part in np.array_split(vectors, 20):
-        index.add(part)
-        if perf_counter() - begun > within:
-            raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
+    for done, part in _parts(len(vectors)):
+        index.add(vectors[part])
+        _in_time(begun, done, len(vectors), within)
     return Built([_made(index, "efSearch", len(vectors), begun, key="HNSW")])
 
 
@@ -183,10 +196,9 @@ def hnswlib(case, within):
     vectors, begun = case.vectors, perf_counter()
     index = library.Index(space="ip", dim=vectors.shape[1])
     index.init_index(max_elements=len(vectors), ef_construction=CONSTRUCTION, M=LINKS)
-    for part in np.array_split(np.arange(len(vectors)), 20):
-        index.add_items(vectors[part], part, num_threads=THREADS)
-        if perf_counter() - begun > within:
-            raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
+    for done, part in _parts(len(vectors)):
+        index.add_items(vectors[part], np.arange(len(vectors))[part], num_threads=THREADS)
+        _in_time(begun, done, len(vectors), within)
     return settable(
         Library(lambda queries, k: index.knn_query(queries, k, num_threads=1)[0].astype(np.int64), index.index_file_size()),
         "ef", len(vectors), index.set_ef, begun, f"M {LINKS}, ",
@@ -199,10 +211,9 @@ def usearch(case, within):
     index = library.Index(
         ndim=vectors.shape[1], metric="ip", dtype="f32", connectivity=LINKS, expansion_add=CONSTRUCTION
     )
-    for part in np.array_split(np.arange(len(vectors)), 20):
-        index.add(part.astype(np.uint64), vectors[part], threads=THREADS)
-        if perf_counter() - begun > within:
-            raise TooSlow(f"building a graph of {len(vectors):,} takes longer than {within:g} s")
+    for done, part in _parts(len(vectors)):
+        index.add(np.arange(len(vectors), dtype=np.uint64)[part], vectors[part], threads=THREADS)
+        _in_time(begun, done, len(vectors), within)
 
     def search(queries, k):
         found = index.search(queries, k, threads=1).keys

@@ -53,7 +53,7 @@ RECALLS = {"smoke": (0.99,), "default": (0.99, 0.999), "full": (0.95, 0.99, 0.99
 CHOOSING = {"smoke": 900, "default": 9_000, "full": 9_000}
 TUNING, MEASURED = 400, 500
 # Seconds. An index that takes longer to build is left out: building a graph is slow on few cores.
-MAX_BUILD_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 900.0}
+MAX_BUILD_SECONDS = {"smoke": 10.0, "default": 60.0, "full": 600.0}
 BUDGET = {"smoke": "5 s", "default": "60 s", "full": "5 min"}
 OURS = "care_accel"
 CHOSEN = "care_accel, chosen for recall"
@@ -275,6 +275,8 @@ def test_approximate(measure, cached, bench_size, engine, case):
     within = MAX_BUILD_SECONDS[bench_size]
     if peer == SAME:
         wanted = cached(key, f"recall for {recall}", lambda: recall)
+        if wanted == 1:
+            pytest.skip("ours found everything, as an exact scan does")
         builts = [
             built for one in FAISS if not isinstance(built := cached(key, one, lambda: None), str) and built
         ]

@@ -31,7 +31,9 @@ def exact_is_slow():
     """As where vectors are many: whatever is not the exact scan is faster."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_floor", lambda tuner: None)
-        patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
+        patch.setattr(
+            choosing, "alternating_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
+        )
         real = approximating.StoredStructure.build
 
         def build(snapshot, *given, **options):

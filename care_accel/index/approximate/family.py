@@ -14,6 +14,7 @@ Codes lose little once more candidates than hits are rescored from the vectors, 
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from time import perf_counter
@@ -24,32 +25,31 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.index.approximate.library import faiss_library, omp_threads
+from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, too_slow
 
 # faiss asks for as many vectors a list to find its centre.
 PER_LIST = 39
-_CONSTRUCTION = 200
+# How many neighbours are looked through for a new vector of a graph, or fewer where that would take too long; faiss has 40.
+_CONSTRUCTION = (200, 40)
 # A graph is built in blocks, so that one that takes too long can be given up.
 _BLOCKS, _FIRST = 24, 4096
-# Vectors a list that its centre is found by: as many as faiss takes at most, or fewer where that would take long.
-_TRAINED_PER_LIST = (256, 128, 64)
-# The share of the time that a structure may take, up to which more vectors than the fewest are taken.
-_LONG = 0.25
-# How many products estimate the time of k-means, and how many times as long as its products it takes: it also selects, and is disturbed.
-_MEASURED, _SLOWER = 4, 2
-# k-means of faiss, and vectors that are put into lists at a time.
-_ITERATIONS, _ADDED = 10, 65_536
-# How many times k candidates are tried, by the codes; more is needed the fewer bits there are.
-_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16), "RaBitQ": (2, 4, 8, 16, 32)}
+# Of the time for lists with codes, to find the lists.
+_LISTS_SHARE = 0.8
+# Vectors that are put into lists at a time.
+_ADDED = 65_536
+# Of a value of a query, where the vectors have one: a third faster than 8, and no worse.
+_QUERY_BITS = 4
+# How many times k candidates are rescored.
+_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16, 32, 64), "RaBitQ": (2, 4, 8, 16, 32, 64)}
+_MOST_FACTOR, _MOST_CANDIDATES = 16, 640
 # Rounding in float32 may exchange neighbours at the border.
 _MARGIN = 2
 _MOST_EF = 4096
+# In the order in which they are tried; of vectors that no cache holds, those that take less to read come first.
 CODES = ("Flat", "SQ8", "PQ", "RaBitQ")
+CODES_OF_MANY = ("PQ", "SQ8", "RaBitQ", "Flat")
 # What faiss has on a GPU of this family.
 GPU_CODES = ("Flat", "SQ8")
-
-
-class TooSlowError(Exception):
-    """Building a structure would take longer than it may."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ class Kind:
         codes = f"PQ{_pieces(width)}x4fsr" if self.codes == "PQ" else self.codes
         return f"{f'RR{width},' if self.codes == 'RaBitQ' else ''}IVF{self.lists},{codes}"
 
-    @property
-    def factors(self) -> tuple[int, ...]:
-        """How many times k candidates are tried."""
-        return _FACTORS[self.codes]
+    def candidates(self, k: int, count: int) -> list[int]:
+        """Return how many candidates of so many vectors are rescored, ascending: the fewer bits a code has, the more may be needed."""
+        wanted = [max(k * factor, k + _MARGIN) for factor in _FACTORS[self.codes]]
+        most = min(count // 2, max(_MOST_FACTOR * k, _MOST_CANDIDATES))
+        return [one for one in wanted if one <= most] or wanted[:1]
 
     def estimated_bytes(self, count: int, width: int) -> int:
         """Return about what so many vectors take."""
@@ -96,11 +97,6 @@ class Kind:
         first, last = (candidates, max(candidates, min(count, _MOST_EF))) if self.links else (1, self.lists)
         steps = sorted({round(1.15**step) for step in range(64)})
         return [value for value in steps if first <= value < last] + [last]
-
-
-def candidates(k: int, factor: int) -> int:
-    """Return how many candidates are rescored."""
-    return max(k * factor, k + _MARGIN)
 
 
 def lists_tried(count: int) -> list[int]:
@@ -175,7 +171,7 @@ class Structure:
             return faiss.SearchParametersHNSW(efSearch=value, sel=selector)
         if "RaBitQ" not in self.name:
             return faiss.SearchParametersIVF(nprobe=value, sel=selector)
-        inner = faiss.IVFRaBitQSearchParameters(nprobe=value, sel=selector)
+        inner = faiss.IVFRaBitQSearchParameters(nprobe=value, sel=selector, qb=_QUERY_BITS)
         return faiss.SearchParametersPreTransform(index_params=inner)
 
     def search(
@@ -209,22 +205,6 @@ class Structure:
         self.on_gpu = True
 
 
-@dataclass(frozen=True)
-class Lists:
-    """Lists of vectors by their nearest centre, found once for all codes.
-
-    Attributes
-    ----------
-    centres : numpy.ndarray
-        float32 ``[lists, width]``.
-    places : numpy.ndarray
-        int64 ``[n]``: the list of each vector.
-    """
-
-    centres: NDArray[np.float32]
-    places: NDArray[np.int64]
-
-
 def build(
     kind: Kind,
     vectors: NDArray[np.float32],
@@ -252,59 +232,48 @@ def build(
     TooSlowError
         It would take longer.
     """
-    faiss = faiss_library()
-    name = kind.name(vectors.shape[1])
+    name, until = kind.name(vectors.shape[1]), perf_counter() + seconds
     with omp_threads(threads):
         if kind.links:
-            index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
-            _build_graph(index, vectors, perf_counter() + seconds, seed)
-            return Structure(name, index)
+            return Structure(name, _graph(name, vectors, until, seed))
         if kind.lists not in lists:
-            lists[kind.lists] = _find_lists(kind.lists, vectors, seconds, seed)
-        return Structure(name, _coded(kind, name, vectors, lists[kind.lists]))
+            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed)
+        return Structure(name, _coded(kind, name, vectors, lists[kind.lists], until))
 
 
-def _build_graph(index: Any, vectors: NDArray[np.float32], until: float, seed: int) -> None:
-    index.hnsw.efConstruction = _CONSTRUCTION
-    index.hnsw.rng = faiss_library().RandomGenerator(seed)
-    index.train(vectors)
+def _graph(name: str, vectors: NDArray[np.float32], until: float, seed: int) -> Any:
+    """Return a graph, for which fewer neighbours are looked through where more would take too long."""
+    faiss = faiss_library()
+    for construction in _CONSTRUCTION:
+        index = faiss.index_factory(vectors.shape[1], name, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = construction
+        index.hnsw.rng = faiss.RandomGenerator(seed)
+        index.train(vectors)
+        try:
+            _add_to_graph(index, vectors, until)
+        except TooSlowError:
+            if construction == _CONSTRUCTION[-1]:
+                raise
+        else:
+            return index
+    raise AssertionError
+
+
+def _add_to_graph(index: Any, vectors: NDArray[np.float32], until: float) -> None:
     begun, done = perf_counter(), 0
     # The first block is small, so that what is far too slow is seen at once; of a small graph a vector takes less time than of a large one.
     first = min(_FIRST, max(1, len(vectors) // _BLOCKS))
     for block in (vectors[:first], *np.array_split(vectors[first:], _BLOCKS)):
         index.add(np.ascontiguousarray(block))
         done += len(block)
-        expected = begun + (perf_counter() - begun) * len(vectors) / done
-        if expected > until and done < len(vectors):
-            raise TooSlowError(f"would take some {expected - begun:.0f} s to build")
+        expected = (
+            (perf_counter() - begun) * len(vectors) / done * math.log(len(vectors)) / math.log(done + 1)
+        )
+        if begun + expected > until and done < len(vectors):
+            raise too_slow(expected)
 
 
-def _find_lists(count: int, vectors: NDArray[np.float32], seconds: float, seed: int) -> Lists:
-    faiss, width = faiss_library(), vectors.shape[1]
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, count, faiss.METRIC_INNER_PRODUCT)
-    index.cp.seed, index.cp.niter = seed, _ITERATIONS
-    index.cp.max_points_per_centroid = _points_per_list(count, vectors, seconds)
-    index.train(vectors)
-    return Lists(index.quantizer.reconstruct_n(0, count), index.quantizer.search(vectors, 1)[1][:, 0])
-
-
-def _points_per_list(count: int, vectors: NDArray[np.float32], seconds: float) -> int:
-    """Return how many vectors a list are clustered; their products, and those that find each vector's list, are estimated by a few."""
-    some = np.ascontiguousarray(vectors[: min(len(vectors), 2048)])
-    product, times = np.empty((len(some), len(some)), dtype=np.float32), []
-    for _ in range(_MEASURED):  # the first one warms up, and on a busy machine some are interrupted
-        begun = perf_counter()
-        np.matmul(some, some.T, out=product)
-        times.append(perf_counter() - begun)
-    rate = max(min(times), 1e-9) / len(some) ** 2
-    for points in _TRAINED_PER_LIST:
-        expected = _SLOWER * rate * count * (_ITERATIONS * min(len(vectors), points * count) + len(vectors))
-        if expected <= seconds * (_LONG if points > _TRAINED_PER_LIST[-1] else 1):
-            return points
-    raise TooSlowError(f"would take some {expected:.0f} s to build")
-
-
-def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists) -> Any:
+def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists, until: float = math.inf) -> Any:
     """Return an index of faiss with these lists, which is not searched for them once more for each vector."""
     faiss, width = faiss_library(), vectors.shape[1]
     # Only codes without fast-scan can be put into given lists; those are then repacked.
@@ -315,8 +284,12 @@ def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists) ->
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.train(vectors[:1])
     inner.quantizer.add(lists.centres if rotation is None else rotation.apply(lists.centres))
-    index.train(vectors)
+    # One-bit codes learn nothing of the vectors, and faiss would rotate all of them.
+    index.train(vectors if rotation is None else vectors[:1])
+    begun = perf_counter()
     for first in range(0, len(vectors), _ADDED):
+        if first and begun + (expected := (perf_counter() - begun) * len(vectors) / first) > until:
+            raise too_slow(expected)
         block = np.ascontiguousarray(vectors[first : first + _ADDED])
         block = block if rotation is None else rotation.apply(block)
         places = np.ascontiguousarray(lists.places[first : first + _ADDED])

@@ -60,19 +60,56 @@ class Finder:
         parameters : object, optional
             Of `selecting`.
         """
-        count = max(self.candidates, k)
-        ids = self.structure.search(queries, count, parameters or self._all, threads)  # type: ignore[attr-defined]
-        if self.ids is not None:
-            ids = np.where(ids < 0, -1, self.ids[ids])
+        ids = self._candidates(queries, k, threads, parameters)
         ids.sort(axis=1)
+        if len(ids) == 1:  # as most often, where each microsecond counts
+            some = ids[0]
+            return parts.search(base, queries, k, 1, Few(some if some[0] >= 0 else some[some >= 0]))
         firsts = np.count_nonzero(ids < 0, axis=1)
         found = [
             parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))
             for row, first in enumerate(firsts)
         ]
-        if len(found) == 1:
-            return found[0]
         if not found:
             return parts.search(base, queries, k, 1, Few(np.zeros(0, dtype=np.int64)))
         scores, best, rescored = zip(*found, strict=True)
         return np.concatenate(scores), np.concatenate(best), np.concatenate(rescored)
+
+    def ranked(
+        self, base: Sequence[Part], queries: NDArray[np.float32], k: int, threads: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the scores of the k best of the candidates, and how many candidates faiss has before each of them.
+
+        So one search tells what fewer candidates would find.
+
+        Parameters
+        ----------
+        base, queries, k, threads
+            As in `find`.
+
+        Returns
+        -------
+        scores : numpy.ndarray
+            float64 ``[n, k]``, descending; ``-inf`` for none.
+        ranks : numpy.ndarray
+            int64 ``[n, k]``; of none the number of candidates.
+        """
+        ids = self._candidates(queries, k, threads)
+        scores = np.full((len(queries), k), -np.inf)
+        ranks = np.full((len(queries), k), ids.shape[1])
+        for row, some in enumerate(ids):
+            order = np.argsort(some)
+            ascending = some[order]
+            first = np.searchsorted(ascending, 0)
+            found, best, _ = parts.search(base, queries[row : row + 1], k, 1, Few(ascending[first:]))
+            scores[row, : found.shape[1]] = found[0]
+            ranks[row, : found.shape[1]] = order[np.searchsorted(ascending, best[0])]
+        return scores, ranks
+
+    def _candidates(
+        self, queries: NDArray[np.float32], k: int, threads: int, parameters: Any = None
+    ) -> NDArray[np.int64]:
+        """Return ids, int64 ``[n, count]``, as faiss orders them, -1 for none."""
+        count = max(self.candidates, k)
+        ids = self.structure.search(queries, count, parameters or self._all, threads)  # type: ignore[attr-defined]
+        return ids if self.ids is None else np.where(ids < 0, -1, self.ids[ids])

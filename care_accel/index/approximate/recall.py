@@ -71,11 +71,25 @@ def exceeds(observed: NDArray[np.float64], mean: float, error: float, bets: Sequ
     return bool(len(observed)) and _log_wealth(observed, mean, bets) >= -math.log(error)
 
 
-def best_bet(observed: NDArray[np.float64], mean: float) -> float:
-    """Return the bet that gains most against a mean, for use on other values: as if one recall of 0 had been among these."""
-    pessimist = np.append(observed, 0.0)
+def best_bet(observed: NDArray[np.float64], mean: float, k: int) -> float:
+    """Return the bet that gains most against a mean, for use on other values.
+
+    As if there had been one more query, of whose k hits a third was missed, or as many as the worst of these missed.
+    """
+    worst = min(1 - math.ceil(k / 3) / k, float(observed.min()))
+    pessimist = np.append(observed, worst)
     shares = np.linspace(0.05, 0.99, 48)
     return float(max(shares, key=lambda share: _log_wealth(pessimist, mean, (share,))))
+
+
+def promises(observed: NDArray[np.float64], mean: float, error: float, count: int, bet: float) -> bool:
+    """Return whether so many other queries will probably prove a mean by a bet, as far as these tell.
+
+    So it is if their expected wealth is enough though it falls short by one standard deviation, of theirs and of this estimate.
+    """
+    logs = np.log1p(bet / mean * (observed - mean))
+    short = logs.std() * math.sqrt(count * (1 + count / len(observed)))
+    return bool(count * logs.mean() - short >= -math.log(error))
 
 
 def queries_needed(mean: float, error: float) -> int:
@@ -89,4 +103,6 @@ def _log_wealth(observed: NDArray[np.float64], mean: float, bets: Sequence[float
         return math.inf
     logs = np.array([np.log1p(share / mean * (observed - mean)).sum() for share in bets])
     most = logs.max()
+    if math.isinf(most):  # against a mean of nearly 0
+        return float(most)
     return float(most + np.log(np.exp(logs - most).mean()))

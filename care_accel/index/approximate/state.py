@@ -95,7 +95,8 @@ class State:
 
     def search(self, queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen) -> Found:
         """Return the k best that are found: of all, or of chosen ones."""
-        if not self.approximates(queries, k, chosen):
+        share = self._approximated(queries, k, chosen)
+        if share is None:
             return parts.search(self.parts, queries, k, threads, chosen)
         assert self.finder is not None
         assert not isinstance(chosen, Few)
@@ -103,13 +104,13 @@ class State:
         selection = self._selection if own is None else self.finder.selecting(own)
         found = self.finder.find(self.base, queries, k, threads, selection)
         # Lists may hold fewer: what is missing is scanned for.
-        wanted = min(k, round(self._share(chosen) * self.choice.vectors))
-        short = np.flatnonzero(found[1][:, wanted - 1] < 0) if wanted else ()
-        if len(short):
+        wanted = min(k, round(share * self.choice.vectors))
+        if wanted and found[1][:, wanted - 1].min() < 0:
+            short = np.flatnonzero(found[1][:, wanted - 1] < 0)
             whole = parts.search(self.base, queries[short], k, threads, own)
             for array, other in zip(found, whole, strict=True):
                 array[short] = other
-        if not any(part.alive_count for part in self.tail):
+        if not self.tail or not any(part.alive_count for part in self.tail):
             return found
         rest = parts.search(self.tail, queries, k, threads, None if chosen is None else chosen[self.built :])
         return parts.merged([0, self.built], [found, rest], k)
@@ -131,11 +132,16 @@ class State:
 
     def approximates(self, queries: NDArray[np.float32], k: int, chosen: Chosen) -> bool:
         """Return whether a search uses the structure; else it is an exact scan."""
+        return self._approximated(queries, k, chosen) is not None
+
+    def _approximated(self, queries: NDArray[np.float32], k: int, chosen: Chosen) -> float | None:
+        """Return which share of the structure's vectors a search by it may find; None if it is an exact scan."""
         if self.finder is None or queries.shape[1] != self.choice.width:
-            return False
+            return None
         share = self._share(chosen)
         selects = share == 1 or self.finder.structure.selects
-        return selects and self.choice.allows(len(queries), k, share, subset=chosen is not None)
+        allowed = selects and self.choice.allows(len(queries), k, share, subset=chosen is not None)
+        return share if allowed else None
 
 
 def count(some: tuple[Part, ...]) -> int:

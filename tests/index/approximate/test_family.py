@@ -4,7 +4,8 @@ from planted_vectors import clustered
 
 from care_accel import CareError
 from care_accel.index.approximate import family
-from care_accel.index.approximate.family import Kind, TooSlowError
+from care_accel.index.approximate.family import Kind
+from care_accel.index.approximate.lists import TooSlowError
 
 VECTORS = clustered(3000, 0)
 KINDS = [Kind(32, 0, "SQ8"), Kind(16, 0, "Flat"), *(Kind(0, 20, codes) for codes in family.CODES)]
@@ -78,20 +79,32 @@ def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
     np.testing.assert_array_equal(mine.search(VECTORS[:50], 10)[1], own.search(VECTORS[:50], 10)[1])
 
 
-def test_fewer_vectors_find_the_centres_where_all_would_take_long(monkeypatch):
-    monkeypatch.setattr(family, "perf_counter", iter(np.arange(100) * 1e-3).__next__)
-    rate = 1e-3 / 2048**2
-    everything, fewest = (family._SLOWER * rate * 10 * (10 * points * 10 + 3000) for points in (256, 64))
-    assert family._points_per_list(10, VECTORS, 4.01 * everything) == 256
-    assert family._points_per_list(10, VECTORS, 1.01 * fewest) == 64
-    with pytest.raises(TooSlowError, match="would take some"):
-        family._points_per_list(10, VECTORS, 0.99 * fewest)
-
-
 @pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])
 def test_what_would_take_too_long_is_given_up(kind):
     with pytest.raises(TooSlowError, match="would take some"):
         built(kind, seconds=1e-9)
+
+
+def test_fewer_neighbours_are_looked_through_where_more_would_take_too_long(monkeypatch):
+    real = family._add_to_graph
+
+    def slow(index, *arguments):
+        if index.hnsw.efConstruction > 100:
+            raise TooSlowError("would take some 90 s to build")
+        real(index, *arguments)
+
+    monkeypatch.setattr(family, "_add_to_graph", slow)
+    structure = built(Kind(16, 0, "Flat"))
+    assert structure.index.hnsw.efConstruction == family._CONSTRUCTION[-1]
+    assert structure.index.ntotal == len(VECTORS)
+
+
+def test_as_many_candidates_are_rescored_as_codes_need_but_no_more_than_half_of_the_vectors():
+    assert Kind(0, 20, "Flat").candidates(10, 3000) == [12]
+    assert Kind(0, 20, "PQ").candidates(10, 10**6) == [20, 40, 80, 160, 320, 640]
+    assert Kind(0, 20, "PQ").candidates(10, 200) == [20, 40, 80]
+    assert Kind(0, 20, "PQ").candidates(100, 10**6)[-1] == 1600
+    assert Kind(0, 20, "PQ").candidates(10, 20) == [20]
 
 
 def test_names_are_read_and_others_refused():

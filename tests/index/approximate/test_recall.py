@@ -7,6 +7,7 @@ from care_accel.index.approximate.recall import (
     best_bet,
     exceeds,
     lower_bound,
+    promises,
     queries_needed,
     recalls,
     upper_bound,
@@ -66,6 +67,38 @@ def test_no_queries_prove_nothing():
 def test_a_bet_that_fits_proves_more_than_all_bets_together():
     rng = np.random.default_rng(3)
     before, after = (rng.binomial(10, 0.997, 3000) / 10 for _ in range(2))
-    bet = best_bet(before, 0.99)
+    bet = best_bet(before, 0.99, 10)
     assert 0.3 < bet <= 0.99
     assert lower_bound(after, 0.05, (bet,)) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("mean", "recall", "count"), [(0.95, 0.97, 1000), (0.99, 0.996, 1000), (0.999, 0.9998, 3000)]
+)
+def test_what_is_promised_is_mostly_proven_by_twice_as_many_other_queries(mean, recall, count):
+    rng = np.random.default_rng(5)
+    promised, proven = 0, 0
+    for _ in range(60):
+        before, after = (rng.binomial(10, recall, some) / 10 for some in (count, 2 * count))
+        bet = best_bet(before, mean, 10)
+        if promises(before, mean, 0.035, len(after), bet):
+            promised += 1
+            proven += exceeds(after, mean, 0.035, (bet,))
+    assert promised > 20
+    assert proven > 0.8 * promised
+
+
+def test_too_few_queries_or_too_low_a_recall_promise_nothing():
+    assert not promises(np.ones(100), 0.99, 0.035, 200, best_bet(np.ones(100), 0.99, 10))
+    assert promises(np.ones(200), 0.99, 0.035, 400, best_bet(np.ones(200), 0.99, 10))
+    low = np.tile([1.0, 0.9], 500)
+    assert not promises(low, 0.99, 0.035, 2000, best_bet(low, 0.99, 10))
+
+
+def test_the_bet_is_smaller_where_all_hits_of_a_query_may_be_missed():
+    assert best_bet(np.ones(1000), 0.99, 1) < best_bet(np.ones(1000), 0.99, 10)
+    assert best_bet(np.append(np.ones(1000), 0.0), 0.99, 10) < best_bet(np.ones(1000), 0.99, 10)
+
+
+def test_a_mean_of_nearly_nothing_is_proven_without_a_warning():
+    assert exceeds(np.ones(50), 5e-324, 0.05)

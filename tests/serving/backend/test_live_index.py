@@ -171,7 +171,9 @@ def approximate():
     rng = np.random.default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "_floor", lambda tuner: None)
-        patch.setattr(choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3])
+        patch.setattr(
+            choosing, "alternating_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
+        )
         vectors, queries = (rng.standard_normal((n, 8), np.float32) for n in (2000, 900))
         index = ApproximateIndex.build(vectors, 0.8, 5, queries=queries, family=["IVF32,Flat"], threads=1)
     assert not index.choice.is_exact
@@ -224,7 +226,7 @@ def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, 
     monkeypatch.setattr(live_index, "_POLL_S", 0.01)
     monkeypatch.setattr(run, "_floor", lambda tuner: None)
     monkeypatch.setattr(
-        choosing, "_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
+        choosing, "alternating_times", lambda searches, calls: [1.0, *np.arange(1, len(searches)) * 1e-3]
     )
     monkeypatch.setattr(
         ApproximateIndex, "build", partial(ApproximateIndex.build, family=["IVF32,Flat"], threads=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Any
@@ -12,22 +12,20 @@ from numpy.typing import NDArray
 
 from care_accel.index import parts
 from care_accel.index.approximate.building.questions import Asked, answered
-from care_accel.index.approximate.building.tuning import Tuner
-from care_accel.index.approximate.choice import ERROR, Measured, described
+from care_accel.index.approximate.building.tuning import Search, Tuner, alternating_times
+from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, described
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
 
-# The probability of error is divided among the attempts on the queries kept apart, so that their sum keeps it, however many fail.
-_ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
-# Of each structure this many steps above the smallest setting are candidates too, for where that fails.
-_STEPS = (0, 1, 3)
-_TIMED = 40
+# So many steps above the smallest setting are candidates too, for where that fails.
+_STEPS = (0, 1, 2, 4)
+_TIMED = 100
+# Queries that are answered before time is looked at.
+_BLOCK = 500
 # Shares of the vectors in a subset, in the order in which they are proven; the first failure ends it, so that none is corrected.
 _SHARES = (0.98, 0.9, 0.5, 0.25, 0.1)
 _BATCHES = (4, 16, 64, 256)
 _REPEATS = 3
-
-Search = Callable[[NDArray[np.float32]], object]
 
 
 @dataclass
@@ -46,20 +44,34 @@ class Chosen:
     exact_from: int | None = None
 
 
-def choose(tuner: Tuner, held: Asked) -> Chosen:
-    """Return the fastest of the kept structures that proves the recall, of those that are faster than the exact scan."""
-    finders = [finder for one in tuner.kept for finder in _variants(one.finder, tuner)]
+def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
+    """Return the fastest of the kept structures that proves the recall, of those that are faster than the exact scan.
+
+    Parameters
+    ----------
+    tuner : Tuner
+    held : Asked
+        Queries kept apart.
+    until : float
+        When to end, by `perf_counter`; what is not proven then is not chosen.
+    """
+    options = [
+        (finder, step, one.recalls) for one in tuner.kept for step, finder in _variants(one.finder, tuner)
+    ]
+    finders = [finder for finder, _, _ in options]
     queries = tuner.asked.queries
 
-    searches = [_exact(tuner), *(_search(finder, tuner) for finder in finders)]
-    exact_time, *times = _times(searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))])
+    searches = [_exact(tuner), *(tuner.search_of(finder) for finder in finders)]
+    exact_time, *times = alternating_times(
+        searches, [queries[i : i + 1] for i in range(min(_TIMED, len(queries)))]
+    )
     times = _ascending(finders, times)
     exact_us = 1e6 * exact_time
     if not finders:
-        why = f"nothing that fits reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
+        why = f"nothing that fits into memory and budget reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
         return Chosen(None, why, exact_us)
     order = np.argsort(times, kind="stable")
-    fast = [(finders[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
+    fast = [(*options[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
     if not fast:
         why = (
             f"the exact scan takes {exact_us:.0f} us, {finders[order[0]].structure.name}, the fastest that reaches recall "
@@ -67,9 +79,20 @@ def choose(tuner: Tuner, held: Asked) -> Chosen:
         )
         return Chosen(None, why, exact_us)
     attempts: list[Measured] = []
-    for (finder, time), error in zip(fast, _ERRORS, strict=False):
-        bet = best_bet(_recalls(finder, tuner, tuner.asked), tuner.recall)
-        observed = _recalls(finder, tuner, held)
+    for error in ERRORS:
+        if not fast:
+            break
+        finder, tried, tuned, time = fast[0]
+        # Where one fails, others with as little to spare most often fail as well.
+        fast = [one for one in fast if one[1] > tried]
+        bet = best_bet(tuned, tuner.recall, tuner.k)
+        observed = _recalls(finder, tuner, held, until)
+        if len(observed) < len(held):
+            why = (
+                f"time was over before {finder.structure.name} had proven recall {tuner.recall:g}, so every search is an exact "
+                "scan; give a larger budget"
+            )
+            return Chosen(None, why, exact_us, attempts=attempts)
         bounds = lower_bound(observed, error, (bet,)), upper_bound(observed, ERROR)
         result = Measured(float(observed.mean()), *bounds, len(observed))
         if exceeds(observed, tuner.recall, error, (bet,)):
@@ -113,7 +136,7 @@ def measure_limits(
 def _measure_batches(chosen: Chosen, finder: Finder, tuner: Tuner, held: Asked) -> None:
     for size in _BATCHES:
         rows = np.ascontiguousarray(np.resize(held.queries, (size, held.queries.shape[1])))
-        exact, approximate = _times([_exact(tuner), _search(finder, tuner)], [rows] * _REPEATS)
+        exact, approximate = alternating_times([_exact(tuner), tuner.search_of(finder)], [rows] * _REPEATS)
         if exact <= approximate:
             chosen.exact_from = size
             return
@@ -131,18 +154,14 @@ def _measure_subsets(
     """Measure subsets of fewer and fewer vectors, at random and by a plane, until one does not prove the recall."""
     rows = [held.queries[i : i + 1] for i in range(min(_TIMED, len(held)))]
     faster = {"subset": True, "removed": True}
-    longest = 0.0
     for share in _SHARES:
-        begun = perf_counter()
-        if begun + longest > until:
-            return
         for cut in (_random, _by_plane):
             mask = np.zeros(count, dtype=bool)
             mask[_ids(tuner)[cut(tuner.vectors, share, rng)]] = True
             made = finder.selecting(mask)
-            asked = answered(tuner.base, held.queries, tuner.k, tuner.threads, mask)
-            found = finder.find(tuner.base, asked.queries, tuner.k, tuner.threads, made)[0]
-            observed = recalls(found, asked.exact)
+            observed = _recalls_of_subset(finder, tuner, held.queries, mask, until)
+            if len(observed) < len(held):
+                return
 
             def selected(queries: NDArray[np.float32], made: Any = made) -> object:
                 return finder.find(tuner.base, queries, tuner.k, tuner.threads, made)
@@ -150,7 +169,7 @@ def _measure_subsets(
             def subset(queries: NDArray[np.float32], mask: NDArray[np.bool_] = mask) -> object:
                 return finder.find(tuner.base, queries, tuner.k, tuner.threads, finder.selecting(mask))
 
-            times = _times([_exact(tuner, mask), selected, subset], rows)
+            times = alternating_times([_exact(tuner, mask), selected, subset], rows)
             chosen.subsets.append(
                 {
                     "share": share,
@@ -171,7 +190,20 @@ def _measure_subsets(
             chosen.least_share = share
         if not any(faster.values()):
             return
-        longest = max(longest, perf_counter() - begun)
+
+
+def _recalls_of_subset(
+    finder: Finder, tuner: Tuner, queries: NDArray[np.float32], mask: NDArray[np.bool_], until: float
+) -> NDArray[np.float64]:
+    """Return the recall of each query, of fewer if time is over."""
+    made, observed = finder.selecting(mask), []
+    for first in range(0, len(queries), _BLOCK):
+        if perf_counter() > until:
+            break
+        asked = answered(tuner.base, queries[first : first + _BLOCK], tuner.k, tuner.threads, mask)
+        found = finder.find(tuner.base, asked.queries, tuner.k, tuner.threads, made)[0]
+        observed.append(recalls(found, asked.exact))
+    return np.concatenate(observed) if observed else np.zeros(0)
 
 
 def _ids(tuner: Tuner) -> NDArray[np.int64]:
@@ -188,43 +220,37 @@ def _by_plane(vectors: NDArray[np.float32], share: float, rng: np.random.Generat
     return np.argsort(place, kind="stable")[: max(1, round(share * len(vectors)))]
 
 
-def _variants(finder: Finder, tuner: Tuner) -> Sequence[Finder]:
-    values = [finder.value]
+def _variants(finder: Finder, tuner: Tuner) -> Sequence[tuple[int, Finder]]:
+    """Return a finder with its setting and larger ones, and how many steps larger."""
     last = finder.structure.lists or len(tuner.vectors)
-    for step in _STEPS[1:]:
-        values.append(min(last, max(values[-1] + 1, round(finder.value * 1.15**step))))
-    return [replace(finder, value=value) for value in sorted(set(values))]
+    found: dict[int, int] = {}
+    for step in _STEPS:
+        found.setdefault(min(last, max(finder.value + step, round(finder.value * 1.15**step))), step)
+    return [(step, replace(finder, value=value)) for value, step in found.items()]
 
 
 def _ascending(finders: Sequence[Finder], times: Sequence[float]) -> list[float]:
     """Return times that do not fall where more of the same structure is searched; on a busy machine measured ones may."""
     found = list(times)
     for place in range(1, len(found)):
-        if finders[place].structure is finders[place - 1].structure:
+        one, before = finders[place], finders[place - 1]
+        same = one.structure is before.structure and one.candidates == before.candidates
+        if same and one.value > before.value:
             found[place] = max(found[place], found[place - 1])
     return found
 
 
-def _recalls(finder: Finder, tuner: Tuner, asked: Asked) -> NDArray[np.float64]:
-    return recalls(
-        finder.find(tuner.base, asked.queries, asked.exact.shape[1], tuner.threads)[0], asked.exact
-    )
-
-
-def _search(finder: Finder, tuner: Tuner) -> Search:
-    return lambda rows: finder.find(tuner.base, rows, tuner.k, tuner.threads)
+def _recalls(finder: Finder, tuner: Tuner, asked: Asked, until: float) -> NDArray[np.float64]:
+    """Return the recall of each query, or of fewer if time is over."""
+    observed = []
+    for first in range(0, len(asked), _BLOCK):
+        part = asked[first : first + _BLOCK]
+        found = finder.find(tuner.base, part.queries, part.exact.shape[1], tuner.threads)[0]
+        observed.append(recalls(found, part.exact))
+        if perf_counter() > until:
+            break
+    return np.concatenate(observed)
 
 
 def _exact(tuner: Tuner, mask: NDArray[np.bool_] | None = None) -> Search:
     return lambda rows: parts.search(tuner.base, rows, tuner.k, tuner.threads, mask)
-
-
-def _times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
-    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all."""
-    times = np.empty((len(calls), len(searches)))
-    for row, rows in enumerate(calls):
-        for column, search in enumerate(searches):
-            begun = perf_counter()
-            search(rows)
-            times[row, column] = perf_counter() - begun
-    return np.median(times, axis=0).tolist()

@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 
 # An exact scan of fewer takes less time than a call of another library.
 FEWEST = 500
-# Of the budget: until then structures are built and tuned; the rest is for the choice.
-_TUNED = 0.75
+# Shares of the budget that are kept for the choice: as much as two proofs take that are as slow as the exact scan, within these.
+_LEAST_KEPT, _MOST_KEPT = 0.1, 0.4
+# What the last step may take.
+_STEP = 0.02
 _FEWEST_TIMED = 20
 
 
@@ -55,7 +57,7 @@ def build(
         raise CareError(
             f"family: on a GPU there are lists with {' or '.join(GPU_CODES)} only; remove the others"
         )
-    rng = np.random.default_rng(request.seed)
+    rng, hashed = np.random.default_rng(request.seed), data_hash(base)
     if queries is None:
         about = f"{questions.sample_size(request.recall):,} sampled: documents, each moved by half the difference of two others"
     else:
@@ -72,7 +74,7 @@ def build(
             vectors=len(vectors),
             width=width,
             faiss=str(faiss.__version__),
-            data=data_hash(base),
+            data=hashed,
             seed=request.seed,
             value=0 if finder is None else finder.value,
             candidates=0 if finder is None else finder.candidates,
@@ -110,30 +112,32 @@ def build(
             ids=ids,
             vectors=vectors,
             asked=asked,
+            apart=len(held),
             recall=request.recall,
             k=request.k,
             threads=request.threads,
             seed=request.seed,
             memory=request.memory,
-            until=begun + _TUNED * request.budget,
+            until=begun + (1 - _LEAST_KEPT) * request.budget,
             gpu=request.gpu,
         )
         if (floor := _floor(tuner)) is not None:
             return result(Chosen(None, floor[0], floor[1]), [_exact_row(floor[1])])
-        members = tuner.family(names)
+        kept = max(_LEAST_KEPT * request.budget, 2 * len(held) * tuner.exact_seconds)
+        tuner.until = begun + request.budget - min(kept, _MOST_KEPT * request.budget)
         smallest = tuner.smallest(names)
         if request.memory is not None and smallest > request.memory:
             raise CareError(
                 f"memory is {request.memory:,} bytes, but the smallest structure for {len(vectors):,} vectors of width {width} takes "
                 f"some {smallest:,} beside the exact index; give as much, or use ExactIndex"
             )
-        for number, member in enumerate(members):
-            tuner.consider(member(), share=1 / min(2, len(members) - number))
+        for kind, share in tuner.family(names):
+            tuner.consider(kind, share)
             advance(1)
-        chosen = choose(tuner, held)
+        chosen = choose(tuner, held, begun + request.budget)
         if chosen.finder is not None:
             count = sum(part.count for part in base)
-            measure_limits(chosen, tuner, held, count, rng, begun + request.budget)
+            measure_limits(chosen, tuner, held, count, rng, begun + (1 - _STEP) * request.budget)
     return result(chosen, [_exact_row(chosen.exact_us), *tuner.tried])
 
 

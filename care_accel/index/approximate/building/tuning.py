@@ -1,15 +1,16 @@
 """The search for settings: of each structure the smallest that reaches a recall on the tuning queries.
 
-Recall grows with each setting, so that bisection finds the smallest one in some six searches of the tuning queries. faiss's own
-`ParameterSpace.explore` measures batches, without this index's rescoring, and knows no bounds of a recall; a general optimiser such as
-Optuna needs more trials for what is monotone.
+Recall grows with each setting, so that bisection finds the smallest one in some six searches of the tuning queries. Each asks for as many
+candidates as are ever rescored; their order tells what fewer would have found. faiss's own `ParameterSpace.explore` measures batches, without
+this index's rescoring, and knows no bounds of a recall; a general optimiser such as Optuna needs more trials for what is monotone.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from time import perf_counter
 
 import numpy as np
@@ -17,31 +18,74 @@ from numpy.typing import NDArray
 
 from care_accel.index.approximate import family
 from care_accel.index.approximate.building.questions import Asked
-from care_accel.index.approximate.choice import ERROR, Measured, Tried, setting_name
-from care_accel.index.approximate.family import Kind, Structure, TooSlowError
+from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, Tried, setting_name
+from care_accel.index.approximate.family import Kind, Structure
 from care_accel.index.approximate.finder import Finder
-from care_accel.index.approximate.recall import exceeds, lower_bound, recalls, upper_bound
+from care_accel.index.approximate.lists import Lists, TooSlowError
+from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, promises, recalls, upper_bound
 from care_accel.index.parts import Part
 
-# Queries are answered in blocks, and the rest is left out once it is clear that the recall is not reached.
-_BLOCKS = (200, 800)
+# Queries are answered in blocks, and the rest is left out once it is clear that the recall is not reached, or time is over.
+_BLOCK = 200
 _CLEAR = 0.01
-_TIMED = 48
+# Steps above the smallest setting, at which fewer candidates may be enough.
+_MORE = (0, 2, 5)
+_TIMED = 100
 # A setting that takes so many times as long as the exact scan is not worth its recall.
 _QUICKLY_TIMED = 7
 _TOO_SLOW = 2
 _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan", "time is over"
 # Structures that are kept for the final choice; each takes memory.
-_KEPT = 2
+_KEPT = 3
+
+# Of one structure, settings that take so many times as long as the fastest are kept as well: fewer lists, or fewer candidates.
+_CLOSE = 1.3
+
+Search = Callable[[NDArray[np.float32]], object]
 _LINKS = 32
+# Of the time that is left, for building lists, or a graph; the rest is to tune it, and for others.
+_SHARE, _GRAPH_SHARE = 0.5, 0.8
+# From so many bytes of vectors on, which no cache holds, the number of lists is found with small codes.
+_MANY_BYTES = 2**28
 
 
 @dataclass
 class Candidate:
-    """A structure with the smallest setting that reaches the recall, and how long one query takes with it."""
+    """A structure with a setting that reaches the recall, how long one query takes with it, and the recalls of the tuning queries."""
 
     finder: Finder
     p50: float
+    recalls: NDArray[np.float64]
+
+
+@dataclass
+class Seen:
+    """What a setting found of the first tuning queries.
+
+    Attributes
+    ----------
+    value, candidates : int
+    recalls : numpy.ndarray
+        float64 ``[n]``.
+    scores, ranks : list of numpy.ndarray
+        Of `Finder.ranked`, by blocks of queries.
+    """
+
+    value: int
+    candidates: int
+    recalls: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    scores: list[NDArray[np.float64]] = field(default_factory=list)
+    ranks: list[NDArray[np.int64]] = field(default_factory=list)
+
+    def add(self, scores: NDArray[np.float64], ranks: NDArray[np.int64]) -> None:
+        """Add a block of queries."""
+        self.scores.append(scores)
+        self.ranks.append(ranks)
+
+    def recalls_of(self, count: int, asked: Asked) -> NDArray[np.float64]:
+        """Return the recall of each query with the first so many candidates."""
+        scores, ranks = np.concatenate(self.scores), np.concatenate(self.ranks)
+        return recalls(np.where(ranks < count, scores, -np.inf), asked.exact[: len(scores)])
 
 
 @dataclass
@@ -57,6 +101,8 @@ class Tuner:
         float32 ``[n, width]``: these.
     asked : Asked
         The tuning queries.
+    apart : int
+        Number of the queries that are kept apart.
     recall : float
     k, threads, seed : int
     memory : int or None
@@ -73,6 +119,7 @@ class Tuner:
     ids: NDArray[np.int64] | None
     vectors: NDArray[np.float32]
     asked: Asked
+    apart: int
     recall: float
     k: int
     threads: int
@@ -83,45 +130,70 @@ class Tuner:
     exact_seconds: float = math.inf
     tried: list[Tried] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
-    _lists: dict[int, family.Lists] = field(default_factory=dict)
+    _lists: dict[int, Lists] = field(default_factory=dict)
 
-    def family(self, names: Sequence[str] | None) -> list[Callable[[], Kind]]:
-        """Return the kinds to try, in order: codes are tried with the number of lists that was best before."""
+    def family(self, names: Sequence[str] | None) -> Iterator[tuple[Kind, float]]:
+        """Yield the kinds to try, and which share of the time that is left each may be built in; each follows from those before.
+
+        Lists come first, for which little time is enough. Their number is found with the first codes that reach the recall. A graph
+        follows, then lists of that number with the other codes.
+        """
         if names is not None:
-            kinds = [family.parse(name, len(self.vectors)) for name in names]
-            return [lambda kind=kind: kind for kind in kinds]  # type: ignore[misc]
+            for number, name in enumerate(names):
+                yield family.parse(name, len(self.vectors)), 1 / min(2, len(names) - number)
+            return
+        small, graph = ([Kind(_LINKS, 0, codes)] if self.gpu is None else [] for codes in ("SQ8", "Flat"))
         lists = family.lists_tried(len(self.vectors))
-        codes = family.GPU_CODES if self.gpu is not None else family.CODES
-        found: list[Callable[[], Kind]] = []
-        if lists:
-            # The number of lists is chosen with the first codes that fit, the other codes are tried with that number.
-            first = next((one for one in codes if self._fits(Kind(0, lists[-1], one))), codes[-1])
-            found += [lambda n=n: Kind(0, n, first) for n in lists]  # type: ignore[misc]
-            found += [lambda one=one: Kind(0, self._best_lists(lists), one) for one in codes if one != first]  # type: ignore[misc]
-        if self.gpu is None:
-            found += [lambda one=one: Kind(_LINKS, 0, one) for one in ("SQ8", "Flat")]  # type: ignore[misc]
-        return found
+        for kind in chain(self._of_lists(lists, then=small) if lists else small, graph):
+            yield kind, _GRAPH_SHARE if kind.links else _SHARE
+
+    def _of_lists(self, lists: Sequence[int], then: Sequence[Kind]) -> Iterator[Kind]:
+        """Yield lists, and others between those that find their number and those of other codes."""
+        codes, place = self._codes(), max(0, len(lists) - 2)
+        fitting = [one for one in codes if self._fits(Kind(0, lists[-1], one))] or list(codes[-1:])
+        missed: list[str] = []
+        for first in fitting:
+            yield Kind(0, lists[place], first)
+            if self._timed() or lists[place] not in self._lists:
+                break
+            missed.append(first)
+        # The time for a query falls to the best number of lists, and rises beyond. More take longest to find, so fewer come first; they
+        # are all that is left if there was no time for so many.
+        reached = bool(self._timed())
+        if reached or lists[place] not in self._lists:
+            for below in reversed(range(place)):
+                yield Kind(0, lists[below], first)
+                if reached and self._best_lists(lists) != lists[below]:
+                    break
+        if reached and self._best_lists(lists) == lists[place]:
+            yield from (Kind(0, number, first) for number in lists[place + 1 :])
+        yield from then
+        yield from (Kind(0, self._best_lists(lists), one) for one in codes if one not in (first, *missed))
+
+    def _codes(self) -> Sequence[str]:
+        """Return the codes to try, first those that the number of lists is found with: of many vectors small ones, which are read faster."""
+        if self.gpu is not None:
+            return family.GPU_CODES
+        return family.CODES if self.vectors.nbytes < _MANY_BYTES else family.CODES_OF_MANY
+
+    def _best_lists(self, lists: Sequence[int]) -> int:
+        if not self._timed():  # of those that were found in time, the most
+            return max(self._lists, default=lists[0])
+        return int(min(self._timed())[1].partition("IVF")[2].partition(",")[0])
+
+    def _timed(self) -> list[tuple[float, str]]:
+        """Return the times and names of lists that reach the recall."""
+        return [(one.p50_us, one.name) for one in self.tried if one.p50_us is not None and "IVF" in one.name]
 
     def _fits(self, kind: Kind) -> bool:
         return self.memory is None or kind.estimated_bytes(*self.vectors.shape) <= self.memory
 
-    def _best_lists(self, lists: Sequence[int]) -> int:
-        timed = [
-            (one.p50_us, one.name)
-            for one in self.tried
-            if one.p50_us is not None and one.name.startswith("IVF")
-        ]
-        if not timed:  # of those that were found in time, the most
-            return max(self._lists, default=lists[0])
-        return int(min(timed)[1].partition(",")[0].removeprefix("IVF"))
-
     def smallest(self, names: Sequence[str] | None) -> int:
         """Return about what the smallest structure takes, in bytes."""
-        kinds = [member() for member in self.family(names)]
-        return min(kind.estimated_bytes(*self.vectors.shape) for kind in kinds)
+        return min(kind.estimated_bytes(*self.vectors.shape) for kind, _ in self.family(names))
 
     def consider(self, kind: Kind, share: float) -> None:
-        """Build and tune a structure within a share of the time that is left, and keep it if it is among the fastest."""
+        """Build a structure within a share of the time that is left, tune it, and keep it if it is among the fastest."""
         name = kind.name(self.vectors.shape[1])
         if not self._fits(kind):
             size = kind.estimated_bytes(*self.vectors.shape)
@@ -150,77 +222,110 @@ class Tuner:
         if self.memory is not None and size > self.memory:
             self.tried.append(Tried(name, bytes=size, build_seconds=seconds, note="over the memory limit"))
             return
-        found = self._tuned(kind, structure, size, seconds)
-        if found is not None:
-            self.kept = sorted([*self.kept, found], key=lambda one: one.p50)[:_KEPT]
+        self.kept = sorted(
+            [*self.kept, *self._tuned(kind, structure, size, seconds)], key=lambda one: one.p50
+        )
+        fastest = list(dict.fromkeys(one.finder.structure for one in self.kept))[:_KEPT]
+        self.kept = [one for one in self.kept if one.finder.structure in fastest]
 
-    def _tuned(self, kind: Kind, structure: Structure, size: int, seconds: float) -> Candidate | None:
-        best: Candidate | None = None
-        high: int | None = None
-        for factor in kind.factors:
-            wanted = family.candidates(self.k, factor)
-            if wanted > len(self.vectors) // 2 and factor > kind.factors[0]:
+    def _tuned(self, kind: Kind, structure: Structure, size: int, seconds: float) -> list[Candidate]:
+        def note(one: Seen, p50: float | None, why: str = "") -> None:
+            setting = f"{setting_name(structure.name)} {one.value}, {one.candidates} rescored"
+            recall = measured(one.recalls) if len(one.recalls) else None
+            self.tried.append(Tried(structure.name, setting, recall, p50 and p50 * 1e6, size, seconds, why))
+
+        counts = kind.candidates(self.k, len(self.vectors))
+        values = kind.values(len(self.vectors), counts[0])
+        seen, why = self._smallest(structure, values, counts)
+        if not self._reaches(seen.recalls):
+            note(seen, None, why)
+            return []
+        first, found, fewest = values.index(seen.value), [], math.inf
+        for step in _MORE:
+            value = values[min(first + step, len(values) - 1)]
+            if step and (value == seen.value or perf_counter() > self.until):
                 break
-            finder, shown, note = self._smallest(kind, structure, wanted, high)
-            p50 = None if finder is None else self._median_time(finder, _TIMED)
-            value, observed = (0, None) if shown is None else shown
-            setting = f"{setting_name(structure.name)} {value}, {wanted} rescored"
-            recall = None if observed is None else measured(observed)
-            self.tried.append(Tried(structure.name, setting, recall, p50 and p50 * 1e6, size, seconds, note))
-            if finder is not None and p50 is not None:
-                high = None if kind.links else finder.value  # more candidates need no more lists
-                if best is None or p50 < best.p50:
-                    best = Candidate(finder, p50)
-                elif p50 > 1.5 * best.p50:
-                    break
-            if note == _OVER:
-                break
-        return best
+            one = self._fewest(seen if not step else self._seen(structure, value, counts), counts)
+            if one is None or one.candidates >= fewest:
+                continue
+            finder = Finder(structure, one.value, one.candidates, self.ids)
+            p50, fewest = self._compared_time(finder), one.candidates
+            note(one, p50)
+            found.append(Candidate(finder, p50, one.recalls))
+        return [one for one in found if one.p50 <= _CLOSE * min(other.p50 for other in found)]
 
     def _smallest(
-        self, kind: Kind, structure: Structure, wanted: int, high: int | None
-    ) -> tuple[Finder | None, tuple[int, NDArray[np.float64]] | None, str]:
-        """Return the finder with the smallest value that reaches the recall, or None; a value with its recalls; why it is None."""
-        values = kind.values(len(self.vectors), wanted)
-        first = 0
-        end = len(values) - 1 if high is None else max(i for i, value in enumerate(values) if value <= high)
-        found: Finder | None = None
-        shown: tuple[int, NDArray[np.float64]] | None = None
-        note = _MISSED
-        while first <= end and note != _OVER:
+        self, structure: Structure, values: Sequence[int], counts: Sequence[int]
+    ) -> tuple[Seen, str]:
+        """Return what the smallest value found that reaches the recall with the most candidates, and "".
+
+        If none does, the last one that was tried, and why.
+        """
+        first, end = 0, len(values) - 1
+        found: Seen | None = None
+        last, why = Seen(values[0], counts[-1]), _MISSED
+        while first <= end:
             # The largest is not asked before it must be: it takes longest.
             place = (first + end) // 2
-            finder = Finder(structure, values[place], wanted, self.ids)
+            finder = Finder(structure, values[place], self._most(structure, values[place], counts), self.ids)
             if self._median_time(finder, _QUICKLY_TIMED) > _TOO_SLOW * self.exact_seconds:
-                end, note = place - 1, _SLOW
+                end, why = place - 1, _SLOW
                 continue
-            observed = self._recalls(finder)
-            if self._reaches(observed):
-                found, shown, end = finder, (finder.value, observed), place - 1
+            last = self._seen(structure, values[place], counts)
+            if self._reaches(last.recalls):
+                found, end = last, place - 1
             else:
-                shown, first = shown if found else (finder.value, observed), place + 1
+                first = place + 1
             if perf_counter() > self.until:
-                note = _OVER
-        return found, shown, note if found is None or note == _OVER else ""
+                why = _OVER
+                break
+        return found or last, why
+
+    def _most(self, structure: Structure, value: int, counts: Sequence[int]) -> int:
+        # A graph is searched for as many candidates as are asked for, if these are more than its setting.
+        return counts[-1] if structure.lists else max(counts[0], min(counts[-1], value))
+
+    def _fewest(self, seen: Seen, counts: Sequence[int]) -> Seen | None:
+        """Return the same with the fewest candidates that reach the recall; None if none do."""
+        for count in counts:
+            if count <= seen.candidates and self._reaches(found := seen.recalls_of(count, self.asked)):
+                return Seen(seen.value, count, found)
+        return None
 
     def _reaches(self, observed: NDArray[np.float64]) -> bool:
-        return exceeds(observed, self.recall, ERROR)
+        """Return whether the tuning queries promise that those kept apart will prove the recall."""
+        if len(observed) < len(self.asked):
+            return False
+        bet = best_bet(observed, self.recall, self.k)
+        return promises(observed, self.recall, ERRORS[0], self.apart, bet)
 
-    def _recalls(self, finder: Finder) -> NDArray[np.float64]:
-        """Return the recall of each tuning query, or of the first ones if these show that it is too low."""
-        observed = np.zeros(0)
-        for end in (*(block for block in _BLOCKS if block < len(self.asked)), len(self.asked)):
-            part = self.asked[len(observed) : end]
-            found = finder.find(self.base, part.queries, part.exact.shape[1], self.threads)[0]
-            observed = np.append(observed, recalls(found, part.exact))
-            if exceeds(1 - observed, 1 - self.recall, _CLEAR):
+    def _seen(self, structure: Structure, value: int, counts: Sequence[int]) -> Seen:
+        """Return what a setting finds of each tuning query, or of the first ones if these show that the recall is too low."""
+        most = self._most(structure, value, counts)
+        finder, seen = Finder(structure, value, most, self.ids), Seen(value, most)
+        for begun in range(0, len(self.asked), _BLOCK):
+            part = self.asked[begun : begun + _BLOCK]
+            seen.add(*finder.ranked(self.base, part.queries, part.exact.shape[1], self.threads))
+            seen.recalls = seen.recalls_of(most, self.asked)
+            if exceeds(1 - seen.recalls, 1 - self.recall, _CLEAR) or perf_counter() > self.until:
                 break
-        return observed
+        return seen
 
     def _median_time(self, finder: Finder, queries: int) -> float:
-        return median_time(
-            lambda query: finder.find(self.base, query, self.k, self.threads), self.asked.queries[:queries]
-        )
+        return median_time(self.search_of(finder), self.asked.queries[:queries])
+
+    def _compared_time(self, finder: Finder) -> float:
+        """Return the median time of one query, as if the machine were as fast as when the fastest before it was measured."""
+        calls = [self.asked.queries[row : row + 1] for row in range(min(_TIMED, len(self.asked)))]
+        if not self.kept:
+            return alternating_times([self.search_of(finder)], calls)[0]
+        fastest = self.kept[0]
+        before, own = alternating_times([self.search_of(fastest.finder), self.search_of(finder)], calls)
+        return fastest.p50 * own / before
+
+    def search_of(self, finder: Finder) -> Search:
+        """Return what searches by a finder."""
+        return lambda rows: finder.find(self.base, rows, self.k, self.threads)
 
 
 def measured(observed: NDArray[np.float64]) -> Measured:
@@ -229,11 +334,21 @@ def measured(observed: NDArray[np.float64]) -> Measured:
     return Measured(float(observed.mean()), *bounds, len(observed))
 
 
-def median_time(search: Callable[[NDArray[np.float32]], object], queries: NDArray[np.float32]) -> float:
+def median_time(search: Search, queries: NDArray[np.float32]) -> float:
     """Return the median time of one query, in seconds."""
-    times = []
-    for row in range(len(queries)):
-        begun = perf_counter()
-        search(queries[row : row + 1])
-        times.append(perf_counter() - begun)
-    return float(np.median(times))
+    return alternating_times([search], [queries[row : row + 1] for row in range(len(queries))])[0]
+
+
+def alternating_times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
+    """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all.
+
+    Each time in another order: what comes after an exact scan finds the caches full of other vectors.
+    """
+    rng = np.random.default_rng(0)
+    times = np.empty((len(calls), len(searches)))
+    for row, rows in enumerate(calls):
+        for column in rng.permutation(len(searches)).tolist():
+            begun = perf_counter()
+            searches[column](rows)
+            times[row, column] = perf_counter() - begun
+    return np.median(times, axis=0).tolist()

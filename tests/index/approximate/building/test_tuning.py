@@ -1,25 +1,95 @@
 import numpy as np
+import pytest
 
 from care_accel.index.approximate.building.questions import Asked
-from care_accel.index.approximate.building.tuning import Tuner
+from care_accel.index.approximate.building.tuning import Seen, Tuner, alternating_times
+from care_accel.index.approximate.choice import Tried
+
+
+def tuner(rows=3000, **options):
+    vectors = np.zeros((rows, 4), dtype=np.float32)
+    defaults = {
+        "base": (),
+        "ids": None,
+        "vectors": vectors,
+        "asked": Asked(vectors[:1], np.zeros((1, 10))),
+        "apart": 800,
+        "recall": 0.9,
+        "k": 10,
+        "threads": 1,
+        "seed": 0,
+        "memory": None,
+        "until": 0.0,
+    }
+    return Tuner(**defaults | options)
+
+
+def tried(tuner, microseconds):
+    """Return the kinds that are tried where each takes what a function of it says; None for one that does not reach the recall."""
+    found = []
+    for kind, _ in tuner.family(None):
+        found.append(kind)
+        if kind.lists:
+            tuner._lists[kind.lists] = None
+        time = microseconds(kind)
+        tuner.tried.append(Tried(kind.name(4), p50_us=time))
+    return found
 
 
 def test_codes_are_tried_with_lists_that_were_found_in_time_where_none_of_vectors_was_fast_enough():
-    vectors = np.zeros((3000, 4), dtype=np.float32)
-    tuner = Tuner(
-        base=(),
-        ids=None,
-        vectors=vectors,
-        asked=Asked(vectors[:1], np.zeros((1, 10))),
-        recall=0.9,
-        k=10,
-        threads=1,
-        seed=0,
-        memory=None,
-        until=0.0,
-    )
-    members = tuner.family(None)
-    tuner._lists[55] = None  # more took too long
-    kinds = [member() for member in members]
+    some = tuner()
+    some._lists[55] = None  # more took too long
+    kinds = [kind for kind, _ in some.family(None)]
     assert {kind.lists for kind in kinds if kind.codes != "Flat" and not kind.links} == {55}
     assert {kind.codes for kind in kinds if kind.lists == 55} == {"Flat", "SQ8", "PQ", "RaBitQ"}
+
+
+@pytest.mark.parametrize(
+    ("best", "numbers"),
+    [(8, [4, 2, 8]), (4, [4, 2, 8]), (2, [4, 2, 1]), (1, [4, 2, 1])],
+)
+def test_numbers_of_lists_are_tried_until_the_time_rises_and_other_codes_with_the_best(best, numbers):
+    kinds = tried(tuner(rows=160_000), lambda kind: 10 + abs(kind.lists - 400 * best))
+    lists = [kind.lists for kind in kinds if kind.codes == "Flat" and kind.lists]
+    assert lists == [400 * number for number in numbers]
+    others = [(kind.codes, kind.lists) for kind in kinds if kind.lists and kind.codes != "Flat"]
+    assert others == [(codes, 400 * best) for codes in ("SQ8", "PQ", "RaBitQ")]
+    assert [kind.codes for kind in kinds if kind.links] == ["SQ8", "Flat"]
+
+
+def test_codes_that_miss_the_recall_do_not_choose_the_number_of_lists():
+    kinds = tried(tuner(rows=160_000), lambda kind: kind.lists if kind.codes == "PQ" else None)
+    assert [(kind.codes, kind.lists) for kind in kinds if kind.lists] == [
+        ("Flat", 1600), ("SQ8", 1600), ("PQ", 1600), ("PQ", 800), ("PQ", 400), ("RaBitQ", 400)
+    ]  # fmt: skip
+
+
+def test_of_many_vectors_small_codes_choose_the_number_of_lists(monkeypatch):
+    from care_accel.index.approximate.building import tuning
+
+    monkeypatch.setattr(tuning, "_MANY_BYTES", 1)
+    kinds = tried(tuner(rows=160_000), lambda kind: 1 + abs(kind.lists - 1600))
+    assert [kind.codes for kind in kinds if kind.lists == 1600] == ["PQ", "SQ8", "RaBitQ", "Flat"]
+
+
+def test_the_fewest_candidates_that_are_enough_follow_from_the_ranks_of_more():
+    exact = np.tile(np.arange(10, 0, -1.0), (400, 1))
+    some = tuner(asked=Asked(np.zeros((400, 4), dtype=np.float32), exact))
+    ranks = np.tile(np.arange(0, 100, 10), (400, 1))
+    seen = Seen(7, 160, np.ones(400), [exact], [ranks])
+    fewest = some._fewest(seen, [20, 40, 80, 160])
+    assert (fewest.value, fewest.candidates) == (7, 160)
+    fewest = some._fewest(Seen(7, 160, np.ones(400), [exact], [ranks // 4]), [20, 40, 80, 160])
+    assert (fewest.value, fewest.candidates) == (7, 40)
+    assert some._fewest(Seen(7, 160, np.ones(400), [exact], [ranks + 200]), [20, 40, 80, 160]) is None
+
+
+def test_searches_take_turns_in_changing_order():
+    order = []
+    searches = [lambda rows, name=name: order.append((rows, name)) for name in "abc"]
+    times = alternating_times(searches, list(range(60)))
+    assert len(times) == 3
+    turns = [[name for rows, name in order if rows == turn] for turn in range(60)]
+    assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
+    assert {turn[0] for turn in turns} == {"a", "b", "c"}
+    assert {"".join(turn[:2]) for turn in turns} >= {"ab", "ba", "cb"}
