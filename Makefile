@@ -41,7 +41,9 @@ help:
 eval: $(if $(wildcard $(READY)),$(READY),$(EVALUATES))
 	$(BIN)/python -m care_accel.eval
 
-PYTEST = $(BIN)/python -m pytest -n auto
+# One more than there are cores: tests wait a fifth of their time, for servers and for processes that they have killed.
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN) + 1)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 test: $(READY)
 	$(PYTEST) --durations 20 --durations-min 1
