@@ -18,9 +18,11 @@ from shared_server import SharedServer
 # Triton decides when it is first imported whether kernels run in its interpreter: they do where there is no GPU.
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("TRITON_INTERPRET", "1")
-# Workers share the cores: spinning OpenMP threads of one would slow down the others.
+# Workers share the cores: spinning OpenMP threads of one would slow down the others. Where a test asks for several, they wait
+# without spinning.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, value in {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"}.items():
+        os.environ.setdefault(name, value)
 
 _CLEANLINESS = pytest.StashKey[Cleanliness]()
 
