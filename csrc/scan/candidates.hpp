@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "care/topk.hpp"
+#include "kernels/kernel.hpp"
 
 namespace care {
 
@@ -23,8 +24,8 @@ public:
     std::size_t rescored() const { return rescored_; }
     const TopK& best() const { return best_; }
 
-    // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` returns an exact
-    // score; `update_threshold` takes the hits found so far and returns the threshold that they allow.
+    // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` writes exact scores
+    // of some ids; `update_threshold` takes the hits found so far and returns the threshold that they allow.
     template <typename Score, typename UpdateThreshold>
     void compact(const Score& score, const UpdateThreshold& update_threshold) {
         drop_below(update_threshold(best_));
@@ -73,11 +74,15 @@ private:
 
     template <typename Score>
     void rescore_last(std::size_t count, const Score& score) {
-        for (; count > 0; --count) {
-            const std::int64_t id = pending_.back().id;
-            pending_.pop_back();
-            best_.push({score(id), id});
-            ++rescored_;
+        rescored_ += count;
+        while (count > 0) {
+            const std::size_t now = std::min(count, kScoredTogether);
+            std::int64_t ids[kScoredTogether];
+            double scores[kScoredTogether];
+            for (std::size_t i = 0; i < now; ++i, pending_.pop_back()) ids[i] = pending_.back().id;
+            score(ids, now, scores);
+            for (std::size_t i = 0; i < now; ++i) best_.push({scores[i], ids[i]});
+            count -= now;
         }
     }
 

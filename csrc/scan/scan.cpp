@@ -18,6 +18,8 @@ namespace {
 // Queries of one pass, and the bytes of vectors that they share in the second-level cache.
 constexpr std::size_t kPassQueries = 128;
 constexpr std::size_t kTileBytes = 96 * 1024;
+// Bounds of narrow vectors would take more memory than their codes.
+constexpr std::size_t kMaxTileBlocks = 128;
 // Up to so many queries memory bandwidth is the limit. Both terms cost nothing then, and larger tiles are read faster,
 // as long as there are enough tiles for all threads to finish together.
 constexpr std::size_t kFewQueries = 4;
@@ -32,10 +34,10 @@ constexpr int kMaxFloatExponent = 100;
 
 FilterPlan plan_filters(const IndexView& index, std::size_t queries, bool by_floats) {
     const Kernel& kernel = index.kernel;
-    if (by_floats) return {kernel.float_filter, kernel.float_bounds, false, true};
+    if (by_floats) return {kernel.float_filter, false, true};
     const bool floats_fit = std::abs(index.codes.exponent) <= kMaxFloatExponent;
-    FilterPlan plan{queries <= kFewQueries ? kernel.two_term_code_filter : kernel.code_filter, kernel.code_bounds,
-                    floats_fit, false, queries > kFewQueries};
+    FilterPlan plan{queries <= kFewQueries ? kernel.two_term_code_filter : kernel.code_filter, floats_fit,
+                    false, queries > kFewQueries};
     if (queries == 1 && index.codes.int4 && index.query_width == index.vectors.width) {
         plan.int4_filter = kernel.int4_filter;
     }
@@ -55,8 +57,8 @@ std::vector<std::size_t> run_pass(const IndexView& index, const Matrix& queries,
     const std::size_t width = index.vectors.width;
     const std::size_t bytes = by_floats ? kBlock * width * sizeof(float) : block_bytes(width);
     const std::size_t all_bytes = blocks(index.vectors.rows) * bytes;
-    const std::size_t tile_bytes =
-        few ? std::clamp(all_bytes / kFewQueriesTiles, kMinTileBytes, kFewQueriesTileBytes) : kTileBytes;
+    const std::size_t tile_bytes = few ? std::clamp(all_bytes / kFewQueriesTiles, kMinTileBytes, kFewQueriesTileBytes)
+                                       : std::min(kTileBytes, kMaxTileBlocks * bytes);
     const std::size_t tile_blocks = std::max<std::size_t>(4, tile_bytes / bytes / 4 * 4);
     const std::size_t work = all_bytes * (few ? 1 : which.size() / kFewQueries);
     const std::size_t workers =

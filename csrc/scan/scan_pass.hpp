@@ -38,7 +38,6 @@ inline constexpr std::size_t kInt8WarmUpShare = 32;
 // Which kernels a pass uses.
 struct FilterPlan {
     Filter* filter;
-    Bounds* bounds;
     bool check_pruning;  // whether to stop for queries whose pruning fails
     bool needs_scratch;
     bool claim_ahead = false;  // whether to claim the next tile early, so that `filter` can prefetch it
@@ -73,10 +72,10 @@ private:
 
     // Memory of one worker.
     struct Workspace {
-        Workspace(std::size_t queries, std::size_t tile_blocks, bool int4, std::size_t scratch_floats)
+        Workspace(std::size_t queries, std::size_t tile_blocks, std::size_t scratch_floats)
             : thresholds(queries),
               masks(queries * tile_blocks),
-              bounds(kBlock * (int4 ? tile_blocks : 1)),
+              bounds(std::make_unique_for_overwrite<float[]>(kBlock * queries * tile_blocks)),
               candidates(queries),
               scratch_(scratch_floats ? scratch_floats + kAlignment : 0) {}
 
@@ -88,7 +87,7 @@ private:
 
         std::vector<float> thresholds;
         std::vector<std::uint16_t> masks;
-        std::vector<float> bounds;
+        std::unique_ptr<float[]> bounds;  // mostly never written, so its pages are not touched
         std::vector<std::size_t> candidates;             // by query; those of the int4 filter are not counted
         std::size_t scanned = 0, scanned_by_filter = 0;  // vectors
         std::size_t int4_from = 0;                       // vectors to scan before the int4 filter is tried
@@ -98,12 +97,20 @@ private:
         std::vector<float> scratch_;
     };
 
-    // Computes exact scores of a query.
+    // Computes exact scores of a query: up to kScoredTogether.
     auto scorer(std::size_t query) const {
-        return [this, query](std::int64_t id) {
-            const std::size_t row = static_cast<std::size_t>(id);
-            return index_.kernel.score(index_.vectors.data + row * index_.vectors.width, batch_.doubles(query),
-                                       index_.query_width);
+        return [this, query](const std::int64_t* ids, std::size_t count, double (&scores)[kScoredTogether]) {
+            const float* vectors[kScoredTogether];
+            for (std::size_t i = 0; i < count; ++i) {
+                vectors[i] = index_.vectors.data + static_cast<std::size_t>(ids[i]) * index_.vectors.width;
+            }
+            if (count == kScoredTogether) {
+                index_.kernel.scores(vectors, batch_.doubles(query), index_.query_width, scores);
+                return;
+            }
+            for (std::size_t i = 0; i < count; ++i) {
+                scores[i] = index_.kernel.score(vectors[i], batch_.doubles(query), index_.query_width);
+            }
         };
     }
 
@@ -164,7 +171,7 @@ private:
     // as many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
     bool filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, std::nullopt, nullptr);
-        plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.data());
+        plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.get());
         std::size_t passed = 0;
         for (std::size_t b = 0; b < tile.blocks; ++b) {
             space.masks[b] &= index_.allowed(begin + b);
@@ -174,37 +181,29 @@ private:
             space.int4_from = (passed > tile.blocks * kBlock / kInt4FarShare ? 4 : 2) * space.scanned;
             return false;
         }
-        collect(begin, tile.blocks, space, found,
-                [&](std::size_t block, std::size_t) { return space.bounds.data() + block * kBlock; }, nullptr);
+        collect(begin, tile.blocks, space, found, nullptr);
         return true;
     }
 
     void filter(std::size_t begin, std::size_t end, std::optional<std::size_t> next, Workspace& space,
                 std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, next, space.scratch());
-        const Queries queries = batch_.queries();
-        plan_.filter(tile, queries, space.thresholds.data(), space.masks.data());
-        const auto bounds_of = [&](std::size_t block, std::size_t query) {
-            plan_.bounds(tile, block, queries, query, space.bounds.data());
-            return space.bounds.data();
-        };
-        collect(begin, tile.blocks, space, found, bounds_of, space.candidates.data());
+        plan_.filter(tile, batch_.queries(), space.thresholds.data(), space.masks.data(), space.bounds.get());
+        collect(begin, tile.blocks, space, found, space.candidates.data());
         space.scanned_by_filter += tile.blocks * kBlock;
     }
 
-    // Pushes the vectors that passed a filter as candidates. bounds_of(block, query) returns the bounds of a block.
-    // `counts` counts candidates by query; null for the int4 filter, whose bounds are refinable.
-    template <typename BoundsOf>
+    // Pushes the vectors that passed a filter as candidates. `counts` counts them by query; null for the int4 filter,
+    // whose bounds are refinable.
     void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
-                 const BoundsOf& bounds_of, std::size_t* counts) {
+                 std::size_t* counts) {
         std::vector<float>& thresholds = space.thresholds;
-        // Block by block: all queries that it is a candidate for find its codes in the first-level cache.
         for (std::size_t b = 0; b < count; ++b) {
             const std::uint16_t* row = space.masks.data() + b * batch_.count();
             for (std::size_t q = 0; q < batch_.count(); ++q) {
                 const std::uint32_t mask = row[q] ? row[q] & index_.allowed(begin + b) : 0;
                 if (mask == 0 || pruning_failed(q)) continue;
-                const float* bounds = bounds_of(b, q);
+                const float* bounds = space.bounds.get() + (b * batch_.count() + q) * kBlock;
                 for (std::uint32_t left = mask; left; left &= left - 1) {
                     const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
                     if (bounds[lane] < thresholds[q]) continue;
@@ -243,7 +242,7 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
     run_workers(workers, [&](std::size_t worker) {
         std::vector<Candidates>& found = found_[worker];
         found.assign(batch_.count(), Candidates(index_.options.k));
-        Workspace space(batch_.count(), tile_blocks, plan_.int4_filter,
+        Workspace space(batch_.count(), tile_blocks,
                         plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
         space.int4_from = index_.vectors.rows / kInt8WarmUpShare / workers;
         for (auto range = tiles.claim(); range;) {

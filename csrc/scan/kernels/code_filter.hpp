@@ -119,7 +119,7 @@ CARE_INLINE void load_rows(const Queries& queries, std::size_t query, const std:
 
 template <std::size_t Terms, std::size_t Blocks, std::size_t Count, std::size_t AheadLines>
 CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                               const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks) {
+                               const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks, float* bounds) {
     const std::int8_t* rows[Terms * Count];
     std::int32_t corrections[Terms * Count];
     load_rows<Terms, Count>(queries, query, rows, corrections);
@@ -132,17 +132,20 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
 #pragma GCC unroll 8
         for (std::size_t b = 0; b < Blocks; ++b) {
             std::uint32_t mask = 0;
+            Floats found[kBlockRegisters];
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 const std::size_t at = (block + b) * kBlock + p * kFloats;
                 Ints terms[Terms];
 #pragma GCC unroll 2
                 for (std::size_t t = 0; t < Terms; ++t) terms[t] = sums.of[c * Terms + t][b][p];
-                const Floats found = upper_bound<Terms>(terms, queries.bounds[q], tile.scales + at,
-                                                        tile.code_norms + at, tile.errors + at);
-                mask |= at_least(found, thresholds[q]) << (p * kFloats);
+                found[p] = upper_bound<Terms>(terms, queries.bounds[q], tile.scales + at, tile.code_norms + at,
+                                              tile.errors + at);
+                mask |= at_least(found[p], thresholds[q]) << (p * kFloats);
             }
-            masks[(block + b) * queries.count + q] = static_cast<std::uint16_t>(mask);
+            const std::size_t place = (block + b) * queries.count + q;
+            masks[place] = static_cast<std::uint16_t>(mask);
+            if (mask) std::memcpy(bounds + place * kBlock, found, sizeof found);
         }
     }
 }
@@ -151,40 +154,40 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
 // AheadLines cache lines for each group of values of its blocks; a narrow one the codes that it is about to read.
 template <std::size_t Terms, std::size_t Count, std::size_t AheadLines>
 CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::size_t query, const std::uint8_t* ahead,
-                                const float* thresholds, std::uint16_t* masks) {
+                                const float* thresholds, std::uint16_t* masks, float* bounds) {
     // With two terms memory bandwidth is the limit, and one stream is faster than several.
     constexpr std::size_t kBlocks = Terms == 2 ? 1 : kTileBlocks;
     const std::size_t lines = groups(queries.query_width) * AheadLines;
     std::size_t block = 0;
     if constexpr (kBlocks > 1) {
         for (; block + kBlocks <= tile.blocks; block += kBlocks) {
-            filter_blocks<Terms, kBlocks, Count, AheadLines>(tile, block, queries, query, ahead, thresholds, masks);
+            filter_blocks<Terms, kBlocks, Count, AheadLines>(tile, block, queries, query, ahead, thresholds, masks, bounds);
             ahead += lines * kCacheLineBytes;
         }
     }
     for (; block < tile.blocks; ++block) {
         const std::uint8_t* later = tile.bytes + block * tile.stride + kPrefetchBytes;
-        filter_blocks<Terms, 1, Count, 1>(tile, block, queries, query, later, thresholds, masks);
+        filter_blocks<Terms, 1, Count, 1>(tile, block, queries, query, later, thresholds, masks, bounds);
     }
 }
 
 // The last queries, too few to fill the registers.
 template <std::size_t Terms, std::size_t Count>
 CARE_INLINE void filter_remaining(const Tile& tile, const Queries& queries, std::size_t query, const std::uint8_t* ahead,
-                                  const float* thresholds, std::uint16_t* masks) {
+                                  const float* thresholds, std::uint16_t* masks, float* bounds) {
     if constexpr (Count > 0) {
         if (queries.count - query != Count) {
-            filter_remaining<Terms, Count - 1>(tile, queries, query, ahead, thresholds, masks);
+            filter_remaining<Terms, Count - 1>(tile, queries, query, ahead, thresholds, masks, bounds);
         } else if (ahead) {
-            filter_queries<Terms, Count, kTileBlocks>(tile, queries, query, ahead, thresholds, masks);
+            filter_queries<Terms, Count, kTileBlocks>(tile, queries, query, ahead, thresholds, masks, bounds);
         } else {
-            filter_queries<Terms, Count, 0>(tile, queries, query, tile.bytes, thresholds, masks);
+            filter_queries<Terms, Count, 0>(tile, queries, query, tile.bytes, thresholds, masks, bounds);
         }
     }
 }
 
 template <std::size_t Terms>
-void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
+void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks, float* bounds) {
     constexpr std::size_t kCount = kTileRows / Terms;
     std::size_t query = 0;
     // The next tile is read from memory while this one is multiplied: in one go, or by the first four of many queries'
@@ -194,33 +197,16 @@ void filter_codes(const Tile& tile, const Queries& queries, const float* thresho
     const bool many = queries.count >= kTileBlocks * kCount;
     for (; query + kCount <= queries.count; query += kCount) {
         if (!ahead) {
-            filter_queries<Terms, kCount, 0>(tile, queries, query, tile.bytes, thresholds, masks);
+            filter_queries<Terms, kCount, 0>(tile, queries, query, tile.bytes, thresholds, masks, bounds);
         } else if (many) {
-            filter_queries<Terms, kCount, 1>(tile, queries, query, ahead, thresholds, masks);
+            filter_queries<Terms, kCount, 1>(tile, queries, query, ahead, thresholds, masks, bounds);
             ahead = query < (kTileBlocks - 1) * kCount ? ahead + quarter : nullptr;
         } else {
-            filter_queries<Terms, kCount, kTileBlocks>(tile, queries, query, ahead, thresholds, masks);
+            filter_queries<Terms, kCount, kTileBlocks>(tile, queries, query, ahead, thresholds, masks, bounds);
             ahead = nullptr;
         }
     }
-    filter_remaining<Terms, kCount - 1>(tile, queries, query, ahead, thresholds, masks);
-}
-
-void bounds_from_codes(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                       float* bounds) {
-    const std::int8_t* rows[2];
-    std::int32_t corrections[2];
-    load_rows<2, 1>(queries, query, rows, corrections);
-    Sums<1, 2> sums;
-    accumulate<0>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows, corrections,
-                  tile.bytes, sums);
-    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-        const std::size_t at = block * kBlock + p * kFloats;
-        const Ints terms[2] = {sums.of[0][0][p], sums.of[1][0][p]};
-        const Floats found =
-            upper_bound<2>(terms, queries.bounds[query], tile.scales + at, tile.code_norms + at, tile.errors + at);
-        std::memcpy(bounds + p * kFloats, &found, sizeof found);
-    }
+    filter_remaining<Terms, kCount - 1>(tile, queries, query, ahead, thresholds, masks, bounds);
 }
 
 }  // namespace

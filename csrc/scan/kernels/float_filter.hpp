@@ -69,28 +69,30 @@ CARE_INLINE void float_products_of_block(const Tile& tile, std::size_t block, co
     }
 }
 
-CARE_INLINE Floats float_bound(const float* scores, const Tile& tile, std::size_t at, float rounding) {
-    return load<Floats>(scores) + rounding * (load<Floats>(tile.code_norms + at) + load<Floats>(tile.errors + at));
-}
-
-CARE_INLINE std::uint16_t float_mask(const float* scores, const Tile& tile, std::size_t block, float rounding,
-                                     float threshold) {
+// Compares the bounds of a block for a query with its threshold, and writes them if any reaches it.
+CARE_INLINE void filter_scores(const float* scores, const Tile& tile, std::size_t block, const Queries& queries,
+                               std::size_t query, const float* thresholds, std::uint16_t* masks, float* bounds) {
+    const float rounding = queries.float_rounding[query];
     std::uint32_t mask = 0;
+    Floats found[kBlockRegisters];
     for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-        const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats, rounding);
-        mask |= at_least(found, threshold) << (p * kFloats);
+        const std::size_t at = block * kBlock + p * kFloats;
+        found[p] = load<Floats>(scores + p * kFloats) +
+                   rounding * (load<Floats>(tile.code_norms + at) + load<Floats>(tile.errors + at));
+        mask |= at_least(found[p], thresholds[query]) << (p * kFloats);
     }
-    return static_cast<std::uint16_t>(mask);
+    const std::size_t place = block * queries.count + query;
+    masks[place] = static_cast<std::uint16_t>(mask);
+    if (mask) std::memcpy(bounds + place * kBlock, found, sizeof found);
 }
 
 template <std::size_t Count>
 CARE_INLINE void float_filter_queries(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                                      const float* thresholds, std::uint16_t* masks) {
+                                      const float* thresholds, std::uint16_t* masks, float* bounds) {
     float scores[Count][kBlock] = {};
     float_products_of_block<Count>(tile, block, queries, query, scores[0]);
     for (std::size_t c = 0; c < Count; ++c) {
-        masks[block * queries.count + query + c] =
-            float_mask(scores[c], tile, block, queries.float_rounding[query + c], thresholds[query + c]);
+        filter_scores(scores[c], tile, block, queries, query + c, thresholds, masks, bounds);
     }
 }
 
@@ -132,7 +134,7 @@ CARE_INLINE void pack_block(const Tile& tile, std::size_t block, std::size_t que
 // lanes.
 template <std::size_t Blocks, std::size_t Count>
 CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                               const float* thresholds, std::uint16_t* masks) {
+                               const float* thresholds, std::uint16_t* masks, float* bounds) {
     const std::size_t query_width = queries.query_width, piece = (query_width + 3) / 4;
     const float* floats = queries.floats + query * query_width;
     Floats sum_of_pieces[Count][Blocks][kBlockRegisters] = {};
@@ -171,62 +173,50 @@ CARE_INLINE void filter_packed(const Tile& tile, std::size_t block, const Querie
         for (std::size_t b = 0; b < Blocks; ++b) {
             float scores[kBlock];
             std::memcpy(scores, sum_of_pieces[c][b], sizeof scores);
-            masks[(block + b) * queries.count + query + c] =
-                float_mask(scores, tile, block + b, queries.float_rounding[query + c], thresholds[query + c]);
+            filter_scores(scores, tile, block + b, queries, query + c, thresholds, masks, bounds);
         }
     }
 }
 
 template <std::size_t Blocks>
 CARE_INLINE void filter_many(const Tile& tile, std::size_t block, const Queries& queries, const float* thresholds,
-                             std::uint16_t* masks) {
+                             std::uint16_t* masks, float* bounds) {
     for (std::size_t b = 0; b < Blocks; ++b) {
         pack_block(tile, block + b, queries.query_width, tile.scratch + b * queries.query_width * kBlock);
     }
     std::size_t query = 0;
     for (; query + kManyQueries <= queries.count; query += kManyQueries) {
-        filter_packed<Blocks, kManyQueries>(tile, block, queries, query, thresholds, masks);
+        filter_packed<Blocks, kManyQueries>(tile, block, queries, query, thresholds, masks, bounds);
     }
     for (; query + kManyQueries / 3 <= queries.count; query += kManyQueries / 3) {
-        filter_packed<Blocks, kManyQueries / 3>(tile, block, queries, query, thresholds, masks);
+        filter_packed<Blocks, kManyQueries / 3>(tile, block, queries, query, thresholds, masks, bounds);
     }
     for (; query < queries.count; ++query) {
-        filter_packed<Blocks, 1>(tile, block, queries, query, thresholds, masks);
+        filter_packed<Blocks, 1>(tile, block, queries, query, thresholds, masks, bounds);
     }
 }
 
-void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks) {
+void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks, float* bounds) {
     if (queries.count >= kManyQueries) {
         // Transposing the vectors costs less than a horizontal sum for every pair.
         std::size_t block = 0;
         for (; block + kManyBlocks <= tile.blocks; block += kManyBlocks) {
-            filter_many<kManyBlocks>(tile, block, queries, thresholds, masks);
+            filter_many<kManyBlocks>(tile, block, queries, thresholds, masks, bounds);
         }
-        for (; block < tile.blocks; ++block) filter_many<1>(tile, block, queries, thresholds, masks);
+        for (; block < tile.blocks; ++block) filter_many<1>(tile, block, queries, thresholds, masks, bounds);
         return;
     }
     // The queries stay in the first-level cache while the tile streams from the second.
     std::size_t query = 0;
     for (; query + kFloatQueries <= queries.count; query += kFloatQueries) {
         for (std::size_t block = 0; block < tile.blocks; ++block) {
-            float_filter_queries<kFloatQueries>(tile, block, queries, query, thresholds, masks);
+            float_filter_queries<kFloatQueries>(tile, block, queries, query, thresholds, masks, bounds);
         }
     }
     for (; query < queries.count; ++query) {
         for (std::size_t block = 0; block < tile.blocks; ++block) {
-            float_filter_queries<1>(tile, block, queries, query, thresholds, masks);
+            float_filter_queries<1>(tile, block, queries, query, thresholds, masks, bounds);
         }
-    }
-}
-
-void bounds_from_floats(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                        float* bounds) {
-    float scores[kBlock] = {};
-    float_products_of_block<1>(tile, block, queries, query, scores);
-    for (std::size_t p = 0; p < kBlockRegisters; ++p) {
-        const Floats found = float_bound(scores + p * kFloats, tile, block * kBlock + p * kFloats,
-                                         queries.float_rounding[query]);
-        std::memcpy(bounds + p * kFloats, &found, sizeof found);
     }
 }
 

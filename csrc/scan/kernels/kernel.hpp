@@ -47,10 +47,9 @@ struct Queries {
 };
 
 // Writes one bit per vector, set if its bound is not below the query's threshold: masks[block * queries.count + query].
-using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks);
-
-// Writes the bounds of one block for one query: bounds[kBlock].
-using Bounds = void(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query, float* bounds);
+// Where any is set, the bounds of the block: bounds[(block * queries.count + query) * kBlock].
+using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks,
+                    float* bounds);
 
 // Filters by int4 codes, for a single query of full width. Writes masks[tile.blocks] and bounds[tile.blocks * kBlock].
 using Int4Filter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
@@ -71,11 +70,9 @@ struct Kernel {
     int query_code_limit;
     Filter* code_filter;           // one term per query
     Filter* two_term_code_filter;
-    Bounds* code_bounds;           // two terms
     Int4Filter* int4_filter;       // two terms
     RefineBound* refine_bound;     // two terms
     Filter* float_filter;
-    Bounds* float_bounds;
     Score* score;
     Scores* scores;
 };

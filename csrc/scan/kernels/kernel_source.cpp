@@ -7,8 +7,8 @@
 namespace care {
 
 extern const Kernel CARE_KERNEL;
-const Kernel CARE_KERNEL{CARE_INSTRUCTION_SET, kQueryCodeLimit, filter_codes<1>, filter_codes<2>, bounds_from_codes,
-                         filter_int4, refine_bound_by_residuals, filter_floats, bounds_from_floats, exact_score,
+const Kernel CARE_KERNEL{CARE_INSTRUCTION_SET, kQueryCodeLimit, filter_codes<1>, filter_codes<2>,
+                         filter_int4, refine_bound_by_residuals, filter_floats, exact_score,
                          exact_scores};
 
 }  // namespace care
