@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -153,15 +154,14 @@ class Encoder:
 
     def encode(
         self,
-        ids: NDArray[np.int64],
-        lengths: NDArray[np.int64],
+        rows: Sequence[Sequence[int]],
         *,
         pooling: str,
         normalize_first: bool,
         width: int,
         threads: int,
     ) -> NDArray[np.float32]:
-        """Return vectors ``[texts, width]`` of texts whose ids are concatenated; ``lengths`` are their numbers of tokens."""
+        """Return vectors ``[texts, width]`` of texts, each a list of ids."""
 
 def cuda_devices() -> int:
     """Return the number of GPUs; raises ``RuntimeError`` if CUDA fails."""

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, ch
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.pickling import Origin
-from care_accel.encoding.runtimes import UNPOOLED, Runtime
+from care_accel.encoding.runtimes import UNPOOLED, PackedRuntime, Runtime
 from care_accel.encoding.spec import PLAIN, EncoderSpec, Task
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
@@ -107,9 +107,7 @@ class Encoder(BaseEncoder):
     ) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
         for start, window in self._tokenized_windows(texts, task):
-            for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
-                vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
-                advance(len(batch))
+            self._fill(vectors[start : start + len(window)], window, batch_size, token_budget, advance)
         return self._finish(vectors)
 
     def encode_tokens(
@@ -130,8 +128,7 @@ class Encoder(BaseEncoder):
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
         vectors = np.empty((len(rows), self.spec.width), dtype=np.float32)
-        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
-            vectors[batch] = self._run([rows[i] for i in batch])
+        self._fill(vectors, rows, batch_size, token_budget)
         return self._finish(vectors)
 
     def encode_tokens_on_device(
@@ -172,15 +169,35 @@ class Encoder(BaseEncoder):
         vectors = self.encode_tokens(rows)
         return vectors, 1e6 * (tokenised - start), 1e6 * (perf_counter() - tokenised)
 
+    def _fill(
+        self,
+        vectors: NDArray[np.float32],
+        rows: Sequence[list[int]],
+        batch_size: int,
+        token_budget: int,
+        advance: Advance | None = None,
+    ) -> None:
+        """Write the vectors of some token ids, in their order."""
+        if self._packed_runtime and 0 < len(rows) <= batch_size and sum(map(len, rows)) <= token_budget:
+            vectors[:] = self._run(rows)  # without padding there is nothing to sort
+            if advance:
+                advance(len(rows))
+            return
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            vectors[batch] = self._run([rows[i] for i in batch])
+            if advance:
+                advance(len(batch))
+
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._require_finite(np.all(np.isfinite(vectors), axis=1))
+        self._require_finite(np.isfinite(vectors))
         return vectors
 
     def _require_finite(self, finite: NDArray[np.bool_]) -> None:
-        """Refuse embeddings that are not finite; count the texts; log pending warnings."""
+        """Refuse embeddings that are not finite, by text or by value; count the texts; log pending warnings."""
         if not finite.all():
+            text = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
             raise CareError(
-                f"the vector of text {int(np.argmin(finite))} is not finite; the weights are corrupt, or "
+                f"the vector of text {text} is not finite; the weights are corrupt, or "
                 f"{self.spec.dtype} overflows in this network (try dtype='float32')"
             )
         self.counts.texts += len(finite)
@@ -281,10 +298,20 @@ class Encoder(BaseEncoder):
                 mask[i, start : start + row.unpooled] = UNPOOLED
         return ids, mask
 
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        return self.runtime(*self._padded(rows))
+    @property
+    def _packed_runtime(self) -> PackedRuntime | None:
+        return cast(PackedRuntime, self.runtime) if hasattr(self.runtime, "encode_rows") else None
 
-    def _padded(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _run(self, rows: Sequence[list[int]]) -> NDArray[np.float32]:
+        packed = self._packed_runtime
+        if packed is None:
+            return self.runtime(*self._padded(rows))
+        tokens = sum(map(len, rows))
+        self.counts.tokens += tokens
+        self.counts.padded_tokens += tokens
+        return packed.encode_rows(rows)
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, mask = self.pad(rows)
         self.counts.tokens += int(np.count_nonzero(mask))
         self.counts.padded_tokens += ids.size
