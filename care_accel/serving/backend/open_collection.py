@@ -63,7 +63,7 @@ class OpenCollection:
     def search(
         self,
         vectors: Any,
-        ks: NDArray[np.int32],
+        ks: Sequence[int],
         texts: Sequence[str] | None,
         filters: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
@@ -77,11 +77,11 @@ class OpenCollection:
         """
         if not isinstance(vectors, np.ndarray):
             vectors = vectors.cpu().numpy()
-        shape = len(vectors), int(ks.max())
+        shape = len(vectors), max(ks)
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored: list[int] = []
         groups: dict[tuple[int, str | None], list[int]] = {}
-        for row, k in enumerate(ks.tolist()):
+        for row, k in enumerate(ks):
             groups.setdefault((k, filters[row] if filters else None), []).append(row)
         for (k, expression), rows in groups.items():
             some = None if texts is None else [texts[row] for row in rows]

@@ -339,6 +339,16 @@ def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[A
     return [values[start:end] for start, end in itertools.pairwise(itertools.accumulate(counts, initial=0))]
 
 
+def column(counts: Sequence[int]) -> NDArray[np.int32]:
+    """Return a number for each text of a request as an output, int32 ``[n, 1]``."""
+    return np.array(counts, np.int32).reshape(-1, 1)
+
+
+def repeated(values: Sequence[float], rows: int) -> NDArray[np.float32]:
+    """Return numbers that all texts of a request share as an output, float32 ``[rows, len(values)]``."""
+    return np.array([values] * rows, np.float32)
+
+
 def fair_threads(threads: int, read: int) -> int:
     """Return the threads of a model that reads a number of bytes per query.
 
