@@ -194,7 +194,7 @@ class Encoder(BaseEncoder):
 
     def _require_finite(self, finite: NDArray[np.bool_]) -> None:
         """Refuse embeddings that are not finite, by text or by value; count the texts; log pending warnings."""
-        if not finite.all():
+        if np.count_nonzero(finite) < finite.size:  # faster than all() of a few values
             text = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
             raise CareError(
                 f"the vector of text {text} is not finite; the weights are corrupt, or "

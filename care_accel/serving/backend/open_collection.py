@@ -123,10 +123,14 @@ def json_of(document: dict[str, Any], span: tuple[int, int] | None) -> bytes:
     """Return a document as UTF-8 JSON, with the span of the chunk that matched, which is added to it."""
     if span is not None:
         document[SPAN] = span
-    return json.dumps(document, ensure_ascii=False, default=_plain).encode("utf-8")
+    return _as_json(document).encode("utf-8")
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, datetime.date):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+# `json.dumps` makes an encoder for each call with such options.
+_as_json = json.JSONEncoder(ensure_ascii=False, default=_plain).encode

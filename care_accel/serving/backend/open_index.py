@@ -14,6 +14,8 @@ from care_accel.retriever import Retriever
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
 _CACHED_DOCUMENTS = 16_384
+# `json.dumps` makes an encoder for each call with such an option.
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class OpenIndex:
@@ -120,7 +122,7 @@ class OpenIndex:
     def _write(self, position: int) -> bytes:
         document = self._retriever.document(position)
         try:
-            raw = json.dumps(document, ensure_ascii=False).encode("utf-8")
+            raw = _as_json(document).encode("utf-8")
         except UnicodeEncodeError:  # a lone surrogate: JSON can escape it, UTF-8 cannot encode it
             raw = json.dumps(document).encode("ascii")
         if len(self._cached) < _CACHED_DOCUMENTS:
