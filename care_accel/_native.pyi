@@ -90,6 +90,9 @@ def search_rows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return scores and ids, ``[n, k]`` each, of the best of some vectors, all scored exactly; ``rows`` ascend."""
 
+def all_finite(values: NDArray[np.float32]) -> bool:
+    """Return whether all values are finite; for a few values faster than NumPy."""
+
 def as_float32(scores: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return the float32 nearest to each score ``[n, k]``; infinity if it is out of range."""
 

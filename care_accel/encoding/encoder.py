@@ -7,11 +7,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel import _native
 from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
@@ -157,7 +158,10 @@ class Encoder(BaseEncoder):
         vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
         for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
             vectors[batch] = self.runtime.on_device(*self._padded([rows[i] for i in batch]))
-        self._require_finite(torch.isfinite(vectors).all(dim=1).cpu().numpy())
+        finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
+        if not finite.all():
+            self._refuse(finite)
+        self._count(len(vectors))
         return vectors
 
     def encode_timed(
@@ -189,18 +193,20 @@ class Encoder(BaseEncoder):
                 advance(len(batch))
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._require_finite(np.isfinite(vectors))
+        if not _native.all_finite(vectors):
+            self._refuse(np.all(np.isfinite(vectors), axis=1))
+        self._count(len(vectors))
         return vectors
 
-    def _require_finite(self, finite: NDArray[np.bool_]) -> None:
-        """Refuse embeddings that are not finite, by text or by value; count the texts; log pending warnings."""
-        if np.count_nonzero(finite) < finite.size:  # faster than all() of a few values
-            text = int(np.argmin(finite.reshape(len(finite), -1).all(axis=1)))
-            raise CareError(
-                f"the vector of text {text} is not finite; the weights are corrupt, or "
-                f"{self.spec.dtype} overflows in this network (try dtype='float32')"
-            )
-        self.counts.texts += len(finite)
+    def _refuse(self, finite: NDArray[np.bool_]) -> NoReturn:
+        raise CareError(
+            f"the vector of text {int(np.argmin(finite))} is not finite; the weights are corrupt, or "
+            f"{self.spec.dtype} overflows in this network (try dtype='float32')"
+        )
+
+    def _count(self, texts: int) -> None:
+        """Count encoded texts; log pending warnings."""
+        self.counts.texts += texts
         self._warn_truncation()
         self._warn_unknown()
 
@@ -218,10 +224,9 @@ class Encoder(BaseEncoder):
             formatted, truncation=True, max_length=limit, return_attention_mask=False, verbose=False
         )
         ids: list[list[int]] = encoded["input_ids"]
-        self.counts.truncated += sum(
-            self._was_truncated(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit
-        )
         for i, row in enumerate(ids):
+            if len(row) >= limit:
+                self.counts.truncated += self._was_truncated(encoded, i)
             if not row:
                 self.counts.without_tokens += 1
                 ids[i] = [self._pad_token]

@@ -14,7 +14,7 @@ from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
 from care_accel.serving.backend.tensors import Backend, fair_threads
-from care_accel.serving.backend.vector_cache import VectorCache
+from care_accel.serving.backend.vector_cache import VectorCache, key_of
 
 # Sequence lengths of the warm-up batches.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
@@ -79,14 +79,17 @@ class TextVectors:
     def encode(self, texts: Sequence[str], tasks: Sequence[Task]) -> Encoded:
         """Encode texts in batches of similar length within the token budget; texts of the cache are not encoded again."""
         begun = perf_counter()
-        cached = [self._cache.get(text, task) for text, task in zip(texts, tasks, strict=True)]
+        cache = self._cache
+        keys = [key_of(text, task) for text, task in zip(texts, tasks, strict=True)] if cache.capacity else []
+        cached = [cache.get(key) for key in keys] or [None] * len(texts)
         missing = [i for i, found in enumerate(cached) if found is None]
         rows = self._tokenize(texts, tasks, missing)
         tokenised = perf_counter()
         vectors: Any = self._encode_rows(rows) if rows else []
         sizes = [len(ids) for ids in rows]
-        for i, vector, size in zip(missing, vectors, sizes, strict=True):
-            self._cache.put(texts[i], tasks[i], vector, size)
+        if cache.capacity:
+            for i, vector, size in zip(missing, vectors, sizes, strict=True):
+                cache.put(keys[i], vector, size)
         if len(missing) < len(texts):
             others = zip(vectors, sizes, strict=True)
             both = [next(others) if found is None else found for found in cached]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
-from care_accel.serving.backend.tensors import Backend, array, split
+from care_accel.serving.backend.tensors import Backend, array
 
 # A filter is parsed and planned: far longer ones are mistakes.
 _MAX_FILTER_BYTES = 10_000
@@ -120,15 +120,16 @@ class HitFinder:
         self._seconds.add(seconds)
         self._queries.add(len(ids))
         self._rescored.add(rescored)
-        counts = [len(one) for one in ks]
-        outputs = []
-        for one, found, values in zip(ks, split(ids, counts), split(scores, counts), strict=True):
-            k = max(one)
-            found = np.ascontiguousarray(found[:, :k])
+        outputs: list[dict[str, NDArray[Any]]] = []
+        end = 0
+        for one in ks:
+            start, end = end, end + len(one)
+            some = slice(start, end), slice(max(one))
+            found = np.ascontiguousarray(ids[some])
             outputs.append(
                 {
                     "IDS": found,
-                    "SCORES": np.ascontiguousarray(values[:, :k]),
+                    "SCORES": np.ascontiguousarray(scores[some]),
                     "DOCUMENTS": index.documents(found),
                 }
             )

@@ -92,7 +92,7 @@ class OpenIndex:
             vectors = vectors.cpu().numpy()
         if largest == min(ks) and subsets is None:
             scores, ids, stats = self._retriever.search_vectors(vectors, largest, texts)
-            return scores, ids, int(stats.rescored.sum())
+            return scores, ids, sum(stats.rescored.tolist())
         shape = len(vectors), largest
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored = 0

@@ -103,7 +103,7 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
         A text is too long, is not UTF-8, or is empty. The message has its position, but does not quote it.
     """
     texts = []
-    for position, raw in enumerate(values.ravel()):
+    for position, raw in enumerate(values.ravel().tolist()):
         if len(raw) > MAX_TEXT_BYTES:
             raise CareError(
                 f"TEXT {position} has {len(raw):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: split it"
