@@ -21,7 +21,7 @@ class Runtime(Protocol):
 
 
 class PackedRuntime(Runtime, Protocol):
-    """A runtime that computes no padding: it is given the rows of a batch as they are, and never ``__call__``."""
+    """A runtime that computes no padding: an encoder gives it the token ids of texts as they are, in place of ``__call__``."""
 
     def encode_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Encode the token ids of some texts to float32 ``[texts, width]``."""
