@@ -261,6 +261,14 @@ def test_missing_biases_are_zero(name):
     assert np.array_equal(found, vectors(encoder(net, zeros), net, rows))
 
 
+@pytest.mark.parametrize(("rows", "words"), [([[1], 2], "a list of ids"), ([["头"]], "'str' object")])
+def test_texts_are_lists_of_integers(rows, words):
+    net = named("bert")
+    weights = {key: values.numpy() for key, values in net.state_dict().items()}
+    with pytest.raises(TypeError, match=words):
+        vectors(encoder(net, weights), net, rows)
+
+
 @pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}])
 def test_a_rotary_network_needs_no_pytorch(rope):
     config = {"hidden_size": 48, "num_attention_heads": 3, "intermediate_size": 64}
