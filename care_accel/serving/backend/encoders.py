@@ -67,9 +67,9 @@ class TextVectors:
         parameters = backend.parameters
         self.encoder = load_model(backend, revisions).encoder(role)
         self._token_budget = int(parameters["token_budget"])
-        self._cache = VectorCache(int(parameters["cached_texts"]))
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
+        self._cache = VectorCache(0 if self._stay else int(parameters["cached_texts"]))
         if isinstance(runtime, NativeRuntime):
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
