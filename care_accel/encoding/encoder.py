@@ -7,16 +7,17 @@ import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel import _native
 from care_accel.encoding.base import TOKEN_BUDGET, BaseEncoder, EncodeCounts, checked_texts
 from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.pickling import Origin
-from care_accel.encoding.runtimes import UNPOOLED, Runtime
+from care_accel.encoding.runtimes import UNPOOLED, PackedRuntime, Runtime
 from care_accel.encoding.spec import PLAIN, EncoderSpec, Task
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
@@ -107,9 +108,7 @@ class Encoder(BaseEncoder):
     ) -> NDArray[np.float32]:
         vectors = np.empty((len(texts), self.spec.width), dtype=np.float32)
         for start, window in self._tokenized_windows(texts, task):
-            for batch in plan_batches([len(ids) for ids in window], batch_size, token_budget):
-                vectors[[start + i for i in batch]] = self._run([window[i] for i in batch])
-                advance(len(batch))
+            self._fill(vectors[start : start + len(window)], window, batch_size, token_budget, advance)
         return self._finish(vectors)
 
     def encode_tokens(
@@ -130,8 +129,7 @@ class Encoder(BaseEncoder):
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
         vectors = np.empty((len(rows), self.spec.width), dtype=np.float32)
-        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
-            vectors[batch] = self._run([rows[i] for i in batch])
+        self._fill(vectors, rows, batch_size, token_budget)
         return self._finish(vectors)
 
     def encode_tokens_on_device(
@@ -160,7 +158,10 @@ class Encoder(BaseEncoder):
         vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
         for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
             vectors[batch] = self.runtime.on_device(*self._padded([rows[i] for i in batch]))
-        self._require_finite(torch.isfinite(vectors).all(dim=1).cpu().numpy())
+        finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
+        if not finite.all():
+            self._refuse(finite)
+        self._count(len(vectors))
         return vectors
 
     def encode_timed(
@@ -172,18 +173,40 @@ class Encoder(BaseEncoder):
         vectors = self.encode_tokens(rows)
         return vectors, 1e6 * (tokenised - start), 1e6 * (perf_counter() - tokenised)
 
+    def _fill(
+        self,
+        vectors: NDArray[np.float32],
+        rows: Sequence[list[int]],
+        batch_size: int,
+        token_budget: int,
+        advance: Advance | None = None,
+    ) -> None:
+        """Write the vectors of some token ids, in their order."""
+        if self._packed_runtime and 0 < len(rows) <= batch_size and sum(map(len, rows)) <= token_budget:
+            vectors[:] = self._run(rows)  # without padding there is nothing to sort
+            if advance:
+                advance(len(rows))
+            return
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            vectors[batch] = self._run([rows[i] for i in batch])
+            if advance:
+                advance(len(batch))
+
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        self._require_finite(np.all(np.isfinite(vectors), axis=1))
+        if not _native.all_finite(vectors):
+            self._refuse(np.all(np.isfinite(vectors), axis=1))
+        self._count(len(vectors))
         return vectors
 
-    def _require_finite(self, finite: NDArray[np.bool_]) -> None:
-        """Refuse embeddings that are not finite; count the texts; log pending warnings."""
-        if not finite.all():
-            raise CareError(
-                f"the vector of text {int(np.argmin(finite))} is not finite; the weights are corrupt, or "
-                f"{self.spec.dtype} overflows in this network (try dtype='float32')"
-            )
-        self.counts.texts += len(finite)
+    def _refuse(self, finite: NDArray[np.bool_]) -> NoReturn:
+        raise CareError(
+            f"the vector of text {int(np.argmin(finite))} is not finite; the weights are corrupt, or "
+            f"{self.spec.dtype} overflows in this network (try dtype='float32')"
+        )
+
+    def _count(self, texts: int) -> None:
+        """Count encoded texts; log pending warnings."""
+        self.counts.texts += texts
         self._warn_truncation()
         self._warn_unknown()
 
@@ -201,10 +224,9 @@ class Encoder(BaseEncoder):
             formatted, truncation=True, max_length=limit, return_attention_mask=False, verbose=False
         )
         ids: list[list[int]] = encoded["input_ids"]
-        self.counts.truncated += sum(
-            self._was_truncated(encoded, i) for i in range(len(ids)) if len(ids[i]) >= limit
-        )
         for i, row in enumerate(ids):
+            if len(row) >= limit:
+                self.counts.truncated += self._was_truncated(encoded, i)
             if not row:
                 self.counts.without_tokens += 1
                 ids[i] = [self._pad_token]
@@ -281,10 +303,20 @@ class Encoder(BaseEncoder):
                 mask[i, start : start + row.unpooled] = UNPOOLED
         return ids, mask
 
-    def _run(self, rows: list[list[int]]) -> NDArray[np.float32]:
-        return self.runtime(*self._padded(rows))
+    @property
+    def _packed_runtime(self) -> PackedRuntime | None:
+        return cast(PackedRuntime, self.runtime) if hasattr(self.runtime, "encode_rows") else None
 
-    def _padded(self, rows: list[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _run(self, rows: Sequence[list[int]]) -> NDArray[np.float32]:
+        packed = self._packed_runtime
+        if packed is None:
+            return self.runtime(*self._padded(rows))
+        tokens = sum(map(len, rows))
+        self.counts.tokens += tokens
+        self.counts.padded_tokens += tokens
+        return packed.encode_rows(rows)
+
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, mask = self.pad(rows)
         self.counts.tokens += int(np.count_nonzero(mask))
         self.counts.padded_tokens += ids.size

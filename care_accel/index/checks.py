@@ -122,8 +122,7 @@ def to_float32(scores: NDArray[np.float64], ids: NDArray[np.int64]) -> NDArray[n
         A score is out of the range of float32.
     """
     rounded = _native.as_float32(scores)
-    infinite = np.isinf(rounded)
-    if infinite.any() and (overflow := infinite & (ids >= 0)).any():
+    if not _native.all_finite(rounded) and (overflow := np.isinf(rounded) & (ids >= 0)).any():
         row, place = np.argwhere(overflow)[0]
         raise CareError(
             f"query {row}: its score with vector {ids[row, place]} is {scores[row, place]:g}, out of the range "
@@ -209,9 +208,7 @@ def checked_rows(array: NDArray[np.float32 | np.float16], width: int, name: str)
     if array.ndim != 2 or array.shape[1] != width:
         raise CareError(f"{name} have shape {list(array.shape)}; they must be [n, {width}]")
     rows = np.ascontiguousarray(array, dtype=np.float32)
-    finite = np.isfinite(rows)
-    if not finite.all():
-        raise CareError(
-            f"{name}: row {int(np.argmin(finite.all(axis=1)))} contains a value that is not finite"
-        )
+    if not _native.all_finite(rows):
+        row = int(np.argmin(np.isfinite(rows).all(axis=1)))
+        raise CareError(f"{name}: row {row} contains a value that is not finite")
     return rows

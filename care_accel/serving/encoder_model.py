@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from care_accel.encoding import Role, Task
 from care_accel.errors import CareError
 from care_accel.serving.backend.background import Background
 from care_accel.serving.backend.encoders import TextVectors
 from care_accel.serving.backend.requests import respond
-from care_accel.serving.backend.tensors import Backend, array, read_tasks, read_texts, required, split
+from care_accel.serving.backend.tensors import (
+    Backend,
+    array,
+    column,
+    read_tasks,
+    read_texts,
+    repeated,
+    required,
+    split,
+)
 
 
 class _ValidRequest(NamedTuple):
@@ -79,7 +86,7 @@ class EncoderModel:
         )
         counts = [len(one.texts) for one in asked]
         return [
-            self.backend.answer(EMBEDDING=rows, TOKENS=sizes, TIMES=np.tile(times, (len(sizes), 1)))
+            self.backend.answer(EMBEDDING=rows, TOKENS=column(sizes), TIMES=repeated(times, len(sizes)))
             for rows, sizes in zip(split(vectors, counts), split(tokens, counts), strict=True)
         ]
 

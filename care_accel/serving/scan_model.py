@@ -21,7 +21,7 @@ class _ValidRequest(NamedTuple):
     """A validated request."""
 
     vectors: Any
-    ks: NDArray[np.int32]
+    ks: list[int]
     texts: list[str]
     times: NDArray[np.float32]
     filters: Sequence[Filter | None] | None

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from care_accel.encoding import Task
 from care_accel.serving.backend.encoders import TextVectors
 from care_accel.serving.backend.hits import Filter, HitFinder
@@ -15,7 +12,16 @@ from care_accel.serving.backend.live_index import LiveIndex
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
 from care_accel.serving.backend.requests import respond
-from care_accel.serving.backend.tensors import Backend, array, read_tasks, read_texts, required, split
+from care_accel.serving.backend.tensors import (
+    Backend,
+    array,
+    column,
+    read_tasks,
+    read_texts,
+    repeated,
+    required,
+    split,
+)
 
 
 class _ValidRequest(NamedTuple):
@@ -23,7 +29,7 @@ class _ValidRequest(NamedTuple):
 
     texts: list[str]
     tasks: list[Task]
-    ks: NDArray[np.int32]
+    ks: list[int]
     filters: Sequence[Filter | None] | None
 
 
@@ -87,12 +93,8 @@ class SearchModel:
             texts if index.needs_texts else None,
             [one.filters for one in asked],
         )
-        counts = [len(one.texts) for one in asked]
-        all_times = np.empty((len(texts), 3), np.float32)
-        all_times[:, :2], all_times[:, 2] = times, scan
+        sizes = split(tokens, [len(one.texts) for one in asked])
         return [
-            self.backend.answer(**outputs, TOKENS=sizes, TIMES=of_each)
-            for outputs, sizes, of_each in zip(
-                hits, split(tokens, counts), split(all_times, counts), strict=True
-            )
+            self.backend.answer(**outputs, TOKENS=column(some), TIMES=repeated((*times, scan), len(some)))
+            for outputs, some in zip(hits, sizes, strict=True)
         ]

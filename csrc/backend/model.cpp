@@ -68,10 +68,25 @@ std::vector<py::object> answers_of(const py::object& execute, const std::vector<
     return answers;
 }
 
+// Python's objects of a batch. They are freed after the responses are sent: nobody waits for that.
+struct Objects {
+    Objects() = default;
+    Objects(const Objects&) = delete;
+    Objects& operator=(const Objects&) = delete;
+    ~Objects() {
+        const Locked lock;
+        requests.clear();
+        answers.clear();
+    }
+    std::vector<Request> requests;
+    std::vector<py::object> answers;
+};
+
 // Fills the responses. Holds the interpreter's lock; returns when the model began and when it ended.
 std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, const std::string& instance,
-                                            std::vector<Job>& jobs) {
-    std::vector<Request> requests;
+                                            std::vector<Job>& jobs, Objects& objects) {
+    std::vector<Request>& requests = objects.requests;
+    std::vector<py::object>& answers = objects.answers;
     std::vector<Job*> valid;
     for (Job& job : jobs) {
         job.error = guarded([&] {
@@ -81,7 +96,6 @@ std::pair<std::uint64_t, std::uint64_t> run(const py::object& execute, const std
         });
     }
     const std::uint64_t begun = now();
-    std::vector<py::object> answers;
     TRITONSERVER_Error* failure = guarded([&] {
         if (!requests.empty()) answers = answers_of(execute, requests);
     });
@@ -153,9 +167,10 @@ void Model::execute(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request
     std::vector<Job> jobs;
     for (std::uint32_t i = 0; i < count; ++i) jobs.push_back({requests[i]});
     std::pair<std::uint64_t, std::uint64_t> compute;
+    Objects objects;
     {
         const Locked lock;
-        compute = run(execute_, instance_, jobs);
+        compute = run(execute_, instance_, jobs, objects);
     }
     const std::uint64_t ended = now();
     std::uint64_t rows = 0;

@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <vector>
 
 #include "shapes.hpp"
 
@@ -45,6 +46,20 @@ Value named(const std::string& name, std::initializer_list<const char*> names, c
         ++place;
     }
     throw std::invalid_argument(otherwise);
+}
+
+// Appends the integers of a list, and returns their number.
+std::int64_t append(const py::handle list, std::vector<std::int64_t>& to) {
+    const auto values = py::reinterpret_steal<py::object>(PySequence_Fast(list.ptr(), "a text must be a list of ids"));
+    if (!values) throw py::error_already_set();
+    PyObject* const* const items = PySequence_Fast_ITEMS(values.ptr());
+    const Py_ssize_t count = PySequence_Fast_GET_SIZE(values.ptr());
+    for (Py_ssize_t i = 0; i < count; ++i) {
+        const std::int64_t value = PyLong_AsLongLong(items[i]);
+        if (value == -1 && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        to.push_back(value);
+    }
+    return count;
 }
 
 class Encoder {
@@ -115,25 +130,18 @@ public:
         encoder_->add_layer(layer);
     }
 
-    Array<float> encode(const Array<std::int64_t>& ids, const Array<std::int64_t>& lengths, const std::string& pooling,
-                        bool normalize_first, std::size_t width, std::size_t threads) const {
-        require(ids.ndim() == 1 && lengths.ndim() == 1, "ids and lengths must have one dimension");
-        std::int64_t total = 0;
-        const std::int64_t* const tokens = lengths.data();
-        for (py::ssize_t t = 0; t < lengths.shape(0); ++t) {
-            require(tokens[t] >= 1 && tokens[t] <= ids.shape(0), "lengths must be 1 to the number of ids");
-            total += tokens[t];
-        }
-        require(total == ids.shape(0), "lengths must add up to the number of ids");
+    Array<float> encode(const py::sequence& rows, const std::string& pooling, bool normalize_first, std::size_t width,
+                        std::size_t threads) const {
         const care::Reduction reduction{
             named<care::Pooling>(pooling, {"first", "last", "mean"}, "pooling must be first, last or mean"),
             normalize_first, width};
-        const std::size_t texts = static_cast<std::size_t>(lengths.shape(0));
-        Array<float> vectors({texts, width});
+        std::vector<std::int64_t> ids, lengths;
+        lengths.reserve(rows.size());
+        for (const py::handle row : rows) lengths.push_back(append(row, ids));
+        Array<float> vectors({lengths.size(), width});
         float* const to = vectors.mutable_data();
-        const std::int64_t* const first = ids.data();
         py::gil_scoped_release release;
-        encoder_->encode(first, tokens, texts, reduction, threads, to);
+        encoder_->encode(ids.data(), lengths.data(), lengths.size(), reduction, threads, to);
         return vectors;
     }
 
@@ -165,8 +173,7 @@ void bind_encoder(py::module_& module) {
              "down"_a.noconvert(), "feed_forward_norm"_a.noconvert(), "gate"_a.noconvert() = py::none(),
              "query_norm"_a.noconvert() = py::none(), "key_norm"_a.noconvert() = py::none(),
              "Pack copies of a layer's weights.")
-        .def("encode", &Encoder::encode, py::arg("ids").noconvert(), py::arg("lengths").noconvert(), py::kw_only(),
-             py::arg("pooling"), py::arg("normalize_first"), py::arg("width"), py::arg("threads"),
-             "Return vectors [texts, width] of texts whose ids are concatenated.")
+        .def("encode", &Encoder::encode, "rows"_a, py::kw_only(), "pooling"_a, "normalize_first"_a, "width"_a,
+             "threads"_a, "Return vectors [texts, width] of texts, each a list of ids.")
         .def_property_readonly("nbytes", &Encoder::nbytes, "Bytes of the packed weights.");
 }

@@ -1,6 +1,9 @@
 // The module care_accel._native: checks shapes, releases the GIL, and calls the framework-free code.
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <optional>
 
 #include "shapes.hpp"
@@ -97,6 +100,18 @@ Array<float> as_float32(const Array<double>& scores) {
     return rounded;
 }
 
+bool all_finite(const Array<float>& values) {
+    const float* const begin = values.data();
+    const std::size_t count = static_cast<std::size_t>(values.size());
+    py::gil_scoped_release release;
+    // As integers the compiler vectorises it: of absolute values, the bits of infinity and of NaN are the largest.
+    std::int32_t largest = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        largest = std::max(largest, std::bit_cast<std::int32_t>(begin[i]) & 0x7fffffff);
+    }
+    return largest < 0x7f800000;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
@@ -127,6 +142,7 @@ PYBIND11_MODULE(_native, module) {
     module.def("search_rows", &search_rows, py::arg("vectors").noconvert(), py::arg("rows").noconvert(), py::kw_only(),
                py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("instruction_set") = "",
                "Return (scores, ids) of the k best of some vectors, in ascending order, all scored exactly.");
+    module.def("all_finite", &all_finite, py::arg("values").noconvert(), "Return whether all values are finite.");
     module.def("as_float32", &as_float32, py::arg("scores").noconvert(), "Return the float32 nearest to each score.");
     module.def("instruction_sets", &care::instruction_sets,
                "Return the instruction sets that this processor has a kernel for, the fastest first.");

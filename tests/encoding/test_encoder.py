@@ -5,6 +5,8 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from care_accel import CareError, DualEncoder
 from care_accel.encoding import Encoder, EncoderSpec
@@ -173,6 +175,35 @@ def test_tokenising_and_encoding_the_tokens_are_the_two_halves_of_encode(tiny_fo
     assert encoder.encode_tokens([]).shape == (0, 20)
     with pytest.raises(CareError, match="batch_size is 0"):
         encoder.encode_tokens(rows, batch_size=0)
+
+
+class Packed:
+    """A runtime that takes rows: a vector is the text's number of tokens, and their sum."""
+
+    device = "cpu"
+
+    def __init__(self):
+        self.calls = []
+
+    def encode_rows(self, rows):
+        self.calls.append([list(row) for row in rows])
+        return np.array([[len(row), sum(row)] for row in rows], np.float32)
+
+
+@pytest.fixture(scope="module")
+def made(tiny_folders):
+    return encoder_of(tiny_folders / "query_encoder")
+
+
+@given(rows=st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=9), max_size=9), size=st.integers(1, 9))
+def test_a_runtime_that_needs_no_padding_gets_rows_within_the_budgets(made, rows, size):
+    encoder = Encoder(dataclasses.replace(made.spec, width=2), made.tokenizer, runtime := Packed())
+    found = encoder.encode_tokens(rows, batch_size=size, token_budget=20)
+    assert found.tolist() == [[len(row), sum(row)] for row in rows]
+    assert encoder.counts.tokens == encoder.counts.padded_tokens == sum(map(len, rows))
+    assert all(len(call) <= size and sum(map(len, call)) <= 20 for call in runtime.calls)
+    if len(rows) <= size and 0 < sum(map(len, rows)) <= 20:
+        assert runtime.calls == [rows]
 
 
 @pytest.mark.parametrize("role", ["query", "document"])

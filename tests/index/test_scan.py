@@ -351,3 +351,15 @@ def test_threads_of_a_search_change_no_hit():
     for threads in (2, 5):
         for ours, theirs in zip(index.search(queries, k=50, threads=threads), expected, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@given(
+    st.lists(
+        st.sampled_from([0.0, -0.0, 1.0, 3.4e38, -3.4e38, 1e-45, np.inf, -np.inf, np.nan, -np.nan]),
+        max_size=40,
+    )
+)
+def test_finite_values_are_told_from_others(values):
+    array = np.array(values, np.float32)
+    assert _native.all_finite(array) == np.isfinite(array).all()
+    assert _native.all_finite(array[np.newaxis]) == np.isfinite(array).all()

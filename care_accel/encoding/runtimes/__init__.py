@@ -1,5 +1,6 @@
 """Runtimes that execute a network: one protocol, one class per runtime."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -19,4 +20,12 @@ class Runtime(Protocol):
         ...
 
 
-__all__ = ["UNPOOLED", "Runtime"]
+class PackedRuntime(Runtime, Protocol):
+    """A runtime that computes no padding: an encoder gives it the token ids of texts as they are, in place of ``__call__``."""
+
+    def encode_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Encode the token ids of some texts to float32 ``[texts, width]``."""
+        ...
+
+
+__all__ = ["UNPOOLED", "PackedRuntime", "Runtime"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -126,23 +126,26 @@ class NativeRuntime:
         return self._encoder.nbytes
 
     def __call__(self, ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Encode one padded batch, ``[batch, tokens]`` each, to float32 ``[batch, width]``.
+        """Encode one padded batch as `encode_rows` does; ids and mask are ``[batch, tokens]`` each."""
+        return self.encode_rows(
+            [row[kept].tolist() for row, kept in zip(ids, mask.astype(bool), strict=True)]
+        )
+
+    def encode_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """Encode the token ids of some texts to float32 ``[texts, width]``.
 
         Raises
         ------
         CareError
             A text is longer than the network has positions for.
         """
-        is_token = mask.astype(bool)
-        lengths = is_token.sum(axis=1, dtype=np.int64)
-        if len(lengths) and (longest := int(lengths.max())) > self._most:
+        if (longest := max(map(len, rows), default=0)) > self._most:
             raise CareError(
                 f"a text has {longest} tokens, and the network has positions for {self._most}; set max_tokens to "
                 f"{self._most} or less, or split the text"
             )
         return self._encoder.encode(
-            np.ascontiguousarray(ids[is_token], dtype=np.int64),
-            lengths,
+            rows,
             pooling=self._spec.pooling,
             normalize_first=self._spec.order == "normalize-then-slice",
             width=self._spec.width,

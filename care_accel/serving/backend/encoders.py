@@ -8,14 +8,13 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
 from care_accel.serving.backend.tensors import Backend, fair_threads
-from care_accel.serving.backend.vector_cache import VectorCache
+from care_accel.serving.backend.vector_cache import VectorCache, key_of
 
 # Sequence lengths of the warm-up batches.
 _WARM_UP_TOKENS = (8, 16, 32, 64, 128, 256, 512)
@@ -35,15 +34,15 @@ class Encoded(NamedTuple):
     ----------
     vectors : numpy.ndarray or torch.Tensor
         float32 ``[n, width]``; a tensor if they stay on the device.
-    tokens : numpy.ndarray
-        int32 ``[n, 1]``.
-    times : numpy.ndarray
-        float32 ``[2]``: microseconds of tokenising and encoding.
+    tokens : list of int
+        Of each text.
+    times : tuple of float
+        Microseconds of tokenising and encoding.
     """
 
     vectors: Any
-    tokens: NDArray[np.int32]
-    times: NDArray[np.float32]
+    tokens: list[int]
+    times: tuple[float, float]
 
 
 class TextVectors:
@@ -68,9 +67,9 @@ class TextVectors:
         parameters = backend.parameters
         self.encoder = load_model(backend, revisions).encoder(role)
         self._token_budget = int(parameters["token_budget"])
-        self._cache = VectorCache(int(parameters["cached_texts"]))
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
+        self._cache = VectorCache(0 if self._stay else int(parameters["cached_texts"]))
         if isinstance(runtime, NativeRuntime):
             runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
@@ -80,43 +79,40 @@ class TextVectors:
     def encode(self, texts: Sequence[str], tasks: Sequence[Task]) -> Encoded:
         """Encode texts in batches of similar length within the token budget; texts of the cache are not encoded again."""
         begun = perf_counter()
-        vectors: Any = np.empty((len(texts), self.encoder.spec.width), dtype=np.float32)
-        sizes = np.empty((len(texts), 1), dtype=np.int32)
-        misses: dict[Task, list[int]] = {}
-        for i, (text, task) in enumerate(zip(texts, tasks, strict=True)):
-            cached = self._cache.get(text, task)
-            if cached is None:
-                misses.setdefault(task, []).append(i)
-            else:
-                vectors[i], sizes[i] = cached
-        rows = [
-            ids
-            for task, positions in misses.items()
-            for ids in self.encoder.tokenize([texts[i] for i in positions], task)
-        ]
-        order = [i for positions in misses.values() for i in positions]
+        cache = self._cache
+        keys = [key_of(text, task) for text, task in zip(texts, tasks, strict=True)] if cache.capacity else []
+        cached = [cache.get(key) for key in keys] or [None] * len(texts)
+        missing = [i for i, found in enumerate(cached) if found is None]
+        rows = self._tokenize(texts, tasks, missing)
         tokenised = perf_counter()
-        if self._stay:
-            found = self.encoder.encode_tokens_on_device(
-                rows, batch_size=len(rows), token_budget=self._token_budget
-            )
-            vectors = found.new_empty(found.shape)
-            vectors[order] = found
-        elif rows:
-            vectors[order] = self.encoder.encode_tokens(
-                rows, batch_size=len(rows), token_budget=self._token_budget
-            )
-        for i, ids in zip(order, rows, strict=True):
-            sizes[i] = len(ids)
-            self._cache.put(texts[i], tasks[i], vectors[i], len(ids))
+        vectors: Any = self._encode_rows(rows) if rows else []
+        sizes = [len(ids) for ids in rows]
+        if cache.capacity:
+            for i, vector, size in zip(missing, vectors, sizes, strict=True):
+                cache.put(keys[i], vector, size)
+        if len(missing) < len(texts):
+            others = zip(vectors, sizes, strict=True)
+            both = [next(others) if found is None else found for found in cached]
+            vectors, sizes = np.stack([vector for vector, _ in both]), [size for _, size in both]
         encoded = perf_counter()
         cut = self.encoder.counts.truncated
         changes = len(texts), len(texts) - len(rows), tokenised - begun, encoded - tokenised, cut - self._cut
         self._cut = cut
         for counter, change in zip(self._counters, changes, strict=True):
             counter.add(change)
-        times = np.array([1e6 * (tokenised - begun), 1e6 * (encoded - tokenised)], np.float32)
-        return Encoded(vectors, sizes, times)
+        return Encoded(vectors, sizes, (1e6 * (tokenised - begun), 1e6 * (encoded - tokenised)))
+
+    def _tokenize(self, texts: Sequence[str], tasks: Sequence[Task], positions: list[int]) -> list[list[int]]:
+        """Return the token ids of the texts at some positions."""
+        rows: dict[int, list[int]] = {}
+        for task in dict.fromkeys(tasks[i] for i in positions):
+            of_task = [i for i in positions if tasks[i] == task]
+            rows.update(zip(of_task, self.encoder.tokenize([texts[i] for i in of_task], task), strict=True))
+        return [rows[i] for i in positions]
+
+    def _encode_rows(self, rows: list[list[int]]) -> Any:
+        encode = self.encoder.encode_tokens_on_device if self._stay else self.encoder.encode_tokens
+        return encode(rows, batch_size=len(rows), token_budget=self._token_budget)
 
 
 def load_model(backend: Backend, revisions: Mapping[Role, str]) -> DualEncoder:

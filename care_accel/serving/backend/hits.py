@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
-from care_accel.serving.backend.tensors import Backend, array, split
+from care_accel.serving.backend.tensors import Backend, array
 
 # A filter is parsed and planned: far longer ones are mistakes.
 _MAX_FILTER_BYTES = 10_000
@@ -40,7 +40,7 @@ class HitFinder:
         )
         self._k, self._max_k = int(known["k"]), int(known["most_k"])
 
-    def read_ks(self, inputs: Mapping[str, Any], rows: int) -> NDArray[np.int32]:
+    def read_ks(self, inputs: Mapping[str, Any], rows: int) -> list[int]:
         """Return the k of each text of a request.
 
         Raises
@@ -48,14 +48,13 @@ class HitFinder:
         CareError
             A k is out of range.
         """
-        ks = array(inputs, "K")
-        if ks is None:
-            return np.full(rows, self._k, np.int32)
-        ks = ks.ravel()
-        wrong = (ks < 1) | (ks > self._max_k)
-        if wrong.any():
-            row = int(np.argmax(wrong))
-            raise CareError(f"K {row} is {ks[row]}; it must be 1 to {self._max_k:,}")
+        values = array(inputs, "K")
+        if values is None:
+            return [self._k] * rows
+        ks: list[int] = values.ravel().tolist()
+        for row, k in enumerate(ks):
+            if not 1 <= k <= self._max_k:
+                raise CareError(f"K {row} is {k}; it must be 1 to {self._max_k:,}")
         return ks
 
     @staticmethod
@@ -90,7 +89,7 @@ class HitFinder:
         self,
         index: OpenIndex | OpenCollection,
         vectors: Any,
-        ks: Sequence[NDArray[np.int32]],
+        ks: Sequence[list[int]],
         texts: list[str] | None,
         filters: Sequence[Sequence[Filter | None] | None],
     ) -> tuple[list[dict[str, NDArray[Any]]], float]:
@@ -103,8 +102,8 @@ class HitFinder:
         index : OpenIndex or OpenCollection
         vectors : numpy.ndarray or torch.Tensor
             float32 ``[n, width]``: those of all requests.
-        ks : sequence of numpy.ndarray
-            Of each request.
+        ks : sequence of list of int
+            Of each request, those of its texts.
         texts : list of str, optional
             The n texts, for a hybrid index.
         filters : sequence
@@ -116,20 +115,21 @@ class HitFinder:
             if any(filters)
             else None
         )
-        scores, ids, rescored = index.search(vectors, np.concatenate(ks), texts, of_all)
+        scores, ids, rescored = index.search(vectors, [k for one in ks for k in one], texts, of_all)
         seconds = perf_counter() - begun
         self._seconds.add(seconds)
         self._queries.add(len(ids))
         self._rescored.add(rescored)
-        counts = [len(one) for one in ks]
-        outputs = []
-        for one, found, values in zip(ks, split(ids, counts), split(scores, counts), strict=True):
-            k = int(one.max())
-            found = np.ascontiguousarray(found[:, :k])
+        outputs: list[dict[str, NDArray[Any]]] = []
+        end = 0
+        for one in ks:
+            start, end = end, end + len(one)
+            some = slice(start, end), slice(max(one))
+            found = np.ascontiguousarray(ids[some])
             outputs.append(
                 {
                     "IDS": found,
-                    "SCORES": np.ascontiguousarray(values[:, :k]),
+                    "SCORES": np.ascontiguousarray(scores[some]),
                     "DOCUMENTS": index.documents(found),
                 }
             )

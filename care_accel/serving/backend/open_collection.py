@@ -63,7 +63,7 @@ class OpenCollection:
     def search(
         self,
         vectors: Any,
-        ks: NDArray[np.int32],
+        ks: Sequence[int],
         texts: Sequence[str] | None,
         filters: Sequence[str | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
@@ -77,11 +77,11 @@ class OpenCollection:
         """
         if not isinstance(vectors, np.ndarray):
             vectors = vectors.cpu().numpy()
-        shape = len(vectors), int(ks.max())
+        shape = len(vectors), max(ks)
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored: list[int] = []
         groups: dict[tuple[int, str | None], list[int]] = {}
-        for row, k in enumerate(ks.tolist()):
+        for row, k in enumerate(ks):
             groups.setdefault((k, filters[row] if filters else None), []).append(row)
         for (k, expression), rows in groups.items():
             some = None if texts is None else [texts[row] for row in rows]
@@ -123,10 +123,14 @@ def json_of(document: dict[str, Any], span: tuple[int, int] | None) -> bytes:
     """Return a document as UTF-8 JSON, with the span of the chunk that matched, which is added to it."""
     if span is not None:
         document[SPAN] = span
-    return json.dumps(document, ensure_ascii=False, default=_plain).encode("utf-8")
+    return _as_json(document).encode("utf-8")
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, datetime.date):
         return value.isoformat()
     raise TypeError(f"{type(value).__name__} is no JSON value")
+
+
+# `json.dumps` makes an encoder for each call with such options.
+_as_json = json.JSONEncoder(ensure_ascii=False, default=_plain).encode

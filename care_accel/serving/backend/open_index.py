@@ -14,6 +14,8 @@ from care_accel.retriever import Retriever
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
 _CACHED_DOCUMENTS = 16_384
+# `json.dumps` makes an encoder for each call with such an option.
+_as_json = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class OpenIndex:
@@ -55,7 +57,7 @@ class OpenIndex:
     def search(
         self,
         vectors: Any,
-        ks: NDArray[np.int32],
+        ks: Sequence[int],
         texts: list[str] | None,
         subsets: Sequence[bytes | None] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
@@ -65,8 +67,8 @@ class OpenIndex:
         ----------
         vectors : numpy.ndarray or torch.Tensor
             float32 ``[n, width]``, in any memory; searched where the index is.
-        ks : numpy.ndarray
-            int32 ``[n]``.
+        ks : sequence of int
+            Of each query.
         texts : list of str, optional
             For a hybrid index.
         subsets : sequence, optional
@@ -79,23 +81,23 @@ class OpenIndex:
         rescored : int
             Number of vectors rescored exactly.
         """
-        largest = int(ks.max())
+        largest = max(ks)
         if not on_cpu(vectors):
             if self._on_gpu is not None and subsets is None:
                 on_gpu = self._on_gpu.search_on_device(vectors, largest)
                 scores, ids = (tensor.cpu().numpy().copy() for tensor in on_gpu)
-                beyond = np.arange(scores.shape[1]) >= ks[:, np.newaxis]
+                beyond = np.arange(scores.shape[1]) >= np.array(ks)[:, np.newaxis]
                 scores[beyond], ids[beyond] = -np.inf, -1
                 return scores, ids, 0  # the count of rescored vectors stays on the GPU
             vectors = vectors.cpu().numpy()
-        if largest == ks.min() and subsets is None:
+        if largest == min(ks) and subsets is None:
             scores, ids, stats = self._retriever.search_vectors(vectors, largest, texts)
-            return scores, ids, int(stats.rescored.sum())
+            return scores, ids, sum(stats.rescored.tolist())
         shape = len(vectors), largest
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored = 0
         groups: dict[tuple[int, bytes | None], list[int]] = {}
-        for row, k in enumerate(ks.tolist()):
+        for row, k in enumerate(ks):
             groups.setdefault((k, None if subsets is None else subsets[row]), []).append(row)
         for (k, positions), rows in groups.items():
             some = None if texts is None else [texts[row] for row in rows]
@@ -120,7 +122,7 @@ class OpenIndex:
     def _write(self, position: int) -> bytes:
         document = self._retriever.document(position)
         try:
-            raw = json.dumps(document, ensure_ascii=False).encode("utf-8")
+            raw = _as_json(document).encode("utf-8")
         except UnicodeEncodeError:  # a lone surrogate: JSON can escape it, UTF-8 cannot encode it
             raw = json.dumps(document).encode("ascii")
         if len(self._cached) < _CACHED_DOCUMENTS:

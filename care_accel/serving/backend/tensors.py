@@ -103,7 +103,7 @@ def read_texts(values: NDArray[Any], *, empty: bool) -> list[str]:
         A text is too long, is not UTF-8, or is empty. The message has its position, but does not quote it.
     """
     texts = []
-    for position, raw in enumerate(values.ravel()):
+    for position, raw in enumerate(values.ravel().tolist()):
         if len(raw) > MAX_TEXT_BYTES:
             raise CareError(
                 f"TEXT {position} has {len(raw):,} bytes; at most {MAX_TEXT_BYTES:,} are allowed: split it"
@@ -337,6 +337,16 @@ def required(inputs: Mapping[str, Any], name: str) -> Any:
 def split(values: Sequence[Any] | NDArray[Any], counts: Sequence[int]) -> list[Any]:
     """Split batched results by request."""
     return [values[start:end] for start, end in itertools.pairwise(itertools.accumulate(counts, initial=0))]
+
+
+def column(counts: Sequence[int]) -> NDArray[np.int32]:
+    """Return a number for each text of a request as an output, int32 ``[n, 1]``."""
+    return np.array(counts, np.int32).reshape(-1, 1)
+
+
+def repeated(values: Sequence[float], rows: int) -> NDArray[np.float32]:
+    """Return numbers that all texts of a request share as an output, float32 ``[rows, len(values)]``."""
+    return np.array([values] * rows, np.float32)
 
 
 def fair_threads(threads: int, read: int) -> int:

@@ -18,40 +18,40 @@ from care_accel.encoding import Task
 
 
 class VectorCache:
-    """LRU cache of vectors, keyed by a hash of task and text; texts are not stored.
+    """LRU cache of vectors, keyed by a hash of task and text (`key_of`); texts are not stored.
 
     Parameters
     ----------
     capacity : int
         Maximum number of texts; 0 disables the cache.
+
+    Attributes
+    ----------
+    capacity : int
     """
 
     def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+        self.capacity = capacity
         self._kept: OrderedDict[bytes, tuple[NDArray[np.float32], int]] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def get(self, text: str, task: Task) -> tuple[NDArray[np.float32], int] | None:
+    def get(self, key: bytes) -> tuple[NDArray[np.float32], int] | None:
         """Return a text's vector and its token count; None on a miss."""
-        if not self._capacity:
-            return None
-        key = _key(text, task)
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
         return found
 
-    def put(self, text: str, task: Task, vector: NDArray[np.float32], tokens: int) -> None:
+    def put(self, key: bytes, vector: NDArray[np.float32], tokens: int) -> None:
         """Store a text's vector; evict the least recently used one."""
-        if not self._capacity:
-            return
         # A copy: a view would keep the whole batch in memory.
-        self._kept[_key(text, task)] = vector.copy(), tokens
-        if len(self._kept) > self._capacity:
+        self._kept[key] = vector.copy(), tokens
+        if len(self._kept) > self.capacity:
             self._kept.popitem(last=False)
 
 
-def _key(text: str, task: Task) -> bytes:
+def key_of(text: str, task: Task) -> bytes:
+    """Return the key of a text."""
     return blake2b(f"{task} {text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

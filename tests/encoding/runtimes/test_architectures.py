@@ -239,10 +239,9 @@ def encoder(net, weights, max_tokens=TABLE, **others):
     return built
 
 
-def vectors(built, net, lengths, ids):
+def vectors(built, net, rows):
     return built.encode(
-        ids,
-        np.array(lengths),
+        rows,
         pooling="mean",
         normalize_first=True,
         width=net.config.hidden_size,
@@ -257,9 +256,17 @@ def test_missing_biases_are_zero(name):
     is_bias = {key: key.endswith(".bias") and "Norm" not in key for key in weights}
     without = {key: values for key, values in weights.items() if not is_bias[key]}
     zeros = {key: np.zeros_like(values) if is_bias[key] else values for key, values in weights.items()}
-    ids, lengths = np.arange(20) + 5, [3, 17]
-    found = vectors(encoder(net, without), net, lengths, ids)
-    assert np.array_equal(found, vectors(encoder(net, zeros), net, lengths, ids))
+    rows = [[5, 6, 7], [*range(8, 25)]]
+    found = vectors(encoder(net, without), net, rows)
+    assert np.array_equal(found, vectors(encoder(net, zeros), net, rows))
+
+
+@pytest.mark.parametrize(("rows", "words"), [([[1], 2], "a list of ids"), ([["头"]], "'str' object")])
+def test_texts_are_lists_of_integers(rows, words):
+    net = named("bert")
+    weights = {key: values.numpy() for key, values in net.state_dict().items()}
+    with pytest.raises(TypeError, match=words):
+        vectors(encoder(net, weights), net, rows)
 
 
 @pytest.mark.parametrize("rope", [{"rope_type": "default"}, {"rope_type": "linear", "factor": 3.0}])
@@ -273,7 +280,7 @@ def test_a_rotary_network_needs_no_pytorch(rope):
     weights = {key: values.numpy() for key, values in net.state_dict().items()}
     ids, mask = batch([300])
     runtime = NativeRuntime(net, spec(net, max_tokens=300))
-    found = vectors(encoder(net, weights, 300), net, [300], ids[0])
+    found = vectors(encoder(net, weights, 300), net, [ids[0].tolist()])
     np.testing.assert_allclose(found, runtime(ids, mask), atol=2e-6, rtol=0)
     values = net.config.to_dict() | {
         "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}

@@ -122,7 +122,7 @@ def test_another_collection_in_the_place_of_the_served_one_goes_live(tmp_path, m
 
     def best():
         now = live.current
-        _, ids, _ = now.search(model.encode_query(["新"]), np.array([1], np.int32), None)
+        _, ids, _ = now.search(model.encode_query(["新"]), [1], None)
         return now.documents(ids)[0, 0].decode()
 
     written("旧")
@@ -182,7 +182,7 @@ def approximate():
 
 def searched(live, query, k=5):
     """Search as a model does."""
-    return live.current.search(query[np.newaxis], np.array([k], np.int32), None)[0].astype(np.float64)
+    return live.current.search(query[np.newaxis], [k], None)[0].astype(np.float64)
 
 
 def waited_for(condition):
@@ -251,9 +251,9 @@ def test_a_served_collection_is_searched_as_it_was_chosen_and_follows(tmp_path, 
             made.upsert([{"id": str(i), "text": f"text {i}"} for i in range(first, first + 200)])
             waited_for(lambda first=first: len(live.current) == first + 200)
             vector = model.encode_query([f"text {first + 7}"])
-            assert live.current.document_ids(
-                live.current.search(vector, np.array([1], np.int32), None)[1]
-            ) == [[str(first + 7).encode()]]
+            assert live.current.document_ids(live.current.search(vector, [1], None)[1]) == [
+                [str(first + 7).encode()]
+            ]
         made.delete("0")
         waited_for(lambda: len(live.current) == 1699)
         assert [line.endswith("care-accel collection index --again") for line in said] == [True]

@@ -78,7 +78,6 @@ def index():
 @pytest.mark.parametrize("ks", [[3, 3, 3], [1, 4, 2], [60, 2, 7]])
 def test_vectors_that_lie_on_the_gpu_find_the_same_there(index, ks):
     queries = np.random.default_rng(1).standard_normal((3, 8), np.float32)
-    ks = np.array(ks, np.int32)
     here = OpenIndex(Retriever(RecordedModel("m", 8, "r"), index))
     there = OpenIndex(SimpleNamespace(index=OnDevice(index), lexical=None))
     expected = here.search(queries, ks, None)
@@ -88,7 +87,7 @@ def test_vectors_that_lie_on_the_gpu_find_the_same_there(index, ks):
 
 
 def test_vectors_of_a_gpu_are_searched_where_the_index_is(index):
-    queries, ks = np.ones((2, 8), np.float32), np.array([3, 3], np.int32)
+    queries, ks = np.ones((2, 8), np.float32), [3, 3]
     here = OpenIndex(Retriever(RecordedModel("m", 8, "r"), index))
     for one, other in zip(
         here.search(torch.from_numpy(queries), ks, None), here.search(queries, ks, None), strict=True
@@ -100,7 +99,7 @@ def test_vectors_of_a_gpu_are_searched_where_the_index_is(index):
 def test_each_query_has_the_hits_of_its_own_k_in_any_batch(index, ks, seed):
     queries = np.random.default_rng(seed).standard_normal((len(ks), 8), np.float32)
     open_ = OpenIndex(Retriever(RecordedModel("m", 8, "r"), index))
-    scores, ids, rescored = open_.search(queries, np.array(ks, np.int32), None)
+    scores, ids, rescored = open_.search(queries, ks, None)
     assert ids.shape == scores.shape == (len(ks), max(ks))
     assert rescored > 0
     for query, k, found, values in zip(queries, ks, ids, scores, strict=True):
@@ -119,7 +118,7 @@ def test_each_query_has_the_hits_of_its_own_subset_in_any_batch(index, subsets, 
     queries = np.random.default_rng(seed).standard_normal((len(subsets), 8), np.float32)
     open_ = OpenIndex(Retriever(RecordedModel("m", 8, "r"), index))
     as_bytes = [None if one is None else np.array(one, np.int64).tobytes() for one in subsets]
-    scores, ids, _ = open_.search(queries, np.full(len(subsets), 4, np.int32), None, as_bytes)
+    scores, ids, _ = open_.search(queries, [4] * len(subsets), None, as_bytes)
     for query, subset, found, values in zip(queries, subsets, ids, scores, strict=True):
         expected = index.search(query, 4, subset=subset)
         np.testing.assert_array_equal(values, expected[0])
