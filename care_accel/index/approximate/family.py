@@ -237,7 +237,7 @@ def build(
         if kind.links:
             return Structure(name, _graph(name, vectors, until, seed))
         if kind.lists not in lists:
-            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed)
+            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed, threads)
         return Structure(name, _coded(kind, name, vectors, lists[kind.lists], until))
 
 
