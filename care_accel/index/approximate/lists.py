@@ -19,11 +19,11 @@ from care_accel.index.exact import ExactIndex
 # Vectors a list in each round. Time must be enough for the first ones; one with more is left out where it would take the time to more than
 # its share of what may be used.
 _FIRST = (16, 16)
-_MORE = ((64, 1.0), (256, 0.5))
+_MORE = ((64, 0.8), (256, 0.5))
 # Steps of a round, and how many lists are next to one.
 _STEPS, _NEAR = 5, 100
-# A round in all takes about so many times as long as its scan.
-_ROUND = 2.0
+# A round in all takes about so many times as long as its scan. The last scan may end so much later: most has been done by then.
+_ROUND, _LATE = 2.0, 1.2
 # Vectors that are scanned before time is looked at, and lists that are compared with all at a time.
 _SCANNED, _COMPARED = 16_384, 512
 
@@ -73,35 +73,40 @@ def find_lists(
         It would take longer.
     """
     begun = perf_counter()
-    until, rate = begun + seconds, 0.0  # seconds that one vector takes to be scanned
     order = np.random.default_rng(seed).permutation(len(vectors))
     centres = _of_length_1(vectors[np.sort(order[:count])])
+    scanned, scanning = 0, 0.0  # vectors, and seconds
 
-    def scanned(some: NDArray[np.float32], then: float) -> NDArray[np.int64]:
-        nonlocal rate
+    def nearest(some: NDArray[np.float32], then: float, until: float) -> NDArray[np.int64]:
+        """Return the list of each vector, if these and so many more can be scanned in time."""
+        nonlocal scanned, scanning
         index, places = ExactIndex(vectors.shape[1], threads=threads), []
         index.add(centres)
-        since = perf_counter()
         for first in range(0, len(some), _SCANNED):
+            since = perf_counter()
             places.append(index.search(some[first : first + _SCANNED], 1)[1][:, 0])
-            done = min(first + _SCANNED, len(some))
-            rate = (perf_counter() - since) / done
-            if (expected := perf_counter() + rate * (len(some) - done + then)) > until:
+            scanned, scanning = scanned + len(places[-1]), scanning + perf_counter() - since
+            rest = len(some) - first - len(places[-1]) + then
+            # On a busy machine the first few say little.
+            late = (expected := perf_counter() + rest * scanning / scanned) > until
+            if late and (scanned >= _FIRST[0] * count or perf_counter() > until):
                 raise too_slow(expected - begun)
         return np.concatenate(places)
 
+    def settled(size: int, then: float) -> NDArray[np.float32]:
+        some = vectors if size == len(vectors) else vectors[np.sort(order[:size])]
+        return _settled(some, centres, nearest(some, (_ROUND - 1) * size + then, begun + seconds))
+
     sizes = [min(one * count, len(vectors)) for one in _FIRST]
     for place, size in enumerate(sizes):
-        some = vectors[np.sort(order[:size])]
-        rest = _ROUND * sum(sizes[place + 1 :]) + len(vectors)
-        centres = _settled(some, centres, scanned(some, (_ROUND - 1) * size + rest))
+        centres = settled(size, _ROUND * sum(sizes[place + 1 :]) + len(vectors))
     for one, share in _MORE:
         size = min(one * count, len(vectors))
-        if perf_counter() + rate * (_ROUND * size + len(vectors)) > begun + share * seconds:
+        expected = perf_counter() + (_ROUND * size + len(vectors)) * scanning / scanned
+        if expected > begun + share * seconds:
             break
-        some = vectors if size == len(vectors) else vectors[np.sort(order[:size])]
-        centres = _settled(some, centres, scanned(some, (_ROUND - 1) * size + len(vectors)))
-    return Lists(centres, scanned(vectors, 0))
+        centres = settled(size, len(vectors))
+    return Lists(centres, nearest(vectors, 0, begun + _LATE * seconds))
 
 
 def _settled(
