@@ -1,6 +1,6 @@
 """Lists of vectors by their nearest centre, found by k-means within a time.
 
-The exact scan finds the nearest centre of each vector, in a third to a half of the time of a product in float32. Between two such scans
+The exact scan finds the nearest of 4,000 centres in half of the time of faiss's product in float32. Between two such scans
 the centres settle: a vector may move to one of the lists next to its own only, which is some forty times fewer products where there are
 4,000 lists. The first rounds have few vectors a list, which is enough while centres move far.
 """
