@@ -93,8 +93,8 @@ class ApproximateIndex(ChangingIndex):
             What the structure may take beside the exact index: bytes, or a str such as ``"2 GB"``.
         budget : float or str
             Seconds, or a str such as ``"5 min"``: how long it may take. The exact answers of the queries are found in any case. What
-            follows is not begun if it would end later by its estimate, and ended if it does, after the step that runs then: one
-            iteration of k-means, a 24th of a graph, 500 queries. What could not be tried is in the report.
+            follows is not begun if it would end later by its estimate, and ended if it does, after the step that runs then:
+            16,384 vectors that are put into lists, a 24th of a graph, 500 queries. What could not be tried is in the report.
         seed : int
             Of the sample, the split and the structures. Recalls are reproducible by it, but for graphs that several threads build;
             times are not, so that of settings that take about as long another one may be chosen.

@@ -11,8 +11,8 @@ from care_accel.errors import CareError
 EXACT = "exact"
 # Of each statement about a recall: the probability that it is proven though it is false.
 ERROR = 0.05
-# It is divided among the attempts on the queries kept apart, so that their sum keeps it, however many fail.
-ERRORS = tuple(share * ERROR for share in (0.7, 0.2, 0.07, 0.03))
+# It is divided between the two sequences of settings that may be tested on the queries kept apart, so that their sum keeps it.
+ERRORS = (0.8 * ERROR, 0.2 * ERROR)
 # From this share of added or removed vectors on, an index should be built again.
 STALE = 0.2
 
@@ -80,7 +80,7 @@ class Choice:
     held_out : Measured or None
         Recall of the choice on queries that took no part in it; its ``low`` is the bound that decided.
     attempts : list of Measured
-        The same of settings that were chosen before it, and failed.
+        The same of settings that failed.
     queries : str
         What queries were used.
     vectors, width : int
@@ -215,7 +215,7 @@ class Choice:
             lines.append(
                 f"on queries kept apart: {described(self.held_out)}; exact {self.exact_us:.0f} us, chosen {self.chosen_us:.0f} us"
             )
-        lines += [f"failed before on queries kept apart: {described(one)}" for one in self.attempts]
+        lines += [f"failed on queries kept apart: {described(one)}" for one in self.attempts]
         if not self.is_exact:
             lines.append(f"subsets: {self._subsets()}")
             many = "never" if self.exact_from is None else f"from {self.exact_from} on"

@@ -9,7 +9,8 @@ IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two
 IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
 ====================  ==================================================================================
 
-Codes lose little once more candidates than hits are rescored from the vectors, which the index does for all of them.
+Codes lose little once more candidates than hits are rescored from the vectors, which the index does for all of them. Many centres are found
+by 4-bit codes, too, and twice as many as lists are searched are compared exactly.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ _QUERY_BITS = 4
 # How many times k candidates are rescored.
 _FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16, 32, 64), "RaBitQ": (2, 4, 8, 16, 32, 64)}
 _MOST_FACTOR, _MOST_CANDIDATES = 16, 640
+# From so many bytes of centres on they are searched by 4-bit codes, which a cache holds: so many times as many as lists are searched.
+_MANY_CENTRES_BYTES, _CENTRES_FACTOR = 2**20, 2
 # Rounding in float32 may exchange neighbours at the border.
 _MARGIN = 2
 _MOST_EF = 4096
@@ -237,7 +240,7 @@ def build(
         if kind.links:
             return Structure(name, _graph(name, vectors, until, seed))
         if kind.lists not in lists:
-            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed)
+            lists[kind.lists] = find_lists(kind.lists, vectors, _LISTS_SHARE * seconds, seed, threads)
         return Structure(name, _coded(kind, name, vectors, lists[kind.lists], until))
 
 
@@ -299,4 +302,20 @@ def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists, un
         return index
     packed = faiss.IndexIVFPQFastScan(index)
     packed.own_fields, index.own_fields = True, False
+    if lists.centres.nbytes >= _MANY_CENTRES_BYTES and len(lists.centres) >= 16 * PER_LIST:
+        _code_centres(packed, lists.centres)
     return packed
+
+
+def _code_centres(index: Any, centres: NDArray[np.float32]) -> None:
+    """Have an index find lists by 4-bit codes of their centres, the best of which are compared exactly."""
+    faiss, width = faiss_library(), centres.shape[1]
+    codes = faiss.IndexPQFastScan(width, _pieces(width), 4, faiss.METRIC_INNER_PRODUCT)
+    codes.train(centres)
+    codes.add(centres)
+    both = faiss.IndexRefine(codes, index.quantizer)
+    both.k_factor = _CENTRES_FACTOR
+    both.own_fields = both.own_refine_index = True
+    codes.this.disown()
+    index.quantizer = both
+    both.this.disown()

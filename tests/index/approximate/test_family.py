@@ -4,7 +4,7 @@ from planted_vectors import clustered
 
 from care_accel import CareError
 from care_accel.index.approximate import family
-from care_accel.index.approximate.family import Kind
+from care_accel.index.approximate.family import Kind, Structure
 from care_accel.index.approximate.lists import TooSlowError
 
 VECTORS = clustered(3000, 0)
@@ -61,6 +61,28 @@ def test_lists_are_found_once_for_all_codes(codes):
             faiss.rev_swig_ptr(one.get_ids(number), one.list_size(number)).copy() for one in (first, other)
         ]
         np.testing.assert_array_equal(*ids)
+
+
+def test_lists_are_found_by_codes_of_many_centres_and_nearly_the_same_ones(monkeypatch):
+    import faiss
+
+    lists = {}
+    kind = Kind(0, 16 * family.PER_LIST, "PQ")
+    plain = built(kind, lists=lists)
+    monkeypatch.setattr(family, "_MANY_CENTRES_BYTES", lists[kind.lists].centres.nbytes)
+    coded = built(kind, lists=lists)
+    saved = Structure(coded.name, faiss.deserialize_index(faiss.serialize_index(coded.index)))
+    assert isinstance(faiss.downcast_index(saved.index.quantizer), faiss.IndexRefine)
+    expected, found, loaded = (
+        one.search(VECTORS[:200], 10, one.parameters(30), 1) for one in (plain, coded, saved)
+    )
+    np.testing.assert_array_equal(found, loaded)
+    shared = [len(np.intersect1d(*rows)) for rows in zip(expected, found, strict=True)]
+    assert np.mean(shared) > 9.5
+    everything = [one.search(VECTORS[:200], 10, one.parameters(kind.lists), 1) for one in (plain, coded)]
+    np.testing.assert_array_equal(*everything)
+    # Fewer centres are compared one by one.
+    assert isinstance(faiss.downcast_index(built(Kind(0, 20, "PQ")).index.quantizer), faiss.IndexFlat)
 
 
 def test_a_structure_with_given_lists_is_what_faiss_makes_itself():

@@ -17,8 +17,9 @@ from care_accel.index.approximate.choice import ERROR, ERRORS, Measured, describ
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.recall import best_bet, exceeds, lower_bound, recalls, upper_bound
 
-# So many steps above the smallest setting are candidates too, for where that fails.
-_STEPS = (0, 1, 2, 4)
+# Settings are tested in two sequences, so many steps above the smallest; the second one where the first setting fails.
+_SEQUENCES = ((2, 1, 0), (7, 4))
+_STEPS = sorted(step for sequence in _SEQUENCES for step in sequence)
 _TIMED = 100
 # Queries that are answered before time is looked at.
 _BLOCK = 500
@@ -42,6 +43,16 @@ class Chosen:
     least_alive: float | None = None
     subsets: list[dict[str, float]] = field(default_factory=list)
     exact_from: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Option:
+    """A setting that may be chosen, how many steps it is above the smallest, the recalls of the tuning queries at that, and its time."""
+
+    finder: Finder
+    step: int
+    recalls: NDArray[np.float64]
+    microseconds: float
 
 
 def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
@@ -71,42 +82,76 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
         why = f"nothing that fits into memory and budget reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
         return Chosen(None, why, exact_us)
     order = np.argsort(times, kind="stable")
-    fast = [(*options[i], 1e6 * times[i]) for i in order if times[i] < exact_time]
+    fast = [
+        _Option(finder, step, tuned, 1e6 * times[i])
+        for i, (finder, step, tuned) in ((i, options[i]) for i in order.tolist())
+        if times[i] < exact_time
+    ]
     if not fast:
         why = (
             f"the exact scan takes {exact_us:.0f} us, {finders[order[0]].structure.name}, the fastest that reaches recall "
             f"{tuner.recall:g}, {1e6 * min(times):.0f} us"
         )
         return Chosen(None, why, exact_us)
-    attempts: list[Measured] = []
-    for error in ERRORS:
-        if not fast:
-            break
-        finder, tried, tuned, time = fast[0]
-        # Where one fails, others with as little to spare most often fail as well.
-        fast = [one for one in fast if one[1] > tried]
-        bet = best_bet(tuned, tuner.recall, tuner.k)
-        observed = _recalls(finder, tuner, held, until)
-        if len(observed) < len(held):
-            why = (
-                f"time was over before {finder.structure.name} had proven recall {tuner.recall:g}, so every search is an exact "
-                "scan; give a larger budget"
-            )
-            return Chosen(None, why, exact_us, attempts=attempts)
-        bounds = lower_bound(observed, error, (bet,)), upper_bound(observed, ERROR)
-        result = Measured(float(observed.mean()), *bounds, len(observed))
-        if exceeds(observed, tuner.recall, error, (bet,)):
-            why = (
-                f"{finder.structure.name} is the fastest that proves recall {tuner.recall:g} on queries kept apart "
-                f"({described(result)}): {time:.0f} us a query, the exact scan {exact_us:.0f} us"
-            )
-            return Chosen(finder, why, exact_us, time, result, attempts)
-        attempts.append(result)
+    proven, attempts, in_time = _proven(fast, tuner, held, until)
+    if proven is not None:
+        finder, time, result = proven
+        why = (
+            f"{finder.structure.name} is the fastest that proves recall {tuner.recall:g} on queries kept apart "
+            f"({described(result)}): {time:.0f} us a query, the exact scan {exact_us:.0f} us"
+        )
+        return Chosen(finder, why, exact_us, time, result, attempts)
+    if not in_time:
+        why = (
+            f"time was over before {fast[0].finder.structure.name} had proven recall {tuner.recall:g}, so every search is an exact "
+            "scan; give a larger budget"
+        )
+        return Chosen(None, why, exact_us, attempts=attempts)
     why = (
         f"{len(attempts)} settings that reach recall {tuner.recall:g} on the tuning queries do not prove it on queries kept "
         "apart, so every search is an exact scan"
     )
     return Chosen(None, why, exact_us, attempts=attempts)
+
+
+def _proven(
+    fast: Sequence[_Option], tuner: Tuner, held: Asked, until: float
+) -> tuple[tuple[Finder, float, Measured] | None, list[Measured], bool]:
+    """Return the fastest setting that proves the recall, with its time and recall; what failed; and whether time was enough.
+
+    Within a sequence the setting with the most to spare comes first, and the first failure ends it. So each may be tested with the whole
+    error of the sequence: for a false proof, the first setting of it whose recall is too low must pass.
+
+    Parameters
+    ----------
+    fast : sequence of _Option
+        Ascending by time.
+    tuner : Tuner
+    held : Asked
+    until : float
+    """
+    proven: tuple[Finder, float, Measured] | None = None
+    attempts: list[Measured] = []
+    for steps, error in zip(_SEQUENCES, ERRORS, strict=True):
+        firsts = [next((one for one in fast if one.step >= step), None) for step in steps]
+        for option in dict.fromkeys(one for one in firsts if one is not None):
+            observed = _recalls(option.finder, tuner, held, until)
+            if len(observed) < len(held):
+                return proven, attempts, False
+            bet = (best_bet(option.recalls, tuner.recall, tuner.k),)
+            result = Measured(
+                float(observed.mean()),
+                lower_bound(observed, error, bet),
+                upper_bound(observed, ERROR),
+                len(held),
+            )
+            if not exceeds(observed, tuner.recall, error, bet):
+                attempts.append(result)
+                break
+            proven = option.finder, option.microseconds, result
+        if proven is not None:
+            break
+    return proven, attempts, True
 
 
 def measure_limits(

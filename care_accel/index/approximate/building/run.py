@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 
 # An exact scan of fewer takes less time than a call of another library.
 FEWEST = 500
-# Shares of the budget that are kept for the choice: as much as two proofs take that are as slow as the exact scan, within these.
-_LEAST_KEPT, _MOST_KEPT = 0.1, 0.4
+# Shares of the budget that are kept for the choice: as much as four proofs take that are as slow as the exact scan, within these.
+_PROOFS, _LEAST_KEPT, _MOST_KEPT = 4, 0.1, 0.4
 # What the last step may take.
 _STEP = 0.02
 _FEWEST_TIMED = 20
@@ -123,7 +123,7 @@ def build(
         )
         if (floor := _floor(tuner)) is not None:
             return result(Chosen(None, floor[0], floor[1]), [_exact_row(floor[1])])
-        kept = max(_LEAST_KEPT * request.budget, 2 * len(held) * tuner.exact_seconds)
+        kept = max(_LEAST_KEPT * request.budget, _PROOFS * len(held) * tuner.exact_seconds)
         tuner.until = begun + request.budget - min(kept, _MOST_KEPT * request.budget)
         smallest = tuner.smallest(names)
         if request.memory is not None and smallest > request.memory:
