@@ -113,6 +113,7 @@ class Attempts:
         self._retries_left = retries
         self._reached = reached
         self._backoff = _INITIAL_BACKOFF
+        self._refusal: Any = None  # what the server said last
 
     def seconds(self) -> float:
         """Return the seconds left until the deadline."""
@@ -140,7 +141,10 @@ class Attempts:
         )
         may_retry = self._retries_left > 0 or (self._reached and not _OVERLOADED.search(message))
         if not unavailable or not may_retry or pause >= self.seconds():
-            raise self._to_error(error)
+            # A last attempt that the deadline has cut short says less than the answer before it.
+            cut_short = error.status() == "StatusCode.DEADLINE_EXCEEDED"
+            raise self._to_error(self._refusal if cut_short and self._refusal else error)
+        self._refusal = error
         self._retries_left -= 1
         self._backoff = min(2 * self._backoff, _MAX_BACKOFF)
         return pause

@@ -76,6 +76,18 @@ def test_a_call_that_a_server_cut_off_as_it_ended_is_made_again():
         attempts()[0].pause(cut)
 
 
+def test_a_last_try_that_the_deadline_cuts_short_is_told_by_what_the_server_had_said():
+    some, clock = attempts(retries=0, timeout=1.0, reached=True)
+    some.pause(error(words="1 of 2 shards do not answer"))
+    clock.now += 1.0
+    with pytest.raises(CareError, match="1 of 2 shards") as told:
+        some.pause(error("DEADLINE_EXCEEDED", "Deadline Exceeded"))
+    assert told.value.status == "UNAVAILABLE"
+    alone, _ = attempts()
+    with pytest.raises(CareError, match="did not answer within 60 s"):
+        alone.pause(error("DEADLINE_EXCEEDED", "Deadline Exceeded"))
+
+
 def test_no_pause_goes_beyond_the_deadline():
     some, clock = attempts(timeout=1.0)
     assert sum(pauses(some, clock, 3)) == pytest.approx(0.7)
