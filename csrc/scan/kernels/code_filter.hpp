@@ -119,7 +119,8 @@ CARE_INLINE void load_rows(const Queries& queries, std::size_t query, const std:
 
 template <std::size_t Terms, std::size_t Blocks, std::size_t Count, std::size_t AheadLines>
 CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
-                               const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks, float* bounds) {
+                               const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks,
+                               float* bounds) {
     const std::int8_t* rows[Terms * Count];
     std::int32_t corrections[Terms * Count];
     load_rows<Terms, Count>(queries, query, rows, corrections);
@@ -161,7 +162,8 @@ CARE_INLINE void filter_queries(const Tile& tile, const Queries& queries, std::s
     std::size_t block = 0;
     if constexpr (kBlocks > 1) {
         for (; block + kBlocks <= tile.blocks; block += kBlocks) {
-            filter_blocks<Terms, kBlocks, Count, AheadLines>(tile, block, queries, query, ahead, thresholds, masks, bounds);
+            filter_blocks<Terms, kBlocks, Count, AheadLines>(tile, block, queries, query, ahead, thresholds, masks,
+                                                             bounds);
             ahead += lines * kCacheLineBytes;
         }
     }
@@ -187,7 +189,8 @@ CARE_INLINE void filter_remaining(const Tile& tile, const Queries& queries, std:
 }
 
 template <std::size_t Terms>
-void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks, float* bounds) {
+void filter_codes(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks,
+                  float* bounds) {
     constexpr std::size_t kCount = kTileRows / Terms;
     std::size_t query = 0;
     // The next tile is read from memory while this one is multiplied: in one go, or by the first four of many queries'

@@ -196,7 +196,8 @@ CARE_INLINE void filter_many(const Tile& tile, std::size_t block, const Queries&
     }
 }
 
-void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks, float* bounds) {
+void filter_floats(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks,
+                   float* bounds) {
     if (queries.count >= kManyQueries) {
         // Transposing the vectors costs less than a horizontal sum for every pair.
         std::size_t block = 0;

@@ -137,7 +137,7 @@ def test_a_shard_that_fails_is_not_the_client_s_mistake(searched, served):
 
 
 def test_without_a_shard_searches_are_refused_or_marked(collection, searched, served):
-    exact, partial = served(timeout=2.0), served(require_all=False)
+    exact, partial = served(timeout=1.0), served(require_all=False)
     searched.calls[1].down = {0}
     with pytest.raises(ServerError, match="1 of 2 shards do not answer") as told:
         exact.search(["感冒"], 3)
@@ -152,7 +152,7 @@ def test_without_a_shard_searches_are_refused_or_marked(collection, searched, se
 
 def test_requests_are_counted_by_how_they_end(searched, served):
     metrics = Metrics(searched)
-    exact, partial = served(timeout=2.0, metrics=metrics), served(require_all=False, metrics=metrics)
+    exact, partial = served(timeout=1.0, metrics=metrics), served(require_all=False, metrics=metrics)
     exact.search(["感冒", "骨折"], 3)
     exact.encode("query", ["感冒"])
     with pytest.raises(ServerError):
