@@ -18,6 +18,7 @@ from care_accel.encoding.batching import plan_batches
 from care_accel.encoding.loading.vocabulary import Vocabulary
 from care_accel.encoding.pickling import Origin
 from care_accel.encoding.runtimes import UNPOOLED, PackedRuntime, Runtime
+from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.encoding.spec import PLAIN, EncoderSpec, Task
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
@@ -147,17 +148,13 @@ class Encoder(BaseEncoder):
         CareError
             The runtime is not PyTorch, or as in `encode_tokens`.
         """
-        import torch
-
-        from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
-
         if not isinstance(self.runtime, PyTorchRuntime):
             raise CareError("encode_tokens_on_device needs runtime='pytorch'; use encode_tokens")
         for name, size in (("batch_size", batch_size), ("token_budget", token_budget)):
             require_count(name, size)
-        vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=self.runtime.device)
-        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
-            vectors[batch] = self.runtime.on_device(*self._padded([rows[i] for i in batch]))
+        import torch
+
+        vectors = self._queue(self.runtime, rows, batch_size, token_budget)
         finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
         if not finite.all():
             self._refuse(finite)
@@ -182,7 +179,10 @@ class Encoder(BaseEncoder):
         advance: Advance | None = None,
     ) -> None:
         """Write the vectors of some token ids, in their order."""
-        if self._packed_runtime and 0 < len(rows) <= batch_size and sum(map(len, rows)) <= token_budget:
+        if isinstance(self.runtime, PyTorchRuntime):
+            vectors[:] = self._queue(self.runtime, rows, batch_size, token_budget, advance).cpu().numpy()
+            return
+        if self._packing(rows) and 0 < len(rows) <= batch_size and sum(map(len, rows)) <= token_budget:
             vectors[:] = self._run(rows)  # without padding there is nothing to sort
             if advance:
                 advance(len(rows))
@@ -191,6 +191,32 @@ class Encoder(BaseEncoder):
             vectors[batch] = self._run([rows[i] for i in batch])
             if advance:
                 advance(len(batch))
+
+    def _queue(
+        self,
+        runtime: PyTorchRuntime,
+        rows: Sequence[list[int]],
+        batch_size: int,
+        token_budget: int,
+        advance: Advance | None = None,
+    ) -> torch.Tensor:
+        """Return the vectors of some token ids, in their order, on the runtime's device.
+
+        Nothing waits for a GPU between two batches, so that it has the next one when it is done with one.
+        """
+        import torch
+
+        vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=runtime.device)
+        for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
+            texts = [rows[i] for i in batch]
+            if runtime.packs(texts):
+                self._count_unpadded(texts)
+                vectors[batch] = runtime.rows_on_device(texts)
+            else:
+                vectors[batch] = runtime.on_device(*self._padded(texts))
+            if advance:
+                advance(len(batch))
+        return vectors
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if not _native.all_finite(vectors):
@@ -303,18 +329,22 @@ class Encoder(BaseEncoder):
                 mask[i, start : start + row.unpooled] = UNPOOLED
         return ids, mask
 
-    @property
-    def _packed_runtime(self) -> PackedRuntime | None:
-        return cast(PackedRuntime, self.runtime) if hasattr(self.runtime, "encode_rows") else None
+    def _packing(self, rows: Sequence[list[int]]) -> PackedRuntime | None:
+        """Return the runtime if it takes these texts without padding."""
+        runtime = cast(PackedRuntime, self.runtime) if hasattr(self.runtime, "packs") else None
+        return runtime if runtime and runtime.packs(rows) else None
 
     def _run(self, rows: Sequence[list[int]]) -> NDArray[np.float32]:
-        packed = self._packed_runtime
-        if packed is None:
+        packing = self._packing(rows)
+        if packing is None:
             return self.runtime(*self._padded(rows))
+        self._count_unpadded(rows)
+        return packing.encode_rows(rows)
+
+    def _count_unpadded(self, rows: Sequence[list[int]]) -> None:
         tokens = sum(map(len, rows))
         self.counts.tokens += tokens
         self.counts.padded_tokens += tokens
-        return packed.encode_rows(rows)
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, mask = self.pad(rows)

@@ -185,6 +185,9 @@ class Packed:
     def __init__(self):
         self.calls = []
 
+    def packs(self, rows):
+        return True
+
     def encode_rows(self, rows):
         self.calls.append([list(row) for row in rows])
         return np.array([[len(row), sum(row)] for row in rows], np.float32)
@@ -204,6 +207,15 @@ def test_a_runtime_that_needs_no_padding_gets_rows_within_the_budgets(made, rows
     assert all(len(call) <= size and sum(map(len, call)) <= 20 for call in runtime.calls)
     if len(rows) <= size and 0 < sum(map(len, rows)) <= 20:
         assert runtime.calls == [rows]
+
+
+def test_texts_of_several_lengths_are_encoded_without_padding(tiny_folders):
+    encoder = encoder_of(tiny_folders / "query_encoder")
+    rows = encoder.tokenize(["短", "一个长得多的句子", "句子"] * 5)
+    found = encoder.encode_tokens(rows, batch_size=6)
+    assert encoder.counts.padded_tokens == encoder.counts.tokens == sum(map(len, rows))
+    for row, vector in zip(rows, found, strict=True):
+        np.testing.assert_allclose(encoder.encode_tokens([row])[0], vector, atol=2e-6)
 
 
 @pytest.mark.parametrize("role", ["query", "document"])

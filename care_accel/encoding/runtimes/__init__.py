@@ -21,7 +21,11 @@ class Runtime(Protocol):
 
 
 class PackedRuntime(Runtime, Protocol):
-    """A runtime that computes no padding: an encoder gives it the token ids of texts as they are, in place of ``__call__``."""
+    """A runtime that can do without padding: an encoder gives it token ids of texts as they are, in place of ``__call__``."""
+
+    def packs(self, rows: Sequence[Sequence[int]]) -> bool:
+        """Return whether `encode_rows` is the way for these texts; if not, an encoder pads them."""
+        ...
 
     def encode_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Encode the token ids of some texts to float32 ``[texts, width]``."""

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import torch
 from torch import nn
 
 from care_accel.encoding.last_layer import PooledNetwork
+from care_accel.encoding.packed_network import PackedNetwork
 
 log = logging.getLogger(__name__)
 
 
-def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "inductor") -> PooledNetwork:
+def with_compiled_layers(
+    encode: PooledNetwork | PackedNetwork, example: tuple[Any, ...], backend: str = "inductor"
+) -> nn.Module:
     """Return a copy with compiled layers; it shares its weights with the original, which is not modified.
 
     Embeddings equal the original's up to rounding. If the compiler is missing or fails, a warning is logged and the
@@ -25,9 +29,10 @@ def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "ind
 
     Parameters
     ----------
-    encode : PooledNetwork
-    device : str
-        Device of the network.
+    encode : PooledNetwork or PackedNetwork
+    example : tuple
+        Arguments to compile for. Sizes differ from each other and from the network's, and tensors are aligned as later ones:
+        the compiler specialises on alignment and treats equal sizes as the same symbol.
     backend : str
         Backend of ``torch.compile``.
     """
@@ -40,10 +45,7 @@ def with_compiled_layers(encode: PooledNetwork, device: str, backend: str = "ind
     compiled._modules = encode._modules | {"network": network}
     try:
         with torch.inference_mode():
-            # Aligned like the buckets, with sizes that differ from each other and from the network's: the compiler
-            # specialises on alignment and treats equal sizes as the same symbol.
-            ids = torch.ones((2, 48), dtype=torch.int64, device=device)
-            compiled(ids, torch.ones_like(ids))
+            compiled(*example)
     except (RuntimeError, OSError) as cause:  # no Triton, no C compiler, or an unsupported operation
         log.warning("the network is not compiled: %s", " ".join(str(cause).split())[:300])
         return encode

@@ -5,7 +5,7 @@ padded to the next bucket, copied into the graphs' static input buffers, and rep
 
 Cost: at load, four runs of the network per bucket. Memory: the activations of the largest bucket, shared by all graphs
 because they never run concurrently, plus the driver's memory per graph; `CudaGraphs.memory` is the amount measured at
-load. Batches larger than every bucket are bound by the GPU and run eagerly.
+load. Batches larger than every bucket are bound by the GPU and run without a graph.
 """
 
 from __future__ import annotations
@@ -40,13 +40,14 @@ class GraphCounts:
 
     Attributes
     ----------
-    replayed, eager : int
-        Batches run by a graph, and batches run eagerly.
+    replayed, packed, eager : int
+        Batches run by a graph, packed without padding, and padded without a graph.
     bucket_padding : int
         Padding tokens added to fill buckets, not counting the padding within the batches (see `EncodeCounts`).
     """
 
     replayed: int = 0
+    packed: int = 0
     eager: int = 0
     bucket_padding: int = 0
 

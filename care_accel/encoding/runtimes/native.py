@@ -131,6 +131,10 @@ class NativeRuntime:
             [row[kept].tolist() for row, kept in zip(ids, mask.astype(bool), strict=True)]
         )
 
+    def packs(self, rows: Sequence[Sequence[int]]) -> bool:
+        """Return True: it computes no padding."""
+        return True
+
     def encode_rows(self, rows: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Encode the token ids of some texts to float32 ``[texts, width]``.
 

@@ -159,7 +159,8 @@ def test_compiled_layers_give_the_same_vectors_in_any_shape(tiny_folders):
     spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20)
     network = Checkpoint(tiny_folders / "query_encoder").load_network("float32")
     plain = PooledNetwork(network, spec)
-    compiled = with_compiled_layers(plain, "cpu", backend="eager")
+    ids = torch.ones((2, 48), dtype=torch.int64)
+    compiled = with_compiled_layers(plain, (ids, torch.ones_like(ids)), backend="eager")
     assert compiled is not plain
     for batch in (batch_of([5, 3, 1]), batch_of([16])):
         ids, mask = map(torch.from_numpy, batch)
@@ -176,5 +177,5 @@ def test_a_compiler_that_fails_is_done_without(tiny_folders, monkeypatch, caplog
     spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20)
     plain = PooledNetwork(Checkpoint(tiny_folders / "query_encoder").load_network("float32"), spec)
     with caplog.at_level(logging.WARNING):
-        assert with_compiled_layers(plain, "cpu") is plain
+        assert with_compiled_layers(plain, (torch.ones((1, 3), dtype=torch.int64),) * 2) is plain
     assert "no compiler here" in caplog.text
