@@ -24,9 +24,21 @@ from care_accel.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 # Suites that measure something on a GPU, and the tests that run differently on one.
-SUITES = ("test_cuda_scan.py", "test_gpu_retriever.py", "test_gpu_encoder.py", "test_pooling.py")
+# The most valuable first.
+SUITES = (
+    "test_gpu_documents.py",
+    "test_gpu_retriever.py",
+    "test_cuda_scan.py",
+    "test_gpu_encoder.py",
+    "test_pooling.py",
+)
 TESTS_OF_THE_SCAN = ("tests/index/test_cuda.py",)
-TESTS_OF_NETWORKS = ("tests/kernels/test_fused.py", "tests/encoding/runtimes/test_cuda_graphs.py")
+TESTS_OF_NETWORKS = (
+    "tests/kernels/test_fused.py",
+    "tests/encoding/runtimes/test_cuda_graphs.py",
+    "tests/encoding/test_packed_attention.py",
+    "tests/encoding/test_packed_network.py",
+)
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 
 
@@ -112,6 +124,13 @@ def main() -> int:
         ("tests of networks", *pytest, "-n", 6, *TESTS_OF_NETWORKS),
         ("tests of the scan", *pytest, *TESTS_OF_THE_SCAN),
         *((tool, "compute-sanitizer", "--error-exitcode", "1", "--tool", tool, check) for tool in SANITIZERS),
+    )
+    step(
+        "profile",
+        python,
+        ROOT / "bench/gpu_profile.py",
+        "--out",
+        options.out / "profiles" / f"{machine.plain(gpu)}.json",
     )
     for suite in SUITES:
         step(

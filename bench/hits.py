@@ -1,11 +1,23 @@
-"""Reference for the hits of bfloat16 networks: all products in float32, of vectors encoded eagerly."""
+"""Hits of bfloat16 networks: their reference, all products in float32 of vectors encoded eagerly, and one tensor for their way back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
+
+
+def joined(scores: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """Return float32 scores and int64 ids, ``[queries, k]`` each, as one int32 tensor: one copy takes it to the host."""
+    return torch.cat([ids.view(torch.int32), scores.view(torch.int32)], dim=1)
+
+
+def parted(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (scores, ids) of `joined`, on the host."""
+    k = found.shape[1] // 3
+    return found[:, 2 * k :].copy().view(np.float32), found[:, : 2 * k].copy().view(np.int64)
 
 
 def check(found: Any, queries: Any, pieces: Iterable[tuple[int, Any]], within: float) -> None:

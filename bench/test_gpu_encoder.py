@@ -33,7 +33,7 @@ NETWORKS = {
     "gte, small": ("gte", {"vocab_size": 1000, "num_hidden_layers": 2}),
     "qwen3, small": (
         "qwen3",
-        {**_QWEN3, "num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512},
+        {**_QWEN3, "num_hidden_layers": 2, "hidden_size": 256, "intermediate_size": 512, "vocab_size": 1000},
     ),
 }
 SMALL = {"gte, 305M": "gte, small", "qwen3, 4B": "qwen3, small"}

@@ -55,3 +55,11 @@ def test_wrong_hits_are_refused(index, queries, pieces, spoil, words):
     found = torch.from_numpy(index.search(queries.numpy(), K)[1])
     with pytest.raises(AssertionError, match=words):
         hits.check(spoil(found), queries, pieces, WITHIN)
+
+
+def test_scores_and_ids_come_back_from_one_tensor():
+    scores = torch.tensor([[1.5, -0.0, float("inf")], [2.0, float("-inf"), 1e-40]])
+    ids = torch.tensor([[0, 2**40, -1], [7, 2**31, 9]])
+    back, numbers = hits.parted(hits.joined(scores, ids).numpy())
+    np.testing.assert_array_equal(back, scores.numpy())
+    np.testing.assert_array_equal(numbers, ids.numpy())
