@@ -154,7 +154,9 @@ class Encoder(BaseEncoder):
             require_count(name, size)
         import torch
 
-        vectors = self._queue(self.runtime, rows, batch_size, token_budget)
+        queued, order = self._queue(self.runtime, rows, batch_size, token_budget)
+        vectors = torch.empty_like(queued)
+        vectors[order] = queued
         finite = torch.isfinite(vectors).all(dim=1).cpu().numpy()
         if not finite.all():
             self._refuse(finite)
@@ -180,7 +182,8 @@ class Encoder(BaseEncoder):
     ) -> None:
         """Write the vectors of some token ids, in their order."""
         if isinstance(self.runtime, PyTorchRuntime):
-            vectors[:] = self._queue(self.runtime, rows, batch_size, token_budget, advance).cpu().numpy()
+            queued, order = self._queue(self.runtime, rows, batch_size, token_budget, advance)
+            vectors[order] = queued.cpu().numpy()
             return
         if self._packing(rows) and 0 < len(rows) <= batch_size and sum(map(len, rows)) <= token_budget:
             vectors[:] = self._run(rows)  # without padding there is nothing to sort
@@ -199,24 +202,27 @@ class Encoder(BaseEncoder):
         batch_size: int,
         token_budget: int,
         advance: Advance | None = None,
-    ) -> torch.Tensor:
-        """Return the vectors of some token ids, in their order, on the runtime's device.
+    ) -> tuple[torch.Tensor, list[int]]:
+        """Return the vectors of some token ids on the runtime's device, and the position of each in ``rows``.
 
         Nothing waits for a GPU between two batches, so that it has the next one when it is done with one.
         """
         import torch
 
-        vectors = torch.empty((len(rows), self.spec.width), dtype=torch.float32, device=runtime.device)
+        order: list[int] = []
+        found: list[torch.Tensor] = []
         for batch in plan_batches([len(ids) for ids in rows], batch_size, token_budget):
             texts = [rows[i] for i in batch]
             if runtime.packs(texts):
                 self._count_unpadded(texts)
-                vectors[batch] = runtime.rows_on_device(texts)
+                found.append(runtime.rows_on_device(texts))
             else:
-                vectors[batch] = runtime.on_device(*self._padded(texts))
+                found.append(runtime.on_device(*self._padded(texts)))
+            order += batch
             if advance:
                 advance(len(batch))
-        return vectors
+        empty = torch.empty((0, self.spec.width), dtype=torch.float32, device=runtime.device)
+        return torch.cat(found or [empty]), order
 
     def _finish(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         if not _native.all_finite(vectors):

@@ -9,12 +9,14 @@ from __future__ import annotations
 import copy
 import inspect
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The name of the attention implementation in transformers.
 _IMPLEMENTATION = "care_accel_packed"
@@ -67,9 +69,9 @@ def packed_attention(
     Returns
     -------
     torch.Tensor
-        ``[queries, heads, head size]``.
+        ``[queries, heads, head size]``, contiguous whatever the strides of the query.
     """
-    attended = torch.empty_like(query)
+    attended = query.new_empty(query.shape)
     groups = query.shape[1] // keys.shape[1]
     for (first, last), (start, end) in zip(
         pairwise(query_starts.tolist()), pairwise(key_starts.tolist()), strict=True
@@ -112,7 +114,7 @@ def _on_cuda(
 
 @packed_attention.register_fake
 def _of_shapes(query: torch.Tensor, *_: Any) -> torch.Tensor:
-    return torch.empty_like(query)
+    return query.new_empty(query.shape)
 
 
 def is_causal(attention: nn.Module) -> bool:
@@ -125,6 +127,8 @@ def with_packed_attention(network: PreTrainedModel) -> PreTrainedModel:
 
     The copy's ``forward`` takes ``segments``, a `Segments`, and no mask.
     """
+    from transformers import AttentionInterface
+
     AttentionInterface.register(_IMPLEMENTATION, _attention_of_transformers)
     config = copy.deepcopy(network.config)
     # Not set_attn_implementation, which modifies what is shared with the original. For an implementation that has no function

@@ -72,7 +72,13 @@ class PackedNetwork(nn.Module):
             return f"packs absolute positions, not {config.position_embedding_type!r}"
         if torch.device(device).type not in ("cpu", "cuda"):
             return f"packs on cpu and cuda, not on {device}"
-        if torch.device(device).type == "cuda" and network.dtype not in (torch.float16, torch.bfloat16):
+        if torch.device(device).type == "cpu":
+            return None
+        heads = config.num_attention_heads
+        size = getattr(config, "head_dim", None) or config.hidden_size // heads
+        if size % 8 or size > 256:
+            return f"FlashAttention takes heads of 8, 16, ... 256 values, not {size}"
+        if network.dtype not in (torch.float16, torch.bfloat16):
             return f"FlashAttention takes float16 and bfloat16, not {network.dtype}"
         return None
 

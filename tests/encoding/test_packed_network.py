@@ -150,13 +150,14 @@ def test_only_what_attention_supports_is_packed():
     assert "bert, gte, " in PackedNetwork.unsupported(
         AutoModel.from_config(CONFIG_MAPPING["distilbert"](vocab_size=9, dim=8, n_heads=2, n_layers=1)), "cpu"
     )
-    network = network_of("qwen3")
+    assert "heads of 8, 16, ... 256 values, not 20" in PackedNetwork.unsupported(network_of("qwen3"), "cuda")
+    network = network_of("qwen3", head_dim=16)
     assert "FlashAttention takes float16 and bfloat16" in PackedNetwork.unsupported(network, "cuda")
     assert PackedNetwork.unsupported(network.to(torch.bfloat16), "cuda:0") is None
     assert "not on mps" in PackedNetwork.unsupported(network, "mps")
 
 
-@pytest.mark.parametrize(("name", "pooling"), [("gte", "first"), ("qwen3", "last"), ("gte", "mean")])
+@pytest.mark.parametrize(("name", "pooling"), [("gte", "first"), ("qwen3", "last"), ("bert", "mean")])
 @torch.inference_mode()
 def test_compiled_layers_are_whole_programs_for_packs_of_any_shape(name, pooling):
     together = PackedNetwork(network_of(name), spec_of(pooling))

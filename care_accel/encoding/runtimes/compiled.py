@@ -36,12 +36,11 @@ def with_compiled_layers(
     backend : str
         Backend of ``torch.compile``.
     """
-    network = copy.copy(encode.network)
-    layers = [copy.copy(layer) for layer in network.layers]
-    for layer in layers:
-        layer.compile(dynamic=True, backend=backend)
-    network._modules = network._modules | {"layers": nn.ModuleList(layers)}
     compiled = copy.copy(encode)
+    network = _with_compiled_layers(encode.network, backend)
+    if network is None:
+        log.warning("the network is not compiled: %s has no list of layers", type(encode.network).__name__)
+        return encode
     compiled._modules = encode._modules | {"network": network}
     try:
         with torch.inference_mode():
@@ -50,3 +49,18 @@ def with_compiled_layers(
         log.warning("the network is not compiled: %s", " ".join(str(cause).split())[:300])
         return encode
     return compiled
+
+
+def _with_compiled_layers(module: Any, backend: str) -> Any:
+    """Return a copy of a network, or of its part that has the layers; None if it has none."""
+    copied = copy.copy(module)
+    for name, child in module._modules.items():
+        if name in ("layers", "layer") and isinstance(child, nn.ModuleList):
+            layers = [copy.copy(layer) for layer in child]
+            for layer in layers:
+                layer.compile(dynamic=True, backend=backend)
+            copied._modules = module._modules | {name: nn.ModuleList(layers)}
+            return copied
+    part = _with_compiled_layers(module.encoder, backend) if hasattr(module, "encoder") else None
+    copied._modules = module._modules | {"encoder": part}
+    return part and copied

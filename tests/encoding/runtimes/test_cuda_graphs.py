@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from transformers import CONFIG_MAPPING
+from transformers import CONFIG_MAPPING, AutoModel
 
 from care_accel.encoding import EncoderSpec
 from care_accel.encoding.last_layer import PooledNetwork
@@ -179,3 +179,12 @@ def test_a_compiler_that_fails_is_done_without(tiny_folders, monkeypatch, caplog
     with caplog.at_level(logging.WARNING):
         assert with_compiled_layers(plain, (torch.ones((1, 3), dtype=torch.int64),) * 2) is plain
     assert "no compiler here" in caplog.text
+
+
+def test_a_network_without_a_list_of_layers_is_done_without(caplog):
+    config = CONFIG_MAPPING["distilbert"](vocab_size=9, dim=32, n_heads=2, n_layers=1, hidden_dim=16)
+    spec = EncoderSpec(pooling="first", order="normalize-then-slice", width=20)
+    plain = PooledNetwork(AutoModel.from_config(config).eval(), spec)
+    with caplog.at_level(logging.WARNING):
+        assert with_compiled_layers(plain, (torch.ones((1, 3), dtype=torch.int64),) * 2) is plain
+    assert "DistilBertModel has no list of layers" in caplog.text
