@@ -287,6 +287,8 @@ def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists, un
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.train(vectors[:1])
     inner.quantizer.add(lists.centres if rotation is None else rotation.apply(lists.centres))
+    if kind.codes == "PQ":
+        index.pq.cp.min_points_per_centroid = 1  # fewer than faiss likes are no reason to print a warning
     # One-bit codes learn nothing of the vectors, and faiss would rotate all of them.
     index.train(vectors if rotation is None else vectors[:1])
     begun = perf_counter()

@@ -154,5 +154,6 @@ def _neighbours(centres: NDArray[np.float32]) -> NDArray[np.int64]:
 
 
 def _of_length_1(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    # In float32 the squares of short vectors are 0.
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0, casting="same_kind")

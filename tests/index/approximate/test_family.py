@@ -101,6 +101,11 @@ def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
     np.testing.assert_array_equal(mine.search(VECTORS[:50], 10)[1], own.search(VECTORS[:50], 10)[1])
 
 
+def test_few_vectors_for_their_codes_are_no_reason_to_print_a_warning(capfd):
+    family.build(Kind(0, 12, "PQ"), VECTORS[:500], seconds=60, seed=0, threads=1, lists={})
+    assert capfd.readouterr().err == ""
+
+
 @pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])
 def test_what_would_take_too_long_is_given_up(kind):
     with pytest.raises(TooSlowError, match="would take some"):
