@@ -56,6 +56,6 @@ def test_a_broken_connection_is_no_reader_that_has_gone():
 
 @pytest.mark.parametrize("value", [0, -1, 1.0, True, "3", None, [1], np.array([1, 2]), np.array(1.5)])
 def test_what_is_no_count_is_refused(value):
-    with pytest.raises(CareError, match="k is .*; it must be a positive integer"):
+    with pytest.raises(CareError, match=r"k is .*; it must be a positive integer"):
         require_count("k", value)
     require_count("k", np.int64(3))
