@@ -232,7 +232,7 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
     assert run("collection", "index", folder) == shown
     again = run("collection", "index", folder, "--again")
     assert "asked for recall@2 of 0.9" in again
-    assert "sampled" in again
+    assert "queries: none were needed" in again
     for more in ([], ["--exact"]):
         assert "  a  " in run("search", "高血压", "--collection", folder, "-k", "1", *more)
     assert "every search is an exact scan" in run("collection", "index", folder, "--recall", "exact")
@@ -241,7 +241,14 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
 
 def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     assert "nothing was chosen so far" in run("collection", "index", folder, "--again", code=2)
-    assert "not both" in run("collection", "index", folder, "--again", "--recall", "0.9", code=2)
+    for given in (
+        ["--recall", "0.9"],
+        ["--recall", "exact"],
+        ["-k", "3"],
+        ["--budget", "9"],
+        ["--memory", "1 GB"],
+    ):
+        assert "asked for before" in run("collection", "index", folder, "--again", *given, code=2)
     for wrong in ("0", "1.5"):
         assert f"recall is {float(wrong)}" in run("collection", "index", folder, "--recall", wrong, code=2)
     assert "budget is 'soon'" in run(
@@ -252,8 +259,13 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     assert "there are no queries" in run(
         "collection", "index", folder, "--recall", "0.9", "--queries", empty, code=2
     )
-    assert "--queries needs --recall or --again" in run(
-        "collection", "index", folder, "--queries", empty, code=2
+    for given in (["--queries", empty], ["-k", "3"], ["--budget", "9"], ["--memory", "1 GB"]):
+        for recall in ([], ["--recall", "exact"]):
+            assert "need --recall with a number" in run(
+                "collection", "index", folder, *recall, *given, code=2
+            )
+    assert "it is a folder" in run(
+        "collection", "index", folder, "--recall", "0.9", "--queries", folder, code=2
     )
     with pytest.raises(SystemExit):
         main(["collection", "index", str(folder), "--recall", "high"])

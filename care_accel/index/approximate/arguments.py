@@ -33,7 +33,11 @@ def checked_recall(recall: object) -> float:
         It is none.
     """
     if isinstance(recall, bool) or not isinstance(recall, _NUMBER) or not 0 < recall < 1:
-        more = "; for a recall of 1 use ExactIndex" if isinstance(recall, _NUMBER) and recall == 1 else ""
+        more = (
+            "; for a recall of 1 search exactly (ExactIndex, index='exact', --recall exact)"
+            if isinstance(recall, _NUMBER) and recall == 1
+            else ""
+        )
         raise CareError(f"recall is {recall!r}; it must be a number between 0 and 1, such as 0.99{more}")
     return float(recall)
 

@@ -34,7 +34,7 @@ class TooSlowError(Exception):
 
 def too_slow(seconds: float) -> TooSlowError:
     """Return the error that so many seconds are too many."""
-    return TooSlowError(f"would take some {seconds:.0f} s to build")
+    return TooSlowError(f"would take some {seconds:{'.0f' if seconds >= 10 else '.2g'}} s to build")
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ def test_numbers_of_numpy_are_numbers():
     assert in_seconds(np.float32(0.5)) == 0.5
 
 
-def test_a_recall_of_1_names_the_exact_index():
-    with pytest.raises(CareError, match="use ExactIndex"):
+def test_a_recall_of_1_names_exact_search():
+    with pytest.raises(CareError, match="search exactly"):
         checked_recall(1.0)
 
 

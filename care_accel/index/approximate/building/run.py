@@ -58,10 +58,7 @@ def build(
             f"family: on a GPU there are lists with {' or '.join(GPU_CODES)} only; remove the others"
         )
     rng, hashed = np.random.default_rng(request.seed), data_hash(base)
-    if queries is None:
-        about = f"{questions.sample_size(request.recall):,} sampled: documents, each moved by half the difference of two others"
-    else:
-        about = f"{len(queries):,} given"
+    about = "none were needed" if queries is None else f"{len(queries):,} given"
 
     def result(chosen: Chosen, tried: Sequence[Tried] = ()) -> tuple[Choice, Finder | None]:
         finder = chosen.finder
@@ -104,6 +101,7 @@ def build(
     count = questions.sample_size(request.recall) if queries is None else len(queries)
     questions.require_enough(count, request.recall, request.k, given=queries is not None)
     if queries is None:
+        about = f"{count:,} sampled: documents, each moved by half the difference of two others"
         log.warning(
             "no queries were given, so the recall is proven for sampled ones (%s); give real queries: theirs may differ",
             about,
