@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.index.approximate.library import faiss_library, omp_threads
-from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, too_slow
+from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, of_length_1, too_slow
 
 # faiss asks for as many vectors a list to find its centre.
 PER_LIST = 39
@@ -181,6 +181,9 @@ class Structure:
         self, queries: NDArray[np.float32], count: int, parameters: Any, threads: int
     ) -> NDArray[np.int64]:
         """Return candidates, int64 ``[n, count]`` places in the structure, -1 for none."""
+        if "RaBitQ" in self.name:
+            # Its codes are of what a query differs from a centre, so that hits would depend on the length of a query.
+            queries = of_length_1(queries)
         with omp_threads(threads):
             found: NDArray[np.int64] = self.index.search(queries, count, params=parameters)[1]
         return found

@@ -39,6 +39,19 @@ def test_every_kind_finds_the_vector_that_is_the_query_and_may_be_told_where_to_
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_hits_do_not_depend_on_the_length_of_a_query(kind):
+    structure = built(kind)
+    parameters = structure.parameters(structure.lists or 50)
+    expected = structure.search(VECTORS[:20], 30, parameters, 1)
+    for length in (1e-20, 1e10):
+        found = structure.search(np.float32(length) * VECTORS[:20], 30, parameters, 1)
+        same = [
+            len(set(one) & set(other)) for one, other in zip(found.tolist(), expected.tolist(), strict=True)
+        ]
+        assert np.mean(same) > 29  # rounding may exchange neighbours
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_same_seed_builds_the_same(kind):
     import faiss
 
