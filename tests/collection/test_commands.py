@@ -164,6 +164,15 @@ def test_any_encoding_of_standard_output_will_do(folder, monkeypatch, encoding):
             assert ("饮食" if encoding != "ascii" else r"\u996e\u98df") in shown
 
 
+def test_ids_and_queries_are_shown_in_one_line_without_what_a_terminal_would_obey(run, tmp_path):
+    rows = tmp_path / "odd.jsonl"
+    rows.write_text(json.dumps({"id": "two\nlines\x1b[2J", "title": "\x1bc", "text": "x"}) + "\n")
+    run("index", rows, "--collection", tmp_path / "odd")
+    shown = run("search", "\x1b[31mred", "x", "--collection", tmp_path / "odd")
+    assert "\x1b" not in shown
+    assert "two lines\ufffd[2J" in shown
+
+
 def test_queries_come_from_standard_input(folder, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("高血压\n\n骨折\n"))
     lines = run("search", "--collection", folder, "-k", 1, "--json").splitlines()
