@@ -347,7 +347,7 @@ class ApproximateIndex(ChangingIndex):
         return cls(index, built, choice, finder, device=device, threads=exact.threads)
 
     def __repr__(self) -> str:
-        return f"<ApproximateIndex of {len(self)} vectors, width {self.width}, {self.choice.name}, recall {self.choice.asked:g}>"
+        return f"<ApproximateIndex of {len(self)} vectors, width {self.width}, {self.choice.name}, recall {self.choice.asked:.9g}>"
 
 
 def _indexed(vectors: ArrayLike, device: str, threads: int | None, convert: bool) -> ExactIndex:

@@ -206,7 +206,7 @@ class Choice:
     def text(self) -> str:
         """Return the report as plain text."""
         lines = [
-            f"Approximate search of {self.vectors:,} vectors of width {self.width}, asked for recall@{self.k} of {self.asked:g}",
+            f"Approximate search of {self.vectors:,} vectors of width {self.width}, asked for recall@{self.k} of {self.asked:.9g}",
             f"chosen: {self.name}{self._setting()}",
             f"why: {self.why}",
             f"queries: {self.queries}",
