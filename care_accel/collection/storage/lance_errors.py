@@ -126,9 +126,17 @@ def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterato
         raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
 
 
+def has_double_quotes(expression: str) -> bool:
+    """Return whether an expression has double quotes, which are around names in SQL, but around texts in Lance.
+
+    What compares a text with a text is true of all documents or of none.
+    """
+    return '"' in re.sub(r"'[^']*'|`[^`]*`", "", expression)
+
+
 def is_enclosed(expression: str) -> bool:
     """Return whether an expression stays in the parentheses that are put around it."""
-    bare = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)
+    bare = re.sub(r"'[^']*'|`[^`]*`", "", expression)
     if re.search(r"['`\";]|--|/\*", bare):
         return False
     depth = 0

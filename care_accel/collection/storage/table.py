@@ -16,6 +16,7 @@ from care_accel.collection.storage.lance_errors import (
     Replaced,
     WriteConflict,
     filter_errors,
+    has_double_quotes,
     is_enclosed,
     lance_errors,
     translated,
@@ -253,6 +254,10 @@ class Table:
         if not isinstance(expression, str) or not expression.strip():
             raise CareError(
                 f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
+            )
+        if has_double_quotes(expression):
+            raise CareError(
+                f"filter {expression!r}: double quotes are not taken; a name goes between backticks, a text in single quotes"
             )
         # Parentheses are put around it, which nothing in it may close or comment out.
         if not is_enclosed(expression):
