@@ -16,9 +16,8 @@ from care_accel.collection.storage.lance_errors import (
     Replaced,
     WriteConflict,
     filter_errors,
-    has_double_quotes,
-    is_enclosed,
     lance_errors,
+    require_filter,
     translated,
 )
 from care_accel.collection.storage.layout import (
@@ -251,17 +250,7 @@ class Table:
         CareError
             The filter is no expression over the fields.
         """
-        if not isinstance(expression, str) or not expression.strip():
-            raise CareError(
-                f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
-            )
-        if has_double_quotes(expression):
-            raise CareError(
-                f"filter {expression!r}: double quotes are not taken; a name goes between backticks, a text in single quotes"
-            )
-        # Parentheses are put around it, which nothing in it may close or comment out.
-        if not is_enclosed(expression):
-            raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
+        require_filter(expression)
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
             return self._row_ids(condition)
