@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import select
 import sys
@@ -24,7 +25,11 @@ def require_count(name: str, value: object) -> None:
     CareError
         It is not; the message has the name and the value.
     """
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value.__index__() < 1:
+    try:
+        count = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:  # of an array of several, too
+        count = 0
+    if count < 1:
         raise CareError(f"{name} is {value!r}; it must be a positive integer")
 
 

@@ -67,8 +67,10 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
                     yield number, raw.decode("utf-8")
     except UnicodeDecodeError:
         raise CareError(f"{file}, line {number}: is not UTF-8; convert the file (iconv -t UTF-8)") from None
-    except (FileNotFoundError, IsADirectoryError):
+    except FileNotFoundError:
         raise CareError(f"{file}: cannot be read: no such file") from None
+    except IsADirectoryError:
+        raise CareError(f"{file}: cannot be read: it is a folder; give a file") from None
     except (OSError, EOFError, zlib.error) as cause:
         raise CareError(f"{file}: cannot be read after line {number}: {cause}") from None
 

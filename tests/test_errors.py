@@ -2,10 +2,11 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from care_accel import CareError
-from care_accel.errors import exit_code
+from care_accel.errors import exit_code, require_count
 
 
 def raising(error):
@@ -40,7 +41,7 @@ def test_a_reader_that_has_gone_ends_a_command_without_a_word(flush):
     os.close(reading)
     code = f"""
 import sys
-from care_accel.errors import exit_code
+from care_accel.errors import exit_code, require_count
 sys.exit(exit_code(lambda: print("hits", flush={flush})))
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
@@ -51,3 +52,10 @@ sys.exit(exit_code(lambda: print("hits", flush={flush})))
 def test_a_broken_connection_is_no_reader_that_has_gone():
     with pytest.raises(BrokenPipeError):
         exit_code(raising(BrokenPipeError()))
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.0, True, "3", None, [1], np.array([1, 2]), np.array(1.5)])
+def test_what_is_no_count_is_refused(value):
+    with pytest.raises(CareError, match=r"k is .*; it must be a positive integer"):
+        require_count("k", value)
+    require_count("k", np.int64(3))

@@ -28,7 +28,7 @@ ARROWS = {
     "fields": {"errors"},
     "kernels": {"errors"},
     "encoding": {"kernels", "files", "progress", "errors", "_native"},
-    "index": {"files", "progress", "errors", "_native"},
+    "index": {"files", "fields", "progress", "errors", "_native"},
     "retriever": {"encoding", "index", "files", "errors"},
     "collection": {"encoding", "index", "retriever", "fields", "files", "progress", "errors", "stopping"},
     "cluster": {

@@ -141,12 +141,19 @@ class ApproximateCollection(OpenCollection):
             raise CareError(
                 "there are no queries; give some, or none at all to have them made from documents"
             )
+        options = {"memory": memory, "budget": budget, "seed": seed, "show_progress": show_progress}
         with self._changing:
+            mode, begun = self._mode, self._state
             self._mode = "stored"  # nothing is chosen on the way to the first search
             snapshot = self.searcher().snapshot
-        made = self._build(
-            snapshot, recall, k, texts, memory=memory, budget=budget, seed=seed, show_progress=show_progress
-        )
+        try:
+            made = self._build(snapshot, recall, k, texts, **options)
+        except BaseException:
+            with self._changing:
+                self._mode = mode
+                if begun.searcher is None and mode != "stored":  # what was prepared is not for this mode
+                    self._state, self._structure, self._seen = State(self._state.table, None), None, None
+            raise
         with self._changing:
             self._keep(made)
             self._attach_again()
@@ -194,7 +201,7 @@ class ApproximateCollection(OpenCollection):
         """
         structure = self._structure or self._load(self._state.table)
         if structure is None:
-            raise CareError(f"{self.uri}: nothing was chosen so far; call choose_index(recall=...)")
+            raise CareError(f"{self.uri}: nothing was chosen so far; choose with a recall first")
         asked = structure.choice
         options: dict[str, Any] = {name: asked.options.get(name) for name in ("memory", "budget")}
         again = partial(
@@ -237,7 +244,10 @@ class ApproximateCollection(OpenCollection):
             # An own choice outlives its files, which may be thrown away.
             if now == self._seen or (now is None and self._mode == "auto"):
                 return changed
-            self._seen, self._structure = now, self._load(self._state.table)
+            self._seen, found = now, self._load(self._state.table)
+            if self._mode == "auto" and not self._is_asked_for(found):
+                return changed
+            self._structure = found
             self._attach_again()
             return True
 
@@ -262,9 +272,12 @@ class ApproximateCollection(OpenCollection):
     def _serves(self, snapshot: Snapshot) -> bool:
         """Return whether what is stored is what was asked for; an exact scan of far fewer documents is not."""
         stored = self._structure
-        if stored is None or (self._recall is not None and stored.choice.asked != self._recall):
+        if stored is None or not self._is_asked_for(stored):
             return False
         return stored.finder is not None or not stored.outgrown(snapshot.index.alive)
+
+    def _is_asked_for(self, structure: StoredStructure | None) -> bool:
+        return structure is not None and self._recall in (None, structure.choice.asked)
 
     def _build(
         self, snapshot: Snapshot, recall: float, k: int, texts: Sequence[str] | None, **options: Any

@@ -218,6 +218,8 @@ class Collection(ApproximateCollection):
         self._require_writable()
         if on_duplicate not in ("last", "error"):
             raise CareError(f"on_duplicate is {on_duplicate!r}; it must be 'last' or 'error'")
+        if not commit_seconds >= 0:
+            raise CareError(f"commit_seconds is {commit_seconds!r}; it must be 0 or more")
         total = len(rows) if isinstance(rows, Sized) else None
         with progress_bar("indexing", total, show=show_progress) as advance:
             shown = 0

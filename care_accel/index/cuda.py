@@ -32,7 +32,7 @@ def require_cuda(device: str) -> int:
     CareError
         The string is malformed, this build has no CUDA support, or there is no such GPU.
     """
-    name, _, number = device.partition(":")
+    name, _, number = str(device).partition(":")
     if name != "cuda" or (number and not number.isdecimal()):
         raise CareError(f"device is {device!r}; it must be 'cpu', 'cuda' or one such as 'cuda:1'")
     if not _native.CUDA:

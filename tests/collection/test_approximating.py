@@ -181,6 +181,14 @@ def test_an_earlier_version_is_searched_by_the_same_choice(folder):
         earlier.choose_index()
 
 
+def test_nothing_is_found_where_no_document_is_left(folder):
+    collection = opened(folder)
+    collection.delete(filter="true")
+    for empty in (collection, opened(folder), opened(folder, version=1)):
+        assert empty.search("text 1", 5) == []
+        assert empty.choice.name == "IVF32,Flat"
+
+
 def test_when_much_has_changed_it_says_so_and_can_be_chosen_again(folder):
     collection = opened(folder)
     collection.search("x")
@@ -209,6 +217,32 @@ def test_what_another_process_chooses_or_forgets_is_seen(folder):
     assert watching.refresh()
     assert (compared(watching) == 1).all()
     assert not watching.refresh()
+
+
+def test_who_asked_for_a_recall_does_not_take_the_choice_of_another_one(folder):
+    asked = opened(folder, "auto", recall=0.9)
+    asked.search("x")
+    other = opened(folder)
+    other.choose_index(0.8, 5)
+    other.upsert([{"id": "new", "text": "new text"}])
+    assert asked.refresh()
+    assert asked.search("new text", 1)[0].id == "new"
+    assert asked.choice.asked == 0.9
+    anything = opened(folder, "auto")
+    anything.search("x")
+    assert anything.choice.asked == 0.8
+
+
+def test_a_choice_that_fails_changes_nothing(folder):
+    exactly = opened(folder, "exact")
+    shutil.copytree(folder, folder.parent / "other", ignore=shutil.ignore_patterns("approximate"))
+    auto = opened(folder.parent / "other", "auto")
+    for collection in (exactly, auto):
+        with pytest.raises(CareError, match="cannot prove"):
+            collection.choose_index(0.9, queries=["one"])
+        collection.search("x")
+    assert exactly.choice is None
+    assert auto.choice.asked == 0.99
 
 
 def test_an_exact_choice_is_kept_until_the_collection_has_grown(tmp_path, monkeypatch):

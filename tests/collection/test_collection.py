@@ -111,6 +111,13 @@ def test_doubled_ids_can_be_an_error(collection):
     assert collection.get("x")["text"] == "一"
 
 
+@pytest.mark.parametrize("seconds", [-1, float("nan")])
+def test_a_time_between_commits_that_is_none_is_refused(collection, seconds):
+    with pytest.raises(CareError, match=r"commit_seconds is .*; it must be 0 or more"):
+        collection.upsert([{"id": "x", "text": "一"}], commit_seconds=seconds)
+    assert collection.get("x") is None
+
+
 def test_rows_may_come_from_an_iterator_or_an_arrow_table(collection, rows):
     assert collection.upsert(iter([{"id": "i", "text": "迭代"}])).new == 1
     table = pa.table({"id": [1, 2], "text": ["一", "二"], "year": pa.array([1, None], pa.int32())})

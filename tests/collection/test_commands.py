@@ -164,6 +164,15 @@ def test_any_encoding_of_standard_output_will_do(folder, monkeypatch, encoding):
             assert ("饮食" if encoding != "ascii" else r"\u996e\u98df") in shown
 
 
+def test_ids_and_queries_are_shown_in_one_line_without_what_a_terminal_would_obey(run, tmp_path):
+    rows = tmp_path / "odd.jsonl"
+    rows.write_text(json.dumps({"id": "two\nlines\x1b[2J", "title": "\x1bc", "text": "x"}) + "\n")
+    run("index", rows, "--collection", tmp_path / "odd")
+    shown = run("search", "\x1b[31mred", "x", "--collection", tmp_path / "odd")
+    assert "\x1b" not in shown
+    assert "two lines\ufffd[2J" in shown
+
+
 def test_queries_come_from_standard_input(folder, run, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("高血压\n\n骨折\n"))
     lines = run("search", "--collection", folder, "-k", 1, "--json").splitlines()
@@ -232,7 +241,7 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
     assert run("collection", "index", folder) == shown
     again = run("collection", "index", folder, "--again")
     assert "asked for recall@2 of 0.9" in again
-    assert "sampled" in again
+    assert "queries: none were needed" in again
     for more in ([], ["--exact"]):
         assert "  a  " in run("search", "高血压", "--collection", folder, "-k", "1", *more)
     assert "every search is an exact scan" in run("collection", "index", folder, "--recall", "exact")
@@ -241,7 +250,14 @@ def test_how_a_collection_is_searched_is_chosen_shown_and_forgotten(folder, run,
 
 def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     assert "nothing was chosen so far" in run("collection", "index", folder, "--again", code=2)
-    assert "not both" in run("collection", "index", folder, "--again", "--recall", "0.9", code=2)
+    for given in (
+        ["--recall", "0.9"],
+        ["--recall", "exact"],
+        ["-k", "3"],
+        ["--budget", "9"],
+        ["--memory", "1 GB"],
+    ):
+        assert "asked for before" in run("collection", "index", folder, "--again", *given, code=2)
     for wrong in ("0", "1.5"):
         assert f"recall is {float(wrong)}" in run("collection", "index", folder, "--recall", wrong, code=2)
     assert "budget is 'soon'" in run(
@@ -252,8 +268,13 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     assert "there are no queries" in run(
         "collection", "index", folder, "--recall", "0.9", "--queries", empty, code=2
     )
-    assert "--queries needs --recall or --again" in run(
-        "collection", "index", folder, "--queries", empty, code=2
+    for given in (["--queries", empty], ["-k", "3"], ["--budget", "9"], ["--memory", "1 GB"]):
+        for recall in ([], ["--recall", "exact"]):
+            assert "need --recall with a number" in run(
+                "collection", "index", folder, *recall, *given, code=2
+            )
+    assert "it is a folder" in run(
+        "collection", "index", folder, "--recall", "0.9", "--queries", folder, code=2
     )
     with pytest.raises(SystemExit):
         main(["collection", "index", str(folder), "--recall", "high"])

@@ -15,9 +15,13 @@ FILTERS = [
     ("year >", "Expected: an expression"),
     ("year > 3 foo", "found: foo"),
     ("department = '儿科", "quotes do not match"),
+    # Of all documents: a text is not another text.
+    ("\"department\" != '儿科'", "double quotes are not taken; a name goes between backticks"),
+    ('department = "儿科"', "a text in single quotes"),
     ("year > 3) OR (true", "parentheses"),
     ("true -- x", "comment"),
     ("", "give an expression"),
+    (["year > 3"], "give an expression"),
     ("year", "filter 'year'"),
 ]
 

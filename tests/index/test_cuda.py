@@ -30,7 +30,7 @@ def test_a_build_without_cuda_says_what_is_missing():
         ExactIndex(3, device="cuda:1")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:one", "cuda:-1", "cuda:1.5", ""])
+@pytest.mark.parametrize("device", ["gpu", "cuda:one", "cuda:-1", "cuda:1.5", "", 1])
 def test_a_device_that_is_none_is_refused(device):
     with pytest.raises(CareError, match=r"it must be 'cpu', 'cuda' or one such as 'cuda:1'"):
         ExactIndex(3, device=device)

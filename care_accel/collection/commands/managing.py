@@ -67,16 +67,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     made["index"].add_argument(
         "-k",
         type=int,
-        default=10,
         metavar="N",
-        help="for so many hits; a search for more is exact; default: %(default)s",
+        help="for so many hits; a search for more is exact; default: 10",
     )
     made["index"].add_argument(
         "--queries", type=Path, metavar="FILE", help="real queries, one a line; default: made from documents"
     )
     made["index"].add_argument("--memory", metavar="SIZE", help="what it may take besides, such as '2 GB'")
     made["index"].add_argument(
-        "--budget", default="5 min", metavar="TIME", help="about how long it may take; default: %(default)s"
+        "--budget", metavar="TIME", help="about how long it may take, such as '30 s'; default: 5 min"
     )
 
 
@@ -171,30 +170,26 @@ def _verify(collection: Collection, options: argparse.Namespace) -> None:
 
 
 def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
+    given = {
+        name: value for name in ("k", "memory", "budget") if (value := getattr(options, name)) is not None
+    }
+    if options.again and (given or options.recall is not None):
+        raise CareError(
+            "--again takes recall, k, memory and budget that were asked for before; give it alone or with --queries"
+        )
+    if options.recall in (None, "exact") and not options.again and (given or options.queries):
+        raise CareError("-k, --queries, --memory and --budget need --recall with a number")
     if options.recall == "exact":
         collection.forget_index()
         print(f"{collection.uri}: every search is an exact scan")
         return
-    if options.again and options.recall is not None:
-        raise CareError(
-            "give --recall or --again, not both: --again takes the recall that was asked for before"
-        )
-    if options.queries and options.recall is None and not options.again:
-        raise CareError("--queries needs --recall or --again")
     queries = None
     if options.queries:
-        queries = [line.strip() for _, line in read_lines(options.queries) if line.strip()]
+        queries = [line.strip() for _, line in read_lines(options.queries)]
     if options.again:
         collection.rebuild_index(queries=queries, show_progress=True)
     elif options.recall is not None:
-        collection.choose_index(
-            options.recall,
-            options.k,
-            queries=queries,
-            memory=options.memory,
-            budget=options.budget,
-            show_progress=True,
-        )
+        collection.choose_index(options.recall, **given, queries=queries, show_progress=True)
     print(f"{collection.uri}: {collection.explain()}")
     if collection.choice is not None:
         print(collection.choice.text())

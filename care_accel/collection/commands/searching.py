@@ -101,12 +101,12 @@ def _show(query: str, hits: Sequence[Hit], *, with_query: bool) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from care_accel.collection.commands.snippet import snippet
+    from care_accel.collection.commands.snippet import one_line, snippet
 
     console = Console(highlight=False, soft_wrap=True)
     width = max(console.width, 20)
     if with_query:
-        console.print(Text(query, style="bold"))
+        console.print(Text(one_line(query), style="bold"))
     if not hits:
         console.print("no documents")
     for number, hit in enumerate(hits, start=1):
@@ -114,7 +114,7 @@ def _show(query: str, hits: Sequence[Hit], *, with_query: bool) -> None:
         text = row["text"] or ""
         if hit.span is not None:
             text = text[slice(*hit.span)]
-        head = Text(f"{number:>2}  {hit.score:.4f}  {hit.id}  ", style="dim")
+        head = Text(f"{number:>2}  {hit.score:.4f}  {one_line(hit.id)}  ", style="dim")
         if row["title"]:
             head = Text.assemble(head, snippet(row["title"], query, max(width - head.cell_len, 10)))
         console.print(head)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 _WORD = re.compile(r"[0-9a-z]+|[^\W\da-z_]", re.IGNORECASE)
 _MARKED = "bold yellow"
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def snippet(text: str, query: str, width: int) -> Text:
@@ -24,7 +25,7 @@ def snippet(text: str, query: str, width: int) -> Text:
     width : int
         Cells of a terminal; a Chinese character takes two.
     """
-    line = " ".join(text.split())
+    line = one_line(text)
     matched = _matches(line, query)
     start = _best_start(line, matched, width)
     shown = ("…" if start else "") + line[start:]
@@ -36,6 +37,11 @@ def snippet(text: str, query: str, width: int) -> Text:
         if place + offset < len(line) and matched[place + offset] and shown[place] != "…":
             found.stylize(_MARKED, place, place + 1)
     return found
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line, without what a terminal would obey."""
+    return _CONTROLS.sub("\ufffd", " ".join(text.split()))
 
 
 def _folded(text: str) -> str:

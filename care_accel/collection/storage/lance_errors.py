@@ -126,9 +126,29 @@ def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterato
         raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
 
 
+def require_filter(expression: str) -> None:
+    """Require a user's filter that can be put into parentheses and means what it says.
+
+    Raises
+    ------
+    CareError
+        It is none.
+    """
+    if not isinstance(expression, str) or not expression.strip():
+        raise CareError(f"the filter is {expression!r}; give an expression such as \"department = '儿科'\"")
+    # They are around names in SQL, but around texts in Lance; what compares two texts is true of all documents or of none.
+    if '"' in re.sub(r"'[^']*'|`[^`]*`", "", expression):
+        raise CareError(
+            f"filter {expression!r}: double quotes are not taken; a name goes between backticks, a text in single quotes"
+        )
+    # Parentheses are put around it, which nothing in it may close or comment out.
+    if not is_enclosed(expression):
+        raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
+
+
 def is_enclosed(expression: str) -> bool:
     """Return whether an expression stays in the parentheses that are put around it."""
-    bare = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", expression)
+    bare = re.sub(r"'[^']*'|`[^`]*`", "", expression)
     if re.search(r"['`\";]|--|/\*", bare):
         return False
     depth = 0

@@ -21,9 +21,11 @@ def located(uri: str | Path) -> str:
     Raises
     ------
     CareError
-        The address is of a file of another machine.
+        The address is empty, or of a file of another machine.
     """
     text = str(uri)
+    if not text.strip():
+        raise CareError("the place of the collection is empty; give a folder or an address")
     if not text.startswith("file:"):
         return text
     parts = urlsplit(text)

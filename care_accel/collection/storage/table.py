@@ -16,8 +16,8 @@ from care_accel.collection.storage.lance_errors import (
     Replaced,
     WriteConflict,
     filter_errors,
-    is_enclosed,
     lance_errors,
+    require_filter,
     translated,
 )
 from care_accel.collection.storage.layout import (
@@ -250,13 +250,7 @@ class Table:
         CareError
             The filter is no expression over the fields.
         """
-        if not isinstance(expression, str) or not expression.strip():
-            raise CareError(
-                f"the filter is {expression!r}; give an expression such as \"department = '儿科'\""
-            )
-        # Parentheses are put around it, which nothing in it may close or comment out.
-        if not is_enclosed(expression):
-            raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
+        require_filter(expression)
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
             return self._row_ids(condition)

@@ -58,7 +58,7 @@ class Searcher:
             The filter is wrong; the message has the fields.
         """
         with self._masking:
-            found = self._masks.pop(expression, None)
+            found = self._masks.pop(expression, None) if isinstance(expression, str) else None
         if found is None:
             left = self.table.filtered(expression, chunked=self._chunked)
             positions = self.snapshot.positions(left)

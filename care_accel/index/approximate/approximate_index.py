@@ -72,6 +72,7 @@ class ApproximateIndex(ChangingIndex):
         device: str | None = None,
         family: Sequence[str] | None = None,
         threads: int | None = None,
+        convert: bool = False,
         show_progress: bool = False,
     ) -> Self:
         """Choose and build the fastest index that has a recall.
@@ -86,8 +87,8 @@ class ApproximateIndex(ChangingIndex):
         k : int
             How many hits; a search for more is exact.
         queries : array_like, optional
-            Real queries ``[n, width]``. A third tunes, two thirds are kept apart for the proof: a recall of 0.99 needs some 560,
-            one of 0.999 some 5,600, and ten times as many allow a faster choice. Without them queries are sampled: documents, each
+            Real queries ``[n, width]``. A third tunes, two thirds are kept apart for the proof: a recall of 0.99 needs 490 at
+            least (790 for k = 1), one of 0.999 4,900, and ten times as many allow a faster choice. Without them queries are sampled: documents, each
             moved by half the difference of two others, for which the recall of real queries may differ; a warning says so.
         memory : int or str, optional
             What the structure may take beside the exact index: bytes, or a str such as ``"2 GB"``.
@@ -106,6 +107,8 @@ class ApproximateIndex(ChangingIndex):
             IVF1024,SQ8. By default all, with several numbers of lists.
         threads : int, optional
             As in `ExactIndex`. One query uses one of them in the structure, several queries all.
+        convert : bool
+            As in `ExactIndex.add`, of vectors and queries.
         show_progress : bool
 
         Raises
@@ -113,7 +116,11 @@ class ApproximateIndex(ChangingIndex):
         CareError
             An argument is wrong; faiss is missing; there are too few queries to prove the recall; nothing fits into the memory.
         """
-        exact = vectors if isinstance(vectors, ExactIndex) else _indexed(vectors, device or "cpu", threads)
+        exact = (
+            vectors
+            if isinstance(vectors, ExactIndex)
+            else _indexed(vectors, device or "cpu", threads, convert)
+        )
         request = Request.checked(
             recall,
             k,
@@ -131,7 +138,8 @@ class ApproximateIndex(ChangingIndex):
             )
         rows = None
         if queries is not None:
-            rows = checks.checked_rows(checks.as_floats(queries, "queries"), exact.width, "queries")
+            array = checks.as_floats(queries, "queries", convert=convert)
+            rows = checks.checked_rows(array, exact.width, "queries")
             if not len(rows):
                 raise CareError("there are no queries; give some, or queries=None to sample them")
         index = Stored(exact._parts, exact.width, exact.order, exact.encoder_revision)
@@ -339,11 +347,11 @@ class ApproximateIndex(ChangingIndex):
         return cls(index, built, choice, finder, device=device, threads=exact.threads)
 
     def __repr__(self) -> str:
-        return f"<ApproximateIndex of {len(self)} vectors, width {self.width}, {self.choice.name}, recall {self.choice.asked:g}>"
+        return f"<ApproximateIndex of {len(self)} vectors, width {self.width}, {self.choice.name}, recall {self.choice.asked:.9g}>"
 
 
-def _indexed(vectors: ArrayLike, device: str, threads: int | None) -> ExactIndex:
-    array = checks.as_floats(vectors, "vectors")
+def _indexed(vectors: ArrayLike, device: str, threads: int | None, convert: bool) -> ExactIndex:
+    array = checks.as_floats(vectors, "vectors", convert=convert)
     if array.ndim != 2 or not array.shape[1]:
         raise CareError(f"vectors have shape {list(array.shape)}; they must be [n, width]")
     index = ExactIndex(array.shape[1], device=device, threads=threads)

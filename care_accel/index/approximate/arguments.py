@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
+
 from care_accel.errors import CareError
 
 _BYTES: dict[str, float] = {
@@ -18,6 +20,7 @@ _BYTES: dict[str, float] = {
     "GIB": 2**30,
     "TIB": 2**40,
 }
+_NUMBER = int | float | np.integer | np.floating
 _SECONDS: dict[str, float] = {"": 1, "S": 1, "SEC": 1, "MIN": 60, "H": 3600}
 
 
@@ -29,8 +32,12 @@ def checked_recall(recall: object) -> float:
     CareError
         It is none.
     """
-    if isinstance(recall, bool) or not isinstance(recall, int | float) or not 0 < recall < 1:
-        more = "; for a recall of 1 use ExactIndex" if recall == 1 else ""
+    if isinstance(recall, bool) or not isinstance(recall, _NUMBER) or not 0 < recall < 1:
+        more = (
+            "; for a recall of 1 search exactly (ExactIndex, index='exact', --recall exact)"
+            if isinstance(recall, _NUMBER) and recall == 1
+            else ""
+        )
         raise CareError(f"recall is {recall!r}; it must be a number between 0 and 1, such as 0.99{more}")
     return float(recall)
 
@@ -61,7 +68,7 @@ def in_seconds(budget: object) -> float:
 
 def _quantity(name: str, value: object, units: dict[str, float], wanted: str) -> float:
     found = None
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, _NUMBER) and not isinstance(value, bool):
         found = float(value)
     elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)):
         unit = units.get(match[2].upper())

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from care_accel.errors import CareError
+from care_accel.fields import build
 
 EXACT = "exact"
 # Of each statement about a recall: the probability that it is proven though it is false.
@@ -169,27 +170,19 @@ class Choice:
             It is something else.
         """
         try:
-            read = dict(values)
-            read["held_out"] = _measured(read["held_out"])
-            read["attempts"] = [Measured(**one) for one in read["attempts"]]
-            read["tried"] = [Tried(**one | {"recall": _measured(one["recall"])}) for one in read["tried"]]
-            choice = cls(**read)
-            counts = (
-                choice.k,
-                choice.vectors,
-                choice.width,
-                choice.value,
-                choice.candidates,
-                choice.exact_from or 1,
+            choice = build(cls, values, "'choice'")
+        except CareError as problem:
+            raise CareError(f"{where}: is damaged: {problem}; build the index again") from None
+        settings = () if choice.is_exact else (choice.value, choice.candidates, choice.k)
+        if (
+            min(choice.k, choice.width) < 1
+            or choice.vectors < 0
+            or not 0 < choice.asked < 1
+            or not all(1 <= setting <= choice.vectors for setting in settings)
+        ):
+            raise CareError(
+                f"{where}: is damaged: 'choice' has numbers that cannot be; build the index again"
             )
-            if not (
-                all(type(count) is int and count >= 0 for count in counts)
-                and 0 < choice.asked < 1
-                and choice.k
-            ):
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise CareError(f"{where}: 'choice' is damaged; build the index again") from None
         return choice
 
     def table(self) -> str:
@@ -206,7 +199,7 @@ class Choice:
     def text(self) -> str:
         """Return the report as plain text."""
         lines = [
-            f"Approximate search of {self.vectors:,} vectors of width {self.width}, asked for recall@{self.k} of {self.asked:g}",
+            f"Approximate search of {self.vectors:,} vectors of width {self.width}, asked for recall@{self.k} of {self.asked:.9g}",
             f"chosen: {self.name}{self._setting()}",
             f"why: {self.why}",
             f"queries: {self.queries}",
@@ -246,10 +239,6 @@ def setting_name(name: str) -> str:
 def described(measured: Measured) -> str:
     """Return a recall in words."""
     return f"recall {measured.recall:.5f}, at least {measured.low:.5f} ({measured.queries:,} queries)"
-
-
-def _measured(values: dict[str, Any] | None) -> Measured | None:
-    return None if values is None else Measured(**values)
 
 
 def _cells(one: Tried) -> Sequence[str]:

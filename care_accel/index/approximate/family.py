@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.index.approximate.library import faiss_library, omp_threads
-from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, too_slow
+from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, of_length_1, too_slow
 
 # faiss asks for as many vectors a list to find its centre.
 PER_LIST = 39
@@ -181,6 +181,9 @@ class Structure:
         self, queries: NDArray[np.float32], count: int, parameters: Any, threads: int
     ) -> NDArray[np.int64]:
         """Return candidates, int64 ``[n, count]`` places in the structure, -1 for none."""
+        if "RaBitQ" in self.name:
+            # Its codes are of what a query differs from a centre, so that hits would depend on the length of a query.
+            queries = of_length_1(queries)
         with omp_threads(threads):
             found: NDArray[np.int64] = self.index.search(queries, count, params=parameters)[1]
         return found
@@ -287,6 +290,8 @@ def _coded(kind: Kind, name: str, vectors: NDArray[np.float32], lists: Lists, un
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.train(vectors[:1])
     inner.quantizer.add(lists.centres if rotation is None else rotation.apply(lists.centres))
+    if kind.codes == "PQ":
+        index.pq.cp.min_points_per_centroid = 1  # fewer than faiss likes are no reason to print a warning
     # One-bit codes learn nothing of the vectors, and faiss would rotate all of them.
     index.train(vectors if rotation is None else vectors[:1])
     begun = perf_counter()

@@ -41,7 +41,7 @@ class Finder:
 
     def selecting(self, mask: NDArray[np.bool_]) -> Any:
         """Return parameters of a search for vectors of a mask of ids only, for `find`."""
-        some = mask if self.ids is None else mask[self.ids] & (self.ids >= 0)
+        some = mask if self.ids is None else np.append(mask, False)[self.ids]  # -1 is the last
         bits = np.packbits(some, bitorder="little")
         return self.structure.parameters(self.value, faiss_library().IDSelectorBitmap(bits))
 

@@ -34,7 +34,7 @@ class TooSlowError(Exception):
 
 def too_slow(seconds: float) -> TooSlowError:
     """Return the error that so many seconds are too many."""
-    return TooSlowError(f"would take some {seconds:.0f} s to build")
+    return TooSlowError(f"would take some {seconds:{'.0f' if seconds >= 1 else '.1g'}} s to build")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def find_lists(
     """
     begun = perf_counter()
     order = np.random.default_rng(seed).permutation(len(vectors))
-    centres = _of_length_1(vectors[np.sort(order[:count])])
+    centres = of_length_1(vectors[np.sort(order[:count])])
     scanned, scanning = 0, 0.0  # vectors, and seconds
 
     def nearest(some: NDArray[np.float32], then: float, until: float) -> NDArray[np.int64]:
@@ -143,7 +143,7 @@ def _means(
         again, own = empty[place :: len(full)], members[largest]
         farthest = own[np.argsort(vectors[own] @ means[largest], kind="stable")]
         means[again] = vectors[np.resize(farthest, len(again))]
-    return _of_length_1(means)
+    return of_length_1(means)
 
 
 def _neighbours(centres: NDArray[np.float32]) -> NDArray[np.int64]:
@@ -153,6 +153,8 @@ def _neighbours(centres: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.concatenate([np.argpartition(some @ -centres.T, near - 1, axis=1)[:, :near] for some in blocks])
 
 
-def _of_length_1(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+def of_length_1(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows of length 1, but for rows of zeros."""
+    # In float32 the squares of short vectors are 0.
+    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0, casting="same_kind")

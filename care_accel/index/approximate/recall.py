@@ -13,6 +13,7 @@ largest m that wealth rules out so. It holds for every distribution and any numb
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,8 @@ from numpy.typing import NDArray
 # Bets as shares of the largest, at which one recall of 0 would lose everything. Wealth is the mean of all.
 _BETS = (0.1, 0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
 _STEPS = 40
+# Of those, one is chosen.
+_SHARES = np.linspace(0.05, 0.99, 48)
 
 
 def recalls(found: NDArray[np.float64], exact: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -76,10 +79,8 @@ def best_bet(observed: NDArray[np.float64], mean: float, k: int) -> float:
 
     As if there had been one more query, of whose k hits a third was missed, or as many as the worst of these missed.
     """
-    worst = min(1 - math.ceil(k / 3) / k, float(observed.min()))
-    pessimist = np.append(observed, worst)
-    shares = np.linspace(0.05, 0.99, 48)
-    return float(max(shares, key=lambda share: _log_wealth(pessimist, mean, (share,))))
+    pessimist = np.append(observed, min(_pessimistic(k), float(observed.min())))
+    return float(max(_SHARES, key=lambda share: _log_wealth(pessimist, mean, (share,))))
 
 
 def promises(observed: NDArray[np.float64], mean: float, error: float, count: int, bet: float) -> bool:
@@ -92,9 +93,31 @@ def promises(observed: NDArray[np.float64], mean: float, error: float, count: in
     return bool(count * logs.mean() - short >= -math.log(error))
 
 
-def queries_needed(mean: float, error: float) -> int:
-    """Return how many queries prove a mean if each has a recall of 1; fewer never do."""
-    return math.ceil(math.log(error) / math.log(mean))
+def queries_needed(mean: float, error: float, k: int, tuning: float) -> int:
+    """Return how many queries prove a mean if each has a recall of 1; fewer never do.
+
+    Parameters
+    ----------
+    mean, error : float
+    k : int
+    tuning : float
+        Which share of them only finds the bet (`best_bet`), by which the others prove it.
+    """
+    gains, losses = np.log1p(_SHARES * (1 / mean - 1)), np.log1p(_SHARES * (_pessimistic(k) / mean - 1))
+
+    def prove(count: int) -> bool:
+        first = int(count * tuning)
+        return bool((count - first) * gains[np.argmax(first * gains + losses)] >= -math.log(error))
+
+    enough = 1
+    while not prove(enough):
+        enough *= 2
+    return bisect_left(range(enough), True, key=prove)
+
+
+def _pessimistic(k: int) -> float:
+    """Return the recall of a query of whose k hits a third is missed."""
+    return 1 - math.ceil(k / 3) / k
 
 
 def _log_wealth(observed: NDArray[np.float64], mean: float, bets: Sequence[float]) -> float:

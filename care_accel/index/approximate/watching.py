@@ -152,5 +152,5 @@ class RecallWatch:
             assert seen is not None
             self._warn(
                 f"recall {seen.recall:.4f} of the last {seen.queries:,} checked queries, at most {seen.high:.4f}, but "
-                f"{asked.choice.asked:g} was asked for: build the index again, with queries such as are asked now"
+                f"{asked.choice.asked:.9g} was asked for: build the index again, with queries such as are asked now"
             )

@@ -20,6 +20,11 @@ def test_what_matches_is_marked():
     assert marked(snippet("别的", "", 80)) == ""
 
 
+def test_a_terminal_obeys_nothing_in_a_text():
+    assert snippet("a\x1b[31mred\x07 \x9b2J\nb", "red", 80).plain == "a\ufffd[31mred\ufffd \ufffd2J b"
+    assert marked(snippet("\x1b[31mred", "red", 80)) == "red"
+
+
 def test_the_part_with_most_matches_is_shown():
     text = "无关的话。" * 40 + "糖尿病患者要控制血糖。" + "还有别的。" * 40
     shown = snippet(text, "糖尿病血糖", 40)

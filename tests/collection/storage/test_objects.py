@@ -73,3 +73,8 @@ def test_addresses_of_local_files_are_paths(address, path):
 def test_addresses_of_files_elsewhere_are_refused(address):
     with pytest.raises(CareError, match="absolute path of this machine"):
         located(address)
+
+
+def test_no_address_is_refused():
+    with pytest.raises(CareError, match="the place of the collection is empty"):
+        located(" ")

@@ -248,6 +248,14 @@ def test_the_exact_scan_is_kept_where_nothing_reaches_the_recall(exact_is_slow):
     assert [row.note for row in index.choice.tried[1:]] == ["does not reach the recall"]
 
 
+def test_vectors_that_are_too_long_for_faiss_are_scanned_exactly(exact_is_slow):
+    # Lists of 4-bit codes of these would end the process.
+    vectors = 1e20 * clustered(ROWS, 0)
+    index = ApproximateIndex.build(vectors, 0.9, queries=clustered(900, 1), family=["IVF32,PQ"], threads=1)
+    assert "too long for faiss" in index.explain()
+    assert index.search(1e-20 * vectors[7], 1)[1] == [7]
+
+
 def test_the_exact_scan_is_kept_where_it_is_faster(exact, exact_is_slow, monkeypatch):
     from care_accel.index.approximate.building import choosing
 
@@ -304,6 +312,11 @@ def test_time_that_is_over_is_said(exact, exact_is_slow):
     assert all("s to build" in row.note or row.note == "time is over" for row in index.choice.tried[1:])
 
 
+def test_other_numbers_are_rounded_where_that_is_asked_for(build):
+    index = build(clustered(ROWS, 0).astype(float), queries=clustered(900, 1).astype(float), convert=True)
+    np.testing.assert_array_equal(index.vectors, clustered(ROWS, 0))
+
+
 def test_it_warns_that_queries_were_sampled(exact, exact_is_slow, caplog):
     index = ApproximateIndex.build(exact, 0.9, family=["IVF32,Flat"], threads=1)
     assert "no queries were given" in caplog.text
@@ -331,11 +344,18 @@ def test_the_report_says_what_was_tried_and_why(shared, capsys):
             "memory is 1,000 bytes, but the smallest structure",
         ),
         ({"queries": np.zeros((0, WIDTH), np.float32)}, "there are no queries"),
-        ({"queries": clustered(20, 1)}, "20 queries cannot prove a recall of 0.99: give at least"),
+        ({"queries": clustered(20, 1)}, "20 queries cannot prove a recall@10 of 0.99: give at least 48"),
+        # Fewer than seven hundred prove nothing of a single hit, whatever is found.
+        (
+            {"queries": clustered(600, 1), "k": 1},
+            "600 queries cannot prove a recall@1 of 0.99: give at least 7",
+        ),
+        ({"recall": 0.9999}, "15,000 queries that would be sampled cannot prove a recall@10 of 0.9999"),
         ({"queries": np.full((900, WIDTH), np.nan, np.float32)}, "row 0 contains a value that is not finite"),
         ({"family": ["IVF1024,Flat"]}, "there are 3,000 vectors"),
         ({"family": "HNSW32,Flat"}, "it must be a list of names"),
         ({"device": "cuda"}, "has no GPU code; install faiss-gpu"),
+        ({"queries": clustered(900, 1).astype(float)}, "use convert=True"),
         ({"budget": "soon"}, "budget is 'soon'"),
     ],
 )

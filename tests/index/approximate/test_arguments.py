@@ -1,18 +1,25 @@
+import numpy as np
 import pytest
 
 from care_accel import CareError
 from care_accel.index.approximate.arguments import checked_recall, in_bytes, in_seconds
 
 
-@pytest.mark.parametrize("recall", [0, 1, 1.5, -0.1, "high", None, True, float("nan")])
+@pytest.mark.parametrize("recall", [0, 1, 1.5, -0.1, "high", None, True, float("nan"), np.array([0.9, 0.8])])
 def test_what_is_no_recall_is_refused_in_one_line(recall):
     with pytest.raises(CareError, match="must be a number between 0 and 1") as refused:
         checked_recall(recall)
     assert "\n" not in str(refused.value)
 
 
-def test_a_recall_of_1_names_the_exact_index():
-    with pytest.raises(CareError, match="use ExactIndex"):
+def test_numbers_of_numpy_are_numbers():
+    assert checked_recall(np.float32(0.5)) == 0.5
+    assert in_bytes(np.int64(10)) == 10
+    assert in_seconds(np.float32(0.5)) == 0.5
+
+
+def test_a_recall_of_1_names_exact_search():
+    with pytest.raises(CareError, match="search exactly"):
         checked_recall(1.0)
 
 

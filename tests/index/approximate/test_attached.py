@@ -109,6 +109,15 @@ def test_hits_beyond_those_that_count_come_with_them(built):
     assert watch.observed.recall >= observed.mean()
 
 
+def test_an_index_without_vectors_is_searched_by_a_structure_of_others(built):
+    exact = ExactIndex(WIDTH)
+    attached = AttachedIndex(exact, built.finder, np.full(ROWS, -1), built.choice)
+    assert (attached.beside, attached.stale) == (0, True)
+    assert (
+        attached.search_in_float64(clustered(2, 0), 3)[1] == exact.search_in_float64(clustered(2, 0), 3)[1]
+    ).all()
+
+
 def test_when_most_of_the_structure_is_gone_all_is_scanned_and_it_is_stale(built):
     attached, exact, watch = moved(built, np.arange(100), added=20)
     assert attached.stale

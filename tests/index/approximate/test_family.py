@@ -39,6 +39,19 @@ def test_every_kind_finds_the_vector_that_is_the_query_and_may_be_told_where_to_
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_hits_do_not_depend_on_the_length_of_a_query(kind):
+    structure = built(kind)
+    parameters = structure.parameters(structure.lists or 50)
+    expected = structure.search(VECTORS[:20], 30, parameters, 1)
+    for length in (1e-20, 1e10):
+        found = structure.search(np.float32(length) * VECTORS[:20], 30, parameters, 1)
+        same = [
+            len(set(one) & set(other)) for one, other in zip(found.tolist(), expected.tolist(), strict=True)
+        ]
+        assert np.mean(same) > 29  # rounding may exchange neighbours
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_the_same_seed_builds_the_same(kind):
     import faiss
 
@@ -99,6 +112,11 @@ def test_a_structure_with_given_lists_is_what_faiss_makes_itself():
     for index in (mine, own):
         index.nprobe = 5
     np.testing.assert_array_equal(mine.search(VECTORS[:50], 10)[1], own.search(VECTORS[:50], 10)[1])
+
+
+def test_few_vectors_for_their_codes_are_no_reason_to_print_a_warning(capfd):
+    family.build(Kind(0, 12, "PQ"), VECTORS[:500], seconds=60, seed=0, threads=1, lists={})
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", [Kind(32, 0, "Flat"), Kind(0, 70, "Flat")])

@@ -89,7 +89,7 @@ def test_another_release_of_faiss_is_refused(folder):
     ("values", "message"),
     [
         ({"format": 9}, "format 9 is unknown"),
-        ({"choice": {}}, "'choice' is damaged"),
+        ({"choice": {}}, "is damaged: 'choice': field 'name' is missing"),
         ({"choice": 1}, "'choice' or 'files' is damaged"),
         ({"files": {}}, "does not list structure.faiss"),
         ({"built": "all"}, "has other vectors"),
@@ -104,11 +104,28 @@ def test_a_damaged_manifest_is_refused(folder, values, message):
 
 
 @pytest.mark.parametrize(
-    "values", [{"k": 0}, {"candidates": -1}, {"asked": 2}, {"tried": [{}]}, {"value": "8"}, {"held_out": 3}]
+    "values",
+    [
+        *(
+            {name: wrong}
+            for name in ("k", "value", "candidates", "vectors")
+            for wrong in (-1, 10**30, "8", None)
+        ),
+        {"value": 0},
+        {"asked": 2},
+        {"tried": [{}]},
+        {"tried": [{"name": "x", "bytes": None}]},
+        {"held_out": 3},
+        {"held_out": {"recall": "1", "low": 0.9, "high": 1, "queries": 5}},
+        {"least_share": "all"},
+        {"least_alive": []},
+        {"exact_from": "4"},
+        {"exact_us": None},
+    ],
 )
 def test_a_damaged_choice_is_refused(folder, values):
     change_choice(folder, **values)
-    with pytest.raises(CareError, match="'choice' is damaged"):
+    with pytest.raises(CareError, match=r"(choice|vectors)"):
         ApproximateIndex.load(folder)
 
 

@@ -60,6 +60,12 @@ def test_no_list_stays_empty_while_another_has_different_vectors():
     assert len(np.unique(found.places)) > 10
 
 
+@pytest.mark.parametrize("length", [1e-30, 1e25])
+def test_centres_have_directions_whatever_the_length_of_the_vectors(length):
+    found = find_lists(20, VECTORS * np.float32(length), 60, seed=0)
+    np.testing.assert_allclose(np.linalg.norm(found.centres, axis=1), 1, rtol=1e-6)
+
+
 def test_vectors_of_zeros_are_in_some_list():
     found = find_lists(5, np.zeros((500, 8), dtype=np.float32), 60, seed=0)
     assert np.isfinite(found.centres).all()

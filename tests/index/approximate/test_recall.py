@@ -40,11 +40,22 @@ def test_the_bound_is_tighter_for_hits_that_are_missed_one_by_one():
 
 
 def test_queries_without_a_miss_do_not_prove_a_recall_of_1():
-    needed = queries_needed(0.99, 0.05)
-    assert needed == 299
-    assert not exceeds(np.ones(needed - 2), 0.99, 0.05, (1.0,))
-    assert exceeds(np.ones(needed + 5), 0.99, 0.05, (0.99,))
     assert lower_bound(np.ones(400), 0.05) < 0.995
+    assert not exceeds(np.ones(297), 0.99, 0.05, (1.0,))
+    assert exceeds(np.ones(304), 0.99, 0.05, (0.99,))
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.95, 0.99, 0.999])
+@pytest.mark.parametrize("k", [1, 2, 10])
+def test_queries_without_a_miss_are_enough_from_some_number_on(recall, k):
+    def enough(count):
+        first = np.ones(count // 3)
+        return promises(first, recall, 0.04, count - len(first), best_bet(first, recall, k))
+
+    needed = queries_needed(recall, 0.04, k, 1 / 3)
+    # A query that tunes and one that proves cannot both be one more.
+    assert all(map(enough, range(needed + 1, needed + 4)))
+    assert not any(map(enough, range(max(needed - 4, 3), needed - 1)))
 
 
 @settings(max_examples=50, deadline=None)

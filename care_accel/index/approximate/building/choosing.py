@@ -79,7 +79,7 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
     times = _ascending(finders, times)
     exact_us = 1e6 * exact_time
     if not finders:
-        why = f"nothing that fits into memory and budget reaches recall {tuner.recall:g} on the tuning queries, so every search is an exact scan"
+        why = f"nothing that fits into memory and budget reaches recall {tuner.recall:.9g} on the tuning queries, so every search is an exact scan"
         return Chosen(None, why, exact_us)
     order = np.argsort(times, kind="stable")
     fast = [
@@ -90,25 +90,25 @@ def choose(tuner: Tuner, held: Asked, until: float) -> Chosen:
     if not fast:
         why = (
             f"the exact scan takes {exact_us:.0f} us, {finders[order[0]].structure.name}, the fastest that reaches recall "
-            f"{tuner.recall:g}, {1e6 * min(times):.0f} us"
+            f"{tuner.recall:.9g}, {1e6 * min(times):.0f} us"
         )
         return Chosen(None, why, exact_us)
     proven, attempts, in_time = _proven(fast, tuner, held, until)
     if proven is not None:
         finder, time, result = proven
         why = (
-            f"{finder.structure.name} is the fastest that proves recall {tuner.recall:g} on queries kept apart "
+            f"{finder.structure.name} is the fastest that proves recall {tuner.recall:.9g} on queries kept apart "
             f"({described(result)}): {time:.0f} us a query, the exact scan {exact_us:.0f} us"
         )
         return Chosen(finder, why, exact_us, time, result, attempts)
     if not in_time:
         why = (
-            f"time was over before {fast[0].finder.structure.name} had proven recall {tuner.recall:g}, so every search is an exact "
+            f"time was over before {fast[0].finder.structure.name} had proven recall {tuner.recall:.9g}, so every search is an exact "
             "scan; give a larger budget"
         )
         return Chosen(None, why, exact_us, attempts=attempts)
     why = (
-        f"{len(attempts)} settings that reach recall {tuner.recall:g} on the tuning queries do not prove it on queries kept "
+        f"{len(attempts)} settings that reach recall {tuner.recall:.9g} on the tuning queries do not prove it on queries kept "
         "apart, so every search is an exact scan"
     )
     return Chosen(None, why, exact_us, attempts=attempts)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from care_accel.errors import CareError
 from care_accel.index import parts
+from care_accel.index.approximate.choice import ERRORS
 from care_accel.index.approximate.recall import queries_needed
 from care_accel.index.parts import Part
 
@@ -59,23 +60,28 @@ def answered(
     return Asked(queries, np.concatenate(blocks))
 
 
-def split(
-    queries: NDArray[np.float32], recall: float, error: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return queries that tune, and others that are kept apart, both at random.
+def require_enough(count: int, recall: float, k: int, *, given: bool) -> None:
+    """Require as many queries as can prove a recall, if each of them has a recall of 1.
 
     Raises
     ------
     CareError
-        There are too few to prove the recall, even if each had a recall of 1.
+        There are fewer.
     """
-    needed = queries_needed(recall, error)
-    apart = len(queries) - int(len(queries) * _TUNING)
-    if apart < needed:
+    needed = queries_needed(recall, ERRORS[0], k, _TUNING)
+    if count < needed:
+        what, more = ("", "or none, to have queries sampled, ") if given else (" that would be sampled", "")
         raise CareError(
-            f"{len(queries):,} queries cannot prove a recall of {recall:g}: give at least {needed + needed // 2 + 2:,}, "
-            "or none, to have queries sampled, or ask for a lower recall"
+            f"{count:,} queries{what} cannot prove a recall@{k} of {recall}: give at least {needed:,}, {more}"
+            "or ask for a lower recall"
         )
+
+
+def split(
+    queries: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return queries that tune, and others that are kept apart, both at random."""
+    apart = len(queries) - int(len(queries) * _TUNING)
     order = rng.permutation(len(queries))
     return queries[np.sort(order[apart:])], queries[np.sort(order[:apart])]
 
@@ -93,7 +99,10 @@ def sampled(vectors: NDArray[np.float32], count: int, rng: np.random.Generator) 
     """
     itself, plus, minus = (vectors[rng.integers(0, len(vectors), count)] for _ in range(3))
     moved = itself + np.float32(_MOVED) * (plus - minus)
-    lengths, wanted = (np.linalg.norm(rows, axis=1, keepdims=True) for rows in (moved, itself))
+    # In float32 the squares of short vectors are 0.
+    lengths, wanted = (
+        np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True) for rows in (moved, itself)
+    )
     return np.ascontiguousarray(
         moved * (wanted / np.maximum(lengths, np.finfo(np.float32).tiny)), dtype=np.float32
     )

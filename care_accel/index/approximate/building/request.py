@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Self
 
 from care_accel.errors import CareError, require_count
@@ -66,7 +67,7 @@ class Request:
         require_count("k", k)
         require_count("threads", threads)
         limit, seconds = in_bytes(memory), in_seconds(budget)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**31:
+        if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed < 2**31:
             raise CareError(f"seed is {seed!r}; it must be an integer of 0 to 2**31 - 1")
         if isinstance(family, str) or (
             family is not None and not all(isinstance(name, str) for name in family)
@@ -77,7 +78,7 @@ class Request:
             k=int(k),
             memory=limit,
             budget=seconds,
-            seed=seed,
+            seed=int(seed),
             gpu=None if device == "cpu" else require_gpu(device),
             family=tuple(family) if family else None,
             threads=int(threads),

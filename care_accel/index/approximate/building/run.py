@@ -16,7 +16,7 @@ from care_accel.index.approximate.building import questions
 from care_accel.index.approximate.building.choosing import Chosen, choose, measure_limits
 from care_accel.index.approximate.building.request import Request
 from care_accel.index.approximate.building.tuning import Tuner, median_time
-from care_accel.index.approximate.choice import ERROR, EXACT, Choice, Tried
+from care_accel.index.approximate.choice import EXACT, Choice, Tried
 from care_accel.index.approximate.family import GPU_CODES, parse
 from care_accel.index.approximate.finder import Finder
 from care_accel.index.approximate.library import faiss_library
@@ -58,10 +58,7 @@ def build(
             f"family: on a GPU there are lists with {' or '.join(GPU_CODES)} only; remove the others"
         )
     rng, hashed = np.random.default_rng(request.seed), data_hash(base)
-    if queries is None:
-        about = f"{questions.sample_size(request.recall):,} sampled: documents, each moved by half the difference of two others"
-    else:
-        about = f"{len(queries):,} given"
+    about = "none were needed" if queries is None else f"{len(queries):,} given"
 
     def result(chosen: Chosen, tried: Sequence[Tried] = ()) -> tuple[Choice, Finder | None]:
         finder = chosen.finder
@@ -96,14 +93,21 @@ def build(
         return result(
             Chosen(None, f"{len(vectors):,} vectors are too few for anything but an exact scan", 0.0)
         )
+    largest = float(max(vectors.max(), -vectors.min()))
+    # faiss squares differences of vectors in float32. Where one is infinite, it ends the process.
+    if width * (2 * largest) ** 2 > float(np.finfo(np.float32).max):
+        why = f"vectors with values such as {largest:g} are too long for faiss, so every search is an exact scan; scale them down"
+        return result(Chosen(None, why, 0.0))
+    count = questions.sample_size(request.recall) if queries is None else len(queries)
+    questions.require_enough(count, request.recall, request.k, given=queries is not None)
     if queries is None:
+        about = f"{count:,} sampled: documents, each moved by half the difference of two others"
         log.warning(
             "no queries were given, so the recall is proven for sampled ones (%s); give real queries: theirs may differ",
             about,
         )
-        queries = questions.sampled(vectors, questions.sample_size(request.recall), rng)
-    # The last attempt of the choice has the smallest error; the first must be able to succeed.
-    tuning, apart = questions.split(queries, request.recall, ERROR / 2, rng)
+        queries = questions.sampled(vectors, count, rng)
+    tuning, apart = questions.split(queries, rng)
     with progress_bar("approximate index", None, show=request.show_progress) as advance:
         asked, held = (questions.answered(base, some, request.k, request.threads) for some in (tuning, apart))
         advance(1)
