@@ -246,7 +246,7 @@ class ApproximateIndex(ChangingIndex):
         """Return the k best documents that are found for each query; parameters, results and errors are those of `ExactIndex.search`."""
         array = checks.as_floats(queries, "queries", convert=convert)
         rows = array[np.newaxis] if array.ndim == 1 else array
-        exact, ids, rescored = self.search_in_float64(rows, k, width=width, subset=subset, threads=threads)
+        exact, ids, rescored = self._find(rows, k, width, subset, threads)
         scores = checks.to_float32(exact, ids)
         if array.ndim == 1:
             scores, ids, rescored = scores[0], ids[0], rescored[0]
@@ -263,10 +263,19 @@ class ApproximateIndex(ChangingIndex):
         convert: bool = False,
     ) -> Found:
         """Return scores in float64 ``[n, k]``, by which hits are ranked, ids, and rescored counts; see `search`."""
+        return self._find(checks.as_floats(queries, "queries", convert=convert), k, width, subset, threads)
+
+    def _find(
+        self,
+        array: NDArray[np.float32 | np.float16],
+        k: int,
+        width: int | None,
+        subset: ArrayLike | None,
+        threads: int | None,
+    ) -> Found:
         require_count("k", k)
         if threads is not None:
             require_count("threads", threads)
-        array = checks.as_floats(queries, "queries", convert=convert)
         rows = checks.query_rows(array, self.width if width is None else width, self.width, self.order)
         many, state = int(threads or self.threads), self._state
         chosen: parts.Chosen = None

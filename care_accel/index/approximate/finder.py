@@ -61,10 +61,11 @@ class Finder:
             Of `selecting`.
         """
         ids = self._candidates(queries, k, threads, parameters)
-        ids.sort(axis=1)
         if len(ids) == 1:  # as most often, where each microsecond counts
             some = ids[0]
+            some.sort()
             return parts.search(base, queries, k, 1, Few(some if some[0] >= 0 else some[some >= 0]))
+        ids.sort(axis=1)
         firsts = np.count_nonzero(ids < 0, axis=1)
         found = [
             parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from care_accel.errors import CareError
@@ -45,13 +43,19 @@ def require_gpu(device: str) -> int:
     return number
 
 
-@contextmanager
-def omp_threads(count: int) -> Iterator[None]:
+class omp_threads:  # noqa: N801, a context manager, as a generator takes a microsecond more
     """Let faiss use so many threads in calls of this thread."""
-    faiss = faiss_library()
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
+
+    __slots__ = ("_before", "_count", "_faiss")
+
+    def __init__(self, count: int) -> None:
+        self._faiss, self._count = faiss_library(), count
+
+    def __enter__(self) -> None:
+        self._before = self._faiss.omp_get_max_threads()
+        if self._before != self._count:
+            self._faiss.omp_set_num_threads(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        if self._before != self._count:
+            self._faiss.omp_set_num_threads(self._before)

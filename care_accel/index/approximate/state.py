@@ -105,12 +105,13 @@ class State:
         found = self.finder.find(self.base, queries, k, threads, selection)
         # Lists may hold fewer: what is missing is scanned for.
         wanted = min(k, round(share * self.choice.vectors))
-        if wanted and found[1][:, wanted - 1].min() < 0:
-            short = np.flatnonzero(found[1][:, wanted - 1] < 0)
+        last = found[1][:, wanted - 1] if wanted else found[1][:0, 0]
+        if (last[0] < 0) if len(last) == 1 else (last < 0).any():
+            short = np.flatnonzero(last < 0)
             whole = parts.search(self.base, queries[short], k, threads, own)
             for array, other in zip(found, whole, strict=True):
                 array[short] = other
-        if not self.tail or not any(part.alive_count for part in self.tail):
+        if not any(part.alive_count for part in self.tail):
             return found
         rest = parts.search(self.tail, queries, k, threads, None if chosen is None else chosen[self.built :])
         return parts.merged([0, self.built], [found, rest], k)
