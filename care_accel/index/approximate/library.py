@@ -43,8 +43,8 @@ def require_gpu(device: str) -> int:
     return number
 
 
-class omp_threads:  # noqa: N801, a context manager, as a generator takes a microsecond more
-    """Let faiss use so many threads in calls of this thread."""
+class omp_threads:
+    """A context in which faiss uses so many threads in calls of this thread; of a generator it would take a microsecond more."""
 
     __slots__ = ("_before", "_count", "_faiss")
 
