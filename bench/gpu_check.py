@@ -133,6 +133,10 @@ def main() -> int:
         )  # fmt: skip
         if suite == SUITES[0]:
             step("profile", python, ROOT / "bench/gpu_profile.py", "--out", profile)
+    step(
+        "measure training", python, "bench/gpu_training.py", "--size", "smoke" if options.size == "smoke" else "full",
+        "--out", options.out / "training", timeout=240,
+    )  # fmt: skip
     print(f"measurements are in {results}, steps and logs in {work}")
     return 0 if all(step["passed"] for step in steps.values()) else 1
 
