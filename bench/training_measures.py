@@ -48,7 +48,8 @@ def _steps(trainee: Trainee, batch_size: int, steps: int, until: float) -> dict[
     if not trainee.fits(next(batches)):
         return None
     seconds: list[float] = []
-    texts = tokens = padded = needed = computed = 0
+    texts = tokens = needed = computed = 0
+    before = trainee.positions
     for batch in batches:
         synchronize(trainee.device)
         begun = time.perf_counter()
@@ -58,17 +59,17 @@ def _steps(trainee: Trainee, batch_size: int, steps: int, until: float) -> dict[
         seconds.append(time.perf_counter() - begun)
         texts += sum(len(column["attention_mask"]) for column in batch[0])
         tokens += sum(int(column["attention_mask"].sum()) for column in batch[0])
-        padded += sum(column["attention_mask"].numel() for column in batch[0])
         both = trainee.operations(batch)
         needed, computed = needed + both[0], computed + both[1]
         if len(seconds) == steps or time.monotonic() + seconds[-1] > until:
             break
     total = sum(seconds)
+    positions = (trainee.positions - before) / (2 if trainee.cached else 1)
     return {
         "steps": len(seconds),
         "seconds_a_step": [round(one, 4) for one in seconds],
         "tokens_a_text": tokens / texts,
-        "padding": 1 - tokens / padded,
+        "padding": 1 - tokens / positions,
         "texts_per_second": texts / total,
         "tokens_per_second": tokens / total,
         "operations_per_second": needed / total,

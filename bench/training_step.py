@@ -96,6 +96,11 @@ class Trainee:
     stage : Stage
     device : str
     lengths : Lengths
+
+    Attributes
+    ----------
+    positions : int
+        Tokens that the networks were given so far, with padding, which depends on how the loss joins columns.
     """
 
     def __init__(self, model: DualEncoder, stage: Stage, device: str, lengths: Lengths) -> None:
@@ -119,6 +124,8 @@ class Trainee:
                 raise CareError(f"{name} was not initialised; use another release of transformers")
         if stage.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
+        self.positions = 0
+        self.model.register_forward_pre_hook(self._count)
         self.model.train()
         if stage.bf16:
             self._use_autocast()
@@ -135,6 +142,9 @@ class Trainee:
 
         inside = torch.autocast(torch.device(self.device).type, dtype=torch.bfloat16)
         self.model.forward = convert_outputs_to_fp32(inside(self.model.forward))
+
+    def _count(self, _: Any, inputs: tuple[dict[str, Any]]) -> None:
+        self.positions += inputs[0]["input_ids"].numel()
 
     def _loss(self) -> Any:
         from care_accel.training.losses import Alignment, InfoNCE
@@ -237,9 +247,13 @@ class Trainee:
         return needed, needed + again
 
     @property
+    def cached(self) -> bool:
+        """Whether gradients are cached, for which every text is encoded twice."""
+        return self.stage.method != "alignment" and self.stage.mini_batch_size is not None
+
+    @property
     def _repeats(self) -> int:
-        cached = self.stage.method != "alignment" and self.stage.mini_batch_size is not None
-        return int(self.stage.gradient_checkpointing) + int(cached)
+        return int(self.stage.gradient_checkpointing) + int(self.cached)
 
 
 @dataclass(frozen=True)
@@ -276,11 +290,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def release() -> None:
-    """Give back the device memory of what is no longer used."""
+    """Give back the GPU's memory of what is no longer used."""
     import torch
 
-    gc.collect()
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()
 
 

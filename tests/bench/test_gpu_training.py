@@ -80,6 +80,7 @@ def test_every_stage_of_the_recipe_has_positive_rates(tmp_path):
         )
         for part in parts:
             assert part["tokens_per_second"] > 0
+            assert 0 <= part.get("padding", 0) < 1
             assert part["share_of_matrix_rate"] == pytest.approx(part["operations_per_second"] / 1e12)
         if "step" in values:
             assert values["largest_batch_of_full_lengths"] == {
