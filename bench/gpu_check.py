@@ -2,7 +2,8 @@
 
 Builds the CUDA parts, runs their tests, runs the native check under compute-sanitizer, and measures; measurements are
 appended to bench/results/<name of the GPU>.json. Any Python with torch, pytest, pytest-benchmark, pytest-xdist,
-pybind11, CMake and ninja does. A failed step is named, and the other steps still run.
+pybind11, CMake and ninja does; the step of training also needs sentence-transformers, accelerate, datasets and peft. A failed step
+is named, and the other steps still run.
 """
 
 from __future__ import annotations

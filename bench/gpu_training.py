@@ -63,14 +63,17 @@ class Run:
     teacher: bool = False
 
 
+# Texts encoded at a time where gradients are cached.
+_CACHED = {"mini_batch_size": 32}
 RUNS = {
-    "document": Run("document", 60),
-    "joint": Run("joint", 45),
-    "joint, gradients cached": Run("joint", 30, {"mini_batch_size": 8}),
+    "document": Run("document", 45),
+    "document, gradients cached": Run("document", 40, _CACHED),
+    "joint": Run("joint", 35),
+    "joint, gradients cached": Run("joint", 30, _CACHED),
     "alignment": Run("alignment", 15),
-    "alignment, teacher": Run("alignment", 20, teacher=True),
-    "query-unsupervised": Run("query-unsupervised", 15),
-    "query-supervised": Run("query-supervised", 15),
+    "alignment, teacher": Run("alignment", 15, teacher=True),
+    "query-unsupervised": Run("query-unsupervised", 12),
+    "query-supervised": Run("query-supervised", 12),
 }
 
 

@@ -25,7 +25,7 @@ def measure_rate(trainee: Trainee, batch_size: int, steps: int, until: float) ->
     steps : int
         At most so many, after one that is not measured.
     until : float
-        Of the monotonic clock: when not to begin another one. One is measured in any case.
+        Of the monotonic clock: when not to begin another one. Without time for a second one, the first is measured.
 
     Raises
     ------
@@ -44,36 +44,41 @@ def measure_rate(trainee: Trainee, batch_size: int, steps: int, until: float) ->
 
 
 def _steps(trainee: Trainee, batch_size: int, steps: int, until: float) -> dict[str, Any] | None:
-    batches = map(trainee.tokenize, trainee.batches(batch_size))
-    if not trainee.fits(next(batches)):
-        return None
-    seconds: list[float] = []
-    texts = tokens = needed = computed = 0
-    before = trainee.positions
-    for batch in batches:
+    """Measure steps, without the first one if there is time for another; None if one does not fit."""
+    done: list[dict[str, Any]] = []
+    for batch in map(trainee.tokenize, trainee.batches(batch_size)):
+        before = trainee.positions
         synchronize(trainee.device)
         begun = time.perf_counter()
         if not trainee.fits(batch):
             return None
         synchronize(trainee.device)
-        seconds.append(time.perf_counter() - begun)
-        texts += sum(len(column["attention_mask"]) for column in batch[0])
-        tokens += sum(int(column["attention_mask"].sum()) for column in batch[0])
-        both = trainee.operations(batch)
-        needed, computed = needed + both[0], computed + both[1]
-        if len(seconds) == steps or time.monotonic() + seconds[-1] > until:
+        seconds = time.perf_counter() - begun
+        needed, computed = trainee.operations(batch)
+        done.append(
+            {
+                "seconds": seconds,
+                "texts": sum(len(column["attention_mask"]) for column in batch[0]),
+                "tokens": sum(int(column["attention_mask"].sum()) for column in batch[0]),
+                "positions": (trainee.positions - before) / (2 if trainee.cached else 1),
+                "needed": needed,
+                "computed": computed,
+            }
+        )
+        if len(done) > steps or time.monotonic() + seconds > until:
             break
-    total = sum(seconds)
-    positions = (trainee.positions - before) / (2 if trainee.cached else 1)
+    measured = done[1:] or done
+    total = {key: sum(one[key] for one in measured) for key in done[0]}
     return {
-        "steps": len(seconds),
-        "seconds_a_step": [round(one, 4) for one in seconds],
-        "tokens_a_text": tokens / texts,
-        "padding": 1 - tokens / positions,
-        "texts_per_second": texts / total,
-        "tokens_per_second": tokens / total,
-        "operations_per_second": needed / total,
-        "operations_per_second_with_recomputation": computed / total,
+        "steps": len(measured),
+        "warmed_up": len(done) > 1,
+        "seconds_a_step": [round(one["seconds"], 4) for one in measured],
+        "tokens_a_text": total["tokens"] / total["texts"],
+        "padding": 1 - total["tokens"] / total["positions"],
+        "texts_per_second": total["texts"] / total["seconds"],
+        "tokens_per_second": total["tokens"] / total["seconds"],
+        "operations_per_second": total["needed"] / total["seconds"],
+        "operations_per_second_with_recomputation": total["computed"] / total["seconds"],
     }
 
 

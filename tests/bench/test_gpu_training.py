@@ -12,6 +12,7 @@ import pytest
 import torch
 import training_measures
 import training_step
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,7 +47,8 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def joint(model):
-    stage = stage_of(gpu_training.RUNS["joint, gradients cached"])
+    """Return a trainee whose gradients are cached, by mini-batches smaller than its batches."""
+    stage = replace(stage_of(gpu_training.RUNS["joint"]), mini_batch_size=2)
     return training_step.Trainee(model, stage, "cpu", LENGTHS)
 
 
@@ -100,6 +102,14 @@ def test_what_cannot_be_measured_says_why_and_the_other_stages_are_measured(mode
     assert found["stages"]["query-unsupervised"]["step"]["tokens_per_second"] > 0
 
 
+def test_stages_of_the_query_encoder_need_a_transformers_with_gte(monkeypatch):
+    monkeypatch.setattr(transformers, "CONFIG_MAPPING", {})
+    reasons = {name: gpu_training.lacks(stage_of(run), run) for name, run in gpu_training.RUNS.items()}
+    possible = [name for name, reason in reasons.items() if reason is None]
+    assert possible == ["document", "document, gradients cached", "alignment, teacher"]
+    assert "no gte: pip install" in reasons["joint"]
+
+
 def test_the_largest_batch_that_fits_is_found_where_memory_ends(joint, full_above):
     full_above(3)
     found = training_measures.largest_batch(
@@ -111,7 +121,8 @@ def test_the_largest_batch_that_fits_is_found_where_memory_ends(joint, full_abov
 def test_steps_are_measured_with_half_the_batch_if_it_does_not_fit(joint, full_above):
     full_above(1)
     found = training_measures.measure_rate(joint, 4, 1, time.monotonic())
-    assert (found["batch_size"], found["does_not_fit"], found["steps"]) == (1, [4, 2], 1)
+    assert (found["batch_size"], found["does_not_fit"]) == (1, [4, 2])
+    assert (found["steps"], found["warmed_up"]) == (1, False)  # without time for another
     full_above(0)
     with pytest.raises(training_measures.CareError, match="not even a batch of 1 fits"):
         training_measures.measure_rate(joint, 4, 1, time.monotonic())
@@ -152,10 +163,10 @@ def test_a_search_without_time_left_says_that_more_may_fit():
     assert found == {"fits": 4, "does_not_fit": None, "ended": "time"}
 
 
-@pytest.mark.parametrize("name", ["joint, gradients cached", "query-unsupervised"])
+@pytest.mark.parametrize("name", ["document", "joint", "query-unsupervised"])
 def test_operations_are_those_that_torch_counts_without_attention(name, model, joint):
     stage = stage_of(gpu_training.RUNS[name])
-    trainee = joint if stage == joint.stage else training_step.Trainee(model, stage, "cpu", LENGTHS)
+    trainee = joint if name == "joint" else training_step.Trainee(model, stage, "cpu", LENGTHS)
     batch = trainee.tokenize(trainee.longest_batch(4))
     with FlopCounterMode(display=False) as counter:
         trainee.step(batch)
@@ -172,7 +183,7 @@ def test_operations_are_those_that_torch_counts_without_attention(name, model, j
         (["--memory-gb", "nan"], "--memory-gb: invalid"),
         (["--seconds", "soon"], "--seconds: invalid"),
         (["--only", "("], r"--only \("),
-        (["--only", "nothing"], "matches none of document; joint"),
+        (["--only", "nothing"], "matches none of document; document, gradients cached; joint"),
         (["--size", "full"], "needs a GPU"),
         (["--size", "smoke", "--out", "FILE"], "FILE"),
     ],
