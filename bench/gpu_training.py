@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -250,14 +251,19 @@ def with_shares(found: dict[str, Any], rate: float) -> dict[str, Any]:
 
 def lacks(stage: Stage, run: Run) -> str | None:
     """Return what a run needs and is not there; None if everything is."""
-    import transformers
-
     if stage.lora is not None and importlib.util.find_spec("peft") is None:
         return "LoRA needs peft: pip install peft"
     query = not run.teacher and (stage.method == "joint" or stage.role == "query")
-    if query and "gte" not in transformers.CONFIG_MAPPING:
-        return f"transformers {transformers.__version__} has no gte: pip install 'transformers>=5.23'"
+    if query and not has_gte():
+        return f"transformers {version('transformers')} has no gte: pip install 'transformers>=5.23'"
     return None
+
+
+def has_gte() -> bool:
+    """Return whether the installed transformers has the query encoder's network."""
+    from transformers import CONFIG_MAPPING
+
+    return "gte" in CONFIG_MAPPING
 
 
 def line(name: str, found: dict[str, Any], reason: str | None) -> str:
@@ -342,7 +348,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(size: Size, runs: dict[str, Run], options: argparse.Namespace) -> bool:
     """Measure runs, and return whether all of them could be."""
-    import transformers
     from training_step import COUNTED, write_encoder
 
     from care_accel.encoding import DualEncoder
@@ -366,8 +371,7 @@ def measure(size: Size, runs: dict[str, Run], options: argparse.Namespace) -> bo
     file = options.out / f"{described['name']}.json"
     with tempfile.TemporaryDirectory() as folder:
         document = write_encoder(Path(folder) / "document", size.document)
-        has_gte = "gte" in transformers.CONFIG_MAPPING
-        query = write_encoder(Path(folder) / "query", size.query) if has_gte else document
+        query = write_encoder(Path(folder) / "query", size.query) if has_gte() else document
         model = DualEncoder.from_pretrained(query=query, document=document, preset=recipe.start.preset)
         measurement = Measurement(size, device, file, values)
         measurement.all(runs, {stage.name: stage for stage in recipe.stages}, model, options.seconds)

@@ -1,6 +1,7 @@
 """One step of each training stage: what is measured on a GPU, with tiny networks on the CPU."""
 
 import argparse
+import importlib.util
 import json
 import re
 import time
@@ -12,7 +13,6 @@ import pytest
 import torch
 import training_measures
 import training_step
-import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -93,7 +93,10 @@ def test_every_stage_of_the_recipe_has_positive_rates(tmp_path):
 
 
 def test_what_cannot_be_measured_says_why_and_the_other_stages_are_measured(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu_training.importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "peft" else find(name, *_)
+    )
     measurement = gpu_training.Measurement(SMOKE, "cpu", tmp_path / "found.json", {})
     runs = {name: gpu_training.RUNS[name] for name in ("document", "query-unsupervised")}
     measurement.all(runs, STAGES, model, 60)
@@ -103,7 +106,7 @@ def test_what_cannot_be_measured_says_why_and_the_other_stages_are_measured(mode
 
 
 def test_stages_of_the_query_encoder_need_a_transformers_with_gte(monkeypatch):
-    monkeypatch.setattr(transformers, "CONFIG_MAPPING", {})
+    monkeypatch.setattr(gpu_training, "has_gte", lambda: False)
     reasons = {name: gpu_training.lacks(stage_of(run), run) for name, run in gpu_training.RUNS.items()}
     possible = [name for name, reason in reasons.items() if reason is None]
     assert possible == ["document", "document, gradients cached", "alignment, teacher"]
