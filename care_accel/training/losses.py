@@ -10,6 +10,8 @@ import torch
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
+from care_accel.training.data.lengths import embed_by_length
+
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
@@ -85,7 +87,9 @@ class InfoNCE(CachedLossMixin, MultipleNegativesRankingLoss):
             return cosent((queries * documents).sum(dim=1), labels)
         if self.uses_gradient_cache:
             return self.forward_cached(sentence_features, labels)
-        return super().forward(sentence_features, labels)
+        queries, *documents = sentence_features
+        embeddings = [*embed_by_length(self.model, [queries]), *embed_by_length(self.model, documents)]
+        return self.compute_loss_from_embeddings(embeddings, labels)
 
     def calculate_loss(
         self,
