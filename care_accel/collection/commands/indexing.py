@@ -192,6 +192,11 @@ def _index(collection: Collection, reader: DocumentReader, options: argparse.Nam
     if options.replace and not done.stopped:
         if reader.skipped:
             print("bad rows were left out, so nothing is deleted by --replace", file=sys.stderr)
+        elif not seen:
+            raise CareError(
+                f"{', '.join(options.sources)}: no documents, so --replace would delete all of {collection.uri}; if that is "
+                "meant: care-accel delete --filter true"
+            )
         else:
             removed = collection.delete([name for name in collection.ids() if name not in seen])
     _summary(collection, done, reader, removed)
