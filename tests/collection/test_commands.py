@@ -48,6 +48,9 @@ def test_indexing_again_takes_what_has_changed(folder, file, run, tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("id,text\na,高血压\nd,失眠\n", encoding="utf-8")
     assert "1 new, 1 changed, 0 the same;" in run("index", other, "--collection", folder)
+    assert "2 the same, 2 deleted; 0 would be encoded" in run(
+        "index", other, "--collection", folder, "--replace", "--dry-run"
+    )
     assert "2 documents" in run("index", other, "--collection", folder, "--replace")
     header = tmp_path / "header.csv"
     header.write_text("_id,text\n")
