@@ -280,6 +280,10 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
             assert "need --recall with a number" in run(
                 "collection", "index", folder, *recall, *given, code=2
             )
+    empty.write_text('{"_id": "q1", "text": "x"}\n')
+    assert "has objects of JSON, not queries" in run(
+        "collection", "index", folder, "--recall", "0.9", "--queries", empty, code=2
+    )
     assert "it is a folder" in run(
         "collection", "index", folder, "--recall", "0.9", "--queries", folder, code=2
     )
