@@ -268,8 +268,10 @@ def replaced_folder(
         Other data would be lost: ``folder`` is a file, or a folder without the manifest or with other names.
     """
     folder = folder.resolve()  # replace the target of a link, not the link
+    if folder.exists() and not folder.is_dir():
+        raise CareError(f"{folder} is a file; choose a folder")
     if folder.exists():
-        names = {entry.name for entry in folder.iterdir()} if folder.is_dir() else {folder.name}
+        names = {entry.name for entry in folder.iterdir()}
         manifests = {manifest, *old_manifests}
         if names and not names & manifests:
             raise CareError(f"{folder} exists and has no {manifest}; choose another folder")

@@ -19,6 +19,7 @@ from care_accel.encoding.base import checked_texts
 from care_accel.errors import CareError, require_count
 from care_accel.index.approximate import Choice, Measured, RecallWatch
 from care_accel.index.approximate.arguments import checked_recall
+from care_accel.index.approximate.building.questions import require_enough, sample_size
 from care_accel.index.approximate.low_priority import in_background
 from care_accel.index.approximate.watching import EVERY
 
@@ -49,6 +50,8 @@ class ApproximateCollection(OpenCollection):
             raise CareError(f"a recall needs index='auto', but index is {index!r}")
         self._mode = index
         self._recall = None if recall is None else checked_recall(recall)
+        if self._recall is not None:  # told now, not once there are many documents
+            require_enough(sample_size(self._recall), self._recall, K, given=False)
         self._folder = self._cache.folder / structures.FOLDER
         self._structure: StoredStructure | None = None
         self._seen: tuple[int, int] | None = None

@@ -384,8 +384,6 @@ class ExactIndex:
         CareError
             The folder contains no index, or a damaged one.
         """
-        if resident not in (None, "codes", "all"):
-            raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
         found = store.load(Path(folder), resident=resident, verify=verify)
         index = cls(found.width, device=device, threads=threads, order=found.order)
         index.encoder_revision = found.encoder_revision

@@ -94,6 +94,8 @@ def save(folder: Path, index: Stored, moved_to: Path) -> tuple[Part, ...]:
 
 def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> Stored:
     """Open a saved index; see `ExactIndex.load`. Mapped arrays are read-only."""
+    if resident not in (None, "codes", "all"):
+        raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
     file = folder / MANIFEST
     manifest = read_json(file, "a saved index has one")
     check_format(manifest, file, OLD_FORMAT, FORMAT)

@@ -48,7 +48,14 @@ def test_indexing_again_takes_what_has_changed(folder, file, run, tmp_path):
     other = tmp_path / "other.csv"
     other.write_text("id,text\na,高血压\nd,失眠\n", encoding="utf-8")
     assert "1 new, 1 changed, 0 the same;" in run("index", other, "--collection", folder)
+    assert "2 the same, 2 deleted; 0 would be encoded" in run(
+        "index", other, "--collection", folder, "--replace", "--dry-run"
+    )
     assert "2 documents" in run("index", other, "--collection", folder, "--replace")
+    header = tmp_path / "header.csv"
+    header.write_text("_id,text\n")
+    assert "would delete all" in run("index", header, "--collection", folder, "--replace", code=2)
+    assert "2 documents" in run("index", header, "--collection", folder)
     assert sorted(Collection.open(folder).ids()) == ["a", "d"]
 
 
@@ -273,6 +280,10 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
             assert "need --recall with a number" in run(
                 "collection", "index", folder, *recall, *given, code=2
             )
+    empty.write_text('{"_id": "q1", "text": "x"}\n')
+    assert "has objects of JSON, not queries" in run(
+        "collection", "index", folder, "--recall", "0.9", "--queries", empty, code=2
+    )
     assert "it is a folder" in run(
         "collection", "index", folder, "--recall", "0.9", "--queries", folder, code=2
     )

@@ -180,11 +180,14 @@ def test_a_link_to_an_index_stays_one(index, saved, tmp_path):
 def test_anything_else_in_the_way_is_refused(index, tmp_path):
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "dear.txt").write_text("do not lose me")
-    (tmp_path / "file").write_text("nor me")
-    for name in ("letters", "file"):
-        with pytest.raises(CareError, match=f"{name} exists and has no index.json"):
-            index.save(tmp_path / name)
+    with pytest.raises(CareError, match=r"letters exists and has no index\.json"):
+        index.save(tmp_path / "letters")
     assert (tmp_path / "letters" / "dear.txt").read_text() == "do not lose me"
+    for name in ("file", "index.json"):
+        (tmp_path / name).write_text("nor me")
+        with pytest.raises(CareError, match=f"{name} is a file; choose a folder"):
+            index.save(tmp_path / name)
+        assert (tmp_path / name).read_text() == "nor me"
 
 
 def test_an_empty_folder_may_become_an_index(index, tmp_path):

@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
     ) as reader:
         collection = open_or_create(options, reader)
         if options.dry_run:
-            _preview(collection, reader)
+            _preview(collection, reader, options)
         else:
             _index(collection, reader, options)
 
@@ -169,11 +169,16 @@ def _check_same(collection: Collection, options: argparse.Namespace) -> None:
             )
 
 
-def _preview(collection: Collection, reader: DocumentReader) -> None:
+def _preview(collection: Collection, reader: DocumentReader, options: argparse.Namespace) -> None:
+    seen: set[str] = set()
     with _progress(reader, "counting") as report:
-        counts, seconds = collection.preview(reader, report=report)
+        counts, seconds = collection.preview(
+            _Noted(reader, seen) if options.replace else reader, report=report
+        )
+    removed = len(_gone(collection, reader, seen)) if options.replace else 0
     print(
         f"{counts.new:,} new, {counts.changed:,} changed, {counts.same:,} the same"
+        f"{f', {removed:,} deleted' if removed else ''}"
         f"{f', {counts.doubled:,} doubled' if counts.doubled else ''}; {counts.chunks:,} would be encoded, in about "
         f"{duration(seconds)}; nothing was written"
     )
@@ -190,11 +195,21 @@ def _index(collection: Collection, reader: DocumentReader, options: argparse.Nam
         )
     removed = 0
     if options.replace and not done.stopped:
-        if reader.skipped:
-            print("bad rows were left out, so nothing is deleted by --replace", file=sys.stderr)
-        else:
-            removed = collection.delete([name for name in collection.ids() if name not in seen])
+        removed = collection.delete(_gone(collection, reader, seen))
     _summary(collection, done, reader, removed)
+
+
+def _gone(collection: Collection, reader: DocumentReader, seen: set[str]) -> list[str]:
+    """Return the documents that --replace deletes."""
+    if reader.skipped:
+        print("bad rows were left out, so nothing is deleted by --replace", file=sys.stderr)
+        return []
+    if not seen:
+        raise CareError(
+            f"the sources have no documents, so --replace would delete all of {collection.uri}; if that is meant: care-accel "
+            "delete --filter true"
+        )
+    return [name for name in collection.ids() if name not in seen]
 
 
 def _summary(collection: Collection, done: Upserted, reader: DocumentReader, removed: int) -> None:

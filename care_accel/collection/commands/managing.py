@@ -183,9 +183,7 @@ def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
         collection.forget_index()
         print(f"{collection.uri}: every search is an exact scan")
         return
-    queries = None
-    if options.queries:
-        queries = [line.strip() for _, line in read_lines(options.queries)]
+    queries = _queries(options.queries) if options.queries else None
     if options.again:
         collection.rebuild_index(queries=queries, show_progress=True)
     elif options.recall is not None:
@@ -193,6 +191,14 @@ def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
     print(f"{collection.uri}: {collection.explain()}")
     if collection.choice is not None:
         print(collection.choice.text())
+
+
+def _queries(file: Path) -> list[str]:
+    """Return the queries of a file."""
+    queries = [line.strip() for _, line in read_lines(file)]
+    if queries and queries[0].startswith("{") and queries[0].endswith("}"):
+        raise CareError(f"{file}: has objects of JSON, not queries; write a query a line (jq -r .text)")
+    return queries
 
 
 def _print_json(values: Any) -> None:

@@ -162,6 +162,11 @@ def test_a_structure_of_other_vectors_is_refused(folder, build, tmp_path):
         ApproximateIndex.load(folder)
 
 
+def test_parts_that_cannot_be_resident_are_refused(folder):
+    with pytest.raises(CareError, match="resident is 'some'"):
+        ApproximateIndex.load(folder, resident="some")
+
+
 def test_a_folder_without_an_index_is_refused(tmp_path):
     with pytest.raises(CareError, match="a saved approximate index has one"):
         ApproximateIndex.load(tmp_path)
