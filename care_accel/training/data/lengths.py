@@ -72,17 +72,22 @@ def embed_by_length(model: SentenceTransformer, columns: Sequence[dict[str, Any]
 
 
 def _rows(texts: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-    """Return the features of some texts without positions at which all of them have padding.
+    """Return the features of some texts, padded on the right to the longest of them.
 
-    Networks that are padded on the left have rotary positions, of which only distances count.
+    Texts that were padded on the left are moved: only networks with rotary positions are, for which distances count alone.
     """
     mask = texts["attention_mask"]
-    index = torch.tensor(rows, device=mask.device)
-    used = torch.nonzero(mask[index].any(dim=0))
-    first, last = int(used[0]), int(used[-1]) + 1
-    of_tokens = {name for name, value in texts.items() if getattr(value, "shape", ())[:2] == mask.shape}
-    of_rows = {name for name, value in texts.items() if getattr(value, "shape", ())[:1] == mask.shape[:1]}
-    return {
-        name: value[index][:, first:last] if name in of_tokens else value[index] if name in of_rows else value
-        for name, value in texts.items()
-    }
+    row = torch.tensor(rows, device=mask.device)
+    lengths = mask[row].sum(dim=1, keepdim=True)
+    tokens = torch.arange(int(lengths.max()), device=mask.device)
+    first = mask[row].argmax(dim=1, keepdim=True)
+    place = (first + tokens).clamp(max=mask.shape[1] - 1)
+
+    def chosen(name: str, value: Any) -> Any:
+        shape = getattr(value, "shape", ())
+        if shape[:2] == mask.shape:
+            found = value[row.unsqueeze(1), place]
+            return found * (tokens < lengths) if name == "attention_mask" else found
+        return value[row] if shape[:1] == mask.shape[:1] else value
+
+    return {name: chosen(name, value) for name, value in texts.items()}

@@ -33,7 +33,7 @@ def library_model(request, tiny_model):
 
 def test_vectors_and_gradients_are_those_of_one_pass(library_model):
     texts = ["头痛", "发热三天，咳嗽。" * 3, "胃", "糖尿病患者的饮食" * 6, "高血压怎么治？", "咳"] * 4
-    columns = [library_model.preprocess(texts), library_model.preprocess([t + "吗" for t in texts[::-1]])]
+    columns = [library_model.preprocess(texts), library_model.preprocess([t[:9] + "吗" for t in texts[::-1]])]
     together = [library_model(dict(column))["sentence_embedding"] for column in columns]
     seen = []
     hook = library_model[0].register_forward_pre_hook(
@@ -42,8 +42,8 @@ def test_vectors_and_gradients_are_those_of_one_pass(library_model):
     grouped = embed_by_length(library_model, columns)
     hook.remove()
     assert len(seen) > 1
-    assert all(mask.any(dim=0).all() for mask in seen)
-    assert sum(mask.numel() for mask in seen) < 0.7 * sum(c["attention_mask"].numel() for c in columns)
+    assert all((mask.sum(dim=1).max() == mask.shape[1]) for mask in seen)
+    assert sum(mask.numel() for mask in seen) < 0.65 * sum(c["attention_mask"].numel() for c in columns)
     weights = list(library_model.parameters())
     gradients = []
     for vectors in (together, grouped):
