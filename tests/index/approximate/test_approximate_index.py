@@ -256,11 +256,12 @@ def test_vectors_that_are_too_long_for_faiss_are_scanned_exactly(exact_is_slow):
     assert index.search(1e-20 * vectors[7], 1)[1] == [7]
 
 
-def test_the_exact_scan_is_kept_where_it_is_faster(exact, exact_is_slow, monkeypatch):
+@pytest.mark.parametrize("seconds", [1e-3, 0.95e-6])
+def test_the_exact_scan_is_kept_where_nothing_takes_a_tenth_less(exact, exact_is_slow, monkeypatch, seconds):
     from care_accel.index.approximate.building import choosing
 
     monkeypatch.setattr(
-        choosing, "alternating_times", lambda searches, calls: [1e-6, *np.full(len(searches) - 1, 1e-3)]
+        choosing, "alternating_times", lambda searches, calls: [1e-6, *np.full(len(searches) - 1, seconds)]
     )
     options = {"queries": clustered(900, 1), "threads": 1, "family": ["IVF32,Flat"]}
     index = ApproximateIndex.build(exact, 0.95, **options)
