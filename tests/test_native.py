@@ -61,10 +61,12 @@ def sanitized(tmp_path_factory):
     [
         ("address,undefined", "scan_check"),
         ("address,undefined", "encoder_check"),
+        ("address,undefined", "threads_check"),
         # The kernels of csrc/cuda on an emulated GPU: tests/native/emulated_gpu.hpp.
         ("address,undefined", "cuda_check"),
         ("thread", "scan_check"),
         ("thread", "encoder_check"),
+        ("thread", "threads_check"),
     ],
 )
 def test_the_native_code_is_clean_under_the_sanitizer(sanitized, sanitizers, program):

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <deque>
 #include <mutex>
 #include <stdexcept>
 #include <vector>
@@ -17,9 +18,10 @@
 namespace care {
 namespace {
 
-// With less work than kWorkPerThread, waking a thread takes as long as its share of the work, and far longer if another
-// program has its core. Work is counted in bytes of weights read, and as much again for every kRowsPerReading rows.
-constexpr std::size_t kWorkPerThread = 8 * 1024 * 1024;
+// To wake a thread takes some 10 microseconds of the caller's time, and it comes after 30 to 80. So a second thread
+// needs at least kLeastWork, some 100 microseconds, and each further one kWorkPerThread more. Work is counted in bytes
+// of weights read, and as much again for every kRowsPerReading rows.
+constexpr std::size_t kLeastWork = 3 * 1024 * 1024, kWorkPerThread = 8 * 1024 * 1024;
 constexpr std::size_t kRowsPerReading = 16;
 
 void require(bool holds, const char* otherwise) {
@@ -39,7 +41,7 @@ struct Session {
     const pid_t process;
     std::mutex turn;
     std::unique_ptr<ThreadPool> pool;
-    std::vector<Workspace> workspaces;  // by thread
+    std::deque<Workspace> workspaces;  // by thread
 };
 
 struct Encoder::State {
@@ -148,8 +150,9 @@ void Encoder::encode(const std::int64_t* ids, const std::int64_t* lengths, std::
 
     Session& session = state_->current();
     const std::lock_guard turn(session.turn);
-    const std::size_t work = network.bytes() * (kRowsPerReading + tokens) / kRowsPerReading / kWorkPerThread;
-    const std::size_t wanted = std::clamp<std::size_t>(work, 1, std::max<std::size_t>(1, threads));
+    const std::size_t work = network.bytes() * (kRowsPerReading + tokens) / kRowsPerReading;
+    const std::size_t worth = (work + 2 * kWorkPerThread - kLeastWork) / kWorkPerThread;
+    const std::size_t wanted = std::clamp<std::size_t>(worth, 1, std::max<std::size_t>(1, threads));
     if (wanted > session.pool->size()) session.pool = std::make_unique<ThreadPool>(wanted);
     const std::size_t found = std::min(wanted, session.pool->size());
     if (found > session.workspaces.size()) session.workspaces.resize(found);

@@ -11,6 +11,11 @@
 namespace care {
 namespace {
 
+// Of a layer: products, apart from that of pooled queries, and the most phases.
+constexpr std::size_t kProducts = 4, kMostPhases = 10;
+// Rows are claimed some at a time: this many at least, and otherwise about so many times by each thread.
+constexpr std::size_t kRowsPerClaim = 4, kClaims = 4;
+
 // A matrix as an operand of products: in float32, or quantised to int8.
 class Operand {
 public:
@@ -70,7 +75,7 @@ public:
     Forward(const Network& network, const Reduction& reduction, const Batch& batch, std::size_t threads,
             Workspace& space)
         : network_(network), shape_(network.shape), reduction_(reduction), batch_(batch), space_(space),
-          threads_(threads), barrier_(threads), starts_(batch.texts + 1),
+          threads_(threads), starts_(batch.texts + 1),
           all_{space.hidden, network.pre_norm() ? space.normed : space.hidden},
           pooled_{space.pooled, network.pre_norm() ? space.pooled_normed : space.pooled} {
         for (std::size_t t = 0; t < batch.texts; ++t) {
@@ -82,20 +87,20 @@ public:
         plan();
     }
 
+    // What is left of the pass, together with the other threads that are there. Once this returns, it is finished.
     void work(std::size_t worker) {
         const DefaultFloatEnvironment environment;
-        Worker me{worker, 0, 0};
-        me.panel = claim(0);
+        Worker me{worker, 0, 0, space_.phases.claim(0)};
         const Operand embedded = operand(all_.normed, shape_.hidden, batch_.tokens);
-        for_share(worker, batch_.tokens, [&](std::size_t row) { embed(row, embedded); });
-        barrier_.wait();
+        for_rows(me, batch_.tokens, [&](std::size_t row) { embed(row, embedded); });
         for (std::size_t l = 0; l < network_.layers.size(); ++l) run_layer(l, me);
-        for_share(worker, batch_.texts, [&](std::size_t text) { reduce(text); });
+        space_.phases.for_each(me.phase, batch_.texts, 1, [&](std::size_t text) { reduce(text); });
     }
 
 private:
     struct Worker {
         std::size_t number;
+        int phase;            // the next phase
         std::size_t product;  // the next product
         std::size_t panel;    // the claimed panel of it
     };
@@ -125,9 +130,6 @@ private:
         space_.pooled.reserve(batch_.texts, shape_.hidden);
         space_.pooled_queries.reserve(batch_.texts, inner);
         space_.scratch.reserve(threads_, attention_scratch(longest_, shape_.head_size));
-        const std::size_t claims = 8 * network_.layers.size();
-        if (space_.claims.size() < claims) space_.claims = std::vector<std::atomic<std::uint32_t>>(claims);
-        for (std::atomic<std::uint32_t>& claimed : space_.claims) claimed.store(0, std::memory_order_relaxed);
     }
 
     Operand operand(const Buffer<float>& floats, std::size_t width, std::size_t rows) {
@@ -172,40 +174,52 @@ private:
                 space_.intermediate, shape_.gated ? kPanel / 2 : kPanel);
             add(multiply, layer.down.map(), operand(space_.intermediate, shape_.intermediate, rows), space_.added);
         }
+        space_.phases.restart(2 + kMostPhases * network_.layers.size(), products_.size());
     }
 
+    // Rows, of which many take less time than a claim.
     template <typename Work>
-    void for_share(std::size_t worker, std::size_t count, const Work& work) const {
-        for (std::size_t i = count * worker / threads_; i < count * (worker + 1) / threads_; ++i) work(i);
-    }
-
-    std::size_t claim(std::size_t product) {
-        return space_.claims[product].fetch_add(1, std::memory_order_relaxed);
+    void for_rows(Worker& me, std::size_t count, const Work& work) {
+        space_.phases.for_each(me.phase, count, std::max(kRowsPerClaim, count / (kClaims * threads_)), work);
     }
 
     // Claims the thread's next panel, in the next product if this one has none left, and returns what to prefetch for
     // it.
     Prefetch claim_next(Worker& me) {
-        if (me.panel < products_[me.product].map.panel_count) me.panel = claim(me.product);
+        if (me.panel < products_[me.product].map.panel_count) me.panel = space_.phases.claim(me.product);
         if (me.panel >= products_[me.product].map.panel_count) {
             if (++me.product == products_.size()) return {nullptr, 0};
-            me.panel = claim(me.product);
+            me.panel = space_.phases.claim(me.product);
         }
         const PackedMap& map = products_[me.product].map;
         if (me.panel >= map.panel_count) return {nullptr, 0};
         return {map.panel(me.panel), map.panel_bytes() / 64};
     }
 
-    void multiply(Worker& me) {
-        const std::size_t now = me.product;
+    // Computes what is left of a product, and returns the number of panels.
+    std::size_t multiply(Worker& me, std::size_t now) {
         const Product& product = products_[now];
+        if (me.product < now) {  // a thread that comes late
+            me.product = now;
+            me.panel = space_.phases.claim(now);
+        }
+        std::size_t done = 0;
         while (me.product == now) {
             const std::size_t panel = me.panel;
             const Prefetch prefetch = claim_next(me);
-            if (panel >= product.map.panel_count) return;
+            if (panel >= product.map.panel_count) break;
             product.multiply(product.map, panel, product.rows, prefetch, product.place(panel),
                              product.stride);
+            ++done;
         }
+        return done;
+    }
+
+    std::size_t panels(std::size_t product) const { return products_[product].map.panel_count; }
+
+    // A phase for a product.
+    void run_product(Worker& me, std::size_t which) {
+        space_.phases.run(me.phase, panels(which), [&] { return multiply(me, which); });
     }
 
     void embed(std::size_t row, const Operand& embedded) {
@@ -253,51 +267,42 @@ private:
         const bool pooled_only = only_pooled_tokens(l);
         const std::size_t rows = pooled_only ? batch_.texts : batch_.tokens;
         const Stream& now = stream(pooled_only);
+        std::size_t product = kProducts * l;
         if (pooled_only) {
             const Operand pooled(network_, now.normed, shape_.hidden, rows, space_.pooled_codes);
-            for_share(me.number, rows, [&](std::size_t text) {
+            for_rows(me, rows, [&](std::size_t text) {
                 const std::size_t from = starts_[text] + pooled_position(text);
                 const std::size_t bytes = space_.pooled.stride() * sizeof(float);
                 std::memcpy(now.sums.row(text), all_.sums.row(from), bytes);
                 if (network_.pre_norm()) std::memcpy(now.normed.row(text), all_.normed.row(from), bytes);
                 pooled.quantize(text);
             });
-            barrier_.wait();
-            multiply(me);
+            const std::size_t queries = product++;
+            space_.phases.run(me.phase, panels(queries) + panels(product),
+                              [&] { return multiply(me, queries) + multiply(me, product); });
+        } else {
+            run_product(me, product);
         }
-        multiply(me);
-        barrier_.wait();
-
-        std::atomic<std::uint32_t>& heads = space_.claims[7 * network_.layers.size() + l];
-        const std::size_t pairs = batch_.texts * shape_.heads;
-        for (std::size_t pair = heads.fetch_add(1, std::memory_order_relaxed); pair < pairs;
-             pair = heads.fetch_add(1, std::memory_order_relaxed)) {
+        ++product;
+        space_.phases.for_each(me.phase, batch_.texts * shape_.heads, 1, [&](std::size_t pair) {
             attend(layer, pair / shape_.heads, pair % shape_.heads, pooled_only, me.number);
-        }
-        barrier_.wait();
+        });
         quantize_rows(space_.context, network_.inner(), rows, me);
-        multiply(me);
-        barrier_.wait();
+        run_product(me, product++);
         const Operand normed = operand(now.normed, shape_.hidden, rows);
         const auto add = [&](const PaddedNorm& norm) {
-            for_share(me.number, rows,
-                      [&](std::size_t row) { norm_sum(now, space_.added.row(row), norm, normed, row); });
-            barrier_.wait();
+            for_rows(me, rows, [&](std::size_t row) { norm_sum(now, space_.added.row(row), norm, normed, row); });
         };
         add(layer.attention_norm);
-        multiply(me);
-        barrier_.wait();
+        run_product(me, product++);
         quantize_rows(space_.intermediate, shape_.intermediate, rows, me);
-        multiply(me);
-        barrier_.wait();
+        run_product(me, product);
         add(layer.feed_forward_norm);
     }
 
-    void quantize_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, const Worker& me) {
+    void quantize_rows(const Buffer<float>& floats, std::size_t width, std::size_t rows, Worker& me) {
         const Operand matrix = operand(floats, width, rows);
-        if (!matrix.quantized()) return;
-        for_share(me.number, rows, [&](std::size_t row) { matrix.quantize(row); });
-        barrier_.wait();
+        if (matrix.quantized()) for_rows(me, rows, [&](std::size_t row) { matrix.quantize(row); });
     }
 
     void attend(const PackedLayer& layer, std::size_t text, std::size_t head, bool pooled_only, std::size_t worker) {
@@ -353,7 +358,6 @@ private:
     const Batch& batch_;
     Workspace& space_;
     const std::size_t threads_;
-    Barrier barrier_;
     std::vector<std::size_t> starts_;
     std::size_t longest_ = 0;
     const Stream all_, pooled_;
@@ -364,7 +368,7 @@ private:
 }  // namespace
 
 void forward(const Network& network, const Reduction& reduction, const Passes& passes, ThreadPool& pool,
-             std::size_t threads, std::vector<Workspace>& workspaces) {
+             std::size_t threads, std::deque<Workspace>& workspaces) {
     if (!passes.alone.empty()) {
         std::atomic<std::size_t> next{0};
         std::vector<std::exception_ptr> failures(threads);

@@ -1,9 +1,9 @@
 // A packed network, and one batch going through it.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <numeric>
 #include <vector>
 
@@ -11,6 +11,7 @@
 #include "kernels/kernel.hpp"
 #include "packing.hpp"
 #include "passes.hpp"
+#include "phases.hpp"
 #include "thread_pool.hpp"
 
 namespace care {
@@ -121,11 +122,12 @@ struct Workspace {
     Buffer<float> pooled, pooled_normed, pooled_queries;  // of the tokens that are pooled
     QuantizedRows codes, pooled_codes;
     Buffer<float> scratch;  // one row per thread
-    std::vector<std::atomic<std::uint32_t>> claims;
+    Phases phases;
 };
 
-// Runs batches through the network on `threads` threads of the pool, which has as many. There is a workspace for each.
+// Runs batches through the network on up to `threads` threads of the pool, which has as many. There is a workspace for
+// each.
 void forward(const Network& network, const Reduction& reduction, const Passes& passes, ThreadPool& pool,
-             std::size_t threads, std::vector<Workspace>& workspaces);
+             std::size_t threads, std::deque<Workspace>& workspaces);
 
 }  // namespace care

@@ -1,49 +1,44 @@
 #include "thread_pool.hpp"
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #include <system_error>
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
+#include "phases.hpp"
 
 namespace care {
 namespace {
 
-// Spins take a few tens of microseconds, as long as going to sleep and waking up.
-constexpr int kSpins = 2000;
+constexpr int kRoom = 1 << 16;
 
-void pause() {
-#if defined(__SSE2__)
-    _mm_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
+// Linux often wakes a thread on the core of the one that wakes it, though others are idle: on a virtual machine whose
+// cores seem to share no cache, more often than not. There it waits until that one sleeps, or for some milliseconds. So
+// it gets the affinity of the caller without its present core, once again whenever the caller has moved.
+#if defined(__linux__)
+int core_of_this_thread() { return sched_getcpu(); }
+
+void keep_off(std::jthread& thread, int core) {
+    cpu_set_t others;
+    if (core < 0 || core >= CPU_SETSIZE || sched_getaffinity(0, sizeof others, &others) != 0) return;
+    CPU_CLR(core, &others);
+    // If it fails, or nothing is left, the thread stays where it may be.
+    if (CPU_COUNT(&others) > 0) pthread_setaffinity_np(thread.native_handle(), sizeof others, &others);
+}
+#else
+int core_of_this_thread() { return -1; }
+void keep_off(std::jthread&, int) {}
 #endif
-}
-
-// Returns once the value is another than `old`.
-void wait_for_change(const std::atomic<int>& value, int old) {
-    for (int spin = 0; spin < kSpins; ++spin) {
-        if (value.load(std::memory_order_acquire) != old) return;
-        pause();
-    }
-    value.wait(old, std::memory_order_acquire);
-}
 
 }  // namespace
-
-void Barrier::wait() {
-    const int phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 < count_) return wait_for_change(phase_, phase);
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-}
 
 ThreadPool::ThreadPool(std::size_t size) {
     try {
         while (threads_.size() + 1 < size) {
             auto added = std::make_unique<PoolThread>();
-            added->thread = std::jthread([this, &one = *added, worker = threads_.size() + 1] { serve(one, worker); });
+            added->thread = std::jthread([this, &one = *added] { serve(one); });
             threads_.push_back(std::move(added));
         }
     } catch (const std::system_error&) {
@@ -58,27 +53,45 @@ ThreadPool::~ThreadPool() {
 }
 
 void ThreadPool::run(std::size_t count, const std::function<void(std::size_t)>& work) {
+    if (count == 1) return work(0);
     work_ = &work;
-    busy_.store(static_cast<int>(count) - 1, std::memory_order_relaxed);
-    for (std::size_t i = 0; i + 1 < count; ++i) {
-        std::atomic<int>& calls = threads_[i]->calls;
-        calls.store((calls.load(std::memory_order_relaxed) + 1) & 0xffff, std::memory_order_release);
-        calls.notify_one();
-    }
+    count_ = count;
+    state_.store(static_cast<int>(count - 1) * kRoom, std::memory_order_release);
+    const int core = core_of_this_thread();
+    for (std::size_t i = 0; i + 1 < count; ++i) wake(*threads_[i], core);
     work(0);
-    for (int busy = busy_.load(std::memory_order_acquire); busy > 0; busy = busy_.load(std::memory_order_acquire)) {
-        wait_for_change(busy_, busy);
+    state_.fetch_and(kRoom - 1, std::memory_order_acq_rel);
+    for (int busy = state_.load(std::memory_order_acquire); busy > 0; busy = state_.load(std::memory_order_acquire)) {
+        wait_for_change(state_, busy);
     }
 }
 
-void ThreadPool::serve(PoolThread& one, std::size_t worker) {
+void ThreadPool::wake(PoolThread& one, int core) {
+    if (one.avoided != core) {
+        keep_off(one.thread, core);
+        one.avoided = core;
+    }
+    one.calls.store((one.calls.load(std::memory_order_relaxed) + 1) & 0xffff, std::memory_order_release);
+    one.calls.notify_one();
+}
+
+void ThreadPool::serve(PoolThread& one) {
     for (int seen = 0;;) {
-        one.calls.wait(seen, std::memory_order_acquire);
+        wait_for_change(one.calls, seen);
         seen = one.calls.load(std::memory_order_acquire);
         if (seen < 0) return;
-        (*work_)(worker);
-        if (busy_.fetch_sub(1, std::memory_order_acq_rel) == 1) busy_.notify_one();
+        take_part();
     }
+}
+
+// A thread that wakes up too late for the call that it was woken for may find another, which is as good, or none.
+void ThreadPool::take_part() {
+    int state = state_.load(std::memory_order_acquire);
+    do {
+        if (state < kRoom) return;
+    } while (!state_.compare_exchange_weak(state, state - kRoom + 1, std::memory_order_acquire));
+    (*work_)(count_ - static_cast<std::size_t>(state / kRoom));
+    if (state_.fetch_sub(1, std::memory_order_acq_rel) == 1) state_.notify_one();
 }
 
 }  // namespace care

@@ -1,27 +1,14 @@
-// A pool of threads that outlive a call: a forward pass has some hundred barriers.
+// A pool of threads that outlive a call.
 #pragma once
 
 #include <atomic>
 #include <cstddef>
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
 
 namespace care {
-
-// A barrier whose threads spin for some microseconds before they sleep.
-class Barrier {
-public:
-    explicit Barrier(std::size_t count) : count_(static_cast<int>(count)) {}
-    void wait();
-
-private:
-    const int count_;
-    alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<int> phase_{0};
-};
 
 class ThreadPool {
 public:
@@ -33,20 +20,28 @@ public:
 
     std::size_t size() const { return threads_.size() + 1; }
 
-    // Calls work(0), ..., work(count - 1) in parallel, the first on this thread; work must not throw. One call at a
-    // time, with count at most size().
+    // Calls work(0) on this thread at once, and work(i), with 0 < i < count, on threads that wake up in the meantime. A
+    // thread may take 100 microseconds to wake up, or as long as another program has its core: those that have not come
+    // when work(0) returns are not waited for. So work(0) must see to it that everything is done. Work must not throw.
+    // One call at a time, with count at most size().
     void run(std::size_t count, const std::function<void(std::size_t)>& work);
 
 private:
     struct PoolThread {
         alignas(64) std::atomic<int> calls{0};  // number of calls; -1 stops the thread
+        int avoided = -1;                       // the core that it is kept off
         std::jthread thread;
     };
-    void serve(PoolThread& one, std::size_t worker);
+    void wake(PoolThread& one, int core);
+    void serve(PoolThread& one);
+    void take_part();
 
     std::vector<std::unique_ptr<PoolThread>> threads_;
+    // Of the call that is open. Written only while nobody takes part.
     const std::function<void(std::size_t)>* work_ = nullptr;
-    alignas(64) std::atomic<int> busy_{0};
+    std::size_t count_ = 0;
+    // How many threads may still take part, times kRoom, and how many do.
+    alignas(64) std::atomic<int> state_{0};
 };
 
 }  // namespace care

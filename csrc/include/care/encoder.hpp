@@ -133,7 +133,8 @@ public:
 
     // Writes [texts][width] embeddings. Text t has the next lengths[t] >= 1 ids, each below the vocabulary.
     //
-    // Thread-safe: calls take turns, each with all the threads that it asks for. Between calls the threads sleep; after
+    // Thread-safe: calls take turns, each with all the threads that it asks for. Between calls the threads sleep, so the
+    // calling thread begins alone, and others take part once they have woken up: they run on other cores than it. After
     // fork() the child starts its own. `threads` never changes the result; a small batch uses fewer.
     void encode(const std::int64_t* ids, const std::int64_t* lengths, std::size_t texts, const Reduction& reduction,
                 std::size_t threads, float* vectors) const;
