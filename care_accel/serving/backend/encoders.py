@@ -45,6 +45,31 @@ class Encoded(NamedTuple):
     times: tuple[float, float]
 
 
+class SharedCores:
+    """Gives a network its threads for each batch: `fair_threads`, or all where a single client waits.
+
+    Parameters
+    ----------
+    runtime : NativeRuntime
+        With all threads that it may have.
+    """
+
+    def __init__(self, runtime: NativeRuntime) -> None:
+        self._runtime, self._all = runtime, runtime.threads
+        self._fair = fair_threads(runtime.threads, runtime.nbytes)
+        self._before = 0
+        self.share(0)
+
+    def share(self, texts: int) -> None:
+        """Set the threads for a batch of so many texts.
+
+        A text that comes alone, as the one before it did, is that of a single client. Many clients have batches of one as
+        well, but between larger ones, and meanwhile the other cores work for them.
+        """
+        self._runtime.threads = self._all if texts == self._before == 1 else self._fair
+        self._before = texts
+
+
 class TextVectors:
     """The encoder of a configuration, warmed up: texts to vectors.
 
@@ -70,8 +95,7 @@ class TextVectors:
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
         self._cache = VectorCache(0 if self._stay else int(parameters["cached_texts"]))
-        if isinstance(runtime, NativeRuntime):
-            runtime.threads = fair_threads(runtime.threads, runtime.nbytes)
+        self._cores = SharedCores(runtime) if isinstance(runtime, NativeRuntime) else None
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
         self._counters = [backend.counter(name, text, role) for name, text in _COUNTERS.items()]
@@ -79,6 +103,8 @@ class TextVectors:
     def encode(self, texts: Sequence[str], tasks: Sequence[Task]) -> Encoded:
         """Encode texts in batches of similar length within the token budget; texts of the cache are not encoded again."""
         begun = perf_counter()
+        if self._cores:
+            self._cores.share(len(texts))
         cache = self._cache
         keys = [key_of(text, task) for text, task in zip(texts, tasks, strict=True)] if cache.capacity else []
         cached = [cache.get(key) for key in keys] or [None] * len(texts)

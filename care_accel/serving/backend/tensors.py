@@ -352,7 +352,7 @@ def repeated(values: Sequence[float], rows: int) -> NDArray[np.float32]:
 def fair_threads(threads: int, read: int) -> int:
     """Return the threads of a model that reads a number of bytes per query.
 
-    Threads with little work synchronise every few microseconds, so one that waits for a core delays all. Here the
-    server, its clients and the other models compete for cores.
+    Here the server, its clients and the other models compete for cores, and a thread that waits for one delays the end
+    of a short task.
     """
     return max(1, threads // 2) if read < _SMALL_BYTES else threads
