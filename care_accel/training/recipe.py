@@ -109,8 +109,9 @@ class Stage:
     teacher_role : {"query", "document"}
         Whether the document encoder, or another dual encoder's, encodes the texts as documents (the paper) or, with the
         prompts of queries, as the symmetric twin does.
-    teacher_dtype : {"float32", "int8"}
-        Precision in which the document encoder, or another dual encoder, runs as the teacher; int8 is faster on a CPU.
+    teacher_dtype : {"float32", "bfloat16", "int8"}
+        Precision in which the document encoder, or another dual encoder, runs as the teacher; int8 is faster on a CPU, bfloat16 on a
+        GPU.
     temperature : float
     negatives : int
         Hard negatives per query, if a file has them.
@@ -154,7 +155,7 @@ class Stage:
     role: Role = "query"
     teacher: str | None = None
     teacher_role: Role = "document"
-    teacher_dtype: Literal["float32", "int8"] = "float32"
+    teacher_dtype: Literal["float32", "bfloat16", "int8"] = "float32"
     temperature: float = 0.02
     negatives: int = 7
     mining: Mining | None = None

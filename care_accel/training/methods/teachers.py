@@ -53,7 +53,7 @@ def _document_encoder(model: DualEncoder, stage: Stage) -> Teacher:
     source = model.source(stage.teacher_role)
     # The same truncation as for the student.
     limit = stage.max_query_tokens if stage.role == "query" else stage.max_document_tokens
-    dtype = "int8" if stage.teacher_dtype == "int8" else source.spec.dtype
+    dtype = source.spec.dtype if stage.teacher_dtype == "float32" else stage.teacher_dtype
     spec = dataclasses.replace(source.spec, max_tokens=min(limit, source.spec.max_tokens), dtype=dtype)
     limited = dataclasses.replace(source, spec=spec)
     teacher = DualEncoder(Sources(model.name, limited, limited))

@@ -25,12 +25,13 @@ def test_the_universal_sentence_encoder_knows_what_is_alike():
     assert vectors[0] @ vectors[2] > vectors[0] @ vectors[1] + 0.1
 
 
-def test_the_document_encoder_may_teach_in_int8():
+@pytest.mark.parametrize("dtype", ["int8", "bfloat16"])
+def test_the_document_encoder_may_teach_in_another_precision(dtype):
     model = DualEncoder.from_pretrained("care-mini")
     texts = ["高血压怎么治疗", "骨折以后怎么固定？"]
     exact, fast = (
-        load_teacher(stage(teacher_role="query", teacher_dtype=dtype), model)(texts)
-        for dtype in ("float32", "int8")
+        load_teacher(stage(teacher_role="query", teacher_dtype=one), model)(texts)
+        for one in ("float32", dtype)
     )
     np.testing.assert_array_equal(exact, model.twin().encode_query(texts))
     assert np.abs(fast - exact).max() > 0
