@@ -188,7 +188,9 @@ def test_residual_codes_refine_what_int4_codes_leave(width, instruction_set):
     for query in queries:
         against = np.where(np.pad(query, (0, 4 * codes.residuals.shape[1] - width)) > 0, 0, 3).reshape(4, -1)
         codes.residuals[:] = (against << [[0], [2], [4], [6]]).sum(axis=0)
-        found, true = (search(index, query[np.newaxis], 1, int4=int4, **options)[1][0, 0] for int4 in (True, False))
+        found, true = (
+            search(index, query[np.newaxis], 1, int4=int4, **options)[1][0, 0] for int4 in (True, False)
+        )
         missed += found != true
     assert missed > 3
     # Where they are no better than int4 codes, they are not used.
