@@ -25,8 +25,9 @@
 namespace care {
 
 // Pruning has failed for a query if more than one in so many vectors became a candidate, beyond an allowance of
-// kExpectedCandidates and 8 k. After int4 codes, int8 codes take over, and after these float32 vectors.
-inline constexpr std::size_t kMaxCandidateShare = 16;
+// kExpectedCandidates and 8 k. After int4 codes, int8 codes take over, and after these float32 vectors. To rescore a vector
+// takes as long as to read the int8 codes of six.
+inline constexpr std::size_t kMaxCandidateShare = 16, kMaxInt4Share = 32;
 inline constexpr std::size_t kExpectedCandidates = 512;
 
 // Which kernels a pass uses.
@@ -145,7 +146,7 @@ private:
         }
     }
 
-    // Filters by int4 and residual codes. Where pruning fails, int8 codes take over until twice as many vectors have been
+    // Filters by int4 and residual codes. Where pruning fails, int8 codes take over until four times as many vectors have been
     // scanned and the threshold has risen.
     void filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, std::nullopt, nullptr);
@@ -153,10 +154,10 @@ private:
         plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.get());
         collect(begin, tile.blocks, space, found, &space.int4_candidates);
         space.scanned_by_int4 += tile.blocks * kBlock;
-        if (space.int4_candidates > space.scanned_by_int4 / kMaxCandidateShare + allowed_candidates()) {
+        if (space.int4_candidates > space.scanned_by_int4 / kMaxInt4Share + allowed_candidates()) {
             // The allowance is for the first vectors, before there is a threshold.
             space.int4_candidates = allowed_candidates(), space.scanned_by_int4 = 0;
-            space.int4_from = 2 * (space.scanned + tile.blocks * kBlock);
+            space.int4_from = 4 * (space.scanned + tile.blocks * kBlock);
         }
     }
 
@@ -224,11 +225,14 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
             const auto next = later ? std::optional(later->begin) : std::nullopt;
             if (!load_thresholds(space.thresholds)) return;
             for_each_run(*range, [&](std::size_t begin, std::size_t end) {
-                if (plan_.int4_filter && space.scanned >= space.int4_from) {
-                    filter_by_int4(begin, end, space, found);
-                } else {
-                    filter(begin, end, next, space, found);
+                std::size_t from = begin;
+                while (plan_.int4_filter && from < end && space.scanned >= space.int4_from) {
+                    // The first try is on a quarter of a tile: if pruning fails, few candidates are left of it.
+                    const std::size_t tried = space.scanned_by_int4 > 0 ? end : from + (end - from + 3) / 4;
+                    filter_by_int4(from, tried, space, found);
+                    from = tried;
                 }
+                if (from < end) filter(from, end, next, space, found);
                 space.scanned += (end - begin) * kBlock;
             });
             if (plan_.check_pruning) check_pruning(space);
