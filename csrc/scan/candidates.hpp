@@ -16,8 +16,7 @@ class Candidates {
 public:
     explicit Candidates(std::size_t k) : k_(k), best_(k), capacity_(next_capacity(0)) {}
 
-    // `refinable`: whether residual codes can still lower the bound.
-    void push(float bound, std::int64_t id, bool refinable) { pending_.push_back({bound, refinable, id}); }
+    void push(float bound, std::int64_t id) { pending_.push_back({bound, id}); }
 
     bool needs_compaction() const { return pending_.size() >= capacity_; }
     // How many vectors were rescored.
@@ -37,18 +36,6 @@ public:
         capacity_ = next_capacity(pending_.size());
     }
 
-    // Compacts, and then lowers the bounds that are refinable.
-    template <typename Score, typename UpdateThreshold, typename RefineBound>
-    void refine(const Score& score, const UpdateThreshold& update_threshold, const RefineBound& refine_bound) {
-        compact(score, update_threshold);
-        constexpr std::size_t kPrefetchDistance = 16;
-        for (std::size_t i = 0; i < pending_.size(); ++i) {
-            if (i + kPrefetchDistance < pending_.size()) refine_bound.prefetch(pending_[i + kPrefetchDistance].id);
-            Candidate& one = pending_[i];
-            if (one.refinable) one.bound = refine_bound(one.id, one.bound), one.refinable = false;
-        }
-    }
-
     // Compacts, and then rescores all that is left, in memory order.
     template <typename Score, typename UpdateThreshold>
     void finish(const Score& score, const UpdateThreshold& update_threshold) {
@@ -61,7 +48,6 @@ public:
 private:
     struct Candidate {
         float bound;
-        bool refinable;
         std::int64_t id;
     };
 

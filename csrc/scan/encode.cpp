@@ -17,9 +17,12 @@ namespace {
 constexpr std::size_t kClaimedRows = 16 * kBlock;
 // A smaller scale becomes zero: the whole vector is then quantisation error.
 constexpr double kMinScale = 0x1p-100;
-// Int4 scales that are tried, relative to the one that covers the largest value: clipping a few values makes all others
-// more precise.
-constexpr double kInt4ScaleFactors[] = {1, 0.8, 0.64, 0.5};
+// Int4 scales are tried from the one that covers the largest value on, each smaller than the one before: clipping a few
+// values makes all others more precise.
+constexpr double kInt4ScaleFactor = 0.9;
+// Residual codes hardly reach what was clipped. Few vectors shall pass the int4 codes, and far fewer the residual codes:
+// so much their squared error counts.
+constexpr float kResidualWeight = 4;
 
 // Writes a vector less the mean, in units of u, to `centred`, and returns its largest absolute value.
 double subtract_mean(const float* vector, const float* mean, double unit, std::vector<double>& centred) {
@@ -83,20 +86,25 @@ struct Int4Scratch {
     std::vector<std::uint8_t> codes, residuals;  // as they are stored, but one a byte; zeros beyond the width
 };
 
-// The sum of error(j) squared, in several accumulators, so that the compiler vectorises it.
-template <typename Error>
-float sum_of_squares(std::size_t width, const Error& error) {
+// The sum of term(j), in several accumulators, so that the compiler vectorises it.
+template <typename Term>
+float sum_of(std::size_t width, const Term& term) {
     float sums[kBlock] = {};
     for (std::size_t start = 0; start < width; start += kBlock) {
         const std::size_t count = std::min(kBlock, width - start);
 #pragma GCC unroll 1
-        for (std::size_t lane = 0; lane < count; ++lane) {
-            const float value = error(start + lane);
-            sums[lane] += value * value;
-        }
+        for (std::size_t lane = 0; lane < count; ++lane) sums[lane] += term(start + lane);
     }
     return std::accumulate(std::begin(sums), std::end(sums), 0.0f);
 }
+
+float square(float value) { return value * value; }
+
+// The code of a value in steps, as it is stored, and its residual code.
+float int4_code(float step) { return nearest_code(step + 0.5f * kMaxInt4, kMaxInt4); }
+float int4_error(float step, float code) { return step + 0.5f * kMaxInt4 - code; }
+float residual_code(float error) { return nearest_code(error * 4 + 0.5f * kMaxResidual, kMaxResidual); }
+float residual_error(float error, float code) { return error + 0.25f * (0.5f * kMaxResidual - code); }
 
 void convert_to_steps(Int4Scratch& scratch, float scale) {
     const double inverse = 0.5 / double{scale};
@@ -105,18 +113,19 @@ void convert_to_steps(Int4Scratch& scratch, float scale) {
     }
 }
 
-// The scale with the smallest quantisation error.
+// The scale with the smallest quantisation errors of int4 codes and residual codes.
 float best_int4_scale(Int4Scratch& scratch, double largest) {
     float best = scale_of(largest / kMaxInt4);
     double least = std::numeric_limits<double>::infinity();
-    for (const double factor : kInt4ScaleFactors) {
-        const float scale = scale_of(factor * largest / kMaxInt4);
-        if (scale == 0) break;
+    for (float scale = best; scale > 0; scale = scale_of(kInt4ScaleFactor * scale)) {
         convert_to_steps(scratch, scale);
-        const double error = scale * std::sqrt(sum_of_squares(scratch.steps.size(), [&](std::size_t j) {
-            return scratch.steps[j] + 0.5f * kMaxInt4 - nearest_code(scratch.steps[j] + 0.5f * kMaxInt4, kMaxInt4);
-        }));
-        if (error < least) best = scale, least = error;
+        const double errors = sum_of(scratch.steps.size(), [&](std::size_t j) {
+            const float step = scratch.steps[j], error = int4_error(step, int4_code(step));
+            return square(error) + kResidualWeight * square(residual_error(error, residual_code(error)));
+        });
+        const double now = double{scale} * scale * errors;
+        if (!(now < least)) break;
+        best = scale, least = now;
     }
     return best;
 }
@@ -127,21 +136,19 @@ void encode_int4_row(const float* vector, std::size_t row, std::size_t width, co
                      Int4Scratch& scratch, const MutableInt4Codes& codes) {
     const double largest = subtract_mean(vector, mean, unit, scratch.centred);
     const float scale = best_int4_scale(scratch, largest);
-    float error = 0, residual_error = 0;
+    float error = 0, refined_error = 0;
     if (scale > 0) {
         convert_to_steps(scratch, scale);
-        const auto encode_value = [&](std::size_t j) {
-            const float code = nearest_code(scratch.steps[j] + 0.5f * kMaxInt4, kMaxInt4);
+        error = std::sqrt(sum_of(width, [&](std::size_t j) {
+            const float code = int4_code(scratch.steps[j]);
             scratch.codes[j] = static_cast<std::uint8_t>(static_cast<int>(code));
-            return scratch.steps[j] = scratch.steps[j] + 0.5f * kMaxInt4 - code;
-        };
-        const auto encode_residual = [&](std::size_t j) {
-            const float code = nearest_code(scratch.steps[j] * 4 + 0.5f * kMaxResidual, kMaxResidual);
+            return square(scratch.steps[j] = int4_error(scratch.steps[j], code));
+        }));
+        refined_error = std::sqrt(sum_of(width, [&](std::size_t j) {
+            const float code = residual_code(scratch.steps[j]);
             scratch.residuals[j] = static_cast<std::uint8_t>(static_cast<int>(code));
-            return scratch.steps[j] + 0.25f * (0.5f * kMaxResidual - code);
-        };
-        error = std::sqrt(sum_of_squares(width, encode_value));
-        residual_error = std::sqrt(sum_of_squares(width, encode_residual));
+            return square(residual_error(scratch.steps[j], code));
+        }));
     }
     const double root = std::sqrt(static_cast<double>(width)), step = 2 * double{scale};
     const auto norm = [&](double steps) {
@@ -150,7 +157,7 @@ void encode_int4_row(const float* vector, std::size_t row, std::size_t width, co
     };
     codes.scales[row] = scale;
     codes.errors[row] = norm(error);
-    codes.residual_errors[row] = norm(residual_error);
+    codes.residual_errors[row] = norm(refined_error);
     if (!(scale > 0)) {
         const double squares =
             SingleThread{}.sum(width, [&](std::size_t j) { return scratch.centred[j] * scratch.centred[j]; });

@@ -36,6 +36,8 @@ struct IndexView {
                 codes.int4 ? codes.int4->bytes + block * int4_block_bytes(vectors.width) : nullptr,
                 codes.int4 ? codes.int4->scales + row : nullptr,
                 codes.int4 ? codes.int4->errors + row : nullptr,
+                codes.int4 ? codes.int4->residuals + row * residual_bytes(vectors.width) : nullptr,
+                codes.int4 ? codes.int4->residual_errors + row : nullptr,
                 // A prefix of the values does not lie together.
                 next && query_width == vectors.width ? codes.bytes + *next * stride : nullptr,
                 scratch};

@@ -25,15 +25,10 @@
 namespace care {
 
 // Pruning has failed for a query if more than one in so many vectors became a candidate, beyond an allowance of
-// kExpectedCandidates and 8 k.
-inline constexpr std::size_t kMaxCandidateShare = 16;
+// kExpectedCandidates and 8 k. After int4 codes, int8 codes take over, and after these float32 vectors. To rescore a vector
+// takes as long as to read the int8 codes of six.
+inline constexpr std::size_t kMaxCandidateShare = 16, kMaxInt4Share = 32;
 inline constexpr std::size_t kExpectedCandidates = 512;
-// The int4 filter has failed for a tile if more than one in so many vectors passed: residual codes are read in random
-// order. With more than one in kInt4FarShare, it is tried again later.
-inline constexpr std::size_t kMaxInt4Share = 16, kInt4FarShare = 3;
-// The first part of an index is scanned by int8 codes, one in so many vectors: while the threshold is low, the int4
-// filter would let nearly all of them pass.
-inline constexpr std::size_t kInt8WarmUpShare = 32;
 
 // Which kernels a pass uses.
 struct FilterPlan {
@@ -41,7 +36,7 @@ struct FilterPlan {
     bool check_pruning;  // whether to stop for queries whose pruning fails
     bool needs_scratch;
     bool claim_ahead = false;  // whether to claim the next tile early, so that `filter` can prefetch it
-    Int4Filter* int4_filter = nullptr;  // tried before `filter`, or null
+    Int4Filter* int4_filter = nullptr;  // used instead of `filter` as long as it prunes, or null
 };
 
 class ScanPass {
@@ -88,9 +83,10 @@ private:
         std::vector<float> thresholds;
         std::vector<std::uint16_t> masks;
         std::unique_ptr<float[]> bounds;  // mostly never written, so its pages are not touched
-        std::vector<std::size_t> candidates;             // by query; those of the int4 filter are not counted
-        std::size_t scanned = 0, scanned_by_filter = 0;  // vectors
-        std::size_t int4_from = 0;                       // vectors to scan before the int4 filter is tried
+        std::vector<std::size_t> candidates;  // of `filter`, by query
+        std::size_t int4_candidates = 0;
+        std::size_t scanned = 0, scanned_by_filter = 0, scanned_by_int4 = 0;  // vectors
+        std::size_t int4_from = 0;  // vectors to scan before the int4 filter is used
 
     private:
         static constexpr std::size_t kAlignment = 64;
@@ -113,23 +109,6 @@ private:
             }
         };
     }
-
-    // Lowers bounds of the int4 filter by residual codes. These are read in random order, hence the prefetch.
-    struct BoundRefiner {
-        const IndexView& index;
-        const Queries queries;
-
-        float operator()(std::int64_t id, float bound) const {
-            const std::size_t row = static_cast<std::size_t>(id);
-            const float found = index.kernel.refine_bound(*index.codes.int4, row, queries, bound);
-            return std::isnan(found) ? kInfinity : found;
-        }
-        void prefetch(std::int64_t id) const {
-            const std::size_t bytes = residual_bytes(index.query_width);
-            const std::uint8_t* row = index.codes.int4->residuals + static_cast<std::size_t>(id) * bytes;
-            for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at);
-        }
-    };
 
     // Raises the shared threshold of a query to that of a worker's hits, and returns the larger of the two.
     auto threshold_updater(std::size_t query) {
@@ -167,22 +146,19 @@ private:
         }
     }
 
-    // Returns false, without any candidates, if too many vectors pass. The int4 filter is then tried again when twice
-    // as many vectors were scanned, because thresholds rise, or four times as many if far too many passed.
-    bool filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
+    // Filters by int4 and residual codes. Where pruning fails, int8 codes take over until four times as many vectors have been
+    // scanned and the threshold has risen.
+    void filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, std::nullopt, nullptr);
+        for (std::size_t b = 0; b < tile.blocks; ++b) space.masks[b] = index_.allowed(begin + b);
         plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.get());
-        std::size_t passed = 0;
-        for (std::size_t b = 0; b < tile.blocks; ++b) {
-            space.masks[b] &= index_.allowed(begin + b);
-            passed += static_cast<std::size_t>(std::popcount(space.masks[b]));
+        collect(begin, tile.blocks, space, found, &space.int4_candidates);
+        space.scanned_by_int4 += tile.blocks * kBlock;
+        if (space.int4_candidates > space.scanned_by_int4 / kMaxInt4Share + allowed_candidates()) {
+            // The allowance is for the first vectors, before there is a threshold.
+            space.int4_candidates = allowed_candidates(), space.scanned_by_int4 = 0;
+            space.int4_from = 4 * (space.scanned + tile.blocks * kBlock);
         }
-        if (passed > tile.blocks * kBlock / kMaxInt4Share) {
-            space.int4_from = (passed > tile.blocks * kBlock / kInt4FarShare ? 4 : 2) * space.scanned;
-            return false;
-        }
-        collect(begin, tile.blocks, space, found, nullptr);
-        return true;
     }
 
     void filter(std::size_t begin, std::size_t end, std::optional<std::size_t> next, Workspace& space,
@@ -193,8 +169,7 @@ private:
         space.scanned_by_filter += tile.blocks * kBlock;
     }
 
-    // Pushes the vectors that passed a filter as candidates. `counts` counts them by query; null for the int4 filter,
-    // whose bounds are refinable.
+    // Pushes the vectors that passed a filter as candidates. `counts` counts them by query.
     void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
                  std::size_t* counts) {
         std::vector<float>& thresholds = space.thresholds;
@@ -209,8 +184,8 @@ private:
                     if (bounds[lane] < thresholds[q]) continue;
                     // NaN comes from a damaged file: such a vector is always rescored.
                     const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
-                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane), !counts);
-                    if (counts) ++counts[q];
+                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane));
+                    ++counts[q];
                 }
                 if (found[q].needs_compaction()) {
                     found[q].compact(scorer(q), threshold_updater(q));
@@ -220,9 +195,10 @@ private:
         }
     }
 
+    std::size_t allowed_candidates() const { return 8 * index_.options.k + kExpectedCandidates; }
+
     void check_pruning(const Workspace& space) {
-        const std::size_t max_candidates =
-            space.scanned_by_filter / kMaxCandidateShare + 8 * index_.options.k + kExpectedCandidates;
+        const std::size_t max_candidates = space.scanned_by_filter / kMaxCandidateShare + allowed_candidates();
         for (std::size_t q = 0; q < batch_.count(); ++q) {
             if (space.candidates[q] > max_candidates) pruning_failed_[q].store(true, std::memory_order_relaxed);
         }
@@ -244,19 +220,17 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
         found.assign(batch_.count(), Candidates(index_.options.k));
         Workspace space(batch_.count(), tile_blocks,
                         plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
-        space.int4_from = index_.vectors.rows / kInt8WarmUpShare / workers;
         for (auto range = tiles.claim(); range;) {
             const auto later = plan_.claim_ahead ? tiles.claim() : std::nullopt;
             const auto next = later ? std::optional(later->begin) : std::nullopt;
             if (!load_thresholds(space.thresholds)) return;
             for_each_run(*range, [&](std::size_t begin, std::size_t end) {
                 std::size_t from = begin;
-                if (plan_.int4_filter && space.scanned >= space.int4_from) {
-                    // Where it fails, it mostly does so in the first quarter, and the rest is not read twice.
-                    for (const std::size_t to : {begin + (end - begin) / 4, end}) {
-                        if (!filter_by_int4(from, to, space, found)) break;
-                        from = to;
-                    }
+                while (plan_.int4_filter && from < end && space.scanned >= space.int4_from) {
+                    // The first try is on a quarter of a tile: if pruning fails, few candidates are left of it.
+                    const std::size_t tried = space.scanned_by_int4 > 0 ? end : from + (end - from + 3) / 4;
+                    filter_by_int4(from, tried, space, found);
+                    from = tried;
                 }
                 if (from < end) filter(from, end, next, space, found);
                 space.scanned += (end - begin) * kBlock;
@@ -266,9 +240,6 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
         }
         for (std::size_t q = 0; q < batch_.count(); ++q) {
             if (pruning_failed(q)) continue;
-            if (plan_.int4_filter) {
-                found[q].refine(scorer(q), threshold_updater(q), BoundRefiner{index_, batch_.queries()});
-            }
             found[q].finish(scorer(q), threshold_updater(q));
         }
     });

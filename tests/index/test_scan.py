@@ -177,6 +177,28 @@ def test_one_query_uses_the_int4_codes(width, instruction_set):
     assert_exact(index, queries[:1], 1, instruction_set=instruction_set)
 
 
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize("width", [510, 768, 1030])
+def test_residual_codes_refine_what_int4_codes_leave(width, instruction_set):
+    index, queries = index_of(made(gaussian, 5000, width)), made(gaussian, 6, width, seed=1)
+    codes = index._parts[0].codes.int4
+    options = {"instruction_set": instruction_set, "threads": 1}
+    # Residuals against the query, without an error of their own, prune true hits.
+    codes.norms[2], missed = 0, 0
+    for query in queries:
+        against = np.where(np.pad(query, (0, 4 * codes.residuals.shape[1] - width)) > 0, 0, 3).reshape(4, -1)
+        codes.residuals[:] = (against << [[0], [2], [4], [6]]).sum(axis=0)
+        found, true = (
+            search(index, query[np.newaxis], 1, int4=int4, **options)[1][0, 0] for int4 in (True, False)
+        )
+        missed += found != true
+    assert missed > 3
+    # Where they are no better than int4 codes, they are not used.
+    for error in (codes.norms[1], np.inf, np.nan):
+        codes.norms[2] = error
+        assert_exact(index, queries[-1:], 10, **options)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
 def test_int4_codes_miss_no_hit_in_many_vectors(kind, instruction_set):

@@ -39,9 +39,15 @@
 //
 //     d = mu + s c + s/4 r + e'     r: one of -3, -1, 1, 3;  |c + r/4| <= 15.75 sqrt(width)
 //
-// The residual codes of a vector lie together, because they are read for single vectors. They lower a bound from int4
-// codes by |q| (|e| - |e'|) less s/4 (s1 a.r + s2 b.r). Of |q| (|e| - |e'|) only the part 1 - 2^-18 is subtracted: what
-// the bound includes for the rounding of |q| |e| stays in it.
+// The residual codes of a vector lie together, because they are read only of vectors that pass, and vectors in the order
+// of the index, because many pass of random vectors. They lower a bound from int4 codes by |q| (|e| - |e'|) less
+// s/4 (s1 a.r + s2 b.r). Of |q| (|e| - |e'|) only the part 1 - 2^-18 is subtracted: what the bound includes for the
+// rounding of |q| |e| stays in it. Where |e| <= |e'| a bound is left as it is.
+//
+// a.r and b.r are exact integers, and the rest is float32: some ten operations more, twenty in all. |r/4| < |c|, so no result
+// is above |q| (2 |s c| + |e|), and most are below |q| (|s c| + |e|): only s1 a, s1 a.c and the like can be up to twice as
+// long as q, as |f| <= |q| with one term, too. Together they lose less than 23 times 2^-24 of |q| |s c| and 8 times 2^-24 of
+// |q| |e|. A bound includes 32 times 2^-24 of |q| |e| and, as the norm of the code is not looked up, of |q| 15.75 sqrt(width) s.
 #pragma once
 
 #include <cstddef>

@@ -25,6 +25,8 @@ struct Tile {
     const std::uint8_t* int4_bytes;   // int4 codes with scales and errors, or null
     const float* int4_scales;
     const float* int4_errors;
+    const std::uint8_t* residuals;    // residual codes and their errors, or null
+    const float* residual_errors;
     const std::uint8_t* next_bytes;   // int8 codes that are scanned after these, to be prefetched, or null
     float* scratch;                   // [kScratchBlocks * kBlock * query_width] for the float filter, 64-byte aligned
 };
@@ -51,11 +53,9 @@ struct Queries {
 using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks,
                     float* bounds);
 
-// Filters by int4 codes, for a single query of full width. Writes masks[tile.blocks] and bounds[tile.blocks * kBlock].
+// Filters by int4 codes, for a single query of full width, and what passes by residual codes. Of the vectors in
+// masks[tile.blocks] those stay that pass both. Their bounds: bounds[tile.blocks * kBlock].
 using Int4Filter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
-
-// Refines a bound from the int4 filter by the residual codes of that vector.
-using RefineBound = float(const Int4Codes& codes, std::size_t row, const Queries& queries, float bound);
 
 // The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
 using Score = double(const float* vector, const double* query, std::size_t width);
@@ -71,7 +71,6 @@ struct Kernel {
     Filter* code_filter;           // one term per query
     Filter* two_term_code_filter;
     Int4Filter* int4_filter;       // two terms
-    RefineBound* refine_bound;     // two terms
     Filter* float_filter;
     Score* score;
     Scores* scores;

@@ -167,5 +167,31 @@ CARE_INLINE FourFloats horizontal_sums(Floats a, Floats b, Floats c, Floats d) {
     return __builtin_shufflevector(low, high, 0, 1, 4, 5) + __builtin_shufflevector(low, high, 2, 3, 6, 7);
 }
 
+using FourInts [[gnu::vector_size(16)]] = std::int32_t;
+
+// The sums of two registers each, in the order a, b, a, b of every 16 bytes: halves a row of values to be added.
+template <std::size_t Apart>
+CARE_INLINE Ints add_neighbours(Ints a, Ints b) {
+    return [&]<std::size_t... Lane>(std::index_sequence<Lane...>) __attribute__((always_inline)) {
+        // Of each 16 bytes the lower and the upper half, in runs of `Apart` values of either register.
+        constexpr auto from = [](std::size_t lane) {
+            const std::size_t place = lane % 4, other = place / Apart % 2;
+            return lane - place + (Apart == 1 ? place / 2 : place % 2) + other * kFloats;
+        };
+        return __builtin_shufflevector(a, b, from(Lane)...) + __builtin_shufflevector(a, b, (from(Lane) + 2)...);
+    }(std::make_index_sequence<kFloats>{});
+}
+
+// The horizontal sums of four registers.
+CARE_INLINE FourInts horizontal_sums(Ints a, Ints b, Ints c, Ints d) {
+    const Ints sums = add_neighbours<2>(add_neighbours<1>(a, b), add_neighbours<1>(c, d));
+    FourInts parts[kRegisterBytes / sizeof(FourInts)];
+    std::memcpy(parts, &sums, sizeof sums);
+    FourInts sum = parts[0];
+#pragma GCC unroll 4
+    for (std::size_t i = 1; i < kRegisterBytes / sizeof(FourInts); ++i) sum += parts[i];
+    return sum;
+}
+
 }  // namespace
 }  // namespace care
