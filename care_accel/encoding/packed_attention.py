@@ -101,7 +101,7 @@ def _on_cuda(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    # Releases before 2.12 let a group of heads share a key head without being told.
+    # Older releases let a group of heads share a key head without being told.
     told = "enable_gqa" in inspect.signature(varlen_attn).parameters
     options: dict[str, Any] = {"enable_gqa": query.shape[1] != keys.shape[1]} if told else {}
     found = varlen_attn(
@@ -115,6 +115,18 @@ def _on_cuda(
 @packed_attention.register_fake
 def _of_shapes(query: torch.Tensor, *_: Any) -> torch.Tensor:
     return query.new_empty(query.shape)
+
+
+def missing_on_a_gpu() -> str | None:
+    """Return what this release of PyTorch lacks to compute packed attention on a GPU, None if nothing."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+
+        if "window_size" in inspect.signature(varlen_attn).parameters:
+            return None
+    except ImportError:
+        pass
+    return f"PyTorch {torch.__version__} has no causal attention for variable lengths; 2.11 has"
 
 
 def is_causal(attention: nn.Module) -> bool:

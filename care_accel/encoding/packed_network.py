@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from care_accel.encoding.last_layer import PackedTokens, with_last_layer_of_pooled_tokens
-from care_accel.encoding.packed_attention import Segments, with_packed_attention
+from care_accel.encoding.packed_attention import Segments, missing_on_a_gpu, with_packed_attention
 from care_accel.encoding.spec import EncoderSpec
 from care_accel.kernels import embed, project
 
@@ -74,6 +74,8 @@ class PackedNetwork(nn.Module):
             return f"packs on cpu and cuda, not on {device}"
         if torch.device(device).type == "cpu":
             return None
+        if missing := missing_on_a_gpu():
+            return missing
         heads = config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // heads
         if size % 8 or size > 256:

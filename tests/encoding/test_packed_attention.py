@@ -1,4 +1,5 @@
 import inspect
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -85,6 +86,14 @@ def test_a_gpu_is_asked_for_the_same(monkeypatch, kind, told):
     monkeypatch.setattr(varlen, "varlen_attn", on_a_processor)
     found = module._on_cuda(*tensors(*pack), 5, 5, 0.3, kind == "causal")
     np.testing.assert_allclose(found, plain(*pack, 0.3, kind == "causal"), atol=1e-5)
+
+
+def test_a_release_without_what_a_gpu_needs_is_named(monkeypatch):
+    assert module.missing_on_a_gpu() is None
+    monkeypatch.setattr(varlen, "varlen_attn", lambda query, keys, values, starts, is_causal: None)
+    assert "2.11 has" in module.missing_on_a_gpu()
+    monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    assert "2.11 has" in module.missing_on_a_gpu()
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

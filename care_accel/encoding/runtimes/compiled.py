@@ -53,14 +53,17 @@ def with_compiled_layers(
 
 def _with_compiled_layers(module: Any, backend: str) -> Any:
     """Return a copy of a network, or of its part that has the layers; None if it has none."""
-    copied = copy.copy(module)
-    for name, child in module._modules.items():
-        if name in ("layers", "layer") and isinstance(child, nn.ModuleList):
+    for name in ("layers", "layer", "encoder"):
+        child = getattr(module, name, None)
+        if isinstance(child, nn.ModuleList):
             layers = [copy.copy(layer) for layer in child]
             for layer in layers:
                 layer.compile(dynamic=True, backend=backend)
-            copied._modules = module._modules | {name: nn.ModuleList(layers)}
+            changed: nn.Module | None = nn.ModuleList(layers)
+        else:
+            changed = None if child is None else _with_compiled_layers(child, backend)
+        if changed is not None:
+            copied = copy.copy(module)
+            copied._modules = module._modules | {name: changed}
             return copied
-    part = _with_compiled_layers(module.encoder, backend) if hasattr(module, "encoder") else None
-    copied._modules = module._modules | {"encoder": part}
-    return part and copied
+    return None
