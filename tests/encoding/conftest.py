@@ -15,11 +15,29 @@ def service():
     return Misbehaving()
 
 
-@pytest.fixture
-def address(service) -> Iterator[str]:
-    """Return the address at which `service` answers."""
-    from .misbehaving import start
+@pytest.fixture(params=["grpc", "http"])
+def protocol(request) -> str:
+    """Return what `service` and its clients speak."""
+    return request.param
 
+
+@pytest.fixture
+def start(protocol):
+    """Return the function that starts a server of a service."""
+    from . import misbehaving, misbehaving_http
+
+    return (misbehaving if protocol == "grpc" else misbehaving_http).start
+
+
+@pytest.fixture
+def prefix(protocol) -> str:
+    """Return what goes before host and port in an address."""
+    return "" if protocol == "grpc" else "http://"
+
+
+@pytest.fixture
+def address(service, start) -> Iterator[str]:
+    """Return the address at which `service` answers."""
     server, address = start(service)
     yield address
     server.stop(0)
@@ -61,10 +79,8 @@ def client(connect, address):
 
 
 @pytest.fixture
-def server_at():
+def server_at(start):
     """Return the function that starts a server, whose servers end with the test."""
-    from .misbehaving import start
-
     started = []
 
     def at(service, port):

@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 # A server that has failed, or was too slow, is asked last for so many seconds.
 _AVOIDED_S = 5.0
 _IDENTIFY_S = 5.0
-_KINDS = {"O": "BYTES", "b": "BOOL", "i4": "INT32", "i8": "INT64", "f4": "FP32"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ class ShardServer(AsyncServerClient):
         """
         config = await self._config(SCAN)
         try:
-            known = json.loads(config.parameters[DESCRIPTION].string_value)
+            known = json.loads(config.parameters[DESCRIPTION])
             number, of = known["shard"]
             part = Part(str(known["uuid"]), int(number), int(of))
             revision, width = str(known["revision"]), int(known["width"])
@@ -122,17 +121,9 @@ class ShardServer(AsyncServerClient):
         ServerError
             The request is wrong, or the server overloaded.
         """
-        tensors = []
-        for name, values in inputs.items():
-            kind = _KINDS.get(values.dtype.kind) or _KINDS[values.dtype.str[1:]]
-            tensors.append(self._module.InferInput(name, values.shape, kind))
-            tensors[-1].set_data_from_numpy(values)
         try:
-            response = await self._with_retries(
-                SCAN,
-                lambda timeout: self._client.infer(
-                    SCAN, tensors, timeout=int(1e6 * timeout), client_timeout=timeout
-                ),
+            answer = await self._with_retries(
+                SCAN, lambda timeout: self._transport.infer(SCAN, inputs, timeout)
             )
         except asyncio.CancelledError:  # it was too slow
             self.failed()
@@ -144,7 +135,7 @@ class ShardServer(AsyncServerClient):
             if error.status == "INVALID_ARGUMENT" or error.overloaded:
                 raise
             raise ShardFailed(str(error)) from None
-        return {output.name: response.as_numpy(output.name) for output in response.get_response().outputs}
+        return {name: answer.as_numpy(name) for name in answer.names}
 
 
 class Servers:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from care_accel.cluster.shards.answers import Answer
 from care_accel.cluster.shards.calls import ShardAway, ShardFailed
 from care_accel.encoding.base import BaseDualEncoder
-from care_accel.encoding.runtimes.server_connection import CHANNEL, tritonclient_module
 from care_accel.encoding.runtimes.server_descriptions import DESCRIPTION, ENCODERS, SEARCH
 from care_accel.encoding.runtimes.server_messages import SHARE
+from care_accel.encoding.runtimes.transports import tritonclient_module
+from care_accel.encoding.runtimes.transports.grpc import CHANNEL
 from care_accel.encoding.spec import ROLES, Role, Task
 from care_accel.errors import CareError
 from care_accel.retriever import Hit

@@ -11,7 +11,6 @@ from typing import Any
 from care_accel.errors import CareError
 
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 2.0  # seconds
-_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s/:@]+):(\d{1,5})")
 # Messages of an overloaded server: from our models (`care_accel.serving.backend.backlog`), and its own queue limits.
 _OVERLOADED = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
 # A model's process has died: the script tritonserver restarts the server within a second.
@@ -46,22 +45,6 @@ class ServerError(CareError):
         return self.status in ("CANCELLED", "DEADLINE_EXCEEDED") or bool(
             _STUB_DIED.search(text) or _LOADING.search(text)
         )
-
-
-def checked_address(address: str) -> str:
-    """Return the address after validation.
-
-    Raises
-    ------
-    CareError
-        It is not ``host:port``.
-    """
-    match = _ADDRESS.fullmatch(address) if isinstance(address, str) else None
-    if match is None or not 0 < int(match[2]) < 65_536:
-        raise CareError(
-            f"{address!r} is not an address of an inference server; give host and gRPC port, as in 'localhost:8001'"
-        )
-    return address
 
 
 def checked_limits(timeout: float, retries: int, in_flight: int) -> None:
@@ -165,7 +148,7 @@ class Attempts:
         if status == "UNAVAILABLE":
             return (
                 f"{self._address}: no inference server answers ({message}); start one with care-accel serve, and "
-                "give the address of its gRPC port"
+                "give the address of its gRPC port, or http:// and that of its HTTP port"
             )
         if status == "NOT_FOUND":
             return f"{self._address}: serves no model {self._model!r} ({message}); serve a repository of this package"

@@ -1,4 +1,4 @@
-"""gRPC clients of an inference server, for embeddings and search: a blocking one and one for asyncio."""
+"""Clients of an inference server, for embeddings and search: a blocking one and one for asyncio."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import time
 import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from numpy.typing import ArrayLike
 
 from care_accel.encoding.runtimes.attempts import ServerError
-from care_accel.encoding.runtimes.server_connection import CHANNEL, BaseClient, close_all, tritonclient_module
+from care_accel.encoding.runtimes.server_connection import BaseClient, close_all
 from care_accel.encoding.runtimes.server_descriptions import (
     ENCODERS,
     SEARCH,
@@ -30,6 +30,14 @@ from care_accel.encoding.runtimes.server_messages import (
     search_plan,
     with_text_positions,
 )
+from care_accel.encoding.runtimes.transports import (
+    Answer,
+    AsyncTransport,
+    Configuration,
+    Transport,
+    open_async_transport,
+    open_transport,
+)
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
 
@@ -44,7 +52,8 @@ class ServerClient(BaseClient):
     Parameters
     ----------
     address : str
-        Host and gRPC port, such as ``"localhost:8001"``.
+        Host and gRPC port, such as ``"localhost:8001"``, or HTTP port, such as ``"http://localhost:8000"``: a request takes less
+        time over HTTP, but the server goes on with one that its caller has given up.
     timeout : float
         Seconds per request, retries included. The server drops the request from its queue at the deadline.
     retries : int
@@ -56,18 +65,18 @@ class ServerClient(BaseClient):
     Raises
     ------
     CareError
-        tritonclient is not installed, or an argument is invalid. A missing server is reported by the first request.
+        tritonclient (for HTTP httptools, too) is not installed, or an argument is invalid. A missing server is reported by the
+        first request.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
-        module = tritonclient_module("tritonclient.grpc")
-        self._opened = [module.InferenceServerClient(self.address, channel_args=CHANNEL)]
+        self._opened = [open_transport(self._address)]
         # For clients that are never closed: gRPC cannot close during interpreter shutdown.
         self._finalizer = weakref.finalize(self, close_all, self._opened)
 
     @property
-    def _client(self) -> Any:
+    def _transport(self) -> Transport:
         if not self._opened:
             raise CareError(f"{self!r} is closed; create a new client")
         return self._opened[0]
@@ -75,7 +84,7 @@ class ServerClient(BaseClient):
     def ready(self) -> bool:
         """Whether a server answers and has loaded all its models."""
         try:
-            return self._client.is_server_ready(client_timeout=min(self.timeout, _READY_TIMEOUT))
+            return self._transport.ready(min(self.timeout, _READY_TIMEOUT))
         except self._error:
             return False
 
@@ -184,10 +193,8 @@ class ServerClient(BaseClient):
         def request(batch: list[int]) -> _R:
             inputs = plan.inputs(batch)
 
-            def send(timeout: float) -> Any:
-                return self._client.infer(
-                    plan.model, inputs, timeout=int(1e6 * timeout), client_timeout=timeout
-                )
+            def send(timeout: float) -> Answer:
+                return self._transport.infer(plan.model, inputs, timeout)
 
             try:
                 response = self._with_retries(plan.model, send)
@@ -209,10 +216,8 @@ class ServerClient(BaseClient):
         with ThreadPoolExecutor(min(self.in_flight, len(batches)), "request") as pool:
             yield from pool.map(request, batches)
 
-    def _config(self, model: str) -> Any:
-        return self._with_retries(
-            model, lambda timeout: self._client.get_model_config(model, client_timeout=timeout)
-        ).config
+    def _config(self, model: str) -> Configuration:
+        return self._with_retries(model, lambda timeout: self._transport.configuration(model, timeout))
 
     def _with_retries(self, model: str, send: Callable[[float], _T]) -> _T:
         attempts = self._attempts(model)
@@ -243,27 +248,26 @@ class AsyncServerClient(BaseClient):
     ----------
     address, timeout, retries, in_flight
         As for `ServerClient`, errors too; ``in_flight`` applies per call. Cancelling a call cancels its requests at the
-        server.
+        server, but over HTTP.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:
         super().__init__(address, timeout, retries, in_flight)
-        self._module = tritonclient_module("tritonclient.grpc.aio")
-        self._opened: Any = None
+        self._opened: AsyncTransport | None = None
         self._closed = False
 
     @property
-    def _client(self) -> Any:
+    def _transport(self) -> AsyncTransport:
         if self._closed:
             raise CareError(f"{self!r} is closed; create a new client")
-        if self._opened is None:  # a channel binds to the running loop on creation
-            self._opened = self._module.InferenceServerClient(self.address, channel_args=CHANNEL)
+        if self._opened is None:  # connections belong to the running loop
+            self._opened = open_async_transport(self._address)
         return self._opened
 
     async def ready(self) -> bool:
         """Whether a server answers and has loaded all its models."""
         try:
-            return await self._client.is_server_ready(client_timeout=min(self.timeout, _READY_TIMEOUT))
+            return await self._transport.ready(min(self.timeout, _READY_TIMEOUT))
         except self._error:
             return False
 
@@ -318,10 +322,8 @@ class AsyncServerClient(BaseClient):
             async with limit:
                 inputs = plan.inputs(batch)
 
-                def send(timeout: float) -> Awaitable[Any]:
-                    return self._client.infer(
-                        plan.model, inputs, timeout=int(1e6 * timeout), client_timeout=timeout
-                    )
+                def send(timeout: float) -> Awaitable[Answer]:
+                    return self._transport.infer(plan.model, inputs, timeout)
 
                 try:
                     response = await self._with_retries(plan.model, send)
@@ -338,11 +340,8 @@ class AsyncServerClient(BaseClient):
             for task in tasks:
                 task.cancel()
 
-    async def _config(self, model: str) -> Any:
-        response = await self._with_retries(
-            model, lambda timeout: self._client.get_model_config(model, client_timeout=timeout)
-        )
-        return response.config
+    async def _config(self, model: str) -> Configuration:
+        return await self._with_retries(model, lambda timeout: self._transport.configuration(model, timeout))
 
     async def _with_retries(self, model: str, send: Callable[[float], Awaitable[_T]]) -> _T:
         attempts = self._attempts(model)

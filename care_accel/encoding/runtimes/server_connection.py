@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from care_accel.encoding.runtimes.attempts import Attempts, checked_address, checked_limits
+from care_accel.encoding.runtimes.attempts import Attempts, checked_limits
 from care_accel.encoding.runtimes.server_descriptions import ServedEncoder, ServedSearch
+from care_accel.encoding.runtimes.transports import Address, tritonclient_module
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError
-
-# Reconnect within the backoff of `Attempts`; gRPC's own backoff starts at a second.
-CHANNEL = [
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-]
 
 
 class BaseClient:
@@ -25,7 +16,8 @@ class BaseClient:
 
     def __init__(self, address: str, timeout: float, retries: int, in_flight: int) -> None:
         checked_limits(timeout, retries, in_flight)
-        self.address = checked_address(address)
+        self._address = Address.read(address)
+        self.address = str(self._address)
         self.timeout = timeout
         self.retries = retries
         self.in_flight = in_flight
@@ -57,13 +49,3 @@ def close_all(opened: list[Any]) -> None:
     """Close connections."""
     while opened:
         opened.pop().close()
-
-
-def tritonclient_module(module: str) -> Any:
-    """Import a module of NVIDIA's client."""
-    try:
-        return import_module(module)
-    except ImportError as missing:
-        raise CareError(
-            f"{missing.name} is not installed: pip install 'care-accel[server]' (or tritonclient[grpc])"
-        ) from None

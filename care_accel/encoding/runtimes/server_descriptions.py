@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from care_accel.encoding.runtimes.transports.interface import Configuration
 from care_accel.encoding.spec import EncoderSpec, Role
 from care_accel.errors import CareError
 
@@ -72,7 +73,7 @@ class ServedSearch:
     collection: bool = False
 
 
-def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
+def read_encoder(config: Configuration, role: Role, address: str) -> ServedEncoder:
     """Read the description of an encoder from its model configuration.
 
     Raises
@@ -101,18 +102,18 @@ def read_encoder(config: Any, role: Role, address: str) -> ServedEncoder:
     return served
 
 
-def search_describer(search: Any) -> str:
+def search_describer(search: Configuration) -> str:
     """Return the name of the model whose configuration describes the search: ``scan`` if ``search`` is an ensemble."""
     return SEARCH if DESCRIPTION in search.parameters else SCAN
 
 
-def read_search(search: Any, described: Any, address: str) -> ServedSearch:
+def read_search(search: Configuration, described: Configuration, address: str) -> ServedSearch:
     """Read the description of the search.
 
     Parameters
     ----------
-    search : ModelConfig
-    described : ModelConfig
+    search : Configuration
+    described : Configuration
         That of `search_describer`.
     address : str
 
@@ -134,9 +135,9 @@ def read_search(search: Any, described: Any, address: str) -> ServedSearch:
         raise _no_description(described, address, cause) from None
 
 
-def _description(config: Any, address: str) -> Mapping[str, Any]:
+def _description(config: Configuration, address: str) -> Mapping[str, Any]:
     try:
-        values = json.loads(config.parameters[DESCRIPTION].string_value)
+        values = json.loads(config.parameters.get(DESCRIPTION, ""))
     except ValueError as cause:
         raise _no_description(config, address, cause) from None
     if not isinstance(values, dict):
@@ -144,7 +145,7 @@ def _description(config: Any, address: str) -> Mapping[str, Any]:
     return values
 
 
-def _no_description(config: Any, address: str, cause: Exception) -> CareError:
+def _no_description(config: Configuration, address: str, cause: Exception) -> CareError:
     reason = f"{cause} is missing" if isinstance(cause, KeyError) else cause
     return CareError(
         f"{address}: the configuration of {config.name} has no parameter {DESCRIPTION!r} that this release can read "

@@ -3,17 +3,14 @@
 import json
 
 import pytest
-from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from care_accel import CareError
 from care_accel.encoding.runtimes.server_descriptions import read_search, search_describer
+from care_accel.encoding.runtimes.transports import Configuration
 
 
 def config(name, **care):
-    made = ModelConfig(name=name, max_batch_size=4)
-    if care:
-        made.parameters["care"].string_value = json.dumps(care)
-    return made
+    return Configuration(name, 4, {"care": json.dumps(care)} if care else {})
 
 
 def test_a_search_is_described_by_itself_and_an_ensemble_by_its_scan():
