@@ -22,6 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parent))
 import load
+import load_clients
 import numpy as np
 import texts
 
@@ -32,13 +33,13 @@ CLIENTS = {"search": 5, "query_encoder": 2, "document_encoder": 1}
 ROWS = {"document_encoder": 16}
 
 
-def endless(model: str) -> Iterator[load.Request]:
+def endless(model: str) -> Iterator[load_clients.Request]:
     """Yield requests whose texts repeat only after some hundred thousand: pairs of titles make new texts."""
     some = texts.answers() if model == "document_encoder" else texts.questions()
     pairs = (
         f"{one} {other}" for step in itertools.count(1) for one, other in zip(some, some[step:], strict=False)
     )
-    return load.requests(model, itertools.chain(some, pairs), ROWS.get(model, 1))
+    return load_clients.requests(model, itertools.chain(some, pairs), ROWS.get(model, 1))
 
 
 def memory(pid: int) -> dict[str, int]:

@@ -1,10 +1,10 @@
-"""Load generator for a running inference server: many gRPC clients in one event loop, each text sent once.
+"""Load generator for a running inference server: many clients in one event loop, each text sent once.
 
-``python bench/load.py localhost:8001 --model search --concurrency 1 8 64``
+``python bench/load.py localhost:8001 --model search --concurrency 1 8 64``, or with ``http://localhost:8000`` over HTTP.
 
 Requests are serialised before the clock starts, and responses are parsed after it has stopped: where client and server
 share a machine, the client's processor time is lost to the server. ``--client tritonclient`` measures tritonclient's own
-calls instead.
+calls instead, over gRPC.
 """
 
 from __future__ import annotations
@@ -17,67 +17,28 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 import numpy as np
 import psutil
 import tritonclient.grpc as triton
-import tritonclient.grpc.aio
-from tritonclient.grpc import service_pb2
 
 sys.path.insert(0, str(Path(__file__).parent))
+from load_clients import (
+    CLIENTS,
+    Reply,
+    Request,
+    http_request,
+    requests,
+)
 from texts import answers, questions
 
-METHOD = "/inference.GRPCInferenceService/ModelInfer"
 # Phases of the server's own statistics, in the order of a request.
 PARTS = ("queue", "compute_input", "compute_infer", "compute_output")
-_HTTP2 = [("grpc.max_receive_message_length", -1)]
-
-
-class Request(NamedTuple):
-    """A request to a model: as tritonclient inputs, and serialised."""
-
-    model: str
-    inputs: list[triton.InferInput]
-    raw: bytes
-
-
-def request(model: str, texts: Sequence[str], *, k: int | None = None) -> Request:
-    """Build a request of some texts."""
-    columns: list[tuple[str, str, Any]] = [("TEXT", "BYTES", [[text.encode()] for text in texts])]
-    if k is not None:
-        columns.append(("K", "INT32", [[k]] * len(texts)))
-    message = service_pb2.ModelInferRequest(model_name=model)
-    inputs = []
-    for name, kind, rows in columns:
-        given = triton.InferInput(name, [len(texts), 1], kind)
-        given.set_data_from_numpy(np.array(rows, dtype=triton.triton_to_np_dtype(kind)))
-        message.inputs.add(name=name, datatype=kind, shape=[len(texts), 1])
-        message.raw_input_contents.append(given._get_content())  # nothing public gives the bytes
-        inputs.append(given)
-    return Request(model, inputs, message.SerializeToString())
-
-
-def json_request(model: str, texts: Sequence[str]) -> Request:
-    """Build a JSON request of one text."""
-    return Request(model, [], json.dumps({"text": texts[0]}).encode())
-
-
-def requests(model: str, texts: Iterable[str], rows: int = 1, **options: Any) -> Iterator[Request]:
-    """Yield requests of ``rows`` texts each."""
-    source = iter(texts)
-    while len(some := list(itertools.islice(source, rows))) == rows:
-        yield request(model, some, **options)
-
-
-def outputs(answer: bytes) -> dict[str, np.ndarray]:
-    """Return the tensors of an answer."""
-    parsed = triton.InferResult(service_pb2.ModelInferResponse.FromString(answer))
-    return {tensor.name: parsed.as_numpy(tensor.name) for tensor in parsed.get_response().outputs}
 
 
 @dataclass
@@ -92,7 +53,7 @@ class Measured:
         Seconds of each request that was answered.
     errors : Counter of str
         Requests that failed, by status.
-    last : bytes
+    last : bytes or Reply
         An answer.
     client, server : float, dict of str to float
         Processor seconds: of this process, and of the server's by name where it runs here.
@@ -103,7 +64,7 @@ class Measured:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
-    last: bytes = b""
+    last: bytes | Reply = b""
     client: float = 0.0
     server: dict[str, float] = field(default_factory=dict)
     models: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -153,72 +114,27 @@ class Load:
     most: int | None = None
 
 
-class _Raw:
-    """Bytes out, bytes in."""
-
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=_HTTP2)
-        self._call = self._channel.unary_unary(METHOD)
-
-    async def infer(self, one: Request) -> bytes:
-        return await self._call(one.raw)
-
-    async def close(self) -> None:
-        await self._channel.close()
-
-
-class _Tritonclient:
-    """tritonclient's own call, with every output converted to an array."""
-
-    def __init__(self, address: str) -> None:
-        self._client = tritonclient.grpc.aio.InferenceServerClient(address)
-
-    async def infer(self, one: Request) -> bytes:
-        answer = await self._client.infer(one.model, one.inputs)
-        for tensor in answer.get_response().outputs:
-            answer.as_numpy(tensor.name)
-        return b""
-
-    async def close(self) -> None:
-        await self._client.close()
-
-
-class _Json:
-    """POST and JSON, for hand-written servers; needs aiohttp, which tritonclient's HTTP client brings."""
-
-    def __init__(self, address: str) -> None:
-        import aiohttp
-
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        self._address, self._headers = address, {"Content-Type": "application/json"}
-
-    async def infer(self, one: Request) -> bytes:
-        place = f"{self._address}/{one.model}"
-        async with self._session.post(place, data=one.raw, headers=self._headers) as answer:
-            answer.raise_for_status()
-            return await answer.read()
-
-    async def close(self) -> None:
-        await self._session.close()
-
-
-CLIENTS = {"raw": _Raw, "tritonclient": _Tritonclient, "json": _Json}
-
-
 def run(
-    address: str, *loads: Load, seconds: float, client: str = "raw", pid: int | None = None
+    address: str,
+    *loads: Load,
+    seconds: float,
+    client: str = "raw",
+    pid: int | None = None,
+    counters: str | None = None,
 ) -> list[Measured]:
     """Send loads concurrently until the first one ends.
 
     Parameters
     ----------
     address : str
-        ``host:port`` of gRPC.
+        ``host:port`` of gRPC, or a URL.
     *loads : Load
     seconds : float
-    client : {"raw", "tritonclient", "json"}
+    client : {"raw", "http", "tritonclient", "json"}
     pid : int, optional
         Process id of the server if it runs on this machine: its processor time is measured.
+    counters : str, optional
+        ``host:port`` of gRPC, where the server tells its statistics; by default ``address``, if it is one.
 
     Returns
     -------
@@ -226,7 +142,8 @@ def run(
         One per load; processor time and statistics cover all loads and are in the first.
     """
     results = [Measured() for _ in loads]
-    asking = None if client == "json" else triton.InferenceServerClient(address)
+    counters = counters or (address if client in ("raw", "tritonclient") else None)
+    asking = triton.InferenceServerClient(counters) if counters else None
     try:
         before, used = statistics(asking), processor_seconds(pid)
         own = time.process_time()
@@ -373,10 +290,13 @@ def main() -> None:
     options = parser.parse_args()
     texts = answers() if options.model == "document_encoder" else questions()
     built = list(requests(options.model, texts, options.rows))
+    client = options.client
+    if options.address.startswith("http://"):
+        client, built = "http", [http_request(options.model, [text], options.address) for text in texts]
     source = iter(built)
     for concurrency in [1] if options.rate else options.concurrency:
         load = Load(source, concurrency, options.rate)
-        (found,) = run(options.address, load, seconds=options.seconds, client=options.client, pid=options.pid)
+        (found,) = run(options.address, load, seconds=options.seconds, client=client, pid=options.pid)
         if not found.latencies and not found.errors:
             parser.error(f"{len(texts):,} texts are used up; ask for fewer seconds")
         how = f"{options.rate:g} a second" if options.rate else f"concurrency {concurrency}"

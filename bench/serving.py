@@ -12,12 +12,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import load
+import load_clients
 import mini
 import networks
 import numpy as np
@@ -168,16 +169,29 @@ class Running:
         Key of `load.CLIENTS`.
     texts : iterator of str
         Questions not yet sent to this server.
+    http : str
+        URL of an inference server.
+    counters : str, optional
+        Its gRPC address.
     """
 
     address: str
     pid: int
     client: str = "raw"
     texts: Iterator[str] = field(default_factory=lambda: itertools.cycle(texts.questions()))
+    http: str = ""
+    counters: str | None = None
 
-    def requests(self, model: str, count: int) -> list[load.Request]:
+    def over_http(self) -> Running:
+        """Return the same server, asked over HTTP."""
+        return replace(self, address=self.http, client="http")
+
+    def requests(self, model: str, count: int) -> list[load_clients.Request]:
         """Return requests of one question each."""
-        build = load.json_request if self.client == "json" else load.request
+        build: Callable[[str, list[str]], load_clients.Request]
+        build = load_clients.json_request if self.client == "json" else load_clients.request
+        if self.client == "http":
+            build = partial(load_clients.http_request, address=self.address)
         return [build(model, [next(self.texts)]) for _ in range(count)]
 
     def measure(self, model: str, count: int, concurrency: int) -> load.Measured:
@@ -186,7 +200,14 @@ class Running:
 
     def send(self, *loads: load.Load, seconds: float = 120.0) -> list[load.Measured]:
         """Send loads concurrently."""
-        return load.run(self.address, *loads, seconds=seconds, client=self.client, pid=self.pid)
+        return load.run(
+            self.address,
+            *loads,
+            seconds=seconds,
+            client=self.client,
+            pid=self.pid,
+            counters=self.counters,
+        )
 
 
 @contextmanager
@@ -194,7 +215,7 @@ def served(world: World, change: Callable[[Any], None]) -> Iterator[Running]:
     """Run the server on a world's repository with a change."""
     with world.repository(change) as repository, Server(repository) as server:
         assert server.process is not None
-        running = Running(server.grpc, server.process.pid)
+        running = Running(server.grpc, server.process.pid, http=f"http://{server.http}", counters=server.grpc)
         running.measure("search", 50, 4)
         yield running
 

@@ -1,7 +1,7 @@
 """The inference server under load: latency and throughput by concurrency, batched and not, and where the time goes.
 
 Clients and server share the machine. A block is a fixed number of requests; ratios are of throughput, percentiles of
-requests. Peers: the same repository with search in the server's process, the same without batching, a hand-written server, and for information the library in
+requests. Peers: the same repository with search in the server's process, and this asked over HTTP, the same without batching, a hand-written server, and for information the library in
 process, one query after the other. Servers of one model run side by side, and only one gets requests at a time. No text
 is sent to a server twice. Parts are means by the server's own statistics; "elsewhere" is the rest of a request's time:
 client, network stack, transfer between processes.
@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ pytest.importorskip(
 )
 sys.path.insert(0, str(Path(__file__).parent))
 import load
+import load_clients
 import serving
 import texts
 
@@ -57,6 +59,7 @@ REQUESTS = {
 MODELS = ["search", "query_encoder"]
 SHIPPED, UNBATCHED, PEER = "served", "served, not batched", "FastAPI, sentence-transformers, faiss"
 IN_SERVER = "served, in the server's process"
+OVER_HTTP = "served, in the server's process, over HTTP"
 IN_PROCESS = "in process, one by one"
 GAPS = {"one query after the other": 0.0, "a query each 5 ms, as clients come": 0.005}
 DELAYS = {f"queue delay {delay} us": delay for delay in (0, 100, 500, 1000, 2000)}
@@ -74,9 +77,9 @@ def pytest_generate_tests(metafunc):
             for world in worlds
             for model in MODELS
             for concurrency in CONCURRENCY[size][world]
-            for engine in (SHIPPED, IN_SERVER, UNBATCHED, PEER, IN_PROCESS)
+            for engine in (SHIPPED, IN_SERVER, OVER_HTTP, UNBATCHED, PEER, IN_PROCESS)
             if size != "smoke" or engine in (SHIPPED, IN_PROCESS)
-            if engine != IN_SERVER or model == "search"
+            if engine not in (IN_SERVER, OVER_HTTP) or model == "search"
             # With a large network the network alone decides, and the peer serves search only.
             if engine != PEER or (world == serving.MINI and model == "search")
         ]
@@ -162,11 +165,13 @@ def test_load(measure, bench_size, servers, worlds, world, model, concurrency, e
         in_process(measure, worlds(world), model, count, about | {"parameters": parameters})
         return
     about["parameters"] = parameters | {"over": "concurrency", "concurrency": concurrency}
-    running = servers("load", world, engine)
+    running = servers("load", world, IN_SERVER if engine == OVER_HTTP else engine)
+    if engine == OVER_HTTP:
+        running = running.over_http()
     found = under_load(measure, running, model, count, concurrency, refusing=world != serving.MINI, **about)
     if engine == PEER:
         return
-    outputs = load.outputs(found.last)
+    outputs = load_clients.outputs(found.last)
     assert outputs["EMBEDDING" if model == "query_encoder" else "IDS"].shape[0] == 1
     if model == "search" and concurrency == 1 and measure.block == 0:
         compare(running, worlds(world))
@@ -198,9 +203,14 @@ def asked(world, model):
 def compare(running, world):
     """Compare a response of the server with the library's hits."""
     query = next(running.texts)
-    (found,) = running.send(load.Load(iter([load.request("search", [query])])))
+    build = (
+        partial(load_clients.http_request, address=running.address)
+        if running.client == "http"
+        else load_clients.request
+    )
+    (found,) = running.send(load.Load(iter([build("search", [query])])))
     hits = world.retriever.search(query, 10)
-    assert load.outputs(found.last)["IDS"][0].tolist() == [hit.id for hit in hits]
+    assert load_clients.outputs(found.last)["IDS"][0].tolist() == [hit.id for hit in hits]
 
 
 def test_gaps(measure, worlds, world, model, engine):
@@ -231,7 +241,7 @@ def test_beside_documents(measure, bench_size, servers, world, way, engine):
     queries = load.Load(
         iter(running.requests("search", count)), rate=RATES[world] if way == "open loop" else None
     )
-    bulk = [load.request("document_encoder", some) for some in batches(texts.answers(), rows, 40)]
+    bulk = [load_clients.request("document_encoder", some) for some in batches(texts.answers(), rows, 40)]
     others = [load.Load(itertools.cycle(bulk), 4)] if engine != ALONE else []
     found = []
 

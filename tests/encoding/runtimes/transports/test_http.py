@@ -26,11 +26,11 @@ def test_a_connection_is_used_again_and_threads_have_their_own(address, service)
     with ServerClient(address) as client:
         client.encode("query", ["头痛"])
         client.encode("query", ["发热"])
-        assert len(client._transport._idle) == 1
+        assert len(client._transport.pool) == 1
         service.slow = 0.2
         with ThreadPoolExecutor(3) as pool:
             list(pool.map(lambda text: vectors(client, text), ["a", "b", "c"]))
-        assert len(client._transport._idle) == 3
+        assert len(client._transport.pool) == 3
 
 
 @over_http
