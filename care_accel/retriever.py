@@ -241,7 +241,8 @@ class Retriever(_Searcher):
         Parameters
         ----------
         address : str
-            Host and gRPC port, such as ``"localhost:8001"``.
+            Host and gRPC port, such as ``"localhost:8001"``, or HTTP port, such as ``"http://localhost:8000"``, which is faster;
+            see `ServerClient`.
         **options
             Passed to `ServerClient`: ``timeout``, ``retries``, ``in_flight``.
 

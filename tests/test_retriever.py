@@ -282,8 +282,14 @@ def demo(embedded_model):
     return Retriever(embedded_model, Retriever.from_documents(embedded_model, texts).index, rows)
 
 
-def test_a_server_finds_what_the_library_finds(care_server, demo):
-    with Retriever.from_server(care_server.grpc) as served:
+@pytest.fixture(params=["grpc", "http"])
+def server_address(care_server, request):
+    """Return the address of a real server, for each protocol."""
+    return care_server.grpc if request.param == "grpc" else f"http://{care_server.http}"
+
+
+def test_a_server_finds_what_the_library_finds(server_address, demo):
+    with Retriever.from_server(server_address) as served:
         for k in (1, 10, 1000):
             for there, here in zip(served.search(QUESTIONS, k=k), demo.search(QUESTIONS, k=k), strict=True):
                 assert [(h.id, h.document) for h in there] == [(h.id, h.document) for h in here]
@@ -292,9 +298,9 @@ def test_a_server_finds_what_the_library_finds(care_server, demo):
         assert served.search([]) == []
 
 
-def test_a_served_search_of_more_queries_than_a_request_takes_keeps_their_order(care_server, demo):
+def test_a_served_search_of_more_queries_than_a_request_takes_keeps_their_order(server_address, demo):
     queries = [f"第{i}种病怎么治" for i in range(150)]
-    with Retriever.from_server(care_server.grpc) as served:
+    with Retriever.from_server(server_address) as served:
         found = served.search(queries, k=3)
     assert [[h.id for h in hits] for hits in found] == [
         [h.id for h in hits] for hits in demo.search(queries, k=3)
@@ -302,10 +308,10 @@ def test_a_served_search_of_more_queries_than_a_request_takes_keeps_their_order(
 
 
 @pytest.mark.parametrize("subset", [[], [7], [400, 3, 3, 12, 80], np.arange(500) % 7 == 2], ids=str)
-def test_a_server_searches_a_subset_as_the_library_does(care_server, demo, subset):
+def test_a_server_searches_a_subset_as_the_library_does(server_address, demo, subset):
     if isinstance(subset, np.ndarray):
         subset = np.resize(subset, len(demo.index))
-    with Retriever.from_server(care_server.grpc) as served:
+    with Retriever.from_server(server_address) as served:
         found = served.search(QUESTIONS, k=6, subset=subset)
     assert [[h.id for h in row] for row in found] == [
         [h.id for h in row] for row in demo.search(QUESTIONS, k=6, subset=subset)
@@ -321,13 +327,13 @@ def test_a_server_searches_a_subset_as_the_library_does(care_server, demo, subse
         ([[1]], r"subset is an array of int64 \[1, 1\]"),
     ],
 )
-def test_a_subset_that_a_server_does_not_have_is_one_line(care_server, subset, words):
-    with Retriever.from_server(care_server.grpc) as served, pytest.raises(CareError, match=words):
+def test_a_subset_that_a_server_does_not_have_is_one_line(server_address, subset, words):
+    with Retriever.from_server(server_address) as served, pytest.raises(CareError, match=words):
         served.search("头痛", subset=subset)
 
 
-def test_a_served_search_tells_where_its_time_went(care_server):
-    with Retriever.from_server(care_server.grpc) as served:
+def test_a_served_search_tells_where_its_time_went(server_address):
+    with Retriever.from_server(server_address) as served:
         begun = time.perf_counter()
         hits, timings = served.search("头痛已经三天了还没有好", k=2, return_timings=True)
         took = 1e6 * (time.perf_counter() - begun)
@@ -336,8 +342,8 @@ def test_a_served_search_tells_where_its_time_went(care_server):
     assert sum(timings) < took
 
 
-def test_queries_that_a_server_encodes_search_an_index_that_is_here(care_server, demo):
-    with DualEncoder.from_server(care_server.grpc) as model:
+def test_queries_that_a_server_encodes_search_an_index_that_is_here(server_address, demo):
+    with DualEncoder.from_server(server_address) as model:
         retriever = Retriever(model, demo.index, demo.documents)
         hits, timings = retriever.search(QUESTIONS, k=5, return_timings=True)
     assert [[h.id for h in row] for row in hits] == [
@@ -350,8 +356,8 @@ def test_queries_that_a_server_encodes_search_an_index_that_is_here(care_server,
     ("query", "k", "words"),
     [("", 10, "TEXT 0 is empty"), ("头痛", 10**12, "must be 1 to 1,000"), ("头痛", 0, "k is 0")],
 )
-def test_what_a_server_refuses_is_one_line(care_server, query, k, words):
-    with Retriever.from_server(care_server.grpc) as served:
+def test_what_a_server_refuses_is_one_line(server_address, query, k, words):
+    with Retriever.from_server(server_address) as served:
         with pytest.raises(CareError, match=words):
             served.search(query, k=k)
         assert len(served.search("头痛")) == 10

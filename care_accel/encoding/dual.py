@@ -165,7 +165,8 @@ class DualEncoder(BaseDualEncoder):
         Parameters
         ----------
         address : str
-            Host and gRPC port, such as ``"localhost:8001"``.
+            Host and gRPC port, such as ``"localhost:8001"``, or HTTP port, such as ``"http://localhost:8000"``; see
+            `ServerClient`.
         **options
             Passed to `ServerClient`: ``timeout`` (seconds per request), ``retries``, ``in_flight``.
 

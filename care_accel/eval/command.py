@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         "--server",
         metavar="ADDRESS",
-        help="evaluate the model of an inference server at this gRPC address, such as localhost:8001, instead of --model",
+        help="evaluate the model of an inference server at this address, such as localhost:8001 (gRPC) or "
+        "http://localhost:8000, instead of --model",
     )
     model.add_argument(
         "--baseline",

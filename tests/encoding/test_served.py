@@ -23,6 +23,12 @@ def test_vectors_of_a_real_server_are_the_library_s(served, embedded_model, role
     np.testing.assert_allclose(there, here, atol=1e-5)
 
 
+def test_over_http_the_vectors_are_the_same(served, care_server):
+    with DualEncoder.from_server(f"http://{care_server.http}") as model:
+        np.testing.assert_array_equal(model.encode_query(TEXTS[:20]), served.encode_query(TEXTS[:20]))
+        assert model.explain().count(f"server on http://{care_server.http}") == 2
+
+
 def test_a_str_gives_one_vector_and_odd_texts_are_as_in_the_library(served, embedded_model):
     for text in ("头痛", "头\ud800痛", "长" * 3000, " ", "🙂"):
         there = served.encode_query(text)

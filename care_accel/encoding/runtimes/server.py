@@ -55,7 +55,7 @@ class ServerClient(BaseClient):
         Host and gRPC port, such as ``"localhost:8001"``, or HTTP port, such as ``"http://localhost:8000"``: a request takes less
         time over HTTP, but the server goes on with one that its caller has given up.
     timeout : float
-        Seconds per request, retries included. The server drops the request from its queue at the deadline.
+        Seconds per request, retries included. The server is told; a model with a queue policy drops the request then.
     retries : int
         Maximum retries, with exponential backoff, of a server that is overloaded or has never answered. A server that
         answered before and is unavailable is restarting: it is retried until ``timeout``. No other error is retried.

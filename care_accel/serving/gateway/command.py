@@ -36,7 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server",
         action="append",
         metavar="ADDRESS",
-        help=f"gRPC address of the inference server; default: {_SERVER}",
+        help="address of the inference server: its gRPC port, as in localhost:8001, or its HTTP port, as in "
+        f"http://localhost:8000, which is faster; default: {_SERVER}",
     )
     parser.add_argument(
         "--host",

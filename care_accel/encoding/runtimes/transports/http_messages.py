@@ -49,7 +49,7 @@ class Messages:
         return f"GET {path} {self._host}\r\n".encode()
 
     def infer(self, model: str, inputs: Inputs, timeout: float) -> bytes:
-        """Return a request to a model, with the seconds after which the server drops it from its queue."""
+        """Return a request to a model, with the seconds after which a queue policy of the server may drop it."""
         tensors, data = [], []
         for name, values in inputs.items():
             kind = datatype(values)

@@ -63,7 +63,7 @@ class Transport(Protocol):
     """A way to a server, shared by threads. Its errors are `InferenceServerException` of tritonclient, with a gRPC status."""
 
     def infer(self, model: str, inputs: Inputs, timeout: float) -> Answer:
-        """Run a model. The server is told the timeout in seconds, and drops the request from its queue then."""
+        """Run a model. The server is told the timeout in seconds: a queue policy may drop the request then."""
 
     def configuration(self, model: str, timeout: float) -> Configuration:
         """Return what the server says of a model."""
