@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError
 from care_accel.index.approximate.library import faiss_library, omp_threads
 from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, of_length_1, too_slow
+from care_accel.index.approximate.one_query import OneQuery
 
 # faiss asks for as many vectors a list to find its centre.
 PER_LIST = 39
@@ -187,6 +188,20 @@ class Structure:
         with omp_threads(threads):
             found: NDArray[np.int64] = self.index.search(queries, count, params=parameters)[1]
         return found
+
+    def one_query(self, count: int, ids: NDArray[np.int64] | None) -> OneQuery | None:
+        """Return what searches for one query at a time; None on a GPU.
+
+        Parameters
+        ----------
+        count : int
+            Of candidates.
+        ids : numpy.ndarray, optional
+            int64: the id of each vector, -1 for one that is gone; by default its place.
+        """
+        if self.on_gpu:
+            return None
+        return OneQuery(self.index, int(self.index.d), count, of_length_1="RaBitQ" in self.name, ids=ids)
 
     def bytes(self) -> int:
         """Return what the structure takes, as faiss writes it."""
