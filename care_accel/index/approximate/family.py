@@ -3,7 +3,7 @@
 ====================  ==================================================================================
 HNSW32,SQ8            a graph of 32 links a vector (Malkov and Yashunin, 2018) over int8 codes
 HNSW32,Flat           the same over the vectors: twice to four times the memory traffic, no loss by codes
-IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2, 4 and 8 times the root of their number
+IVFn,Flat             n lists of vectors by nearest centre; n is a fourth to 8 times the root of their number
 IVFn,SQ8              int8 codes in lists
 IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two values, read by fast-scan
 IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
@@ -42,7 +42,8 @@ _ADDED = 65_536
 # Of a value of a query, where the vectors have one: a third faster than 8, and no worse.
 _QUERY_BITS = 4
 # How many times k candidates are rescored.
-_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16, 32, 64), "RaBitQ": (2, 4, 8, 16, 32, 64)}
+_MANY = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": _MANY, "RaBitQ": _MANY}
 _MOST_FACTOR, _MOST_CANDIDATES = 16, 640
 # From so many bytes of centres on they are searched by 4-bit codes, which a cache holds: so many times as many as lists are searched.
 _MANY_CENTRES_BYTES, _CENTRES_FACTOR = 2**20, 2
@@ -52,6 +53,8 @@ _MOST_EF = 4096
 # In the order in which they are tried; of vectors that no cache holds, those that take less to read come first.
 CODES = ("Flat", "SQ8", "PQ", "RaBitQ")
 CODES_OF_MANY = ("PQ", "SQ8", "RaBitQ", "Flat")
+# For these fewer lists may be best than for others.
+QUICKLY_READ = ("PQ",)
 # What faiss has on a GPU of this family.
 GPU_CODES = ("Flat", "SQ8")
 
@@ -106,7 +109,7 @@ class Kind:
 def lists_tried(count: int) -> list[int]:
     """Return the numbers of lists that are tried for so many vectors."""
     most = count // PER_LIST
-    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4, 8)} - {0, 1})
+    return sorted({min(round(times * count**0.5), most) for times in (0.25, 0.5, 1, 2, 4, 8)} - {0, 1})
 
 
 def parse(name: str, count: int) -> Kind:

@@ -119,16 +119,14 @@ class Finder:
         ranks : numpy.ndarray
             int64 ``[n, k]``; of none the number of candidates.
         """
-        ids = self._named(self._candidates(queries, k, threads))
+        candidates = self._candidates(queries, k, threads)
         scores = np.full((len(queries), k), -np.inf)
-        ranks = np.full((len(queries), k), ids.shape[1])
-        for row, some in enumerate(ids):
-            order = np.argsort(some)
-            ascending = some[order]
-            first = np.searchsorted(ascending, 0)
-            found, best, _ = parts.search(base, queries[row : row + 1], k, 1, Few(ascending[first:]))
-            scores[row, : found.shape[1]] = found[0]
-            ranks[row, : found.shape[1]] = order[np.searchsorted(ascending, best[0])]
+        ranks = np.full((len(queries), k), candidates.shape[1])
+        for row, some in enumerate(candidates):
+            found, best, _ = self._scored(base, some, queries[row : row + 1], k)
+            many = int(np.count_nonzero(best >= 0))
+            scores[row, :many] = found[0, :many]
+            ranks[row, :many] = (self._named(some) == best[0, :many, np.newaxis]).argmax(axis=1)
         return scores, ranks
 
     def _candidates(

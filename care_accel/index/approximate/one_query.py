@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel import _native
-from care_accel.index.approximate.library import faiss_library
+from care_accel.index.approximate.library import faiss_library, omp_threads
 from care_accel.index.approximate.lists import of_length_1
 from care_accel.index.parts import Found, Part
 
@@ -48,7 +48,7 @@ class OneQuery:
     Parameters
     ----------
     index : object
-        Of faiss, in host memory. One query is searched by one thread, whatever number faiss may use.
+        Of faiss, in host memory.
     width, count : int
         Of the query, and how many candidates.
     of_length_1 : bool
@@ -86,7 +86,10 @@ class OneQuery:
         if _native.copied(query, memory.asked):
             if self._of_length_1:
                 memory.query[:] = of_length_1(memory.asked)
-            self._search(*memory.arguments, parameters)
+                with omp_threads(1):  # one-bit codes are read by several threads otherwise
+                    self._search(*memory.arguments, parameters)
+            else:
+                self._search(*memory.arguments, parameters)
             found = _native.search_candidates(
                 part.vectors, memory.rows, memory.asked, k, self._ids, part.alive
             )

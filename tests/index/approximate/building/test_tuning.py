@@ -46,21 +46,37 @@ def test_codes_are_tried_with_lists_that_were_found_in_time_where_none_of_vector
 
 @pytest.mark.parametrize(
     ("best", "numbers"),
-    [(8, [4, 2, 8]), (4, [4, 2, 8]), (2, [4, 2, 1]), (1, [4, 2, 1])],
+    [(8, [4, 2, 8]), (4, [4, 2, 8]), (2, [4, 2, 1]), (1, [4, 2, 1, 0.5])],
 )
 def test_numbers_of_lists_are_tried_until_the_time_rises_and_other_codes_with_the_best(best, numbers):
     kinds = tried(tuner(rows=160_000), lambda kind: 10 + abs(kind.lists - 400 * best))
     lists = [kind.lists for kind in kinds if kind.codes == "Flat" and kind.lists]
     assert lists == [400 * number for number in numbers]
     others = [(kind.codes, kind.lists) for kind in kinds if kind.lists and kind.codes != "Flat"]
-    assert others == [(codes, 400 * best) for codes in ("SQ8", "PQ", "RaBitQ")]
+    # Fewer lists were slower with 4-bit codes, too.
+    assert others == [
+        ("SQ8", 400 * best), ("PQ", 400 * best), ("PQ", 200 * best), ("RaBitQ", 400 * best)
+    ]  # fmt: skip
     assert [kind.codes for kind in kinds if kind.links] == ["SQ8", "Flat"]
+
+
+def test_fewer_lists_are_tried_with_small_codes_while_that_is_faster():
+    best = {"PQ": 400, "Flat": 1600, "SQ8": 1600, "RaBitQ": 1600}
+    kinds = tried(
+        tuner(rows=160_000),
+        lambda kind: abs(kind.lists - best[kind.codes]) + (5 if kind.codes == "PQ" else 10),
+    )
+    assert [(kind.codes, kind.lists) for kind in kinds if kind.lists] == [
+        ("Flat", 1600), ("Flat", 800), ("Flat", 3200), ("SQ8", 1600),
+        ("PQ", 1600), ("PQ", 800), ("PQ", 400), ("PQ", 200), ("RaBitQ", 400),
+    ]  # fmt: skip
 
 
 def test_codes_that_miss_the_recall_do_not_choose_the_number_of_lists():
     kinds = tried(tuner(rows=160_000), lambda kind: kind.lists if kind.codes == "PQ" else None)
     assert [(kind.codes, kind.lists) for kind in kinds if kind.lists] == [
-        ("Flat", 1600), ("SQ8", 1600), ("PQ", 1600), ("PQ", 800), ("PQ", 400), ("RaBitQ", 400)
+        ("Flat", 1600), ("SQ8", 1600), ("PQ", 1600), ("PQ", 800), ("PQ", 400), ("PQ", 200), ("PQ", 100),
+        ("RaBitQ", 100),
     ]  # fmt: skip
 
 
