@@ -31,6 +31,8 @@ _CLEAR = 0.01
 # Steps above the smallest setting, at which fewer candidates may be enough; those between only where they take less than a share of the time.
 _MORE, _BETWEEN, _BETWEEN_SHARE = (0, 1, 2, 3, 5), (1, 3), 0.01
 _TIMED = 100
+# Searches whose times are compared take turns of so many queries, or of so many seconds; so often at least, if they are quick.
+_TURN, _TURN_SECONDS, _TURNS = 50, 0.02, 4
 # A setting that takes so many times as long as the exact scan is not worth its recall.
 _QUICKLY_TIMED = 7
 _TOO_SLOW = 2
@@ -364,13 +366,27 @@ def median_time(search: Search, queries: NDArray[np.float32]) -> float:
 def alternating_times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
     """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all.
 
-    Each time in another order: what comes after an exact scan finds the caches full of other vectors.
+    In a turn one query follows another, as in use, so that caches hold of a structure what they can. Each time in another order: what
+    comes after an exact scan finds them full of other vectors.
     """
     rng = np.random.default_rng(0)
-    times = np.empty((len(calls), len(searches)))
-    for row, rows in enumerate(calls):
-        for column in rng.permutation(len(searches)).tolist():
-            begun = perf_counter()
-            searches[column](rows)
-            times[row, column] = perf_counter() - begun
-    return np.median(times, axis=0).tolist()
+    slowest = max(_times(search, calls[:1])[0] for search in searches)
+    length = max(1, min(_TURN, len(calls), int(_TURN_SECONDS / max(slowest, 1e-9))))
+    turns = -(-len(calls) // length)
+    if length == min(_TURN, len(calls)) and len(searches) > 1:  # quick ones, more often
+        turns = max(turns, _TURNS)
+    times = np.empty((len(searches), turns, length))
+    for turn in range(turns):
+        some = [calls[place % len(calls)] for place in range(turn * length, (turn + 1) * length)]
+        for row in rng.permutation(len(searches)).tolist():
+            times[row, turn] = _times(searches[row], some)
+    return np.median(times, axis=(1, 2)).tolist()
+
+
+def _times(search: Search, calls: Sequence[NDArray[np.float32]]) -> list[float]:
+    found = []
+    for rows in calls:
+        begun = perf_counter()
+        search(rows)
+        found.append(perf_counter() - begun)
+    return found
