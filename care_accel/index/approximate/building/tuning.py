@@ -43,6 +43,10 @@ _KEPT = 3
 # Of one structure, settings that take so many times as long as the fastest are kept as well: fewer lists, or fewer candidates.
 _CLOSE, _SETTINGS = 1.3, 3
 
+# Fewer lists are at most such a share of those before, and are tried while their time is less than so many times the least: measured times
+# differ by as much.
+_FEWER, _ABOUT = 0.75, 1.1
+
 Search = Callable[[NDArray[np.float32]], object]
 _LINKS = 32
 # Of the time that is left, for building lists, or a graph; the rest is to tune it, and for others.
@@ -176,14 +180,16 @@ class Tuner:
 
     def _fewer_lists(self, lists: Sequence[int], codes: str) -> Iterator[Kind]:
         """Yield the best number of lists with other codes, and fewer while that is faster: those that are read in less time may be longer."""
-        place, fastest = lists.index(self._best_lists(lists)), math.inf
-        for number in reversed(lists[: place + 1]):
+        last, fastest = 0, math.inf
+        for number in reversed(lists[: lists.index(self._best_lists(lists)) + 1]):
+            if last and number > _FEWER * last:
+                continue
             yield (kind := Kind(0, number, codes))
             name = kind.name(self.vectors.shape[1])
             time = min((time for time, other in self._timed() if other == name), default=math.inf)
-            if codes not in family.QUICKLY_READ or time >= fastest:
+            if codes not in family.QUICKLY_READ or time >= _ABOUT * fastest:
                 return
-            fastest = time
+            last, fastest = number, min(time, fastest)
 
     def _codes(self) -> Sequence[str]:
         """Return the codes to try, first those that the number of lists is found with: of many vectors small ones, which are read faster."""
