@@ -39,10 +39,8 @@ _TOO_SLOW = 2
 _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan", "time is over"
 # Structures that are kept for the final choice; each takes memory.
 _KEPT = 3
-
-# Of one structure, settings that take so many times as long as the fastest are kept as well: fewer lists, or fewer candidates.
+# Of one structure, settings that take so many times as long as the fastest are kept as well, a few: fewer lists, or fewer candidates.
 _CLOSE, _SETTINGS = 1.3, 3
-
 # Fewer lists are at most such a share of those before, and are tried while their time is less than so many times the least: measured times
 # differ by as much.
 _FEWER, _ABOUT = 0.75, 1.1
@@ -269,8 +267,11 @@ class Tuner:
                 break
             if step in _BETWEEN and found and not self._is_quick(found[0].p50):
                 continue
-            one = self._fewest(seen if not step else self._seen(structure, value, counts), counts)
-            if one is None or one.candidates >= fewest:
+            fewer = [count for count in counts if count < fewest]
+            if not fewer:
+                break
+            one = self._fewest(seen if not step else self._seen(structure, value, fewer), fewer)
+            if one is None:
                 continue
             finder = Finder(structure, one.value, one.candidates, self.ids)
             p50, fewest = self._compared_time(finder), one.candidates
