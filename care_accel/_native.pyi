@@ -90,6 +90,24 @@ def search_rows(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return scores and ids, ``[n, k]`` each, of the best of some vectors, all scored exactly; ``rows`` ascend."""
 
+def search_candidates(
+    vectors: NDArray[np.float32],
+    rows: NDArray[np.int64],
+    query: NDArray[np.float32],
+    k: int,
+    ids: NDArray[np.int64] | None = None,
+    alive: NDArray[np.uint16] | None = None,
+    instruction_set: str = "",
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return scores and ids of the best of some vectors for one query ``[1, width]``, and how many were scored, all exactly.
+
+    ``rows`` are in any order; negative ones are none. Row ``i`` is the vector ``ids[i]``, negative for none, by default ``i``. Vectors
+    without their bit in ``alive`` are left out. The GIL is held.
+    """
+
+def copied(values: object, into: NDArray[np.float32]) -> bool:
+    """Copy a finite float32 array in C order, ``[n]`` or ``[1, n]``, to another one of n values; return false for anything else."""
+
 def all_finite(values: NDArray[np.float32]) -> bool:
     """Return whether all values are finite; for a few values faster than NumPy."""
 

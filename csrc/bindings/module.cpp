@@ -93,6 +93,40 @@ py::tuple search_rows(const Array<float>& vectors, const Array<std::int64_t>& ro
     return py::make_tuple(scores, ids);
 }
 
+// Of one query the k best of what another library found: rows in any order, negative ones for none. `ids` has the id of
+// each row, negative ones for none; null if they are the same. Rows without their bit in `alive` are left out, as well.
+py::tuple search_candidates(const Array<float>& vectors, const Array<std::int64_t>& rows, const Array<float>& query,
+                            std::size_t k, const std::optional<Array<std::int64_t>>& ids,
+                            const std::optional<Array<std::uint16_t>>& alive, const std::string& instruction_set) {
+    const care::Matrix d = matrix(vectors, "vectors"), q = matrix(query, "query");
+    require(q.rows == 1 && q.width == d.width, "query must be [1, width of the vectors]");
+    require(!ids || ids->ndim() == 1, "ids must be [n]");
+    if (alive) require_allowed(*alive, d.rows);
+    const std::int64_t* const row_data = rows.data();
+    std::vector<std::int64_t> candidates;
+    candidates.reserve(static_cast<std::size_t>(rows.size()));
+    for (py::ssize_t i = 0; i < rows.size(); ++i) {
+        std::int64_t row = row_data[i];
+        if (ids && row >= 0) {
+            require(row < ids->size(), "rows must have ids");
+            row = ids->data()[row];
+        }
+        if (row < 0) continue;
+        require(static_cast<std::size_t>(row) < d.rows, "ids must be rows of the vectors");
+        if (alive && !(alive->data()[row / care::kBlock] >> (row % care::kBlock) & 1)) continue;
+        candidates.push_back(row);
+    }
+    Array<double> scores({std::size_t{1}, k});
+    Array<std::int64_t> best({std::size_t{1}, k}), rescored(1);
+    *rescored.mutable_data() = static_cast<std::int64_t>(candidates.size());
+    double* score_data = scores.mutable_data();
+    std::int64_t* best_data = best.mutable_data();
+    // Without releasing the GIL, which takes longer to get back than this takes.
+    care::search_candidates(d, candidates.data(), candidates.size(), q.data, {k, 1, nullptr, instruction_set}, score_data,
+                            best_data);
+    return py::make_tuple(scores, best, rescored);
+}
+
 // The float32 nearest to each score, whatever rounding mode the caller has set.
 Array<float> as_float32(const Array<double>& scores) {
     Array<float> rounded({scores.shape(0), scores.shape(1)});
@@ -100,16 +134,30 @@ Array<float> as_float32(const Array<double>& scores) {
     return rounded;
 }
 
-bool all_finite(const Array<float>& values) {
-    const float* const begin = values.data();
-    const std::size_t count = static_cast<std::size_t>(values.size());
-    py::gil_scoped_release release;
+bool finite(const float* begin, std::size_t count) {
     // As integers the compiler vectorises it: of absolute values, the bits of infinity and of NaN are the largest.
     std::int32_t largest = 0;
     for (std::size_t i = 0; i < count; ++i) {
         largest = std::max(largest, std::bit_cast<std::int32_t>(begin[i]) & 0x7fffffff);
     }
     return largest < 0x7f800000;
+}
+
+bool all_finite(const Array<float>& values) {
+    const float* const begin = values.data();
+    const std::size_t count = static_cast<std::size_t>(values.size());
+    py::gil_scoped_release release;
+    return finite(begin, count);
+}
+
+bool copied(py::handle values, Array<float> into) {
+    if (!Array<float>::check_(values)) return false;
+    const auto some = py::reinterpret_borrow<Array<float>>(values);
+    const py::ssize_t count = into.size(), dimensions = some.ndim();
+    if (dimensions < 1 || dimensions > 2 || some.size() != count || some.shape(dimensions - 1) != count) return false;
+    if (!finite(some.data(), static_cast<std::size_t>(count))) return false;
+    std::copy_n(some.data(), count, into.mutable_data());
+    return true;
 }
 
 }  // namespace
@@ -142,6 +190,12 @@ PYBIND11_MODULE(_native, module) {
     module.def("search_rows", &search_rows, py::arg("vectors").noconvert(), py::arg("rows").noconvert(), py::kw_only(),
                py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("instruction_set") = "",
                "Return (scores, ids) of the k best of some vectors, in ascending order, all scored exactly.");
+    module.def("search_candidates", &search_candidates, py::arg("vectors").noconvert(), py::arg("rows").noconvert(),
+               py::arg("query").noconvert(), py::arg("k"), py::arg("ids").noconvert() = py::none(),
+               py::arg("alive").noconvert() = py::none(), py::arg("instruction_set") = "",
+               "Return (scores, ids, rescored) of the k best of some vectors for one query, all scored exactly.");
+    module.def("copied", &copied, py::arg("values"), py::arg("into").noconvert(),
+               "Copy a finite array [n] or [1, n] of float32 in C order; return false for anything else.");
     module.def("all_finite", &all_finite, py::arg("values").noconvert(), "Return whether all values are finite.");
     module.def("as_float32", &as_float32, py::arg("scores").noconvert(), "Return the float32 nearest to each score.");
     module.def("instruction_sets", &care::instruction_sets,

@@ -33,7 +33,34 @@ void prefetch(const float* vector, std::size_t width) {
     for (std::size_t at = 0; at < width; at += 64 / sizeof(float)) __builtin_prefetch(vector + at);
 }
 
+// Rows that are on their way from memory while others are scored.
+constexpr std::size_t kAhead = 4 * kScoredTogether;
+
 }  // namespace
+
+void search_candidates(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const float* query,
+                       const SearchOptions& options, double* scores, std::int64_t* ids) {
+    const std::size_t width = vectors.width;
+    const auto vector_of = [&](std::size_t i) { return vectors.data + static_cast<std::size_t>(rows[i]) * width; };
+    for (std::size_t i = 0; i < std::min(count, kAhead); ++i) prefetch(vector_of(i), width);
+
+    const DefaultFloatEnvironment environment;
+    Scores* const score_together = kernel(options.instruction_set).scores;
+    const std::vector<double> doubles = padded_doubles({query, 1, width}, (width + kLanes - 1) / kLanes * kLanes);
+    TopK best(options.k);
+    for (std::size_t i = 0; i < count; i += kScoredTogether) {
+        const float* together[kScoredTogether];
+        for (std::size_t c = 0; c < kScoredTogether; ++c) {
+            together[c] = vector_of(std::min(i + c, count - 1));
+            if (i + kAhead + c < count) prefetch(vector_of(i + kAhead + c), width);
+        }
+        double found[kScoredTogether];
+        score_together(together, doubles.data(), width, found);
+        const std::size_t scored = std::min(kScoredTogether, count - i);
+        for (std::size_t c = 0; c < scored; ++c) best.push({found[c], rows[i + c]});
+    }
+    write_hits(best.sorted(), options.k, scores, ids);
+}
 
 void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const Matrix& queries,
                  const SearchOptions& options, double* scores, std::int64_t* ids) {

@@ -1,4 +1,5 @@
 // The scan against brute force, under sanitizers. Built and run by tests/test_native.py.
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -19,24 +20,36 @@ int main() {
     for (const check::Case& c : kCases) {
         const check::Expected expected(c);
         for (const std::string_view instruction_set : care::instruction_sets()) {
-            checks += 2;
+            ++checks;
             failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto& codes, const auto& queries,
                                                              const auto* allowed, auto... found) {
                 care::search(vectors, codes, queries, {c.k, c.threads, allowed ? allowed->data() : nullptr,
                                                        instruction_set}, found...);
             });
-            // All allowed vectors, one by one.
-            failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto&, const auto& queries,
-                                                             const auto* allowed, double* scores, std::int64_t* ids,
-                                                             std::int64_t*) {
-                std::vector<std::int64_t> rows;
-                for (std::size_t r = 0; r < vectors.rows; ++r) {
-                    const bool found = !allowed || ((*allowed)[r / care::kBlock] >> (r % care::kBlock) & 1);
-                    if (found) rows.push_back(static_cast<std::int64_t>(r));
-                }
-                care::search_rows(vectors, rows.data(), rows.size(), queries, {c.k, c.threads, nullptr, instruction_set},
-                                  scores, ids);
-            });
+            // All allowed vectors, one by one; for whole queries also in another order, one query at a time.
+            for (const bool together : {true, false}) {
+                if (!together && c.query_width != c.width) continue;
+                ++checks;
+                failures += !expected.holds(instruction_set, [&](const auto& vectors, const auto&, const auto& queries,
+                                                                 const auto* allowed, double* scores, std::int64_t* ids,
+                                                                 std::int64_t*) {
+                    std::vector<std::int64_t> rows;
+                    for (std::size_t r = 0; r < vectors.rows; ++r) {
+                        const bool found = !allowed || ((*allowed)[r / care::kBlock] >> (r % care::kBlock) & 1);
+                        if (found) rows.push_back(static_cast<std::int64_t>(r));
+                    }
+                    const care::SearchOptions options{c.k, c.threads, nullptr, instruction_set};
+                    if (together) {
+                        care::search_rows(vectors, rows.data(), rows.size(), queries, options, scores, ids);
+                        return;
+                    }
+                    std::reverse(rows.begin(), rows.end());
+                    for (std::size_t q = 0; q < queries.rows; ++q) {
+                        care::search_candidates(vectors, rows.data(), rows.size(), queries.data + q * queries.width,
+                                                options, scores + q * c.k, ids + q * c.k);
+                    }
+                });
+            }
         }
     }
     std::printf("%zu checks, %zu failures\n", checks, failures);

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -244,11 +244,15 @@ class ApproximateIndex(ChangingIndex):
         | tuple[NDArray[np.float32], NDArray[np.int64], SearchStats]
     ):
         """Return the k best documents that are found for each query; parameters, results and errors are those of `ExactIndex.search`."""
-        array = checks.as_floats(queries, "queries", convert=convert)
-        rows = array[np.newaxis] if array.ndim == 1 else array
-        exact, ids, rescored = self._find(rows, k, width, subset, threads)
+        # One query, as most often, where each microsecond counts.
+        found = self._find_one(queries, k, threads) if width is None and subset is None else None
+        if found is None:
+            queries = checks.as_floats(queries, "queries", convert=convert)
+            rows = queries[np.newaxis] if queries.ndim == 1 else queries
+            found = self._find(rows, k, width, subset, threads)
+        exact, ids, rescored = found
         scores = checks.to_float32(exact, ids)
-        if array.ndim == 1:
+        if queries.ndim == 1:  # type: ignore[union-attr]
             scores, ids, rescored = scores[0], ids[0], rescored[0]
         return (scores, ids, SearchStats(rescored)) if return_stats else (scores, ids)
 
@@ -263,7 +267,21 @@ class ApproximateIndex(ChangingIndex):
         convert: bool = False,
     ) -> Found:
         """Return scores in float64 ``[n, k]``, by which hits are ranked, ids, and rescored counts; see `search`."""
+        if width is None and subset is None and getattr(queries, "ndim", None) == 2:
+            found = self._find_one(queries, k, threads)
+            if found is not None:
+                return found
         return self._find(checks.as_floats(queries, "queries", convert=convert), k, width, subset, threads)
+
+    def _find_one(self, query: Any, k: Any, threads: int | None) -> Found | None:
+        """Return the hits of one query that needs no more checks, if the structure finds them; else None."""
+        if threads is not None:
+            require_count("threads", threads)
+        state = self._state
+        found = state.find_one(query, k)
+        if found is not None and self._watch is not None:
+            self._watch.note(state.choice, query.reshape(1, -1), found[0], state.exact(None))
+        return found
 
     def _find(
         self,

@@ -3,7 +3,7 @@
 ====================  ==================================================================================
 HNSW32,SQ8            a graph of 32 links a vector (Malkov and Yashunin, 2018) over int8 codes
 HNSW32,Flat           the same over the vectors: twice to four times the memory traffic, no loss by codes
-IVFn,Flat             n lists of vectors by nearest centre; n is 1, 2, 4 and 8 times the root of their number
+IVFn,Flat             n lists of vectors by nearest centre; n is a fourth to 8 times the root of their number
 IVFn,SQ8              int8 codes in lists
 IVFn,PQmx4fsr         product quantisation of the residual, 4 bits for every two values, read by fast-scan
 IVFn,RaBitQ           one bit a value (Gao and Long, SIGMOD 2024), after a random rotation
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from care_accel.errors import CareError
 from care_accel.index.approximate.library import faiss_library, omp_threads
 from care_accel.index.approximate.lists import Lists, TooSlowError, find_lists, of_length_1, too_slow
+from care_accel.index.approximate.one_query import OneQuery
 
 # faiss asks for as many vectors a list to find its centre.
 PER_LIST = 39
@@ -41,7 +42,8 @@ _ADDED = 65_536
 # Of a value of a query, where the vectors have one: a third faster than 8, and no worse.
 _QUERY_BITS = 4
 # How many times k candidates are rescored.
-_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": (2, 4, 8, 16, 32, 64), "RaBitQ": (2, 4, 8, 16, 32, 64)}
+_MANY = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_FACTORS = {"Flat": (1,), "SQ8": (1, 2), "PQ": _MANY, "RaBitQ": _MANY}
 _MOST_FACTOR, _MOST_CANDIDATES = 16, 640
 # From so many bytes of centres on they are searched by 4-bit codes, which a cache holds: so many times as many as lists are searched.
 _MANY_CENTRES_BYTES, _CENTRES_FACTOR = 2**20, 2
@@ -51,6 +53,8 @@ _MOST_EF = 4096
 # In the order in which they are tried; of vectors that no cache holds, those that take less to read come first.
 CODES = ("Flat", "SQ8", "PQ", "RaBitQ")
 CODES_OF_MANY = ("PQ", "SQ8", "RaBitQ", "Flat")
+# For these fewer lists may be best than for others.
+QUICKLY_READ = ("PQ",)
 # What faiss has on a GPU of this family.
 GPU_CODES = ("Flat", "SQ8")
 
@@ -105,7 +109,7 @@ class Kind:
 def lists_tried(count: int) -> list[int]:
     """Return the numbers of lists that are tried for so many vectors."""
     most = count // PER_LIST
-    return sorted({min(round(times * count**0.5), most) for times in (1, 2, 4, 8)} - {0, 1})
+    return sorted({min(round(times * count**0.5), most) for times in (0.25, 0.5, 1, 2, 4, 8)} - {0, 1})
 
 
 def parse(name: str, count: int) -> Kind:
@@ -187,6 +191,20 @@ class Structure:
         with omp_threads(threads):
             found: NDArray[np.int64] = self.index.search(queries, count, params=parameters)[1]
         return found
+
+    def one_query(self, count: int, ids: NDArray[np.int64] | None) -> OneQuery | None:
+        """Return what searches for one query at a time; None on a GPU.
+
+        Parameters
+        ----------
+        count : int
+            Of candidates.
+        ids : numpy.ndarray, optional
+            int64: the id of each vector, -1 for one that is gone; by default its place.
+        """
+        if self.on_gpu:
+            return None
+        return OneQuery(self.index, int(self.index.d), count, of_length_1="RaBitQ" in self.name, ids=ids)
 
     def bytes(self) -> int:
         """Return what the structure takes, as faiss writes it."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from care_accel import _native
 from care_accel.index import parts
 from care_accel.index.approximate.family import Structure
 from care_accel.index.approximate.library import faiss_library
+from care_accel.index.approximate.one_query import OneQuery
 from care_accel.index.checks import Few
 from care_accel.index.parts import Found, Part
 
@@ -35,9 +37,13 @@ class Finder:
     value: int
     candidates: int
     ids: NDArray[np.int64] | None = None
+    # Parameters of a search for all vectors, and what searches for one query.
+    _all: Any = field(init=False, repr=False)
+    _one: OneQuery | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_all", self.structure.parameters(self.value))
+        object.__setattr__(self, "_one", self.structure.one_query(self.candidates, self.ids))
 
     def selecting(self, mask: NDArray[np.bool_]) -> Any:
         """Return parameters of a search for vectors of a mask of ids only, for `find`."""
@@ -60,21 +66,39 @@ class Finder:
         parameters : object, optional
             Of `selecting`.
         """
-        ids = self._candidates(queries, k, threads, parameters)
-        if len(ids) == 1:  # as most often, where each microsecond counts
-            some = ids[0]
-            some.sort()
-            return parts.search(base, queries, k, 1, Few(some if some[0] >= 0 else some[some >= 0]))
-        ids.sort(axis=1)
-        firsts = np.count_nonzero(ids < 0, axis=1)
+        if len(queries) == 1 and (one := self.find_one(base, queries, k, parameters)) is not None:
+            return one
         found = [
-            parts.search(base, queries[row : row + 1], k, 1, Few(ids[row, first:]))
-            for row, first in enumerate(firsts)
+            self._scored(base, some, queries[row : row + 1], k)
+            for row, some in enumerate(self._candidates(queries, k, threads, parameters))
         ]
         if not found:
             return parts.search(base, queries, k, 1, Few(np.zeros(0, dtype=np.int64)))
         scores, best, rescored = zip(*found, strict=True)
         return np.concatenate(scores), np.concatenate(best), np.concatenate(rescored)
+
+    def find_one(self, base: Sequence[Part], query: Any, k: int, parameters: Any = None) -> Found | None:
+        """Return the same for one query, in the least time.
+
+        Parameters
+        ----------
+        base, k, parameters
+            As in `find`.
+        query : object
+            Anything. None is returned but for a finite float32 array in C order, ``[width]`` or ``[1, width]``, and where `find`
+            has to be called: for more hits than candidates, and of several parts.
+        """
+        if self._one is None or k > self.candidates or len(base) > 1:
+            return None
+        return self._one.find(base[0], query, k, parameters or self._all)
+
+    def _scored(
+        self, base: Sequence[Part], candidates: NDArray[np.int64], query: NDArray[np.float32], k: int
+    ) -> Found:
+        if len(base) == 1:
+            return _native.search_candidates(base[0].vectors, candidates, query, k, self.ids, base[0].alive)
+        some = np.sort(self._named(candidates))
+        return parts.search(base, query, k, 1, Few(some[np.searchsorted(some, 0) :]))
 
     def ranked(
         self, base: Sequence[Part], queries: NDArray[np.float32], k: int, threads: int
@@ -95,22 +119,22 @@ class Finder:
         ranks : numpy.ndarray
             int64 ``[n, k]``; of none the number of candidates.
         """
-        ids = self._candidates(queries, k, threads)
+        candidates = self._candidates(queries, k, threads)
         scores = np.full((len(queries), k), -np.inf)
-        ranks = np.full((len(queries), k), ids.shape[1])
-        for row, some in enumerate(ids):
-            order = np.argsort(some)
-            ascending = some[order]
-            first = np.searchsorted(ascending, 0)
-            found, best, _ = parts.search(base, queries[row : row + 1], k, 1, Few(ascending[first:]))
-            scores[row, : found.shape[1]] = found[0]
-            ranks[row, : found.shape[1]] = order[np.searchsorted(ascending, best[0])]
+        ranks = np.full((len(queries), k), candidates.shape[1])
+        for row, some in enumerate(candidates):
+            found, best, _ = self._scored(base, some, queries[row : row + 1], k)
+            many = int(np.count_nonzero(best >= 0))
+            scores[row, :many] = found[0, :many]
+            ranks[row, :many] = (self._named(some) == best[0, :many, np.newaxis]).argmax(axis=1)
         return scores, ranks
 
     def _candidates(
         self, queries: NDArray[np.float32], k: int, threads: int, parameters: Any = None
     ) -> NDArray[np.int64]:
-        """Return ids, int64 ``[n, count]``, as faiss orders them, -1 for none."""
-        count = max(self.candidates, k)
-        ids = self.structure.search(queries, count, parameters or self._all, threads)  # type: ignore[attr-defined]
-        return ids if self.ids is None else np.where(ids < 0, -1, self.ids[ids])
+        """Return places in the structure, int64 ``[n, count]``, as faiss orders them, -1 for none."""
+        return self.structure.search(queries, max(self.candidates, k), parameters or self._all, threads)
+
+    def _named(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the ids of places in the structure, -1 for none."""
+        return places if self.ids is None else np.where(places < 0, -1, self.ids[places])

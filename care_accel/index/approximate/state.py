@@ -42,6 +42,8 @@ class State:
     # How many vectors of the structure are removed, and the parameters of a search for the others.
     removed: int = field(init=False)
     _selection: Any = field(init=False, default=None)
+    # Whether a search for the hits of one query in all vectors is a search of the structure, and nothing else.
+    _alone: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         alive = sum(part.alive_count for part in self.base)
@@ -49,6 +51,11 @@ class State:
         object.__setattr__(self, "removed", self.choice.vectors - alive)
         if self.removed and self.finder is not None and self.finder.structure.selects:
             object.__setattr__(self, "_selection", self.finder.selecting(~parts.removed(self.base)))
+        object.__setattr__(self, "_alone", self._is_alone())
+
+    def _is_alone(self) -> bool:
+        added = any(part.alive_count for part in self.tail)
+        return not added and self._allowed(1, self.choice.k, None) is not None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -91,7 +98,24 @@ class State:
         other = object.__new__(State)
         for name, value in (vars(self) | changes).items():
             object.__setattr__(other, name, value)
+        object.__setattr__(other, "_alone", other._is_alone())
         return other
+
+    def find_one(self, query: Any, k: Any) -> Found | None:
+        """Return what `search` returns for one query in all vectors, in less time; None where that has to be called.
+
+        Parameters
+        ----------
+        query : object
+            Anything; see `Finder.find_one`.
+        k : object
+        """
+        if not self._alone or type(k) is not int or not 0 < k <= self.choice.k:
+            return None
+        assert self.finder is not None
+        found = self.finder.find_one(self.base, query, k, self._selection)
+        # Lists may hold fewer: what is missing is scanned for.
+        return None if found is None or found[1].item(k - 1) < 0 else found
 
     def search(self, queries: NDArray[np.float32], k: int, threads: int, chosen: Chosen) -> Found:
         """Return the k best that are found: of all, or of chosen ones."""
@@ -137,11 +161,16 @@ class State:
 
     def _approximated(self, queries: NDArray[np.float32], k: int, chosen: Chosen) -> float | None:
         """Return which share of the structure's vectors a search by it may find; None if it is an exact scan."""
-        if self.finder is None or queries.shape[1] != self.choice.width:
+        if queries.shape[1] != self.choice.width:
+            return None
+        return self._allowed(len(queries), k, chosen)
+
+    def _allowed(self, queries: int, k: int, chosen: Chosen) -> float | None:
+        if self.finder is None:
             return None
         share = self._share(chosen)
         selects = share == 1 or self.finder.structure.selects
-        allowed = selects and self.choice.allows(len(queries), k, share, subset=chosen is not None)
+        allowed = selects and self.choice.allows(queries, k, share, subset=chosen is not None)
         return share if allowed else None
 
 

@@ -41,6 +41,11 @@ void search(const Matrix& vectors, const Codes& codes, const Matrix& queries, co
 void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const Matrix& queries,
                  const SearchOptions& options, double* scores, std::int64_t* ids);
 
+// The same for one query of full width on this thread, with `rows` in any order: for a few candidates, where each
+// microsecond counts.
+void search_candidates(const Matrix& vectors, const std::int64_t* rows, std::size_t count, const float* query,
+                       const SearchOptions& options, double* scores, std::int64_t* ids);
+
 // The float32 nearest to each score, whatever rounding mode the caller has set. Infinity if it is out of range.
 void as_float32(const double* scores, std::size_t count, float* rounded);
 

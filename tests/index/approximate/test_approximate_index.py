@@ -294,14 +294,13 @@ def test_the_same_seed_makes_the_same_choice(build):
 def test_the_default_family_is_tried_within_a_memory_limit(exact, exact_is_slow):
     index = ApproximateIndex.build(exact, 0.9, queries=clustered(900, 1), memory="150 KB", threads=1)
     names = [row.name for row in index.choice.tried]
-    assert {"IVF55,SQ8", "IVF76,SQ8", "HNSW32,SQ8", "HNSW32,Flat"} <= set(names)
-    # The other codes are tried with the number of lists that was the faster one with the first codes.
-    assert ("IVF55,Flat" in names) != ("IVF76,Flat" in names)
+    assert {"IVF55,SQ8", "HNSW32,SQ8", "HNSW32,Flat"} <= set(names)
+    # The other codes are tried with the number of lists that was the fastest one with the first codes, 4-bit codes with fewer, too.
+    numbers = {name.removesuffix(",SQ8") for name in names if name.startswith("IVF") and name.endswith("SQ8")}
+    assert len(numbers) > 1
+    assert len(numbers & {name.removesuffix(",Flat") for name in names}) == 1
     for codes in ("PQ", "RaBitQ"):
-        assert any(
-            name.startswith(("IVF55", "IVF76", "RR16,IVF55", "RR16,IVF76")) and codes in name
-            for name in names
-        )
+        assert any("IVF" in name and codes in name for name in names)
     for row in index.choice.tried[1:]:
         assert row.bytes <= 150_000 or "memory limit" in row.note
     assert any("memory limit" in row.note for row in index.choice.tried)

@@ -141,8 +141,8 @@ def test_fewer_neighbours_are_looked_through_where_more_would_take_too_long(monk
 
 def test_as_many_candidates_are_rescored_as_codes_need_but_no_more_than_half_of_the_vectors():
     assert Kind(0, 20, "Flat").candidates(10, 3000) == [12]
-    assert Kind(0, 20, "PQ").candidates(10, 10**6) == [20, 40, 80, 160, 320, 640]
-    assert Kind(0, 20, "PQ").candidates(10, 200) == [20, 40, 80]
+    assert Kind(0, 20, "PQ").candidates(10, 10**6) == [20, 30, 40, 60, 80, 120, 160, 240, 320, 480, 640]
+    assert Kind(0, 20, "PQ").candidates(10, 200) == [20, 30, 40, 60, 80]
     assert Kind(0, 20, "PQ").candidates(100, 10**6)[-1] == 1600
     assert Kind(0, 20, "PQ").candidates(10, 20) == [20]
 

@@ -28,18 +28,22 @@ from care_accel.index.parts import Part
 # Queries are answered in blocks, and the rest is left out once it is clear that the recall is not reached, or time is over.
 _BLOCK = 200
 _CLEAR = 0.01
-# Steps above the smallest setting, at which fewer candidates may be enough.
-_MORE = (0, 2, 5)
+# Steps above the smallest setting, at which fewer candidates may be enough; those between only where they take less than a share of the time.
+_MORE, _BETWEEN, _BETWEEN_SHARE = (0, 1, 2, 3, 5), (1, 3), 0.01
 _TIMED = 100
+# Searches whose times are compared take turns of so many queries, or of so many seconds; so often at least, if they are quick.
+_TURN, _TURN_SECONDS, _TURNS = 50, 0.02, 4
 # A setting that takes so many times as long as the exact scan is not worth its recall.
 _QUICKLY_TIMED = 7
 _TOO_SLOW = 2
 _MISSED, _SLOW, _OVER = "does not reach the recall", "slower than the exact scan", "time is over"
 # Structures that are kept for the final choice; each takes memory.
 _KEPT = 3
-
-# Of one structure, settings that take so many times as long as the fastest are kept as well: fewer lists, or fewer candidates.
-_CLOSE = 1.3
+# Of one structure, settings that take so many times as long as the fastest are kept as well, a few: fewer lists, or fewer candidates.
+_CLOSE, _SETTINGS = 1.3, 3
+# Fewer lists are at most such a share of those before, and are tried while their time is less than so many times the least: measured times
+# differ by as much.
+_FEWER, _ABOUT = 0.75, 1.1
 
 Search = Callable[[NDArray[np.float32]], object]
 _LINKS = 32
@@ -168,7 +172,22 @@ class Tuner:
         if reached and self._best_lists(lists) == lists[place]:
             yield from (Kind(0, number, first) for number in lists[place + 1 :])
         yield from then
-        yield from (Kind(0, self._best_lists(lists), one) for one in codes if one not in (first, *missed))
+        for one in codes:
+            if one not in (first, *missed):
+                yield from self._fewer_lists(lists, one)
+
+    def _fewer_lists(self, lists: Sequence[int], codes: str) -> Iterator[Kind]:
+        """Yield the best number of lists with other codes, and fewer while that is faster: those that are read in less time may be longer."""
+        last, fastest = 0, math.inf
+        for number in reversed(lists[: lists.index(self._best_lists(lists)) + 1]):
+            if last and number > _FEWER * last:
+                continue
+            yield (kind := Kind(0, number, codes))
+            name = kind.name(self.vectors.shape[1])
+            time = min((time for time, other in self._timed() if other == name), default=math.inf)
+            if codes not in family.QUICKLY_READ or time >= _ABOUT * fastest:
+                return
+            last, fastest = number, min(time, fastest)
 
     def _codes(self) -> Sequence[str]:
         """Return the codes to try, first those that the number of lists is found with: of many vectors small ones, which are read faster."""
@@ -240,19 +259,30 @@ class Tuner:
         if not self._reaches(seen.recalls):
             note(seen, None, why)
             return []
-        first, found, fewest = values.index(seen.value), [], math.inf
+        found: list[Candidate] = []
+        first, fewest = values.index(seen.value), math.inf
         for step in _MORE:
             value = values[min(first + step, len(values) - 1)]
             if step and (value == seen.value or perf_counter() > self.until):
                 break
-            one = self._fewest(seen if not step else self._seen(structure, value, counts), counts)
-            if one is None or one.candidates >= fewest:
+            if step in _BETWEEN and found and not self._is_quick(found[0].p50):
+                continue
+            fewer = [count for count in counts if count < fewest]
+            if not fewer:
+                break
+            one = self._fewest(seen if not step else self._seen(structure, value, fewer), fewer)
+            if one is None:
                 continue
             finder = Finder(structure, one.value, one.candidates, self.ids)
             p50, fewest = self._compared_time(finder), one.candidates
             note(one, p50)
             found.append(Candidate(finder, p50, one.recalls))
-        return [one for one in found if one.p50 <= _CLOSE * min(other.p50 for other in found)]
+        found.sort(key=lambda one: one.p50)
+        return [one for one in found[:_SETTINGS] if one.p50 <= _CLOSE * found[0].p50]
+
+    def _is_quick(self, seconds: float) -> bool:
+        """Return whether all tuning queries take little of the time that is left, if one takes so many seconds."""
+        return len(self.asked) * seconds < _BETWEEN_SHARE * (self.until - perf_counter())
 
     def _smallest(
         self, structure: Structure, values: Sequence[int], counts: Sequence[int]
@@ -267,7 +297,8 @@ class Tuner:
         while first <= end:
             # The largest is not asked before it must be: it takes longest.
             place = (first + end) // 2
-            finder = Finder(structure, values[place], self._most(structure, values[place], counts), self.ids)
+            # With the fewest candidates: what it takes at least.
+            finder = Finder(structure, values[place], counts[0], self.ids)
             if self._median_time(finder, _QUICKLY_TIMED) > _TOO_SLOW * self.exact_seconds:
                 end, why = place - 1, _SLOW
                 continue
@@ -342,13 +373,27 @@ def median_time(search: Search, queries: NDArray[np.float32]) -> float:
 def alternating_times(searches: Sequence[Search], calls: Sequence[NDArray[np.float32]]) -> list[float]:
     """Return the median time of each search, in seconds; they take turns, so that what disturbs one disturbs all.
 
-    Each time in another order: what comes after an exact scan finds the caches full of other vectors.
+    In a turn one query follows another, as in use, so that caches hold of a structure what they can. Each time in another order: what
+    comes after an exact scan finds them full of other vectors.
     """
     rng = np.random.default_rng(0)
-    times = np.empty((len(calls), len(searches)))
-    for row, rows in enumerate(calls):
-        for column in rng.permutation(len(searches)).tolist():
-            begun = perf_counter()
-            searches[column](rows)
-            times[row, column] = perf_counter() - begun
-    return np.median(times, axis=0).tolist()
+    slowest = max(_times(search, calls[:1])[0] for search in searches)
+    length = max(1, min(_TURN, len(calls), int(_TURN_SECONDS / max(slowest, 1e-9))))
+    turns = -(-len(calls) // length)
+    if length == min(_TURN, len(calls)) and len(searches) > 1:  # quick ones, more often
+        turns = max(turns, _TURNS)
+    times = np.empty((len(searches), turns, length))
+    for turn in range(turns):
+        some = [calls[place % len(calls)] for place in range(turn * length, (turn + 1) * length)]
+        for row in rng.permutation(len(searches)).tolist():
+            times[row, turn] = _times(searches[row], some)
+    return np.median(times, axis=(1, 2)).tolist()
+
+
+def _times(search: Search, calls: Sequence[NDArray[np.float32]]) -> list[float]:
+    found = []
+    for rows in calls:
+        begun = perf_counter()
+        search(rows)
+        found.append(perf_counter() - begun)
+    return found
