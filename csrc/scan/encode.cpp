@@ -131,8 +131,9 @@ float best_int4_scale(Int4Scratch& scratch, double largest) {
     return best;
 }
 
-// Quantises one row to int4 codes and residual codes, each value times its factor. Errors are float32, in quantisation steps: each value is rounded
-// by some 2^-22 of the largest code, and their sum by 2^-24 of it for each value.
+// Quantises one row to int4 codes and residual codes: its values less the mean, each times its factor, which is the unit
+// over the scale of the value. Errors are float32, in quantisation steps: each value is rounded by some 2^-22 of the
+// largest code, and their sum by 2^-24 of it for each value.
 void encode_int4_row(const float* vector, std::size_t row, std::size_t width, const float* mean,
                      const std::vector<double>& factors, Int4Scratch& scratch, const MutableInt4Codes& codes) {
     const double largest =

@@ -40,14 +40,15 @@
 //     d = mu + s c + s/4 r + e'     r: one of -3, -1, 1, 3;  |c + r/4| <= 15.75 sqrt(width)
 //
 // Values may differ much in size from one place to another. So int4 codes have a scale per value, too, v: numbers in
-// [2^-16, 1], the same for all vectors. They are codes of d / v, value by value, and a query is q v:
+// [2^-16, 1], the same for all vectors of a part. They are codes of (d - mu) / v, value by value, and a query is q v:
 //
-//     d = mu + v (s c + s/4 r + e')     q.(d - mu) = (q v).(s c + s/4 r + e')
+//     d = mu + v (s c + s/4 r + e')        q.d - q.mu = (q v).(s c + s/4 r + e')
 //
-// This holds for any v, so (1) does with |q v| instead of |q|, |e| being that of d / v. Only how tight it is depends on v.
-// Both terms quantise q v, so f is some 2^-15 of its largest value, and |f| |s c| stays far below |q v| |e|. With v <= 1,
-// |q v| is at most |q|, and d / v at most 2^16 times d: within float32, see encode(). q v is exact in float64. d / v rounds
-// twice, by less than 2^-51 of it: below what the bounds include for sums in float32 (encode.cpp).
+// This holds for any v, so (1) does with |q v| instead of |q|, where s, c, e and e' are those of (d - mu) / v. Only how tight
+// it is depends on v. Two terms quantise q v to 2^-13 of its largest value, so |f| |s c| stays far below |q v| |e|. As v <= 1,
+// |q v| is at most |q|. (d - mu) / v is below 2^97 (see encode()) times sqrt(width), so all results stay within float32. q v is
+// exact in float64. (d - mu) / v rounds three times, by less than 2^-51 of it together: far below what the errors include for
+// their sums in float32 (encode.cpp).
 //
 // The residual codes of a vector lie together, because they are read only of vectors that pass, and vectors in the order
 // of the index, because many pass of random vectors. They lower a bound from int4 codes by |q| (|e| - |e'|) less
