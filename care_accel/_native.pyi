@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 BLOCK: int
 MAX_WIDTH: int
+MIN_VALUE_SCALE: float
 CUDA: bool
 # Only if CUDA is true, like cuda_devices, CudaArray and CudaIndex:
 CUDA_MAX_WIDTH: int
@@ -45,6 +46,7 @@ def encode_int4(
     first: int,
     mean: NDArray[np.float32],
     exponent: int,
+    value_scales: NDArray[np.float32],
     threads: int,
     bytes: NDArray[np.uint8],
     residuals: NDArray[np.uint8],
@@ -53,7 +55,8 @@ def encode_int4(
     """Quantise ``vectors`` to int4 codes and residual codes; they become rows ``first``, ``first + 1``, ...
 
     ``bytes`` is ``[blocks, int4_block_bytes(width)]``; ``residuals`` is ``[blocks * BLOCK, residual_bytes(width)]``; ``norms``
-    is ``[3, blocks * BLOCK]``: scales, error norms, and error norms with residual codes.
+    is ``[3, blocks * BLOCK]``: scales, error norms, and error norms with residual codes; ``value_scales`` is ``[width]``, from
+    ``MIN_VALUE_SCALE`` to 1: ``ValueError`` otherwise.
     """
 
 def search(

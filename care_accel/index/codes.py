@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel import _native
+from care_accel.index.value_scales import chosen_value_scales, no_value_scales
 
 # The mean and the unit are computed again whenever the number of vectors has doubled, until it reaches this: vectors that
 # are added one by one get a meaningful mean, at no more than twice the cost.
@@ -29,11 +30,15 @@ class Int4Codes:
     Parameters
     ----------
     width : int
+    value_scales : numpy.ndarray, optional
+        float32 ``[width]``, from `_native.MIN_VALUE_SCALE` to 1; by default all are 1.
 
     Attributes
     ----------
     count : int
         Number of quantised vectors.
+    value_scales : numpy.ndarray
+        They stay as they are as vectors are added: bounds hold for any vectors.
     bytes : numpy.ndarray
         uint8 ``[blocks, bytes of a block of int4 codes]``.
     residuals : numpy.ndarray
@@ -42,15 +47,21 @@ class Int4Codes:
         float32 ``[3, blocks * 16]``: scales, error norms, and error norms with residual codes.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, value_scales: NDArray[np.float32] | None = None) -> None:
         self.count = 0
+        self.value_scales = no_value_scales(width) if value_scales is None else value_scales
         self.bytes: NDArray[np.uint8] = np.empty((0, _native.int4_block_bytes(width)), dtype=np.uint8)
         self.residuals: NDArray[np.uint8] = np.empty((0, _native.residual_bytes(width)), dtype=np.uint8)
         self.norms: NDArray[np.float32] = np.empty((3, 0), dtype=np.float32)
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments of `_native.search`."""
-        return {"int4_bytes": self.bytes, "residuals": self.residuals, "int4_norms": self.norms}
+        return {
+            "int4_bytes": self.bytes,
+            "residuals": self.residuals,
+            "int4_norms": self.norms,
+            "value_scales": self.value_scales,
+        }
 
     def update(
         self, vectors: NDArray[np.float32], mean: NDArray[np.float32], exponent: int, threads: int
@@ -67,6 +78,7 @@ class Int4Codes:
             first=self.count,
             mean=mean,
             exponent=exponent,
+            value_scales=self.value_scales,
             threads=threads,
             bytes=self.bytes,
             residuals=self.residuals,
@@ -82,9 +94,10 @@ class Int4Codes:
         codes: NDArray[np.uint8],
         residuals: NDArray[np.uint8],
         norms: NDArray[np.float32],
+        value_scales: NDArray[np.float32] | None = None,
     ) -> Int4Codes:
         """Return existing codes of ``count`` vectors."""
-        found = cls(width)
+        found = cls(width, value_scales)
         found.count, found.bytes, found.residuals, found.norms = count, codes, residuals, norms
         return found
 
@@ -167,8 +180,10 @@ class Codes:
         self._reserve(-(-count // _native.BLOCK))
         _native.encode(vectors[self.count :], first=self.count, threads=threads, **self.arguments())
         self.count = count
-        if self.blocks * self.bytes.shape[1] >= self.int4_min_bytes:
-            self.int4 = self.int4 or Int4Codes(self.width)
+        if self.int4 is not None or self.blocks * self.bytes.shape[1] >= self.int4_min_bytes:
+            if self.int4 is None:
+                scales = chosen_value_scales(vectors, self.mean, self.exponent, threads)
+                self.int4 = Int4Codes(self.width, scales)
             self.int4.update(vectors, self.mean, self.exponent, threads)
 
     @classmethod

@@ -20,8 +20,9 @@ from care_accel.index.saved_file import SavedFile, checksum, create
 VECTORS, CODES, NORMS, MEAN = "vectors.npy", "codes.npy", "norms.npy", "mean.npy"
 FILES = (VECTORS, CODES, NORMS, MEAN)
 INT4_CODES, RESIDUAL_CODES, INT4_NORMS = "int4_codes.npy", "residual_codes.npy", "int4_norms.npy"
+VALUE_SCALES = "value_scales.npy"
 # Only a large part has them.
-INT4_FILES = (INT4_CODES, RESIDUAL_CODES, INT4_NORMS)
+INT4_FILES = (INT4_CODES, RESIDUAL_CODES, INT4_NORMS, VALUE_SCALES)
 # Their names in care_accel 0.1.0.
 OLD_NAMES = {INT4_CODES: "halves.npy", RESIDUAL_CODES: "quarters.npy", INT4_NORMS: "half_norms.npy"}
 
@@ -41,6 +42,7 @@ def write_part(folder: Path, part: Part) -> dict[str, SavedFile]:
             INT4_CODES: codes.int4.bytes[: codes.blocks],
             RESIDUAL_CODES: codes.int4.residuals[: codes.blocks * _native.BLOCK],
             INT4_NORMS: codes.int4.norms[:, : codes.blocks * _native.BLOCK],
+            VALUE_SCALES: codes.int4.value_scales,
         }
     written = {}
     for name, array in arrays.items():
@@ -69,8 +71,11 @@ def read_part(
     *,
     resident: str | None,
     verify: bool,
+    has_value_scales: bool = True,
 ) -> Part:
     """Open the files of a part that a manifest lists.
+
+    Int4 codes of earlier releases have no scales of values: ``has_value_scales`` is false then.
 
     Raises
     ------
@@ -85,13 +90,15 @@ def read_part(
         NORMS: (np.float32, [2 + _native.error_norm_count(width), padded]),
         MEAN: (np.float32, [width]),
     }
-    has_int4 = any(name in listed or OLD_NAMES[name] in listed for name in INT4_FILES)
+    has_int4 = any(name in listed or OLD_NAMES.get(name) in listed for name in INT4_FILES)
     if has_int4:
         shapes |= {
             INT4_CODES: (np.uint8, [blocks, _native.int4_block_bytes(width)]),
             RESIDUAL_CODES: (np.uint8, [padded, _native.residual_bytes(width)]),
             INT4_NORMS: (np.float32, [3, padded]),
         }
+        if has_value_scales:
+            shapes[VALUE_SCALES] = (np.float32, [width])
     arrays, files = {}, {}
     for name, (dtype, shape) in shapes.items():
         stored = OLD_NAMES[name] if OLD_NAMES.get(name) in listed else name
@@ -100,8 +107,13 @@ def read_part(
         arrays[name] = open_array(folder / stored, dtype, shape, mapped=mapped)
     int4 = None
     if has_int4:
+        scales = arrays.get(VALUE_SCALES)
+        if scales is not None and not ((scales >= _native.MIN_VALUE_SCALE) & (scales <= 1)).all():
+            raise CareError(
+                f"{folder / VALUE_SCALES}: has scales beyond {_native.MIN_VALUE_SCALE} to 1; save the index again"
+            )
         int4 = Int4Codes.from_arrays(
-            count, width, arrays[INT4_CODES], arrays[RESIDUAL_CODES], arrays[INT4_NORMS]
+            count, width, arrays[INT4_CODES], arrays[RESIDUAL_CODES], arrays[INT4_NORMS], scales
         )
     codes = Codes.from_arrays(count, arrays[CODES], arrays[NORMS], arrays[MEAN], exponent, int4)
     return Part(arrays[VECTORS], codes, files=files)

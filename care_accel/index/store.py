@@ -1,6 +1,7 @@
 """An index on disk: a folder with a manifest, a folder for each part, and the mask of removed vectors.
 
-Format 3 has the files of part i in ``parts/i``. Format 2, of earlier releases, has one part, beside the manifest.
+Format 4 has the files of part i in ``parts/i``. In format 3 int4 codes have no scales of values. Format 2, of earlier releases,
+has one part, beside the manifest, and no such scales either.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from care_accel.index.saved_file import create
 
 MANIFEST = "index.json"
 PARTS, REMOVED = "parts", "removed.npy"
-FORMAT, OLD_FORMAT = 3, 2
+FORMAT, FORMAT_WITHOUT_SCALES, OLD_FORMAT = 4, 3, 2
 ORDERS = ("normalize-then-slice", "slice-then-normalize")
 
 
@@ -98,7 +99,7 @@ def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> S
         raise CareError(f"resident is {resident!r}; it must be 'codes', 'all' or None")
     file = folder / MANIFEST
     manifest = read_json(file, "a saved index has one")
-    check_format(manifest, file, OLD_FORMAT, FORMAT)
+    check_format(manifest, file, OLD_FORMAT, FORMAT_WITHOUT_SCALES, FORMAT)
     count, width = (_number(manifest, name, file) for name in ("count", "width"))
     if not 1 <= width <= _native.MAX_WIDTH:
         raise CareError(f"{file}: width {width} is not supported; save the index again")
@@ -121,6 +122,7 @@ def load(folder: Path, *, resident: str | None = None, verify: bool = True) -> S
                 file,
                 resident=resident,
                 verify=verify,
+                has_value_scales=manifest["format"] == FORMAT,
             )
         )
     if sum(part.count for part in parts) != count:

@@ -30,34 +30,37 @@ void encode(const Array<float>& vectors, std::size_t first, const Array<float>& 
 }
 
 void encode_int4(const Array<float>& vectors, std::size_t first, const Array<float>& mean, int exponent,
-                 std::size_t threads, Array<std::uint8_t> bytes, Array<std::uint8_t> residuals, Array<float> norms) {
+                 const Array<float>& value_scales, std::size_t threads, Array<std::uint8_t> bytes,
+                 Array<std::uint8_t> residuals, Array<float> norms) {
     const care::Matrix rows = matrix(vectors, "vectors");
-    Int4Arrays(bytes, residuals, norms, first + rows.rows, rows.width);
+    Int4Arrays(bytes, residuals, norms, value_scales, first + rows.rows, rows.width);
     require(mean.ndim() == 1 && static_cast<std::size_t>(mean.shape(0)) == rows.width, "mean must be [width]");
     float* base = norms.mutable_data();
     const py::ssize_t stride = norms.shape(1);
     const care::MutableInt4Codes codes{bytes.mutable_data(), base, base + stride, residuals.mutable_data(),
                                        base + 2 * stride};
-    const float* mean_data = mean.data();
+    const float *mean_data = mean.data(), *scale_data = value_scales.data();
     py::gil_scoped_release release;
-    care::encode_int4(rows.data, first, rows.rows, rows.width, mean_data, exponent, threads, codes);
+    care::encode_int4(rows.data, first, rows.rows, rows.width, mean_data, exponent, scale_data, threads, codes);
 }
 
 py::tuple search(const Array<float>& vectors, const Array<std::uint8_t>& bytes, const Array<float>& norms,
                  const Array<float>& mean, int exponent, const Array<float>& queries, std::size_t k,
                  std::size_t threads, const std::optional<Array<std::uint16_t>>& allowed,
                  const std::string& instruction_set, const std::optional<Array<std::uint8_t>>& int4_bytes,
-                 const std::optional<Array<std::uint8_t>>& residuals, const std::optional<Array<float>>& int4_norms) {
+                 const std::optional<Array<std::uint8_t>>& residuals, const std::optional<Array<float>>& int4_norms,
+                 const std::optional<Array<float>>& value_scales) {
     const care::Matrix d = matrix(vectors, "vectors"), q = matrix(queries, "queries");
     const CodeArrays arrays(bytes, norms, mean, exponent, d.rows, d.width);
     require(q.width >= 1 && q.width <= d.width, "queries must not be wider than the vectors");
     if (allowed) require_allowed(*allowed, d.rows);
-    require(int4_bytes.has_value() == int4_norms.has_value() && int4_bytes.has_value() == residuals.has_value(),
-            "int4_bytes, residuals and int4_norms go together");
+    require(int4_bytes.has_value() == int4_norms.has_value() && int4_bytes.has_value() == residuals.has_value() &&
+                int4_bytes.has_value() == value_scales.has_value(),
+            "int4_bytes, residuals, int4_norms and value_scales go together");
     care::Codes codes = arrays.codes();
     care::Int4Codes int4{};
     if (int4_bytes) {
-        int4 = Int4Arrays(*int4_bytes, *residuals, *int4_norms, d.rows, d.width).codes;
+        int4 = Int4Arrays(*int4_bytes, *residuals, *int4_norms, *value_scales, d.rows, d.width).codes;
         codes.int4 = &int4;
     }
     const care::SearchOptions options{k, threads, allowed ? allowed->data() : nullptr, instruction_set};
@@ -166,6 +169,7 @@ PYBIND11_MODULE(_native, module) {
     module.doc() = "The native part of care_accel.";
     module.attr("BLOCK") = care::kBlock;
     module.attr("MAX_WIDTH") = care::kMaxWidth;
+    module.attr("MIN_VALUE_SCALE") = care::kMinValueScale;
     module.def("block_bytes", &care::block_bytes, py::arg("width"), "Return the bytes of a block of int8 codes.");
     module.def("int4_block_bytes", &care::int4_block_bytes, py::arg("width"),
                "Return the bytes of a block of int4 codes.");
@@ -177,15 +181,16 @@ PYBIND11_MODULE(_native, module) {
                py::arg("mean").noconvert(), py::arg("exponent"), py::arg("threads"), py::arg("bytes").noconvert(),
                py::arg("norms").noconvert(), "Write the int8 codes of some rows; see csrc/include/care/codes.hpp.");
     module.def("encode_int4", &encode_int4, py::arg("vectors").noconvert(), py::kw_only(), py::arg("first"),
-               py::arg("mean").noconvert(), py::arg("exponent"), py::arg("threads"), py::arg("bytes").noconvert(),
-               py::arg("residuals").noconvert(), py::arg("norms").noconvert(),
+               py::arg("mean").noconvert(), py::arg("exponent"), py::arg("value_scales").noconvert(),
+               py::arg("threads"), py::arg("bytes").noconvert(), py::arg("residuals").noconvert(),
+               py::arg("norms").noconvert(),
                "Write the int4 and residual codes of some rows; see csrc/include/care/codes.hpp.");
     module.def("search", &search, py::arg("vectors").noconvert(), py::kw_only(), py::arg("bytes").noconvert(),
                py::arg("norms").noconvert(), py::arg("mean").noconvert(), py::arg("exponent"),
                py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"),
                py::arg("allowed").noconvert() = py::none(), py::arg("instruction_set") = "",
                py::arg("int4_bytes").noconvert() = py::none(), py::arg("residuals").noconvert() = py::none(),
-               py::arg("int4_norms").noconvert() = py::none(),
+               py::arg("int4_norms").noconvert() = py::none(), py::arg("value_scales").noconvert() = py::none(),
                "Return (scores, ids, rescored) of the k best vectors of each query; see csrc/include/care/scan.hpp.");
     module.def("search_rows", &search_rows, py::arg("vectors").noconvert(), py::arg("rows").noconvert(), py::kw_only(),
                py::arg("queries").noconvert(), py::arg("k"), py::arg("threads"), py::arg("instruction_set") = "",

@@ -4,6 +4,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <array>
 #include <stdexcept>
 #include <string>
@@ -55,10 +56,11 @@ private:
 };
 
 // Int4 codes as Python stores them: bytes [blocks, int4_block_bytes(width)]; residuals [rows of all blocks,
-// residual_bytes(width)]; norms [3, rows of all blocks]: scales, error norms, error norms with residual codes.
+// residual_bytes(width)]; norms [3, rows of all blocks]: scales, error norms, error norms with residual codes; value
+// scales [width].
 struct Int4Arrays {
     Int4Arrays(const Array<std::uint8_t>& bytes, const Array<std::uint8_t>& residuals, const Array<float>& norms,
-               std::size_t rows, std::size_t width) {
+               const Array<float>& value_scales, std::size_t rows, std::size_t width) {
         const std::size_t padded = care::blocks(rows) * care::kBlock;
         require(bytes.ndim() == 2 && static_cast<std::size_t>(bytes.shape(0)) >= care::blocks(rows) &&
                     static_cast<std::size_t>(bytes.shape(1)) == care::int4_block_bytes(width),
@@ -68,8 +70,14 @@ struct Int4Arrays {
                 "residuals must be [rows of all blocks, residual_bytes(width)]");
         require(norms.ndim() == 2 && norms.shape(0) == 3 && static_cast<std::size_t>(norms.shape(1)) >= padded,
                 "int4 norms must be [3, rows of all blocks]");
+        require(value_scales.ndim() == 1 && static_cast<std::size_t>(value_scales.shape(0)) == width,
+                "value scales must be [width]");
+        // Codes of NaN would be undefined.
+        require(std::all_of(value_scales.data(), value_scales.data() + width,
+                            [](float scale) { return scale >= care::kMinValueScale && scale <= 1; }),
+                "value scales must lie in [MIN_VALUE_SCALE, 1]");
         codes = {bytes.data(), norms.data(), norms.data() + norms.shape(1), residuals.data(),
-                 norms.data() + 2 * norms.shape(1)};
+                 norms.data() + 2 * norms.shape(1), value_scales.data()};
     }
 
     care::Int4Codes codes;

@@ -24,11 +24,12 @@ constexpr double kInt4ScaleFactor = 0.9;
 // so much their squared error counts.
 constexpr float kResidualWeight = 4;
 
-// Writes a vector less the mean, in units of u, to `centred`, and returns its largest absolute value.
-double subtract_mean(const float* vector, const float* mean, double unit, std::vector<double>& centred) {
+// Writes a vector less the mean, each value times factor(j), to `centred`, and returns its largest absolute value.
+template <typename Factor>
+double subtract_mean(const float* vector, const float* mean, const Factor& factor, std::vector<double>& centred) {
     double largest = 0;
     for (std::size_t j = 0; j < centred.size(); ++j) {
-        centred[j] = (double{vector[j]} - double{mean[j]}) * unit;
+        centred[j] = (double{vector[j]} - double{mean[j]}) * factor(j);
         largest = std::max(largest, std::abs(centred[j]));
     }
     return largest;
@@ -44,7 +45,7 @@ float error_norm(double error, double coded) {
 // Quantises one row to int8. `centred` is scratch memory for `width` values.
 void encode_row(const float* vector, std::size_t row, std::size_t width, const float* mean, double unit,
                 std::vector<double>& centred, const MutableCodes& codes) {
-    const float scale = scale_of(subtract_mean(vector, mean, unit, centred) / 127);
+    const float scale = scale_of(subtract_mean(vector, mean, [unit](std::size_t) { return unit; }, centred) / 127);
     const double inverse = scale == 0 ? 0 : 1 / double{scale};
 
     std::uint8_t* bytes = codes.bytes + row / kBlock * block_bytes(width) + row % kBlock * kGroup;
@@ -130,11 +131,13 @@ float best_int4_scale(Int4Scratch& scratch, double largest) {
     return best;
 }
 
-// Quantises one row to int4 codes and residual codes. Errors are float32, in quantisation steps: each value is rounded
-// by some 2^-22 of the largest code, and their sum by 2^-24 of it for each value.
-void encode_int4_row(const float* vector, std::size_t row, std::size_t width, const float* mean, double unit,
-                     Int4Scratch& scratch, const MutableInt4Codes& codes) {
-    const double largest = subtract_mean(vector, mean, unit, scratch.centred);
+// Quantises one row to int4 codes and residual codes: its values less the mean, each times its factor, which is the unit
+// over the scale of the value. Errors are float32, in quantisation steps: each value is rounded by some 2^-22 of the
+// largest code, and their sum by 2^-24 of it for each value.
+void encode_int4_row(const float* vector, std::size_t row, std::size_t width, const float* mean,
+                     const std::vector<double>& factors, Int4Scratch& scratch, const MutableInt4Codes& codes) {
+    const double largest =
+        subtract_mean(vector, mean, [&factors](std::size_t j) { return factors[j]; }, scratch.centred);
     const float scale = best_int4_scale(scratch, largest);
     float error = 0, refined_error = 0;
     if (scale > 0) {
@@ -205,10 +208,12 @@ void encode(const float* vectors, std::size_t first, std::size_t count, std::siz
 }
 
 void encode_int4(const float* vectors, std::size_t first, std::size_t count, std::size_t width, const float* mean,
-                 int exponent, std::size_t threads, const MutableInt4Codes& codes) {
+                 int exponent, const float* value_scales, std::size_t threads, const MutableInt4Codes& codes) {
     const double unit = std::ldexp(1.0, -exponent);
+    std::vector<double> factors(width);
+    for (std::size_t j = 0; j < width; ++j) factors[j] = unit / double{value_scales[j]};
     for_each_row<Int4Scratch>(first, count, width, threads, [&](std::size_t row, Int4Scratch& scratch) {
-        encode_int4_row(vectors + (row - first) * width, row, width, mean, unit, scratch, codes);
+        encode_int4_row(vectors + (row - first) * width, row, width, mean, factors, scratch, codes);
     });
 }
 

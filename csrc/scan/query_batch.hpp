@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -19,6 +20,7 @@ public:
     QueryBatch(const IndexView& index, const float* const* queries, std::size_t count)
         : query_width_(index.query_width),
           stride_((query_width_ + kLanes - 1) / kLanes * kLanes),
+          query_(queries[0]),
           first_(count * query_row_bytes(query_width_)),
           second_(first_.size()),
           bounds_(count),
@@ -34,6 +36,18 @@ public:
             bounds_[q] = codes_[q].bound;
             std::copy_n(queries[q], query_width_, doubles_.data() + q * stride_);
         }
+    }
+
+    // Prepares the int4 filter, for a single query of full width.
+    void use_int4(const IndexView& index) {
+        std::vector<double> remainder(query_width_);
+        int4_terms_.resize(2 * query_row_bytes(query_width_));
+        std::int8_t* const terms[] = {int4_terms_.data(), int4_terms_.data() + query_row_bytes(query_width_)};
+        const Int4QueryBound bound = encode_int4_query(
+            query_, query_width_, std::ldexp(codes_[0].unit, index.codes.exponent), index.codes.int4->value_scales,
+            index.kernel.query_code_limit, remainder.data(),
+            [&](int term, std::size_t j, std::int8_t code) { terms[term][j] = code; });
+        int4_query_ = {query_width_, {terms[0], terms[1]}, bound};
     }
 
     // Prepares the float filter: its bounds are float32 products plus the rounding error of their sums.
@@ -56,6 +70,7 @@ public:
     std::size_t count() const { return bounds_.size(); }
     const QueryCode& code(std::size_t query) const { return codes_[query]; }
     const double* doubles(std::size_t query) const { return doubles_.data() + query * stride_; }
+    const Int4Query& int4_query() const { return int4_query_; }
     Queries queries() const {
         return {count(),        query_width_,   first_.data(),          second_.data(),
                 bounds_.data(), floats_.data(), float_rounding_.data()};
@@ -63,7 +78,9 @@ public:
 
 private:
     std::size_t query_width_, stride_;
-    std::vector<std::int8_t> first_, second_;
+    const float* query_;  // the first one
+    std::vector<std::int8_t> first_, second_, int4_terms_;
+    Int4Query int4_query_{};
     std::vector<QueryBound> bounds_;
     std::vector<QueryCode> codes_;
     std::vector<double> doubles_;

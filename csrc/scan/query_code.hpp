@@ -17,19 +17,24 @@ namespace care {
 //
 //     scale (term_scale[0] a.c + term_scale[1] b.c) + query_norm error + remainder_norm code_norm
 //
-// a.c and b.c are sums over the stored codes (c + 128) less `correction`. For int4 codes, a.c and b.c are twice the
-// sums over the stored codes ((c + 15) / 2) less `int4_correction`, and the norm of the code is not looked up:
-//
-//     scale (term_scale[0] a.c + term_scale[1] b.c + int4_remainder) + query_norm error
-//
-// Both bounds are compared with a threshold (see below).
+// a.c and b.c are sums over the stored codes (c + 128) less `correction`. The bound is compared with a threshold (see
+// below).
 struct QueryBound {
     float term_scale[2];  // s1, s2
     std::int32_t correction[2];
     float query_norm;         // not below |q|, plus an allowance for rounding
     float remainder_norm[2];  // not below |f| with one term and with both, plus an allowance for rounding
-    std::int32_t int4_correction[2];
-    float int4_remainder;  // remainder_norm[1] times the largest norm of c + r/4
+};
+
+// The same for int4 codes, of the query times the scales of the values. a.c and b.c are twice the sums over the stored
+// codes ((c + 15) / 2) less `correction`, and the norm of the code is not looked up:
+//
+//     scale (term_scale[0] a.c + term_scale[1] b.c + remainder) + query_norm error
+struct Int4QueryBound {
+    float term_scale[2];
+    std::int32_t correction[2];
+    float query_norm;
+    float remainder;  // not below |f| times the largest norm of c + r/4
 };
 
 struct QueryCode {
@@ -72,35 +77,20 @@ CARE_HOST_DEVICE inline double nearest_integer(double value) {
     return (value + kRoundingConstant) - kRoundingConstant;
 }
 
-// Quantises a query to codes in [-limit, limit]: store(term, j, code) receives each of them. `remainder` is scratch
-// memory for `width` values.
+// An upper bound of the norm of some values.
+template <typename Executor>
+CARE_HOST_DEVICE double norm_of(const Executor& executor, const double* values, std::size_t width) {
+    return enlarged(std::sqrt(executor.sum(width, [&](std::size_t j) { return values[j] * values[j]; })));
+}
+
+// Quantises `remainder`, whose norm and largest absolute value are given, and leaves there what two terms miss.
 template <typename Executor, typename Store>
-CARE_HOST_DEVICE QueryCode encode_query(const Executor& executor, const float* query, std::size_t width,
-                                        const float* mean, int index_exponent, int limit, double* remainder,
-                                        const Store& store) {
+CARE_HOST_DEVICE QueryBound quantise_query(const Executor& executor, double* remainder, std::size_t width,
+                                           double largest, double query_norm, int limit, const Store& store) {
     constexpr double kRounding = 0x1p-19;
-    const double largest = executor.max(width, [&](std::size_t j) { return std::fabs(double{query[j]}); });
-    int exponent = 0;
-    std::frexp(largest, &exponent);
-    const double query_unit = std::ldexp(1.0, -exponent), index_unit = std::ldexp(1.0, -index_exponent);
-
-    executor.for_each(width, [&](std::size_t j) { remainder[j] = query[j] * query_unit; });
-    const auto norm = [&] {
-        return enlarged(std::sqrt(executor.sum(width, [&](std::size_t j) { return remainder[j] * remainder[j]; })));
-    };
-    const auto mean_value = [&](std::size_t j) { return mean[j] * index_unit; };
-    const double query_norm = norm();
-    const double mean_squares = executor.sum(width, [&](std::size_t j) { return mean_value(j) * mean_value(j); });
-
-    QueryCode code;
-    code.unit = query_unit * index_unit;
-    code.mean_score = executor.sum(width, [&](std::size_t j) { return remainder[j] * mean_value(j); });
-    code.mean_product = query_norm * enlarged(std::sqrt(mean_squares));
-    code.slack = 0x1p-34 * code.mean_product + 0x1p-120;
-
-    QueryBound& bound = code.bound;
+    QueryBound bound;
     bound.query_norm = rounded_up(query_norm * (1 + kRounding));
-    bound.term_scale[0] = rounded_up(largest * query_unit / limit);
+    bound.term_scale[0] = rounded_up(largest / limit);
     bound.term_scale[1] = rounded_up(double{bound.term_scale[0]} / (2 * limit));
     for (int t = 0; t < 2; ++t) {
         const double step = bound.term_scale[t], inverse = step == 0 ? 0 : 1 / step;
@@ -112,14 +102,54 @@ CARE_HOST_DEVICE QueryCode encode_query(const Executor& executor, const float* q
             return quantised;
         });
         bound.correction[t] = 128 * static_cast<std::int32_t>(code_sum);
-        bound.int4_correction[t] = kMaxInt4 * static_cast<std::int32_t>(code_sum);
         // The subtractions round too, by less than 2^-50 of the query.
-        bound.remainder_norm[t] = rounded_up(norm() + (0x1p-50 + kRounding) * query_norm);
+        bound.remainder_norm[t] = rounded_up(norm_of(executor, remainder, width) + (0x1p-50 + kRounding) * query_norm);
     }
-    constexpr double kMaxCode = kMaxInt4 + 0.25 * kMaxResidual;
-    bound.int4_remainder =
-        rounded_up(enlarged(bound.remainder_norm[1] * kMaxCode * std::sqrt(static_cast<double>(width))));
+    return bound;
+}
+
+// Quantises a query to codes in [-limit, limit]: store(term, j, code) receives each of them. `remainder` is scratch
+// memory for `width` values.
+template <typename Executor, typename Store>
+CARE_HOST_DEVICE QueryCode encode_query(const Executor& executor, const float* query, std::size_t width,
+                                        const float* mean, int index_exponent, int limit, double* remainder,
+                                        const Store& store) {
+    const double largest = executor.max(width, [&](std::size_t j) { return std::fabs(double{query[j]}); });
+    int exponent = 0;
+    std::frexp(largest, &exponent);
+    const double query_unit = std::ldexp(1.0, -exponent), index_unit = std::ldexp(1.0, -index_exponent);
+
+    executor.for_each(width, [&](std::size_t j) { remainder[j] = query[j] * query_unit; });
+    const auto mean_value = [&](std::size_t j) { return mean[j] * index_unit; };
+    const double query_norm = norm_of(executor, remainder, width);
+    const double mean_squares = executor.sum(width, [&](std::size_t j) { return mean_value(j) * mean_value(j); });
+
+    QueryCode code;
+    code.unit = query_unit * index_unit;
+    code.mean_score = executor.sum(width, [&](std::size_t j) { return remainder[j] * mean_value(j); });
+    code.mean_product = query_norm * enlarged(std::sqrt(mean_squares));
+    code.slack = 0x1p-34 * code.mean_product + 0x1p-120;
+
+    code.bound = quantise_query(executor, remainder, width, largest * query_unit, query_norm, limit, store);
     return code;
+}
+
+// The same for int4 codes: quantises a query, in its units (a power of two), times the scales of the values.
+template <typename Store>
+Int4QueryBound encode_int4_query(const float* query, std::size_t width, double query_unit, const float* value_scales,
+                                 int limit, double* remainder, const Store& store) {
+    constexpr double kMaxCode = kMaxInt4 + 0.25 * kMaxResidual;
+    const SingleThread executor;
+    executor.for_each(width, [&](std::size_t j) { remainder[j] = query[j] * query_unit * value_scales[j]; });
+    const double largest = executor.max(width, [&](std::size_t j) { return std::fabs(remainder[j]); });
+    const QueryBound bound = quantise_query(executor, remainder, width, largest, norm_of(executor, remainder, width),
+                                            limit, store);
+    const auto correction = [&](int term) { return bound.correction[term] / 128 * kMaxInt4; };
+    const double root = std::sqrt(static_cast<double>(width));
+    return {{bound.term_scale[0], bound.term_scale[1]},
+            {correction(0), correction(1)},
+            bound.query_norm,
+            rounded_up(enlarged(bound.remainder_norm[1] * kMaxCode * root))};
 }
 
 // The threshold for the bounds of a query: the bound of a vector whose exact score is at least `score` is not below it.

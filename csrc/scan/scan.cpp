@@ -54,6 +54,7 @@ std::vector<std::size_t> run_pass(const IndexView& index, const Matrix& queries,
 
     const bool few = which.size() <= kFewQueries;
     const FilterPlan plan = plan_filters(index, which.size(), by_floats);
+    if (plan.int4_filter) batch.use_int4(index);
     const std::size_t width = index.vectors.width;
     const std::size_t bytes = by_floats ? kBlock * width * sizeof(float) : block_bytes(width);
     const std::size_t all_bytes = blocks(index.vectors.rows) * bytes;

@@ -151,7 +151,7 @@ private:
     void filter_by_int4(std::size_t begin, std::size_t end, Workspace& space, std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, std::nullopt, nullptr);
         for (std::size_t b = 0; b < tile.blocks; ++b) space.masks[b] = index_.allowed(begin + b);
-        plan_.int4_filter(tile, batch_.queries(), space.thresholds[0], space.masks.data(), space.bounds.get());
+        plan_.int4_filter(tile, batch_.int4_query(), space.thresholds[0], space.masks.data(), space.bounds.get());
         collect(begin, tile.blocks, space, found, &space.int4_candidates);
         space.scanned_by_int4 += tile.blocks * kBlock;
         if (space.int4_candidates > space.scanned_by_int4 / kMaxInt4Share + allowed_candidates()) {

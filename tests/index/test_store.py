@@ -278,8 +278,11 @@ def test_an_index_of_release_0_1_finds_what_it_found_then(resident):
         assert ids.tolist() == expected["index"]["ids"][rows]
         assert scores.tolist() == expected["index"]["scores"][rows]  # to the last bit
     int4 = index._parts[0].codes.int4
-    for array, name in zip((int4.bytes, int4.residuals, int4.norms), part_files.INT4_FILES, strict=True):
-        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / part_files.OLD_NAMES[name]))
+    for array, name in zip(
+        (int4.bytes, int4.residuals, int4.norms), part_files.OLD_NAMES.values(), strict=True
+    ):
+        np.testing.assert_array_equal(array, np.load(DATA / "index-0.1" / name))
+    assert (int4.value_scales == 1).all()
 
 
 def test_an_index_of_release_0_1_is_replaced_by_one_of_today(tmp_path):

@@ -21,6 +21,7 @@ NAMES = [
     "int4_codes.npy",
     "residual_codes.npy",
     "int4_norms.npy",
+    "value_scales.npy",
 ]
 FILES = [
     "index.json",

@@ -30,7 +30,7 @@ struct Coded {
     std::vector<float> norms, mean;
     std::vector<const float*> errors;
     std::vector<std::uint8_t> int4_bytes, residuals;
-    std::vector<float> int4_norms;
+    std::vector<float> int4_norms, value_scales;
     care::Int4Codes int4;
     care::Codes codes;
 
@@ -41,7 +41,8 @@ struct Coded {
           mean(width, 0.5f),
           int4_bytes(care::blocks(rows) * care::int4_block_bytes(width)),
           residuals(care::blocks(rows) * care::kBlock * care::residual_bytes(width)),
-          int4_norms(3 * care::blocks(rows) * care::kBlock) {
+          int4_norms(3 * care::blocks(rows) * care::kBlock),
+          value_scales(width) {
         if (rows > 0) std::copy_n(vectors.begin(), width, mean.begin());
         const std::size_t stride = care::blocks(rows) * care::kBlock;
         std::vector<float*> writable;
@@ -56,10 +57,15 @@ struct Coded {
         float* int4_scales = int4_norms.data();
         const care::MutableInt4Codes made_int4{int4_bytes.data(), int4_scales, int4_scales + stride, residuals.data(),
                                                int4_scales + 2 * stride};
-        care::encode_int4(vectors.data(), 0, middle, width, mean.data(), 3, threads, made_int4);
-        care::encode_int4(vectors.data() + middle * width, middle, rows - middle, width, mean.data(), 3, threads,
-                          made_int4);
-        int4 = {int4_bytes.data(), int4_scales, int4_scales + stride, residuals.data(), int4_scales + 2 * stride};
+        // From the smallest to the largest, some near to each other. Tight bounds for none of the cases.
+        for (std::size_t j = 0; j < width; ++j) {
+            value_scales[j] = j % 7 == 3 ? care::kMinValueScale : 1 - 0.1f * static_cast<float>(j % 5);
+        }
+        care::encode_int4(vectors.data(), 0, middle, width, mean.data(), 3, value_scales.data(), threads, made_int4);
+        care::encode_int4(vectors.data() + middle * width, middle, rows - middle, width, mean.data(), 3,
+                          value_scales.data(), threads, made_int4);
+        int4 = {int4_bytes.data(),      int4_scales, int4_scales + stride, residuals.data(), int4_scales + 2 * stride,
+                value_scales.data()};
         codes = {bytes.data(), norms.data(), norms.data() + stride, errors.data(), mean.data(), 3, &int4};
     }
 };

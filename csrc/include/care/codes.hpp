@@ -39,6 +39,17 @@
 //
 //     d = mu + s c + s/4 r + e'     r: one of -3, -1, 1, 3;  |c + r/4| <= 15.75 sqrt(width)
 //
+// Values may differ much in size from one place to another. So int4 codes have a scale per value, too, v: numbers in
+// [2^-16, 1], the same for all vectors of a part. They are codes of (d - mu) / v, value by value, and a query is q v:
+//
+//     d = mu + v (s c + s/4 r + e')        q.d - q.mu = (q v).(s c + s/4 r + e')
+//
+// This holds for any v, so (1) does with |q v| instead of |q|, where s, c, e and e' are those of (d - mu) / v. Only how tight
+// it is depends on v. Two terms quantise q v to 2^-13 of its largest value, so |f| |s c| stays far below |q v| |e|. As v <= 1,
+// |q v| is at most |q|. (d - mu) / v is below 2^97 (see encode()) times sqrt(width), so all results stay within float32. q v is
+// exact in float64. (d - mu) / v rounds three times, by less than 2^-51 of it together: far below what the errors include for
+// their sums in float32 (encode.cpp).
+//
 // The residual codes of a vector lie together, because they are read only of vectors that pass, and vectors in the order
 // of the index, because many pass of random vectors. They lower a bound from int4 codes by |q| (|e| - |e'|) less
 // s/4 (s1 a.r + s2 b.r). Of |q| (|e| - |e'|) only the part 1 - 2^-18 is subtracted: what the bound includes for the
@@ -87,6 +98,7 @@ inline constexpr std::size_t error_norm_of_prefix(std::size_t query_width, std::
 // Int4 codes lie in the same blocks. A byte holds two codes of one vector: of an even group in its lower four bits, and
 // of the odd group after it in its upper four bits. A code is stored as (c + 15) / 2.
 inline constexpr int kMaxInt4 = 15;
+inline constexpr float kMinValueScale = 0x1p-16f;
 inline constexpr std::size_t group_pairs(std::size_t width) { return (groups(width) + 1) / 2; }
 inline constexpr std::size_t int4_block_bytes(std::size_t width) { return group_pairs(width) * kGroupBytes; }
 
@@ -103,6 +115,7 @@ struct Int4Codes {
     const float* errors;            // [blocks * kBlock], not below |e| over the whole width
     const std::uint8_t* residuals;  // [blocks * kBlock][residual_bytes(width)]
     const float* residual_errors;   // [blocks * kBlock], not below |e'|
+    const float* value_scales;      // [width], v
 };
 
 // The quantised vectors of an index.
@@ -136,8 +149,8 @@ struct MutableInt4Codes {
 void encode(const float* vectors, std::size_t first, std::size_t count, std::size_t width, const float* mean,
             int exponent, std::size_t threads, const MutableCodes& codes);
 
-// The same to int4 codes and residual codes.
+// The same to int4 codes and residual codes. Scales of values lie in [kMinValueScale, 1].
 void encode_int4(const float* vectors, std::size_t first, std::size_t count, std::size_t width, const float* mean,
-                 int exponent, std::size_t threads, const MutableInt4Codes& codes);
+                 int exponent, const float* value_scales, std::size_t threads, const MutableInt4Codes& codes);
 
 }  // namespace care

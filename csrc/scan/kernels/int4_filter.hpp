@@ -18,14 +18,14 @@ constexpr std::size_t kRefinedTogether = 4;
 constexpr std::size_t kPrefetchVectors = 32, kSparseShare = 3;
 
 // Writes the bounds from int4 codes of a block, and returns a bit for each that reaches the threshold.
-CARE_INLINE std::uint32_t bound_block_by_int4(const Tile& tile, std::size_t block, const Queries& queries,
+CARE_INLINE std::uint32_t bound_block_by_int4(const Tile& tile, std::size_t block, const Int4Query& query,
                                               float threshold, float* bounds) {
-    const QueryBound& bound = queries.bounds[0];
-    const std::int8_t* const terms[2] = {queries.first, queries.second};
-    const std::uint8_t* bytes = tile.int4_bytes + block * int4_block_bytes(queries.query_width);
+    const Int4QueryBound& bound = query.bound;
+    const std::int8_t* const terms[2] = {query.terms[0], query.terms[1]};
+    const std::uint8_t* bytes = tile.int4_bytes + block * int4_block_bytes(query.width);
     // Separate accumulators for even and odd groups, so that additions do not wait for one another.
     Ints even_sums[2][kBlockRegisters] = {}, odd_sums[2][kBlockRegisters] = {};
-    for (std::size_t pair = 0; pair < group_pairs(queries.query_width); ++pair) {
+    for (std::size_t pair = 0; pair < group_pairs(query.width); ++pair) {
         Bytes even[kBlockRegisters], odd[kBlockRegisters];
 #pragma GCC unroll 8
         for (std::size_t p = 0; p < kBlockRegisters; ++p) {
@@ -54,10 +54,10 @@ CARE_INLINE std::uint32_t bound_block_by_int4(const Tile& tile, std::size_t bloc
 #pragma GCC unroll 8
         for (std::size_t t = 0; t < 2; ++t) {
             // Sums over the stored (c + 15) / 2, doubled, less the correction for the offset.
-            const Ints sum = 2 * (even_sums[t][p] + odd_sums[t][p]) - bound.int4_correction[t];
+            const Ints sum = 2 * (even_sums[t][p] + odd_sums[t][p]) - bound.correction[t];
             product += bound.term_scale[t] * __builtin_convertvector(sum, Floats);
         }
-        const Floats found = load<Floats>(tile.int4_scales + at) * (product + bound.int4_remainder) +
+        const Floats found = load<Floats>(tile.int4_scales + at) * (product + bound.remainder) +
                              bound.query_norm * load<Floats>(tile.int4_errors + at);
         std::memcpy(bounds + at, &found, sizeof found);
         mask |= at_least(found, threshold) << (p * kFloats);
@@ -88,10 +88,10 @@ CARE_INLINE void prefetch_residuals(const std::uint8_t* residuals, const float* 
 }
 
 // Sums over the stored residual codes, for both terms of the query.
-CARE_INLINE void add_residuals(const std::uint8_t* residuals, const float* errors, const Queries& queries,
+CARE_INLINE void add_residuals(const std::uint8_t* residuals, const float* errors, const Int4Query& query,
                                Passed& passed) {
-    const std::int8_t* const terms[2] = {queries.first, queries.second};
-    const std::size_t row_bytes = residual_bytes(queries.query_width);
+    const std::int8_t* const terms[2] = {query.terms[0], query.terms[1]};
+    const std::size_t row_bytes = residual_bytes(query.width);
     // The last vector fills up the last four.
     for (std::size_t i = 0; i < kRefinedTogether; ++i) passed.rows[passed.count + i] = passed.rows[passed.count - 1];
     prefetch_residuals(residuals, errors, passed, 0, kPrefetchVectors, row_bytes);
@@ -130,10 +130,10 @@ CARE_INLINE void add_residuals(const std::uint8_t* residuals, const float* error
 
 // Lowers the bounds of the vectors of a block in `mask` by sums over their residual codes, and returns a bit for each
 // that reaches the threshold still.
-CARE_INLINE std::uint32_t refine_block(const Tile& tile, std::size_t block, const Queries& queries, float threshold,
+CARE_INLINE std::uint32_t refine_block(const Tile& tile, std::size_t block, const Int4Query& query, float threshold,
                                        std::uint32_t mask, const std::int32_t* const (&sums)[2], float* bounds) {
     constexpr float kSubtractedShare = 1 - 0x1p-18f;
-    const QueryBound& bound = queries.bounds[0];
+    const Int4QueryBound& bound = query.bound;
     std::uint32_t left = 0;
 #pragma GCC unroll 8
     for (std::size_t p = 0; p < kBlockRegisters; ++p) {
@@ -142,7 +142,7 @@ CARE_INLINE std::uint32_t refine_block(const Tile& tile, std::size_t block, cons
 #pragma GCC unroll 2
         for (std::size_t t = 0; t < 2; ++t) {
             // Sums over the stored (r + 3) / 2, as above.
-            const std::int32_t correction = bound.int4_correction[t] / (kMaxInt4 / kMaxResidual);
+            const std::int32_t correction = bound.correction[t] / (kMaxInt4 / kMaxResidual);
             const Ints sum = 2 * load<Ints>(sums[t] + p * kFloats) - correction;
             product += bound.term_scale[t] * __builtin_convertvector(sum, Floats);
         }
@@ -158,14 +158,14 @@ CARE_INLINE std::uint32_t refine_block(const Tile& tile, std::size_t block, cons
     return mask & left;
 }
 
-void filter_int4(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds) {
+void filter_int4(const Tile& tile, const Int4Query& query, float threshold, std::uint16_t* masks, float* bounds) {
     Passed passed = {};
     for (std::size_t begin = 0; begin < tile.blocks; begin += kRefinedBlocks) {
         const std::size_t end = begin + kRefinedBlocks < tile.blocks ? begin + kRefinedBlocks : tile.blocks;
         passed.count = 0;
         for (std::size_t block = begin; block < end; ++block) {
             if (masks[block] == 0) continue;
-            masks[block] &= bound_block_by_int4(tile, block, queries, threshold, bounds);
+            masks[block] &= bound_block_by_int4(tile, block, query, threshold, bounds);
             for (std::uint32_t left = masks[block]; left; left &= left - 1) {
                 const std::size_t row = (block - begin) * kBlock + static_cast<std::size_t>(__builtin_ctz(left));
                 passed.rows[passed.count++] = static_cast<std::uint16_t>(row);
@@ -174,12 +174,12 @@ void filter_int4(const Tile& tile, const Queries& queries, float threshold, std:
         if (passed.count == 0) continue;
         passed.dense = passed.count * kSparseShare > (end - begin) * kBlock;
         const std::size_t first_row = begin * kBlock;
-        add_residuals(tile.residuals + first_row * residual_bytes(queries.query_width),
-                      tile.residual_errors + first_row, queries, passed);
+        add_residuals(tile.residuals + first_row * residual_bytes(query.width),
+                      tile.residual_errors + first_row, query, passed);
         for (std::size_t block = begin; block < end; ++block) {
             if (masks[block] == 0) continue;
             const std::size_t at = block * kBlock - first_row;
-            masks[block] = refine_block(tile, block, queries, threshold, masks[block],
+            masks[block] = refine_block(tile, block, query, threshold, masks[block],
                                         {passed.sums[0] + at, passed.sums[1] + at}, bounds);
         }
     }

@@ -48,6 +48,13 @@ struct Queries {
     const float* float_rounding;  // [count], rounding error of the float filter for a vector with |s c| + |e| = 1
 };
 
+// A query times the scales of the values, for int4 codes.
+struct Int4Query {
+    std::size_t width;
+    const std::int8_t* terms[2];  // [query_row_bytes(width)]
+    Int4QueryBound bound;
+};
+
 // Writes one bit per vector, set if its bound is not below the query's threshold: masks[block * queries.count + query].
 // Where any is set, the bounds of the block: bounds[(block * queries.count + query) * kBlock].
 using Filter = void(const Tile& tile, const Queries& queries, const float* thresholds, std::uint16_t* masks,
@@ -55,7 +62,7 @@ using Filter = void(const Tile& tile, const Queries& queries, const float* thres
 
 // Filters by int4 codes, for a single query of full width, and what passes by residual codes. Of the vectors in
 // masks[tile.blocks] those stay that pass both. Their bounds: bounds[tile.blocks * kBlock].
-using Int4Filter = void(const Tile& tile, const Queries& queries, float threshold, std::uint16_t* masks, float* bounds);
+using Int4Filter = void(const Tile& tile, const Int4Query& query, float threshold, std::uint16_t* masks, float* bounds);
 
 // The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
 using Score = double(const float* vector, const double* query, std::size_t width);
