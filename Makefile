@@ -108,6 +108,7 @@ $(DOCS_READY): pyproject.toml constraints.txt
 
 $(READY): EXTRAS := collection,eval,train,curate,onnx,server,gateway,bench,dev
 $(EVALUATES): EXTRAS := eval
+$(READY): IMPORTED := torch, transformers, sentence_transformers, mteb, datasets, scipy.stats, onnx, peft, lance, openai
 $(READY): $(SERVER)
 $(READY) $(EVALUATES): pyproject.toml setup.py CMakeLists.txt constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -122,8 +123,12 @@ $(READY) $(EVALUATES): pyproject.toml setup.py CMakeLists.txt constraints.txt $(
 # Most of the modules are never imported: Python compiles the others when they are.
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt --no-build-isolation \
 	  -e '.[$(EXTRAS)]'
-# The wheel's server has no numpy for Python 3.13.
-	@test $@ = $(READY) && $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))' || exit 0; $(BIN)/care-accel serve --install
+# Meanwhile Python compiles what all workers of the tests import first, each for itself if it were not there. The wheel's server
+# has no numpy for Python 3.13.
+	@test $@ = $(READY) || exit 0; \
+	  $(BIN)/python -c 'import $(IMPORTED)' & compiled=$$!; \
+	  if $(BIN)/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then $(BIN)/care-accel serve --install || exit; fi; \
+	  wait $$compiled
 	@touch $@
 
 # These stand on the other environment, and are not in it: they bring packages that nothing else needs.

@@ -1,5 +1,6 @@
 """Shared by all tests: tiny networks of the paper's two architectures, a server, a browser, and the order of the tests."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -141,11 +142,17 @@ def require_server() -> None:
         pytest.skip(missing)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def shared_server(request, tmp_path_factory) -> Iterator[SharedServer]:
-    """Return the run's server, which starts while tests that do not need it run."""
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """Return a folder that all workers of the run share."""
     folder = tmp_path_factory.getbasetemp()
-    shared = SharedServer(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_server(request, run_folder) -> Iterator[SharedServer]:
+    """Return the run's server, which starts while tests that do not need it run."""
+    shared = SharedServer(run_folder)
     first = os.environ.get("PYTEST_XDIST_WORKER", "gw0") == "gw0"
     if (
         first
@@ -170,6 +177,23 @@ def embedded_model():
     from care_accel import DualEncoder
 
     return DualEncoder.from_pretrained(device="cpu")
+
+
+@pytest.fixture(scope="session")
+def demo(embedded_model, run_folder):
+    """Return the retriever that the committed repository serves, made by the library once a run."""
+    from care_accel import ExactIndex, Retriever
+    from care_accel.eval.command import DEMO
+    from care_accel.files import read_jsonl
+
+    rows = [row for _, row in read_jsonl(DEMO / "retrieval" / "care-demo" / "corpus.jsonl")]
+    folder = run_folder / "demo"
+    with (run_folder / "demo.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            texts = [f"{row['title']} {row['text']}".strip() for row in rows]
+            Retriever.from_documents(embedded_model, texts).index.save(folder)
+    return Retriever(embedded_model, ExactIndex.load(folder), rows)
 
 
 @pytest.fixture(scope="module")

@@ -271,17 +271,6 @@ def test_a_search_tells_where_its_time_went_and_finds_the_same(hybrid, retriever
 QUESTIONS = ["高血压怎么治", "血糖高吃什么", "感冒发热怎么办", "骨折", "胃炎" * 300]
 
 
-@pytest.fixture(scope="module")
-def demo(embedded_model):
-    """Return the retriever that the committed repository serves."""
-    from care_accel.encoding.loading.sources import EMBEDDED
-
-    file = EMBEDDED / "care-demo" / "retrieval" / "care-demo" / "corpus.jsonl"
-    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    texts = [f"{row['title']} {row['text']}".strip() for row in rows]
-    return Retriever(embedded_model, Retriever.from_documents(embedded_model, texts).index, rows)
-
-
 @pytest.fixture(params=["grpc", "http"])
 def server_address(care_server, request):
     """Return the address of a real server, for each protocol."""

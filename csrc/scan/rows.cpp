@@ -18,7 +18,7 @@ namespace {
 // Bytes of vectors that all queries share in the second-level cache.
 constexpr std::size_t kChunkBytes = 96 * 1024;
 // With fewer bytes of vectors times queries than this a thread takes longer to start than to do its share.
-constexpr std::size_t kBytesPerThread = 4 * 1024 * 1024;
+constexpr std::size_t kSubsetBytesPerThread = 4 * 1024 * 1024;
 
 // Queries in float64, padded with zeros to whole lanes.
 std::vector<double> padded_doubles(const Matrix& queries, std::size_t stride) {
@@ -76,7 +76,7 @@ void search_rows(const Matrix& vectors, const std::int64_t* rows, std::size_t co
     const std::size_t chunk = std::max<std::size_t>(1, kChunkBytes / bytes / kScoredTogether) * kScoredTogether;
     const std::size_t work = count * bytes * std::max<std::size_t>(1, queries.rows / 4);
     const std::size_t workers =
-        std::clamp<std::size_t>(work / kBytesPerThread, 1, std::max<std::size_t>(1, options.threads));
+        std::clamp<std::size_t>(work / kSubsetBytesPerThread, 1, std::max<std::size_t>(1, options.threads));
     std::vector<std::vector<TopK>> best(workers);
     std::atomic<std::size_t> next{0};
     run_workers(workers, [&](std::size_t worker) {

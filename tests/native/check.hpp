@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include "care/scan.hpp"
 #include "care/score.hpp"
 #include "care/topk.hpp"
+#include "unchecked.hpp"
 
 namespace check {
 
@@ -70,33 +72,71 @@ struct Coded {
     }
 };
 
+// Fills with a sum of uniform values that is close to the normal distribution of deviation 1 around `mean`.
+CARE_UNCHECKED inline void fill(std::vector<float>& values, std::uint64_t& state, float mean) {
+    float* const to = values.data();
+    const std::size_t count = values.size();
+    for (std::size_t i = 0; i < count; ++i) {
+        float sum = -2;
+        for (int part = 0; part < 4; ++part) {
+            state = state * 6364136223846793005u + 1442695040888963407u;
+            sum += static_cast<float>(state >> 40) * 0x1p-24f;
+        }
+        to[i] = mean + 1.7320508f * sum;
+    }
+}
+
+CARE_UNCHECKED inline double score(const float* vector, const float* query, std::size_t width) {
+    return care::score(vector, query, width);
+}
+
+// The vectors of a case and their codes.
+struct Indexed {
+    std::vector<float> vectors;
+    std::uint64_t state;
+    std::optional<Coded> coded;
+
+    explicit Indexed(const Case& c) : vectors(c.rows * c.width), state(c.rows * 31 + c.width) {
+        fill(vectors, state, c.common);
+        for (std::size_t r = 0; r < c.rows; ++r) vectors[r * c.width] *= c.outlier;
+        coded.emplace(vectors, c.rows, c.width, c.threads);
+    }
+
+    // Kept for the next case, which may only ask other queries.
+    static std::shared_ptr<const Indexed> of(const Case& c) {
+        static std::shared_ptr<const Indexed> last;
+        static Case made{};
+        if (!last || c.rows != made.rows || c.width != made.width || c.threads != made.threads ||
+            c.common != made.common || c.outlier != made.outlier) {
+            last = std::make_shared<const Indexed>(c);
+            made = c;
+        }
+        return last;
+    }
+};
+
 // A case, its codes, and its hits by brute force.
 class Expected {
 public:
     explicit Expected(const Case& c)
-        : case_(c),
-          vectors_(c.rows * c.width),
-          queries_(c.queries * c.query_width),
-          allowed_(care::blocks(c.rows)) {
-        std::mt19937 random(static_cast<unsigned>(c.rows * 31 + c.width));
-        std::normal_distribution<float> normal;
-        for (float& value : vectors_) value = c.common + normal(random);
-        for (float& value : queries_) value = normal(random);
-        for (std::size_t r = 0; r < c.rows; ++r) vectors_[r * c.width] *= c.outlier;
+        : case_(c), indexed_(Indexed::of(c)), queries_(c.queries * c.query_width), allowed_(care::blocks(c.rows)) {
+        std::uint64_t state = indexed_->state;
+        fill(queries_, state, 0);
+        std::mt19937 random(static_cast<unsigned>(state >> 32));
         for (std::size_t q = 0; q < c.queries && c.outlier != 1; ++q) queries_[q * c.query_width] = 0;
         for (std::uint16_t& bits : allowed_) {
             bits = c.subset ? static_cast<std::uint16_t>(random() & random()) : 0xffff;
         }
+        const float* const vectors = indexed_->vectors.data();
         for (std::size_t q = 0; q < c.queries; ++q) {
             care::TopK best(c.k);
             for (std::size_t r = 0; r < c.rows; ++r) {
                 if (!(allowed_[r / care::kBlock] >> (r % care::kBlock) & 1)) continue;
-                best.push({care::score(vectors_.data() + r * c.width, queries_.data() + q * c.query_width, c.query_width),
+                best.push({score(vectors + r * c.width, queries_.data() + q * c.query_width, c.query_width),
                            static_cast<std::int64_t>(r)});
             }
             hits_.push_back(best.sorted());
         }
-        coded_.emplace(vectors_, c.rows, c.width, c.threads);
     }
 
     // Whether search(vectors, codes, queries, allowed, scores, ids, rescored) finds the same.
@@ -106,7 +146,7 @@ public:
         // Exactly as long as the interface requires, so that a sanitizer detects a write beyond it.
         std::vector<double> scores(c.queries * c.k);
         std::vector<std::int64_t> ids(scores.size()), rescored(c.queries);
-        search(care::Matrix{vectors_.data(), c.rows, c.width}, coded_->codes,
+        search(care::Matrix{indexed_->vectors.data(), c.rows, c.width}, indexed_->coded->codes,
                care::Matrix{queries_.data(), c.queries, c.query_width}, c.subset ? &allowed_ : nullptr, scores.data(),
                ids.data(), rescored.data());
         for (std::size_t q = 0; q < c.queries; ++q) {
@@ -126,10 +166,10 @@ public:
 private:
     const Case& case_;
     // Exactly as long as the interface requires, so that a sanitizer detects a read beyond it.
-    std::vector<float> vectors_, queries_;
+    std::shared_ptr<const Indexed> indexed_;
+    std::vector<float> queries_;
     std::vector<std::uint16_t> allowed_;
     std::vector<std::vector<care::Hit>> hits_;
-    std::optional<Coded> coded_;
 };
 
 }  // namespace check

@@ -11,6 +11,7 @@
 
 #include "care/encoder.hpp"
 #include "care/scan.hpp"
+#include "unchecked.hpp"
 
 namespace {
 
@@ -138,12 +139,21 @@ private:
     static Doubles apply(const care::Linear& map, const Doubles& row) {
         Doubles found(map.outputs);
         for (std::size_t o = 0; o < map.outputs; ++o) {
-            // A sum in a register: a sanitizer checks every access to memory.
-            double sum = map.bias ? double{map.bias[o]} : 0.0;
-            for (std::size_t i = 0; i < map.inputs; ++i) sum += double{map.weights[o * map.inputs + i]} * row[i];
-            found[o] = sum;
+            found[o] = (map.bias ? double{map.bias[o]} : 0.0) +
+                       product(map.weights + o * map.inputs, row.data(), map.inputs);
         }
         return found;
+    }
+
+    template <typename Value>
+    CARE_UNCHECKED static double product(const Value* a, const double* b, std::size_t count) {
+        double sum = 0;
+        for (std::size_t i = 0; i < count; ++i) sum += double{a[i]} * b[i];
+        return sum;
+    }
+    // sum += factor * value
+    CARE_UNCHECKED static void add_multiple(double* sum, double factor, const double* value, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) sum[i] += factor * value[i];
     }
 
     // Normalises each head, and rotates it.
@@ -183,15 +193,11 @@ private:
                 Doubles weights(seen);
                 double sum = 0;
                 for (std::size_t u = 0; u < seen; ++u) {
-                    const double *const query = &q[t][at], *const key = &k[u][shared];
-                    double score = 0;
-                    for (std::size_t i = 0; i < size; ++i) score += query[i] * key[i];
+                    const double score = product(&q[t][at], &k[u][shared], size);
                     sum += weights[u] = std::exp(score / std::sqrt(static_cast<double>(size)));
                 }
                 for (std::size_t u = 0; u < seen; ++u) {
-                    const double* const value = &v[u][shared];
-                    const double share = weights[u] / sum;
-                    for (std::size_t i = 0; i < size; ++i) mixed[at + i] += share * value[i];
+                    add_multiple(&mixed[at], weights[u] / sum, &v[u][shared], size);
                 }
             }
             add(sums[t], rows[t], apply(layer.output, mixed), layer.attention_norm);

@@ -8,7 +8,6 @@ import urllib.request
 import numpy as np
 import pytest
 
-from care_accel import Retriever
 from care_accel.eval.command import DEMO
 from care_accel.files import read_jsonl
 
@@ -18,14 +17,6 @@ grpc = pytest.importorskip("tritonclient.grpc", reason="tritonclient is not inst
 http = pytest.importorskip("tritonclient.http", reason="tritonclient is not installed (extra server)")
 
 TEXTS = ["高血压怎么治", "a", " ", "孩子发烧三天了，咳嗽有痰。" * 40, "😷�糖尿病\n吃什么", "x" * 5000]
-
-
-@pytest.fixture(scope="module")
-def demo(model):
-    rows = [row for _, row in read_jsonl(DEMO / "retrieval" / "care-demo" / "corpus.jsonl")]
-    texts = [f"{row['title']} {row['text']}".strip() for row in rows]
-    built = Retriever.from_documents(model, texts)
-    return Retriever(model, built.index, rows)
 
 
 @pytest.mark.parametrize("role", ["query", "document"])

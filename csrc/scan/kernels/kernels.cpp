@@ -5,20 +5,23 @@
 
 namespace care {
 
-extern const Kernel scan_kernel_portable;
-#ifdef CARE_X86
-extern const Kernel scan_kernel_avx2, scan_kernel_avxvnni, scan_kernel_avx512vnni;
-#endif
+// Only those that CMakeLists.txt builds are defined, and used below.
+extern const Kernel scan_kernel_portable, scan_kernel_avx2, scan_kernel_avxvnni, scan_kernel_avx512vnni;
 
 namespace {
 
 std::vector<Kernel> find_kernels() {
     std::vector<Kernel> found;
-#ifdef CARE_X86
+#ifdef CARE_AVX512VNNI
     if (__builtin_cpu_supports("avx512vnni")) found.push_back(scan_kernel_avx512vnni);
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (avx2 && __builtin_cpu_supports("avxvnni")) found.push_back(scan_kernel_avxvnni);
-    if (avx2) found.push_back(scan_kernel_avx2);
+#endif
+#ifdef CARE_AVXVNNI
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("avxvnni")) {
+        found.push_back(scan_kernel_avxvnni);
+    }
+#endif
+#ifdef CARE_AVX2
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(scan_kernel_avx2);
 #endif
     found.push_back(scan_kernel_portable);
     return found;
