@@ -13,7 +13,7 @@
 #include "care/codes.hpp"
 #include "forward.hpp"
 #include "packing.hpp"
-#include "thread_pool.hpp"
+#include "../threads/thread_pool.hpp"
 
 namespace care {
 namespace {

@@ -11,8 +11,8 @@
 #include "kernels/kernel.hpp"
 #include "packing.hpp"
 #include "passes.hpp"
-#include "phases.hpp"
-#include "thread_pool.hpp"
+#include "../threads/phases.hpp"
+#include "../threads/thread_pool.hpp"
 
 namespace care {
 

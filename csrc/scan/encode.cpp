@@ -9,7 +9,7 @@
 #include "arithmetic.hpp"
 #include "care/codes.hpp"
 #include "query_code.hpp"
-#include "workers.hpp"
+#include "../threads/workers.hpp"
 
 namespace care {
 namespace {

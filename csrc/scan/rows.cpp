@@ -10,7 +10,7 @@
 #include "care/score.hpp"
 #include "hits.hpp"
 #include "kernels/kernel.hpp"
-#include "workers.hpp"
+#include "../threads/workers.hpp"
 
 namespace care {
 namespace {

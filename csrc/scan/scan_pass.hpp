@@ -20,7 +20,7 @@
 #include "kernels/kernel.hpp"
 #include "query_batch.hpp"
 #include "tiles.hpp"
-#include "workers.hpp"
+#include "../threads/workers.hpp"
 
 namespace care {
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../../csrc/threads/workers.hpp"
 #include "check.hpp"
 
 int main() {
@@ -52,6 +53,7 @@ int main() {
             }
         }
     }
+    care::end_waiting_workers();
     std::printf("%zu checks, %zu failures\n", checks, failures);
     return failures == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }
