@@ -28,7 +28,7 @@ constexpr std::size_t kFewQueriesTiles = 64;
 // Limits the hits of a pass, k of every query and thread, to 256 MiB.
 constexpr std::size_t kPassHits = 16 * 1024 * 1024;
 // With fewer bytes of codes times queries than this a thread takes longer to start than to do its share.
-constexpr std::size_t kBytesPerThread = 2 * 1024 * 1024;
+constexpr std::size_t kBytesPerThread = 512 * 1024;
 // With a larger exponent of the index's unit, a query in these units would leave the range of float32.
 constexpr int kMaxFloatExponent = 100;
 

@@ -25,7 +25,8 @@ from care_accel.errors import CareError
 from care_accel.serving.backend.live_index import import_arrow, place_of, scan_device
 from care_accel.serving.backend.open_collection import json_of
 from care_accel.serving.backend.requests import respond
-from care_accel.serving.backend.tensors import Backend, array, fair_threads
+from care_accel.serving.backend.shared_cores import fair_threads
+from care_accel.serving.backend.tensors import Backend, array
 
 if TYPE_CHECKING:
     from care_accel.cluster.shards.shard import Shard

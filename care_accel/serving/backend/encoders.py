@@ -13,7 +13,8 @@ from care_accel.encoding import DualEncoder, Encoder, Role, Task
 from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend.tensors import Backend, fair_threads
+from care_accel.serving.backend.shared_cores import SharedCores
+from care_accel.serving.backend.tensors import Backend
 from care_accel.serving.backend.vector_cache import VectorCache, key_of
 
 # Sequence lengths of the warm-up batches.
@@ -45,31 +46,6 @@ class Encoded(NamedTuple):
     times: tuple[float, float]
 
 
-class SharedCores:
-    """Gives a network its threads for each batch: `fair_threads`, or all where a single client waits.
-
-    Parameters
-    ----------
-    runtime : NativeRuntime
-        With all threads that it may have.
-    """
-
-    def __init__(self, runtime: NativeRuntime) -> None:
-        self._runtime, self._all = runtime, runtime.threads
-        self._fair = fair_threads(runtime.threads, runtime.nbytes)
-        self._before = 0
-        self.share(0)
-
-    def share(self, texts: int) -> None:
-        """Set the threads for a batch of so many texts.
-
-        A text that comes alone, as the one before it did, is that of a single client. Many clients have batches of one as
-        well, but between larger ones, and meanwhile the other cores work for them.
-        """
-        self._runtime.threads = self._all if texts == self._before == 1 else self._fair
-        self._before = texts
-
-
 class TextVectors:
     """The encoder of a configuration, warmed up: texts to vectors.
 
@@ -95,7 +71,11 @@ class TextVectors:
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
         self._cache = VectorCache(0 if self._stay else int(parameters["cached_texts"]))
-        self._cores = SharedCores(runtime) if isinstance(runtime, NativeRuntime) else None
+        self._cores = (
+            SharedCores(runtime, runtime.threads, runtime.nbytes)
+            if isinstance(runtime, NativeRuntime)
+            else None
+        )
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
         self._counters = [backend.counter(name, text, role) for name, text in _COUNTERS.items()]

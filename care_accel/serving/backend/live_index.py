@@ -23,7 +23,8 @@ from care_accel.retriever import MANIFEST, Retriever
 from care_accel.serving.backend.embedded_documents import embedded_documents
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
-from care_accel.serving.backend.tensors import Backend, fair_threads
+from care_accel.serving.backend.shared_cores import fair_threads
+from care_accel.serving.backend.tensors import Backend
 
 if TYPE_CHECKING:
     from care_accel.collection import Collection
@@ -138,7 +139,6 @@ class LiveIndex:
         else:
             opened = Retriever(self._made_by, load_index(self._folder, device=self._device))
         index = opened.index
-        index.threads = fair_threads(index.threads, len(index) * index.width)  # one byte per value
         if isinstance(index, ApproximateIndex):
             index.watch(self._watch)
         return before if identity(self._folder) == before else None, OpenIndex(opened)

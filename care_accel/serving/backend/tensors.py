@@ -30,8 +30,6 @@ MAX_TEXT_BYTES = 100_000
 # Seconds between two metrics updates. Each is a round trip to the server of tens of microseconds, too long for the
 # query path.
 _REPORT_EVERY_S = 1.0
-# Weights or vectors below this size fit in the CPU cache and are read in a fraction of a millisecond.
-_SMALL_BYTES = 16 * 2**20
 
 
 def read_parameters(model_config: str) -> dict[str, Any]:
@@ -347,12 +345,3 @@ def column(counts: Sequence[int]) -> NDArray[np.int32]:
 def repeated(values: Sequence[float], rows: int) -> NDArray[np.float32]:
     """Return numbers that all texts of a request share as an output, float32 ``[rows, len(values)]``."""
     return np.array([values] * rows, np.float32)
-
-
-def fair_threads(threads: int, read: int) -> int:
-    """Return the threads of a model that reads a number of bytes per query.
-
-    Here the server, its clients and the other models compete for cores, and a thread that waits for one delays the end
-    of a short task.
-    """
-    return max(1, threads // 2) if read < _SMALL_BYTES else threads

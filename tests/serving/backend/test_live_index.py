@@ -272,8 +272,9 @@ def test_a_recall_that_falls_below_what_was_promised_is_logged_once(tmp_path, ap
     try:
         # As if queries had come for which the structure is useless: it looks where they are not.
         served = live.current._retriever.index
-        search = served.finder.structure.search
-        monkeypatch.setattr(type(served.finder.structure), "search", lambda self, q, *rest: search(-q, *rest))
+        one = served.finder._one
+        find = one.find
+        monkeypatch.setattr(type(one), "find", lambda self, part, q, *rest: find(part, -q, *rest))
         for number, query in enumerate(np.random.default_rng(6).standard_normal((60, 8), np.float32), 1):
             searched(live, query)
             waited_for(lambda number=number: backend.counters["recall_queries"].total == number)

@@ -18,7 +18,7 @@ from care_accel.serving.backend.open_index import OpenIndex
 class Documents:
     """Stands for a retriever's documents, and counts how often one is asked for."""
 
-    index = SimpleNamespace(device="cpu")
+    index = ExactIndex(3)
     lexical = None
 
     def __init__(self):
@@ -58,10 +58,13 @@ def test_a_document_with_half_of_a_surrogate_pair_does_not_fail_the_batch_it_is_
 class OnDevice:
     """Stands for an index on a GPU: takes and gives tensors, which lie in memory here."""
 
-    device = "cuda:0"
+    device, width, threads = "cuda:0", 8, 1
 
     def __init__(self, index):
         self._index = index
+
+    def __len__(self):
+        return len(self._index)
 
     def search_on_device(self, vectors, k):
         assert isinstance(vectors, torch.Tensor)

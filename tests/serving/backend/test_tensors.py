@@ -10,7 +10,6 @@ from care_accel.errors import CareError
 from care_accel.serving.backend.tensors import (
     MAX_TEXT_BYTES,
     Backend,
-    fair_threads,
     in_reach,
     read_parameters,
     read_tasks,
@@ -76,11 +75,6 @@ def test_a_relative_path_starts_at_the_repository(tmp_path):
 def test_what_was_computed_together_is_cut_into_each_request_s_part():
     values = np.arange(6)
     assert [part.tolist() for part in split(values, [2, 1, 3])] == [[0, 1], [2], [3, 4, 5]]
-
-
-def test_what_is_read_from_a_cache_leaves_half_of_the_cores_to_others():
-    assert [fair_threads(threads, 2**20) for threads in (1, 2, 3, 16)] == [1, 1, 1, 8]
-    assert fair_threads(16, 2**30) == 16
 
 
 @pytest.mark.parametrize("whole", [False, True])
