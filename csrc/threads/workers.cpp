@@ -1,6 +1,10 @@
 #include "workers.hpp"
 
 #include <unistd.h>
+#if defined(__linux__)
+#include <sched.h>
+#include <sys/resource.h>
+#endif
 
 #include <atomic>
 #include <exception>
@@ -36,6 +40,18 @@ Shared& shared() {
     return *found;
 }
 
+// A thread inherits the priority of the one that starts it. Work in the background, at a lower one, has threads of its
+// own: those that wait would hold up the searches after it.
+bool has_usual_priority() {
+#if defined(__linux__)
+    const pid_t process = getpid();
+    return sched_getscheduler(0) == sched_getscheduler(process) &&
+           getpriority(PRIO_PROCESS, 0) == getpriority(PRIO_PROCESS, static_cast<id_t>(process));
+#else
+    return true;
+#endif
+}
+
 void run_new_threads(std::size_t count, const std::function<void(std::size_t)>& work) {
     std::vector<std::jthread> threads;
     threads.reserve(count - 1);
@@ -65,7 +81,7 @@ void run_workers(std::size_t count, const std::function<void(std::size_t)>& work
         }
     };
     Shared& threads = shared();
-    if (std::unique_lock turn(threads.turn, std::try_to_lock); turn) {
+    if (std::unique_lock turn(threads.turn, std::try_to_lock); turn && has_usual_priority()) {
         if (!threads.pool || threads.pool->size() < count) threads.pool = std::make_unique<ThreadPool>(count);
         threads.pool->run(count, run);
     } else {

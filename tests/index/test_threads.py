@@ -1,6 +1,11 @@
 """Threads that wait for the next search."""
 
+import contextlib
 import multiprocessing
+import os
+import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -45,3 +50,27 @@ def test_a_forked_process_has_threads_of_its_own(index):
     child.join()
     assert child.exitcode == 0
     assert [found_by(index, query) for query in QUERIES] == here
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_a_search_in_the_background_leaves_no_slow_threads_to_the_next(index):
+    def priorities():
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):  # it has ended
+                yield os.getpriority(os.PRIO_PROCESS, int(thread))
+
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+
+    def search():
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
+        found.append(found_by(index, QUERIES[0], threads=5))  # more than wait
+
+    found = []
+    thread = threading.Thread(target=search)
+    thread.start()
+    thread.join()
+    assert found == [found_by(index, QUERIES[0])]
+    end = time.monotonic() + 10  # the thread itself ends a little after it is joined
+    while set(priorities()) != {usual} and time.monotonic() < end:
+        time.sleep(0.01)
+    assert set(priorities()) == {usual}
