@@ -17,7 +17,7 @@ from care_accel import ExactIndex
 @pytest.fixture(scope="module")
 def index():
     made = ExactIndex(64, threads=3)
-    made.add(np.random.default_rng(1).standard_normal((30_000, 64), np.float32))  # 1.8 MiB of codes
+    made.add(np.random.default_rng(1).standard_normal((60_000, 64), np.float32))  # codes for seven threads
     return made
 
 
