@@ -248,7 +248,7 @@ class AsyncServerClient(BaseClient):
     ----------
     address, timeout, retries, in_flight
         As for `ServerClient`, errors too; ``in_flight`` applies per call. Cancelling a call cancels its requests at the
-        server, but over HTTP.
+        server, except over HTTP.
     """
 
     def __init__(self, address: str, *, timeout: float = 30.0, retries: int = 3, in_flight: int = 4) -> None:

@@ -21,7 +21,7 @@ from care_accel.encoding.runtimes.transports.http_messages import (
     read_configuration,
 )
 from care_accel.encoding.runtimes.transports.http_pool import Connection, Pool, later_on_a_thread
-from care_accel.encoding.runtimes.transports.interface import Configuration, Inputs, tritonclient_module
+from care_accel.encoding.runtimes.transports.interface import Configuration, Inputs, required_module
 
 _CHUNK = 1 << 16  # bytes
 
@@ -30,7 +30,7 @@ class _Base:
     """Messages, the parser, and what failures mean."""
 
     def __init__(self, address: Address) -> None:
-        httptools = tritonclient_module("httptools")
+        httptools = required_module("httptools", "httptools")
         self._parser, self._not_http = httptools.HttpResponseParser, httptools.HttpParserError
         self._messages = Messages(address)
         self._host, self._port = address.host.strip("[]"), address.port

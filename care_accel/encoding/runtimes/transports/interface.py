@@ -106,10 +106,15 @@ def dtype_of(name: str) -> np.dtype[Any]:
 
 
 def tritonclient_module(module: str) -> Any:
-    """Import a module of NVIDIA's client, or what a way to a server needs besides."""
+    """Import a module of NVIDIA's client."""
+    return required_module(module, "tritonclient[grpc]")
+
+
+def required_module(module: str, package: str) -> Any:
+    """Import a module that a way to a server needs, or say in an error which package has it."""
     try:
         return import_module(module)
     except ImportError as missing:
         raise CareError(
-            f"{missing.name} is not installed: pip install 'care-accel[server]' (or tritonclient[grpc])"
+            f"{missing.name} is not installed: pip install 'care-accel[server]' (or {package})"
         ) from None

@@ -2,6 +2,7 @@ import asyncio
 import multiprocessing
 import random
 import socketserver
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,13 @@ over_http = pytest.mark.parametrize("protocol", ["http"], indirect=True)
 
 def vectors(client, text):
     return client.encode("query", [text]).vectors.tolist()
+
+
+def test_without_httptools_the_line_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httptools", None)
+    with pytest.raises(CareError, match=r"httptools is not installed: .*\(or httptools\)"):
+        ServerClient("http://localhost:8000")
+    ServerClient("localhost:8001").close()
 
 
 @over_http
