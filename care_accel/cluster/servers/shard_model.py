@@ -25,7 +25,6 @@ from care_accel.errors import CareError
 from care_accel.serving.backend.live_index import import_arrow, place_of, scan_device
 from care_accel.serving.backend.open_collection import json_of
 from care_accel.serving.backend.requests import respond
-from care_accel.serving.backend.shared_cores import fair_threads
 from care_accel.serving.backend.tensors import Backend, array
 
 if TYPE_CHECKING:
@@ -65,15 +64,9 @@ class ShardModel:
     def _open(self, revision: str) -> Shard:
         import_arrow()
         from care_accel.cluster.shards.shard import Shard
-        from care_accel.collection.storage.table import Table
 
         place = place_of(self.backend, self.backend.parameters["index"])
-        table = Table.open(place)
-        width = int(self.backend.parameters["care"]["width"])
-        threads = fair_threads(len(os.sched_getaffinity(0)), table.count() // self.part.of * width)
-        found = Shard(
-            place, self.part.number, self.part.of, device=scan_device(self.backend), threads=threads
-        )
+        found = Shard(place, self.part.number, self.part.of, device=scan_device(self.backend))
         if found.manifest.uuid != self.part.uuid:
             raise CareError(f"{place} is another collection now; start its shards again")
         if found.manifest.revision != revision:

@@ -10,10 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from care_accel.encoding import DualEncoder, Encoder, Role, Task
-from care_accel.encoding.runtimes.native import NativeRuntime
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime
 from care_accel.errors import CareError
-from care_accel.serving.backend.shared_cores import SharedCores
 from care_accel.serving.backend.tensors import Backend
 from care_accel.serving.backend.vector_cache import VectorCache, key_of
 
@@ -71,11 +69,6 @@ class TextVectors:
         runtime = self.encoder.runtime
         self._stay = parameters["on_device"] and isinstance(runtime, PyTorchRuntime)
         self._cache = VectorCache(0 if self._stay else int(parameters["cached_texts"]))
-        self._cores = (
-            SharedCores(runtime, runtime.threads, runtime.nbytes)
-            if isinstance(runtime, NativeRuntime)
-            else None
-        )
         warm_up(self.encoder, int(parameters["warm_up_batch"]), self._token_budget)
         self._cut = self.encoder.counts.truncated
         self._counters = [backend.counter(name, text, role) for name, text in _COUNTERS.items()]
@@ -83,8 +76,6 @@ class TextVectors:
     def encode(self, texts: Sequence[str], tasks: Sequence[Task]) -> Encoded:
         """Encode texts in batches of similar length within the token budget; texts of the cache are not encoded again."""
         begun = perf_counter()
-        if self._cores:
-            self._cores.share(len(texts))
         cache = self._cache
         keys = [key_of(text, task) for text, task in zip(texts, tasks, strict=True)] if cache.capacity else []
         cached = [cache.get(key) for key in keys] or [None] * len(texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from dataclasses import dataclass
@@ -23,7 +22,6 @@ from care_accel.retriever import MANIFEST, Retriever
 from care_accel.serving.backend.embedded_documents import embedded_documents
 from care_accel.serving.backend.open_collection import OpenCollection
 from care_accel.serving.backend.open_index import OpenIndex
-from care_accel.serving.backend.shared_cores import fair_threads
 from care_accel.serving.backend.tensors import Backend
 
 if TYPE_CHECKING:
@@ -155,9 +153,7 @@ class LiveIndex:
                 f"{self._place}: its vectors were made by document encoder {found}, but {made_by.name} has "
                 f"{made_by.document}; write the model repository with the model of the collection"
             )
-        values = opened.info()["chunks"] * opened.manifest.width
-        threads = fair_threads(len(os.sched_getaffinity(0)), values)
-        opened = Collection.open(self._place, device=self._device, threads=threads, index="stored")
+        opened = Collection.open(self._place, device=self._device, index="stored")
         opened.watch(self._watch)
         return opened
 

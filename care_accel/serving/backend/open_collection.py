@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding.runtimes.server_messages import SPAN
-from care_accel.serving.backend.shared_cores import SharedCores
 
 if TYPE_CHECKING:  # without a collection a model needs no Arrow
     from care_accel.collection.versions.searching import Searcher
@@ -31,9 +29,6 @@ class OpenCollection:
 
     def __init__(self, searcher: Searcher) -> None:
         self._searcher = searcher
-        index = searcher.snapshot.index
-        # One byte a value.
-        self._cores = SharedCores(index, len(os.sched_getaffinity(0)), len(index) * index.width)
         self._cached: dict[int, tuple[bytes, bytes]] = {-1: (b"null", b"")}
 
     def __len__(self) -> int:
@@ -82,7 +77,6 @@ class OpenCollection:
         """
         if not isinstance(vectors, np.ndarray):
             vectors = vectors.cpu().numpy()
-        self._cores.share(len(ks))
         shape = len(vectors), max(ks)
         scores, ids = np.full(shape, -np.inf, np.float32), np.full(shape, -1, np.int64)
         rescored: list[int] = []

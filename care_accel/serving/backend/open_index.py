@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from care_accel.index import ApproximateIndex, ExactIndex
 from care_accel.retriever import Retriever
-from care_accel.serving.backend.shared_cores import SharedCores
 
 # Serialised documents in the cache; some tens of megabytes for CARE's tasks.
 _CACHED_DOCUMENTS = 16_384
@@ -33,7 +32,6 @@ class OpenIndex:
         # An approximate index takes vectors in host memory only.
         takes_tensors = index.device != "cpu" and hasattr(index, "search_on_device")
         self._on_gpu: ExactIndex | None = index if takes_tensors and retriever.lexical is None else None
-        self._cores = SharedCores(index, index.threads, len(index) * index.width)  # one byte a value
         self._cached: dict[int, bytes] = {-1: b"null"}
 
     def __len__(self) -> int:
@@ -84,7 +82,6 @@ class OpenIndex:
             Number of vectors rescored exactly.
         """
         largest = max(ks)
-        self._cores.share(len(ks))
         if not on_cpu(vectors):
             if self._on_gpu is not None and subsets is None:
                 on_gpu = self._on_gpu.search_on_device(vectors, largest)
