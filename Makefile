@@ -75,7 +75,7 @@ bench: $(READY)
 
 # Uses $(PYTHON) instead of the .venv: a machine with a GPU has its own torch. Results go to bench/results.
 gpu-check:
-	$(PYTHON) bench/gpu_check.py
+	$(PYTHON) -m bench.gpu.check
 
 deploy-check:
 	sh deploy/check.sh

@@ -11,11 +11,10 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-import record
-from limits import Limits
-from measure import BLOCKS, EngineCache, Measure
-
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bench.harness import record
+from bench.harness.limits import Limits
+from bench.harness.measure import BLOCKS, EngineCache, Measure
 from care_accel.errors import CareError
 
 SIZES = tuple(BLOCKS)
@@ -44,7 +43,7 @@ def pytest_addoption(parser):
         "--embeddings",
         type=Path,
         metavar="FOLDER",
-        help="real embeddings made by bench/embeddings.py, instead of those of a data folder's retrieval sets",
+        help="real embeddings made by bench/inputs/embeddings.py, instead of those of a data folder's retrieval sets",
     )
     parser.addoption(
         "--bench-results",

@@ -1,6 +1,6 @@
 """What each part of the training recipe is worth: the paper's ablation, with small networks.
 
-``python bench/ablation/ablation.py --data-dir data --output runs/ablation`` trains the recipe next to this
+``python -m bench.ablation.ablation --data-dir data --output runs/ablation`` trains the recipe next to this
 file whole and without one part at a time, evaluates every run on dev, and writes ``ablation.json`` and
 ``ablation.md``. Every run has the same budget: what a run without a stage saves, its other stages spend. A run
 that was stopped resumes.

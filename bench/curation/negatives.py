@@ -1,6 +1,6 @@
 """Stage II with hard negatives that the curation made against random ones: same rows, same steps, several seeds.
 
-``python bench/curation/negatives.py --data-dir data --output runs/negatives`` prints a table. It resumes
+``python -m bench.curation.negatives --data-dir data --output runs/negatives`` prints a table. It resumes
 an earlier run where it was stopped.
 
 Stage II starts from a Stage I model, as in the paper: care-mini's document encoder, and a new query encoder that has

@@ -1,6 +1,6 @@
 """Many real texts cleaned, de-duplicated and diversified: seconds, memory, and how many stay.
 
-``python bench/curation/scale.py --data-dir ../shared/data --count 100000`` prints JSON.
+``python -m bench.curation.scale --data-dir ../shared/data --count 100000`` prints JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Modules of bench/ are imported by their names, as its suites do."""
+"""The package `bench` is beside that of the tests, and not installed."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2]))

@@ -2,13 +2,13 @@
 
 import json
 
-import approximate
-import embeddings
 import numpy as np
 import pytest
-import record
-from test_approximate import CHOSEN, OURS, SAME, engines, enlarged
 
+from bench.approximate import case_by_case
+from bench.approximate.test_approximate import CHOSEN, OURS, SAME, engines, enlarged
+from bench.harness import record
+from bench.inputs import embeddings
 from care_accel import CareError
 
 
@@ -57,20 +57,20 @@ def test_cases_that_the_results_have_are_not_measured_again(tmp_path, monkeypatc
     }  # fmt: skip
     runs = [{"size": "full", "rows": [row]}, {"size": "default", "rows": [row | {"parameters": {}}]}]
     monkeypatch.setattr(record, "runs_before", lambda results: (results, {}, runs))
-    assert approximate.measured(file) == {"clustered,1000,32"}
+    assert case_by_case.measured(file) == {"clustered,1000,32"}
 
 
 def test_results_of_another_machine_are_refused_before_anything_is_measured(tmp_path):
     file = tmp_path / "results.json"
     file.write_text(json.dumps({"schema": 1, "machine": {"name": "another"}, "runs": []}))
     with pytest.raises(CareError, match="is of the machine another"):
-        approximate.measured(file)
+        case_by_case.measured(file)
 
 
 @pytest.mark.parametrize("case", ["gaussian", "gaussian,x,3", "gaussian,0,3", "other,1,2", "gaussian,1,2,3"])
 def test_a_wrong_case_is_refused_before_anything_is_measured(case, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["approximate.py", case])
     with pytest.raises(SystemExit) as ended:
-        approximate.main()
+        case_by_case.main()
     assert ended.value.code == 2
     assert f"{case!r} is no case; write KIND,VECTORS,WIDTH" in capsys.readouterr().err

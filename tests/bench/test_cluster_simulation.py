@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-import cluster_simulation as simulation
 import pytest
 
+from bench.cluster import simulation as simulation
 from care_accel.collection.estimate import estimate
 
 EVEN = simulation.Work("even", 1_000_000, 100, 8, 100_000, 1e6, take=0.0, read=0.0, spread=0.0)

@@ -1,8 +1,8 @@
 import xml.etree.ElementTree as ElementTree
 
-import front
 import pytest
 
+from bench.harness import front
 from care_accel.errors import CareError
 from care_accel.report.results.benchmarks import read_machines
 

@@ -1,8 +1,9 @@
 import json
 
-import gpu_profile
 import pytest
 import torch
+
+from bench.gpu import profile
 
 
 @pytest.mark.parametrize(
@@ -18,14 +19,14 @@ import torch
     ],
 )
 def test_a_kernel_has_the_kind_that_its_name_says(kernel, kind):
-    assert gpu_profile.kind_of(kernel) == kind
+    assert profile.kind_of(kernel) == kind
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is of a machine without a GPU")
 def test_small_networks_are_profiled_without_a_gpu(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(gpu_profile, "RUNS", 1)
+    monkeypatch.setattr(profile, "RUNS", 1)
     out = tmp_path / "new" / "profile.json"
-    assert gpu_profile.main(["--size", "smoke", "--out", str(out)]) == 0
+    assert profile.main(["--size", "smoke", "--out", str(out)]) == 0
     profiles = json.loads(out.read_text())["profiles"]
     assert len(profiles) == 6
     for found in profiles.values():
@@ -37,5 +38,5 @@ def test_small_networks_are_profiled_without_a_gpu(tmp_path, capsys, monkeypatch
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="is of a machine without a GPU")
 def test_the_full_size_needs_a_gpu(capsys):
-    assert gpu_profile.main([]) == 2
+    assert profile.main([]) == 2
     assert "finds no GPU" in capsys.readouterr().err

@@ -7,22 +7,21 @@ import re
 import time
 from dataclasses import replace
 
-import gpu_training
-import limits
 import pytest
 import torch
-import training_measures
-import training_step
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.gpu import training
+from bench.harness import limits
+from bench.training import measures, step
 from care_accel.encoding import DualEncoder
 from care_accel.training.recipe_file import load_recipe
 
-SMOKE = gpu_training.SIZES["smoke"]
-STAGES = {stage.name: stage for stage in load_recipe(gpu_training.RECIPE).stages}
-LENGTHS = training_step.Lengths(SMOKE.query_tokens, SMOKE.document_tokens)
+SMOKE = training.SIZES["smoke"]
+STAGES = {stage.name: stage for stage in load_recipe(training.RECIPE).stages}
+LENGTHS = step.Lengths(SMOKE.query_tokens, SMOKE.document_tokens)
 
 
 def stage_of(run):
@@ -40,16 +39,16 @@ def cpu():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("networks")
-    query = training_step.write_encoder(folder / "query", SMOKE.query)
-    document = training_step.write_encoder(folder / "document", SMOKE.document)
+    query = step.write_encoder(folder / "query", SMOKE.query)
+    document = step.write_encoder(folder / "document", SMOKE.document)
     return DualEncoder.from_pretrained(query=query, document=document, preset="care")
 
 
 @pytest.fixture(scope="module")
 def joint(model):
     """Return a trainee whose gradients are cached, by mini-batches smaller than its batches."""
-    stage = replace(stage_of(gpu_training.RUNS["joint"]), mini_batch_size=2)
-    return training_step.Trainee(model, stage, "cpu", LENGTHS)
+    stage = replace(stage_of(training.RUNS["joint"]), mini_batch_size=2)
+    return step.Trainee(model, stage, "cpu", LENGTHS)
 
 
 @pytest.fixture
@@ -69,17 +68,15 @@ def full_above(joint, monkeypatch):
 
 
 def test_every_stage_of_the_recipe_has_positive_rates(tmp_path):
-    assert gpu_training.main(["--size", "smoke", "--out", str(tmp_path)]) == 0
+    assert training.main(["--size", "smoke", "--out", str(tmp_path)]) == 0
     (file,) = tmp_path.iterdir()
     found = json.loads(file.read_text())
     assert found["not_measured"] == {}
     assert found["size"] == "smoke"
-    assert list(found["stages"]) == list(gpu_training.RUNS)
-    assert {run.stage for run in gpu_training.RUNS.values()} == set(STAGES)
+    assert list(found["stages"]) == list(training.RUNS)
+    assert {run.stage for run in training.RUNS.values()} == set(STAGES)
     for name, values in found["stages"].items():
-        parts = (
-            [values["bfloat16"], values["float32"]] if gpu_training.RUNS[name].teacher else [values["step"]]
-        )
+        parts = [values["bfloat16"], values["float32"]] if training.RUNS[name].teacher else [values["step"]]
         for part in parts:
             assert part["tokens_per_second"] > 0
             assert 0 <= part.get("padding", 0) < 1
@@ -97,8 +94,8 @@ def test_what_cannot_be_measured_says_why_and_the_other_stages_are_measured(mode
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *_: None if name == "peft" else find(name, *_)
     )
-    measurement = gpu_training.Measurement(SMOKE, "cpu", tmp_path / "found.json", {})
-    runs = {name: gpu_training.RUNS[name] for name in ("document", "query-unsupervised")}
+    measurement = training.Measurement(SMOKE, "cpu", tmp_path / "found.json", {})
+    runs = {name: training.RUNS[name] for name in ("document", "query-unsupervised")}
     measurement.all(runs, STAGES, model, 60)
     found = json.loads((tmp_path / "found.json").read_text())
     assert found["not_measured"] == {"document": "LoRA needs peft: pip install peft"}
@@ -106,8 +103,8 @@ def test_what_cannot_be_measured_says_why_and_the_other_stages_are_measured(mode
 
 
 def test_stages_of_the_query_encoder_need_a_transformers_with_gte(monkeypatch):
-    monkeypatch.setattr(gpu_training, "has_gte", lambda: False)
-    reasons = {name: gpu_training.lacks(stage_of(run), run) for name, run in gpu_training.RUNS.items()}
+    monkeypatch.setattr(training, "has_gte", lambda: False)
+    reasons = {name: training.lacks(stage_of(run), run) for name, run in training.RUNS.items()}
     possible = [name for name, reason in reasons.items() if reason is None]
     assert possible == ["document", "document, gradients cached", "alignment, teacher"]
     assert "no gte: pip install" in reasons["joint"]
@@ -115,20 +112,18 @@ def test_stages_of_the_query_encoder_need_a_transformers_with_gte(monkeypatch):
 
 def test_the_largest_batch_that_fits_is_found_where_memory_ends(joint, full_above):
     full_above(3)
-    found = training_measures.largest_batch(
-        lambda rows: joint.fits(joint.tokenize(joint.longest_batch(rows))), 2, 16
-    )
+    found = measures.largest_batch(lambda rows: joint.fits(joint.tokenize(joint.longest_batch(rows))), 2, 16)
     assert found == {"fits": 3, "does_not_fit": 4, "ended": "found"}
 
 
 def test_steps_are_measured_with_half_the_batch_if_it_does_not_fit(joint, full_above):
     full_above(1)
-    found = training_measures.measure_rate(joint, 4, 1, time.monotonic())
+    found = measures.measure_rate(joint, 4, 1, time.monotonic())
     assert (found["batch_size"], found["does_not_fit"]) == (1, [4, 2])
     assert (found["steps"], found["warmed_up"]) == (1, False)  # without time for another
     full_above(0)
-    with pytest.raises(training_measures.CareError, match="not even a batch of 1 fits"):
-        training_measures.measure_rate(joint, 4, 1, time.monotonic())
+    with pytest.raises(measures.CareError, match="not even a batch of 1 fits"):
+        measures.measure_rate(joint, 4, 1, time.monotonic())
 
 
 def test_other_errors_are_not_taken_for_a_full_memory(joint, monkeypatch):
@@ -148,7 +143,7 @@ def test_the_largest_batch_is_right_to_a_sixteenth(limit, start, most):
         tried.append(rows)
         return rows <= limit
 
-    found = training_measures.largest_batch(fits, start, most)
+    found = measures.largest_batch(fits, start, most)
     low, high = found["fits"], found["does_not_fit"]
     assert low <= limit
     assert max(tried) <= most
@@ -162,14 +157,14 @@ def test_the_largest_batch_is_right_to_a_sixteenth(limit, start, most):
 
 
 def test_a_search_without_time_left_says_that_more_may_fit():
-    found = training_measures.largest_batch(lambda rows: True, 4, 64, seconds=0)
+    found = measures.largest_batch(lambda rows: True, 4, 64, seconds=0)
     assert found == {"fits": 4, "does_not_fit": None, "ended": "time"}
 
 
 @pytest.mark.parametrize("name", ["document", "joint", "query-unsupervised"])
 def test_operations_are_those_that_torch_counts_without_attention(name, model, joint):
-    stage = stage_of(gpu_training.RUNS[name])
-    trainee = joint if name == "joint" else training_step.Trainee(model, stage, "cpu", LENGTHS)
+    stage = stage_of(training.RUNS[name])
+    trainee = joint if name == "joint" else step.Trainee(model, stage, "cpu", LENGTHS)
     batch = trainee.tokenize(trainee.longest_batch(4))
     with FlopCounterMode(display=False) as counter:
         trainee.step(batch)
@@ -195,15 +190,15 @@ def test_wrong_options_give_one_line_and_exit_code_2(arguments, message, tmp_pat
     (tmp_path / "FILE").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, check=lambda left: left.code == 2):
-        gpu_training.main(arguments)
+        training.main(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(message, line)
 
 
 def test_missing_packages_are_named_with_their_command(capsys, monkeypatch):
-    monkeypatch.setattr(gpu_training, "PACKAGES", ("torch", "no_such_package"))
+    monkeypatch.setattr(training, "PACKAGES", ("torch", "no_such_package"))
     with pytest.raises(SystemExit, check=lambda left: left.code == 2):
-        gpu_training.main(["--size", "smoke"])
+        training.main(["--size", "smoke"])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("training needs no_such_package: pip install no_such_package")
 
@@ -212,5 +207,5 @@ def test_a_gpu_with_less_memory_than_asked_for_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     small = argparse.Namespace(total_memory=24 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: small)
-    with pytest.raises(training_measures.CareError, match=r"24\.0 GB, fewer than --memory-gb 80"):
-        gpu_training.prepare_device("full", 80)
+    with pytest.raises(measures.CareError, match=r"24\.0 GB, fewer than --memory-gb 80"):
+        training.prepare_device("full", 80)

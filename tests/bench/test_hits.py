@@ -1,8 +1,8 @@
-import hits
 import numpy as np
 import pytest
 import torch
 
+from bench.gpu import hits
 from care_accel import ExactIndex
 from care_accel.encoding import EncoderSpec
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-import readme
 
+from bench.harness import readme
 from care_accel.errors import CareError
 from care_accel.report import write_report
 
@@ -152,7 +152,7 @@ def test_the_documents_are_what_the_results_give():
     results = readme.results_of()
     assert results, "no machine has been measured"
     for file, text in readme.documents(results).items():
-        assert file.read_text(encoding="utf-8") == text, f"{file}: run python bench/readme.py"
+        assert file.read_text(encoding="utf-8") == text, f"{file}: run python -m bench.harness.readme"
 
 
 def test_every_claim_is_a_row_of_some_machine():

@@ -3,13 +3,12 @@ import os
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import record
 
+from bench.harness import record
 from care_accel.errors import CareError
 
 
@@ -167,7 +166,7 @@ def test_a_file_that_takes_no_further_run_is_refused_and_stays(tmp_path, content
 def test_it_is_refused_before_anything_is_measured(tmp_path):
     file = tmp_path / "here.json"
     file.write_text("{half")
-    suite = Path(record.__file__).with_name("test_scaling.py")
+    suite = record.FOLDER.parent / "scan" / "test_scaling.py"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-only", str(suite)]
     done = subprocess.run(
         [*command, "--bench-size", "smoke", "--bench-results", str(file)],

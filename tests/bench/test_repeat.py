@@ -4,7 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import repeat
+
+from bench.harness import repeat
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,8 @@ def test_the_command_says_what_does_not_come_out_again(tmp_path, runs, code, wor
     file = tmp_path / "machine.json"
     file.write_text(json.dumps({"schema": 1, "runs": runs}))
     done = subprocess.run(
-        [sys.executable, str(ROOT / "bench" / "repeat.py"), str(file)],
+        [sys.executable, "-m", "bench.harness.repeat", str(file)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SUITES = sorted(file.stem for file in (ROOT / "bench").glob("test_*.py"))
+SUITES = sorted(file.stem for file in (ROOT / "bench").glob("*/test_*.py"))
 
 pytestmark = pytest.mark.server
 

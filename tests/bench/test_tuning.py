@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-import tuning
-from test_approximate import Case
+
+from bench.approximate import tuning
+from bench.approximate.test_approximate import Case
 
 
 class Found(tuning.TunableIndex):

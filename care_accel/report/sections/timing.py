@@ -41,7 +41,7 @@ def time_by_part(machine: Machine, groups: Sequence[Group]) -> Section:
     title = "Where a query's time goes"
     parted = [group for group in groups if any(row.parts_us for row in group.rows)]
     if not parted:
-        note = "No benchmark has measured the parts of a query's time: pytest bench/test_retriever.py bench/test_server.py --benchmark-only"
+        note = "No benchmark has measured the parts of a query's time: pytest bench/scan/test_retriever.py bench/serving/test_server.py --benchmark-only"
         return Section(title, notes=[note])
     lead = (
         "Medians of the parts of one call, in microseconds; the small print is the 99th percentile. Each bar is scaled to "
@@ -87,7 +87,7 @@ def scaling(machine: Machine, groups: Sequence[Group]) -> Section:
     found = curves(groups)
     if not found:
         return Section(
-            title, notes=["Nothing has been varied yet: pytest bench/test_scaling.py --benchmark-only"]
+            title, notes=["Nothing has been varied yet: pytest bench/scan/test_scaling.py --benchmark-only"]
         )
     lead = (
         "The dashed line is a relative least-squares fit to all points, or to those beyond the last-level cache if there are "

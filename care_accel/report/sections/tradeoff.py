@@ -21,7 +21,7 @@ from care_accel.report.drawing.blocks import (
 from care_accel.report.results.analysis import Pair, pairs, pareto_front
 from care_accel.report.results.benchmarks import Group, Machine, Row
 
-_MISSING = "No benchmark of this kind has been run: pytest bench/test_tradeoff.py --benchmark-only"
+_MISSING = "No benchmark of this kind has been run: pytest bench/encoding/test_tradeoff.py --benchmark-only"
 
 
 def accuracy_against_latency(machine: Machine, groups: Sequence[Group]) -> Section:
@@ -140,7 +140,7 @@ def asymmetric_against_symmetric(machine: Machine, groups: Sequence[Group]) -> S
     title = "Asymmetric against symmetric"
     found = pairs(groups)
     if not found:
-        note = "No pair of an asymmetric and a symmetric model has been measured: pytest bench/test_tradeoff.py --benchmark-only"
+        note = "No pair of an asymmetric and a symmetric model has been measured: pytest bench/encoding/test_tradeoff.py --benchmark-only"
         return Section(title, notes=[note])
     lead = (
         "Time, accuracy and memory with the small query encoder, as shares of the symmetric model, which has the document "

@@ -61,7 +61,7 @@ _THREADS = {"intra_op_thread_count": "0", "inter_op_thread_count": "1", "executi
 _BATCH = max(bucket.batch for bucket in BUCKETS)
 _QUEUE: dict[Role, int] = {"query": 8 * _BATCH, "document": 4 * _BATCH}
 _WAIT_US: dict[Role, int] = {"query": 2_000_000, "document": 60_000_000}
-# Padding limit and batching delay of the tokenizers; measured in bench/engine_batches.py. On a GPU a batch of 16 takes hardly
+# Padding limit and batching delay of the tokenizers; measured in bench/serving/engine_batches.py. On a GPU a batch of 16 takes hardly
 # longer than one text, so a delay of 0.5 ms pays; on a CPU the work is proportional to the tokens.
 _GPU_STRETCH, _GPU_DELAY_US = 8, 500
 _CPU_STRETCH, _CPU_DELAY_US = 1, 0

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MODELS = ("query_encoder", "document_encoder", "scan", "search")
 
 K, MAX_K = 10, 1000
-# Measured in bench/test_server.py; see docs/serving.md. Requests queue up for the next batch while one runs; an
+# Measured in bench/serving/test_server.py; see docs/serving.md. Requests queue up for the next batch while one runs; an
 # additional delay only slows the first request.
 _DELAY_US = 0
 _QUERY_BATCH, _DOCUMENT_BATCH, _SCAN_BATCH = 64, 64, 64

@@ -1,0 +1,1 @@
+"""Benchmarks: each folder has the suites of one part, and the programs that measure what no suite can."""

@@ -1,0 +1,1 @@
+"""An ablation of the training of care-mini, and what it measured."""

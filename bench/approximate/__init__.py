@@ -1,0 +1,1 @@
+"""Approximate search, and peers tuned by hand."""

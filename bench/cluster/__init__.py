@@ -1,0 +1,1 @@
+"""Several machines: encoding a corpus, shards, kills."""

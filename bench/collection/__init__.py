@@ -1,0 +1,1 @@
+"""Collections: indexing, opening, filters, and the same written by hand."""

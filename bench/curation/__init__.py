@@ -1,0 +1,1 @@
+"""Curation of training data: hard negatives, and how it scales."""

@@ -1,0 +1,1 @@
+"""The encoders: networks, pooling, accuracy beside latency."""
