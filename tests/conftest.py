@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 from browser import Browser
 from cleanliness import Cleanliness
 from scheduling import Scheduling, mark_and_order

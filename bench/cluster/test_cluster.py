@@ -20,7 +20,7 @@ from time import perf_counter
 import pytest
 
 pytest.importorskip("ray", reason="needs the extra cluster: make cluster")
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster" / "support"))
 from nodes import cluster_of_this_machine
 
 from bench.inputs import mini

@@ -23,7 +23,7 @@ import pytest
 
 pytest.importorskip("ray", reason="needs the extra cluster: make cluster")
 pytest.importorskip("grpc_reflection", reason="needs the extra cluster: make cluster")
-sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "cluster" / "support"))
 from nodes import cluster_of_this_machine
 
 from bench.collection.prepared import PreparedEncoder, PreparedModel

@@ -168,7 +168,7 @@ def _suites_section(machine: Machine, groups: Sequence[Group], notes: Sequence[s
     wanted = (*_SUITES, *(_GPU_SUITES if machine.facts.get("gpu") else ()))
     had = {group.suite for group in groups}
     if missing := [suite for suite in wanted if suite not in had]:
-        files = " ".join(f"bench/test_{suite.replace(' ', '_')}.py" for suite in missing)
+        files = " ".join(f"bench/*/test_{suite.replace(' ', '_')}.py" for suite in missing)
         kinds = f"No benchmark of this kind has been run here: {', '.join(missing)}"
         notes = [f"{kinds}. pytest {files} --benchmark-only", *notes]
     lead = (

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-FILE = Path(__file__).parents[1] / "bench" / "ablation" / "ablation.py"
+FILE = Path(__file__).parents[2] / "bench" / "ablation" / "ablation.py"
 SECONDS = {"query-initialisation": 10.0, "document-initialisation": 40.0, "alignment": 20.0, "joint": 30.0}
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from care_accel.serving.gateway.metrics import Metrics
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 
 

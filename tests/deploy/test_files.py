@@ -20,7 +20,7 @@ from care_accel.serving.repository.python_backend import MODELS
 from care_accel.serving.tritonserver.program import ADDRESSES
 from care_accel.version import __version__
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 DOCKERFILES = sorted(DEPLOY.glob("Dockerfile*"))
 COMPOSES = sorted(DEPLOY.glob("compose*.yaml"))

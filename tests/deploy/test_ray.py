@@ -10,7 +10,7 @@ import yaml
 from care_accel.cluster import command
 from care_accel.version import __version__
 
-RAY = Path(__file__).parents[1] / "deploy" / "ray"
+RAY = Path(__file__).parents[2] / "deploy" / "ray"
 
 
 def read(name):

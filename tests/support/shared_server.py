@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
-REPOSITORY = Path(__file__).parents[1] / "model_repository"
+REPOSITORY = Path(__file__).parents[2] / "model_repository"
 
 
 class SharedServer:

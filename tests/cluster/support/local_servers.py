@@ -22,7 +22,7 @@ from care_accel.cluster.servers.shard_model import ShardModel
 from care_accel.serving.backend.tensors import read_parameters
 from care_accel.serving.repository.config import read_config
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "serving"))
 from python_backend import PythonBackend
 
 

@@ -32,7 +32,7 @@ _SLOW = (
     *("curation/labels/test_judging.py", "eval/test_real_data.py", "curation/test_real_data.py"),
     "bench/test_suites.py",
 )
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parents[1]
 
 
 class Scheduling(LoadScopeScheduling):

@@ -12,7 +12,7 @@ def cluster_of_this_machine():
     """Yield the address of a cluster: a head without CPUs, and two nodes of one each."""
     from ray.cluster_utils import Cluster
 
-    folders = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
+    folders = [str(Path(__file__).parents[3]), str(Path(__file__).parent)]
     before = {name: os.environ.get(name) for name in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
     os.environ["PYTHONPATH"] = os.pathsep.join([*folders, *filter(None, [before["PYTHONPATH"]])])
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
