@@ -1,4 +1,4 @@
-"""Reads JSON and JSON lines with errors that give file and line; writes files and folders atomically."""
+"""Reads JSON and JSON lines with errors that give file and line; writes files atomically."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import json
 import logging
 import os
 import re
-import tempfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -218,95 +217,6 @@ def cache_folder() -> Path:
         The user has no home folder.
     """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "care_accel"
-
-
-def make_folder(folder: Path, name: str) -> None:
-    """Create an output folder if it is missing.
-
-    Raises
-    ------
-    CareError
-        The folder cannot be created or is not writable; the message starts with ``name``, such as ``--output``.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as cause:
-        raise CareError(f"{name} {folder}: cannot be created: {cause.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise CareError(f"{name} {folder}: not writable")
-
-
-@contextmanager
-def replaced_folder(
-    folder: Path,
-    manifest: str,
-    parts: Collection[str] = (),
-    *,
-    old_manifests: Collection[str] = (),
-    private: bool = True,
-) -> Iterator[Path]:
-    """Replace a folder atomically: yield a temporary folder, which replaces ``folder`` at the end of the context.
-
-    If writing fails, ``folder`` is unchanged. If the process is killed, ``folder`` is either as before or replaced, where the
-    file system can exchange two names in one step; elsewhere a kill between two renames leaves it beside its place.
-
-    Parameters
-    ----------
-    folder : Path
-    manifest : str
-        File that identifies a folder of this kind.
-    parts : collection of str
-        Other names that such a folder may contain.
-    old_manifests : collection of str
-        Names of the manifest in earlier releases.
-    private : bool
-        Make the folder readable by its owner only.
-
-    Raises
-    ------
-    CareError
-        Other data would be lost: ``folder`` is a file, or a folder without the manifest or with other names.
-    """
-    folder = folder.resolve()  # replace the target of a link, not the link
-    if folder.exists() and not folder.is_dir():
-        raise CareError(f"{folder} is a file; choose a folder")
-    if folder.exists():
-        names = {entry.name for entry in folder.iterdir()}
-        manifests = {manifest, *old_manifests}
-        if names and not names & manifests:
-            raise CareError(f"{folder} exists and has no {manifest}; choose another folder")
-        if others := sorted(names - {*manifests, *parts}):
-            raise CareError(
-                f"{folder} contains {others[0]}, which saving would delete; choose another folder"
-            )
-    make_folder(folder.parent, "the folder")
-    try:
-        sibling = tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-")
-    except OSError as cause:
-        raise CareError(f"{folder.parent}: not writable ({cause.strerror}); choose another folder") from None
-    with sibling as temporary:
-        built, old = Path(temporary) / "new", Path(temporary) / "old"
-        built.mkdir(mode=0o700 if private else 0o777)
-        yield built
-        if folder.exists() and _exchanged(built, folder):
-            return
-        try:
-            if folder.exists():
-                os.replace(folder, old)
-            os.replace(built, folder)
-        except BaseException:
-            if old.exists() and not folder.exists():
-                os.replace(old, folder)
-            raise
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step; return whether the system could."""
-    import ctypes
-
-    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    rename = getattr(ctypes.CDLL(None), "renameat2", None)
-    return rename is not None and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def check_format(manifest: dict[str, Any], file: Path, *known: int) -> None:

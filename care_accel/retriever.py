@@ -18,7 +18,8 @@ from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.encoding.served import batch_times
 from care_accel.encoding.spec import Role
 from care_accel.errors import CareError, require_count
-from care_accel.files import check_format, read_json, read_json_values, replaced_folder, write_json
+from care_accel.files import check_format, read_json, read_json_values, write_json
+from care_accel.folders import replaced_folder
 from care_accel.index import BM25Index, ExactIndex, SearchStats, VectorIndex, load_index
 from care_accel.index.checks import subset_mask
 from care_accel.index.fusion import DEPTH, reciprocal_rank_fusion

@@ -6,15 +6,14 @@ import pytest
 from care_accel import CareError
 from care_accel.files import (
     find_plain_or_gzip,
-    make_folder,
     read_json,
     read_jsonl,
     read_lines,
-    replaced_folder,
     text_field,
     text_list_field,
     write_json,
 )
+from care_accel.folders import make_folder
 
 
 def test_lines_are_numbered_as_an_editor_does_blank_ones_left_out(tmp_path):
@@ -96,15 +95,3 @@ def test_where_nothing_can_be_written_is_one_line(tmp_path):
     (tmp_path / "folder").mkdir()
     with pytest.raises(CareError, match="cannot be written"):
         write_json(tmp_path / "folder", {})
-
-
-def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    def refuse(**_):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
-    with (
-        pytest.raises(CareError, match=r"not writable \(Permission denied\)"),
-        replaced_folder(tmp_path / "new", "care.json", []),
-    ):
-        pass

@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from bench.harness import machine
 from bench.harness.limits import Limits
 from care_accel.errors import CareError
-from care_accel.files import make_folder, write_json
+from care_accel.files import write_json
+from care_accel.folders import make_folder
 
 if TYPE_CHECKING:
     from bench.training.step import Trainee

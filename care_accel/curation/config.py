@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from care_accel.files import make_folder
+from care_accel.folders import make_folder
 
 LOWEST, HIGHEST = 1, 5
 

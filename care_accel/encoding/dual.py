@@ -39,7 +39,8 @@ from care_accel.encoding.runtimes.server import ServerClient
 from care_accel.encoding.served import ServedDualEncoder
 from care_accel.encoding.spec import ROLES, EncoderSpec, Role
 from care_accel.errors import CareError
-from care_accel.files import replaced_folder, write_json
+from care_accel.files import write_json
+from care_accel.folders import replaced_folder
 
 
 class DualEncoder(BaseDualEncoder):

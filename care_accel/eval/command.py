@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.loading.sources import DEFAULT, EMBEDDED
 from care_accel.errors import CareError, exit_code
-from care_accel.files import make_folder
+from care_accel.folders import make_folder
 
 if TYPE_CHECKING:
     from mteb.abstasks import AbsTask

@@ -21,7 +21,8 @@ from care_accel.eval.statistics.resampling import RESAMPLES, SEED
 from care_accel.eval.task_run import is_detailed, run_task, task_data, task_size
 from care_accel.eval.tasks import Skipped
 from care_accel.eval.trec import check_ids, run_tag, write_qrels, write_run
-from care_accel.files import make_folder, read_json, write_json
+from care_accel.files import read_json, write_json
+from care_accel.folders import make_folder
 from care_accel.version import __version__
 
 log = logging.getLogger(__name__)

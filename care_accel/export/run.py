@@ -24,7 +24,8 @@ from care_accel.export.gate import Gate, Limits, Metrics
 from care_accel.export.graph import write_graph
 from care_accel.export.texts import DevSet
 from care_accel.export.vocabulary import prune_vocabulary
-from care_accel.files import read_json, replaced_folder, write_json
+from care_accel.files import read_json, write_json
+from care_accel.folders import replaced_folder
 from care_accel.version import __version__
 
 # Supported dtypes of each runtime, the default first. PyTorch needs no artefact; it serves --keep-vocab only.

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.errors import CareError
-from care_accel.files import check_format, read_json, replaced_folder, write_json
+from care_accel.files import check_format, read_json, write_json
+from care_accel.folders import replaced_folder
 from care_accel.index.lexical.grams import character_grams
 from care_accel.index.lexical.search import LexicalSearch
 

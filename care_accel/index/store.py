@@ -17,7 +17,8 @@ import numpy as np
 
 from care_accel import _native
 from care_accel.errors import CareError
-from care_accel.files import check_format, read_json, replaced_folder
+from care_accel.files import check_format, read_json
+from care_accel.folders import replaced_folder
 from care_accel.index import parts as index_parts
 from care_accel.index.part_files import (
     FILES,

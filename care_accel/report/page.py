@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from care_accel.errors import CareError
-from care_accel.files import make_folder
+from care_accel.folders import make_folder
 from care_accel.report.drawing.blocks import (
     Cell,
     Figure,

@@ -6,7 +6,6 @@ import argparse
 import functools
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.errors import CareError
+from care_accel.folders import temporary_folder
 
 if TYPE_CHECKING:
     from care_accel.serving.tritonserver.server import Server
@@ -118,10 +118,10 @@ def run(options: argparse.Namespace, write: Callable[..., None] | None = None, w
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
-    with tempfile.TemporaryDirectory(prefix="care-serve-") as temporary:
+    with temporary_folder("care-serve-") as temporary:
         repository = options.repository
         if repository is None:
-            repository = Path(temporary) / "model_repository"
+            repository = temporary / "model_repository"
             (write or functools.partial(write_repository, in_process=options.in_process))(
                 repository,
                 **{"model": options.model or DEFAULT} | served,

@@ -23,7 +23,8 @@ from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
 from care_accel.errors import CareError
 from care_accel.fields import build
-from care_accel.files import make_folder, write_json
+from care_accel.files import write_json
+from care_accel.folders import make_folder
 from care_accel.training.data.rows import check_rows
 from care_accel.training.fitting import PLOT, STATE, TENSORBOARD
 from care_accel.training.methods.alignment import train_alignment

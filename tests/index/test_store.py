@@ -143,8 +143,8 @@ def test_a_save_that_cannot_take_its_place_brings_the_old_index_back(index, save
             raise OSError("no space left")
         rename(source, target)
 
-    monkeypatch.setattr("care_accel.files._exchanged", lambda *_: False)
-    monkeypatch.setattr("care_accel.files.os.replace", refuse_the_new)
+    monkeypatch.setattr("care_accel.folders._exchanged", lambda *_: False)
+    monkeypatch.setattr("care_accel.folders.os.replace", refuse_the_new)
     with pytest.raises(OSError, match="no space left"):
         index.save(saved)
     assert len(ExactIndex.load(saved)) == 30
@@ -155,7 +155,7 @@ def test_an_index_is_always_there_while_it_is_replaced(index, saved, monkeypatch
     def not_in_two_steps(source, target):
         raise AssertionError(f"{source} was renamed to {target}")
 
-    monkeypatch.setattr("care_accel.files.os.replace", not_in_two_steps)
+    monkeypatch.setattr("care_accel.folders.os.replace", not_in_two_steps)
     index.add(index.vectors[:1])
     index.save(saved)
     assert len(ExactIndex.load(saved)) == 31

@@ -10,7 +10,7 @@ from care_accel.collection.storage.layout import located, names_collection
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.encoding.runtimes.server_descriptions import SCAN
 from care_accel.errors import CareError
-from care_accel.files import replaced_folder
+from care_accel.folders import replaced_folder
 from care_accel.serving.repository.config import (
     Tensor,
     add_instances,

@@ -14,7 +14,8 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.errors import CareError
-from care_accel.files import check_format, read_json, replaced_folder, write_json
+from care_accel.files import check_format, read_json, write_json
+from care_accel.folders import replaced_folder
 from care_accel.index import ApproximateIndex
 from care_accel.index.approximate import Choice, RecallWatch
 from care_accel.index.approximate.attached import AttachedIndex

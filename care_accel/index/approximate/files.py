@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from care_accel.errors import CareError
-from care_accel.files import check_format, read_json, replaced_folder, write_json
+from care_accel.files import check_format, read_json, write_json
+from care_accel.folders import replaced_folder
 from care_accel.index import store
 from care_accel.index.approximate.building import data_hash
 from care_accel.index.approximate.choice import Choice

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.errors import CareError
-from care_accel.files import check_format, read_json, replaced_folder, write_json
+from care_accel.files import check_format, read_json, write_json
+from care_accel.folders import replaced_folder
 from care_accel.index.lexical.postings import Postings
 from care_accel.index.part_files import check_file, open_array, write_array
 

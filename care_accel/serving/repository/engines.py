@@ -23,7 +23,7 @@ from care_accel.encoding.runtimes.onnxruntime_cpu import GRAPH, INPUTS, OUTPUT
 from care_accel.encoding.runtimes.tensorrt_engine import BUCKETS, ENGINE, Bucket
 from care_accel.errors import CareError
 from care_accel.export.graph import write_graph
-from care_accel.files import replaced_folder
+from care_accel.folders import replaced_folder
 from care_accel.serving.repository.config import (
     VERSION,
     Step,

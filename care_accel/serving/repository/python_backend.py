@@ -17,7 +17,7 @@ from care_accel.encoding import DualEncoder, Role
 from care_accel.encoding.loading.sources import DEFAULT
 from care_accel.encoding.spec import ROLES
 from care_accel.errors import CareError
-from care_accel.files import replaced_folder
+from care_accel.folders import replaced_folder
 from care_accel.index import load_index
 from care_accel.retriever import MANIFEST, ModelIdentity, Retriever
 from care_accel.serving.backend import IN_PROCESS

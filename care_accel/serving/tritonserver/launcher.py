@@ -8,11 +8,11 @@ which ends the server when the process that started this one has died.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from care_accel.errors import exit_code
+from care_accel.folders import temporary_folder
 from care_accel.serving.backend import RUN_FOLDER
 from care_accel.serving.tritonserver.in_process import backend_arguments
 from care_accel.serving.tritonserver.program import PLAIN, REPOSITORIES, find_program
@@ -38,13 +38,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_WARNING, file=sys.stderr, flush=True)
         arguments = joined([one for one in given if one != _SHARED_MEMORY])
         parent = next((one.removeprefix(_PARENT) for one in arguments if one.startswith(_PARENT)), "")
-        with tempfile.TemporaryDirectory(prefix="care-run-") as folder:
-            arguments = linked([one for one in arguments if not one.startswith(_PARENT)], Path(folder))
+        with temporary_folder("care-run-") as folder:
+            arguments = linked([one for one in arguments if not one.startswith(_PARENT)], folder)
             command = program.command(
-                [*arguments, *backend_arguments(program, arguments, Path(folder))],
+                [*arguments, *backend_arguments(program, arguments, folder)],
                 shared_memory=_SHARED_MEMORY in given,
             )
-            environment = program.environ() | {RUN_FOLDER: folder}
+            environment = program.environ() | {RUN_FOLDER: str(folder)}
             codes.append(supervise(command, environment, parent=int(parent) if parent.isdigit() else None))
 
     return exit_code(serve) or codes[0]
