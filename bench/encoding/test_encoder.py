@@ -98,6 +98,8 @@ def pytest_generate_tests(metafunc):
     if "shape" in metafunc.fixturenames:
         few = 2 if size == "full" else 1
         metafunc.parametrize("shape", SHAPES[size][:few], ids=lambda s: f"{s[0]}x{s[1]}")
+    if "count" in metafunc.fixturenames:
+        metafunc.parametrize("count", [1, 4] if size == "smoke" else [1, 8, 32])
     metafunc.parametrize("engine", COMPARED[metafunc.function])
 
 
@@ -347,7 +349,6 @@ SIDES = (
 )
 
 
-@pytest.mark.parametrize("count", [1, 8, 32])
 def test_text_to_vectors(measure, engine, count):
     encode, size = side(engine)
     asked = mini.queries()

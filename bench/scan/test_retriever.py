@@ -24,7 +24,7 @@ from care_accel.index.parts import Part
 
 DOCUMENTS = {"smoke": 40, "default": None, "full": None}
 SYNTHETIC = {"smoke": 2_000, "default": 1_000_000, "full": 1_000_000}
-AT_ONCE = (1, 32)
+AT_ONCE = {"smoke": (1, 4), "default": (1, 32), "full": (1, 32)}
 # A hand-written search of a million vectors takes some 50 ms for one query, and p99 needs a hundred of them.
 SECONDS = {1: 4.0, 32: 1.0}
 CHUNK = 100_000
@@ -187,7 +187,7 @@ def pytest_generate_tests(metafunc):
         [
             (kind, at_once, engine)
             for kind in ("titles", "synthetic")
-            for at_once in AT_ONCE
+            for at_once in AT_ONCE[metafunc.config.getoption("--bench-size")]
             for engine in ENGINES
             if kind == "titles" or "mteb" not in engine  # which keeps vectors and texts of all documents
             if at_once > 1 or engine != BLAS_ON
