@@ -17,6 +17,10 @@ class CareError(ValueError):
     """
 
 
+class VersionRemoved(CareError):
+    """The version of a collection that is open was removed by another process: it cannot be read any more, the newest can."""
+
+
 def require_count(name: str, value: object) -> None:
     """Require a positive integer, of Python or numpy.
 

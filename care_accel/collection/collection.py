@@ -314,7 +314,8 @@ class Collection(ApproximateCollection):
                 found = table.read([ID], f"({filter}) AND {tables.FIRST_CHUNK}")
                 return self._delete_ids(table, found[ID].to_pylist())
             count = len(table.filtered(filter, chunked=False))
-            table.delete_where(filter)
+            if count:  # deleting nothing would be a commit too
+                table.delete_where(filter)
             return count
         finally:
             self.refresh()

@@ -9,7 +9,7 @@ from bench.gpu import check
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("place", (*check.SUITES, *check.TESTS_OF_THE_SCAN, *check.TESTS_OF_NETWORKS))
+@pytest.mark.parametrize("place", [*check.SUITES, *check.TESTS_OF_THE_SCAN, *check.TESTS_OF_NETWORKS])
 def test_what_it_runs_is_there(place):
     assert (ROOT / place).exists()
 

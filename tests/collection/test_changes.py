@@ -1,5 +1,6 @@
 """Random changes against a plain dict: what is there, and what is found, in the order of float64 scores."""
 
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from care_accel import Collection, DualEncoder
 from care_accel.collection.cutting.chunker import Chunker
 
+# Steps of each machine, some 7 of 10 of which change documents.
+STEPS = int(os.environ.get("CARE_CHANGES", "84"))
 WORDS = ["高血压", "糖尿病。", "感冒发热", "儿童咳嗽！", "胃炎；", "骨折", "头痛三天。"]
 IDS = [*(f"d{i}" for i in range(8)), "a'b", "😀"]
 TEXTS = st.lists(st.sampled_from(WORDS), max_size=4).map("".join)
@@ -151,7 +154,7 @@ class ChangesWithWords(Changes):
 
 
 _SETTINGS = settings(
-    max_examples=6,
+    max_examples=-(-STEPS // 14),
     stateful_step_count=14,
     deadline=None,
     suppress_health_check=list(HealthCheck),

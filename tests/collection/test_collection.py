@@ -82,6 +82,12 @@ def test_deleted_documents_are_not_found(collection):
     assert collection.delete("d1") == 1
 
 
+def test_deleting_nothing_makes_no_version(collection):
+    version = collection.version
+    assert collection.delete(["unknown"]) == collection.delete(filter="year > 3000") == 0
+    assert collection.version == version
+
+
 def test_integer_ids_become_their_digits(collection):
     collection.upsert([{"id": 7, "text": "七"}, {"id": np.int64(8), "text": "八"}])
     assert collection.get([7, "8"])[0]["id"] == "7"

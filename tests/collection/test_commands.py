@@ -67,7 +67,31 @@ def test_a_dry_run_writes_nothing(folder, tmp_path, run):
         "index", other, "--collection", folder, "--dry-run"
     )
     assert Collection.open(folder).version == version
-    assert "no collection yet" in run("index", other, "--collection", tmp_path / "n", "--dry-run", code=2)
+
+
+def test_a_dry_run_estimates_a_collection_that_is_not_there_yet(file, tmp_path, run):
+    place = tmp_path / "new" / "c"
+    printed = run("index", file, "--collection", place, "--dry-run", "--index-dir", tmp_path / "index")
+    assert printed.startswith("3 new, 0 changed, 0 the same; 3 would be encoded, in about ")
+    assert not place.parent.exists()
+    assert not (tmp_path / "index").exists()
+    assert "chunk_overlap needs chunk_tokens" in run(
+        "index", file, "--collection", place, "--dry-run", "--chunk-overlap", 5, code=2
+    )
+    (tmp_path / "no.jsonl").write_text("{", encoding="utf-8")
+    assert "line 1: not JSON" in run(
+        "index", tmp_path / "no.jsonl", "--collection", place, "--dry-run", code=2
+    )
+
+
+def test_fields_that_are_forgotten_are_told(folder, file, capsys):
+    def told(*fields):
+        assert main(["index", file, "--collection", str(folder), *fields, "--dry-run"]) == 0
+        return capsys.readouterr().err
+
+    assert "--fields does not name year: " in told()
+    for fields in ("year", "year:int", "*"):
+        assert "--fields" not in told("--fields", fields)
 
 
 def test_a_bad_row_stops_with_its_line_and_keeps_what_came_before(folder, tmp_path, run):

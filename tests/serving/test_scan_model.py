@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from care_accel import ExactIndex, Retriever
+from care_accel import Collection, ExactIndex, Retriever
+from care_accel.serving.backend import live_index
 from care_accel.serving.backend.live_index import RecordedModel
 from care_accel.serving.scan_model import ScanModel, as_array, concatenate
+
+from .gateway.documents.quick import Quick
 
 
 @pytest.fixture
@@ -74,6 +77,27 @@ def test_a_hybrid_index_needs_the_text_as_well(start, python_backend):
         "this index is hybrid (vectors and BM25) and needs TEXT as well",
     )
     assert whole.arrays()["IDS"].shape == (1, 10)
+
+
+def test_filters_are_answered_when_the_version_that_is_open_has_been_removed(
+    start, python_backend, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live_index, "_POLL_S", 60)  # the model has not looked since
+    made = Collection.create(tmp_path / "c", Quick())
+    made.upsert([{"id": f"d{i}", "text": f"{i}", "year": i} for i in range(20)])
+    care = {"k": 10, "most_k": 1000, "name": "quick", "width": 8, "revision": "sha256:1"}
+    model, _ = start(index=str(tmp_path / "c"), care=care)
+    made.upsert([{"id": "d19", "text": "19", "year": 1}])
+    made.compact(keep_days=0)
+    query = Quick().encode_query(["17"])
+    requests = [
+        python_backend.request(EMBEDDING=query, FILTER=np.array([[f"year >= {year}".encode()]], object))
+        for year in (15, 18)
+    ]
+    found = [response.arrays()["DOCUMENT_IDS"][0] for response in model.execute(requests)]
+    assert [{name.decode() for name in names if name} for names in found] == [
+        {f"d{i}" for i in range(year, 19)} for year in (15, 18)
+    ]
 
 
 def test_a_tensor_on_the_gpu_stays_there():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -97,11 +98,12 @@ def run(options: argparse.Namespace) -> None:
         encoding=options.encoding,
         skip_bad=options.skip_bad,
     ) as reader:
-        collection = open_or_create(options, reader)
         if options.dry_run:
-            _preview(collection, reader, options)
+            with tempfile.TemporaryDirectory(prefix="care-accel-") as folder:
+                new = Path(folder) / "collection"  # stands for one that is not there yet
+                _preview(open_or_create(options, reader, new), reader, options)
         else:
-            _index(collection, reader, options)
+            _index(open_or_create(options, reader), reader, options)
 
 
 def fields_of(options: argparse.Namespace) -> list[str] | None:
@@ -109,13 +111,22 @@ def fields_of(options: argparse.Namespace) -> list[str] | None:
     return [name.strip() for name in options.fields.split(",")] if options.fields else None
 
 
-def open_or_create(options: argparse.Namespace, reader: DocumentReader) -> Collection:
+def open_or_create(
+    options: argparse.Namespace, reader: DocumentReader, new: Path | None = None
+) -> Collection:
     """Return the collection of the options; a new one is created once the first document could be read.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+    reader : DocumentReader
+    new : Path, optional
+        Where a new one is created; by default at the place of the options.
 
     Raises
     ------
     CareError
-        Options are not those of the existing collection, or there is none to compare with.
+        Options are not those of the existing collection.
     """
     from care_accel.collection import Collection
     from care_accel.collection.storage.layout import is_collection, is_remote, located
@@ -129,19 +140,15 @@ def open_or_create(options: argparse.Namespace, reader: DocumentReader) -> Colle
             load = {"model": options.model} if options.model else collection.manifest.load
             model = DualEncoder.from_pretrained(**(load | {"dtype": options.dtype}))
             collection = Collection.open(options.collection, model=model, index_dir=options.index_dir)
-    elif options.dry_run:
-        raise CareError(
-            f"{options.collection}: there is no collection yet; --dry-run compares with an existing one"
-        )
     else:
         reader.read_first()
         collection = Collection.create(
-            options.collection,
+            new or options.collection,
             DualEncoder.from_pretrained(options.model or DEFAULT, dtype=options.dtype),
             chunk_tokens=options.chunk_tokens,
             chunk_overlap=options.chunk_overlap or 0,
             lexical=options.lexical,
-            index_dir=options.index_dir,
+            index_dir=None if new else options.index_dir,
         )
     return collection
 
@@ -167,6 +174,15 @@ def _check_same(collection: Collection, options: argparse.Namespace) -> None:
                 f"{options.collection}: was created with {name.replace('_', ' ')} {getattr(known, name)}; leave out "
                 f"--{name.replace('_', '-')}, or index into another collection"
             )
+    wished = fields_of(options) or []
+    missing = [
+        n for n in collection.fields if not any(w in (n, "*") or w.rpartition(":")[0] == n for w in wished)
+    ]
+    if missing:  # easily forgotten the second time
+        print(
+            f"--fields does not name {', '.join(missing)}: of documents that are written these are empty afterwards",
+            file=sys.stderr,
+        )
 
 
 def _preview(collection: Collection, reader: DocumentReader, options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
-from care_accel.errors import CareError
+from care_accel.errors import CareError, VersionRemoved
 
 # How Lance names commits that other writers came before, again and again.
 _CONFLICT = re.compile(r"conflict|concurrent writer|retry.*(timeout|timed out)", re.IGNORECASE)
@@ -75,7 +75,7 @@ def translated(uri: str, cause: Exception) -> CareError:
             f"{uri}: there is no collection; create one with Collection.create or care-accel index"
         )
     if _REMOVED.search(text):
-        return CareError(f"{uri}: {_GONE}")
+        return VersionRemoved(f"{uri}: {_GONE}")
     return CareError(f"{uri}: {text[:400]}")
 
 
@@ -108,7 +108,7 @@ def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterato
         if isinstance(cause, CareError):
             raise
         if _REMOVED.search(str(cause)):
-            raise CareError(_GONE) from None
+            raise VersionRemoved(_GONE) from None
         known = ", ".join(
             f"{name if name.isidentifier() else f'`{name}`'} ({TYPE_NAMES.get(kind, str(kind))})"
             for name, kind in [

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from care_accel.collection.storage.layout import is_remote, names_collection
 from care_accel.encoding.spec import Role
-from care_accel.errors import CareError
+from care_accel.errors import CareError, VersionRemoved
 from care_accel.index import ApproximateIndex, load_index
 from care_accel.index.approximate import RecallWatch
 from care_accel.index.approximate.watching import EVERY
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 # Interval in seconds at which the index folder is checked, at the cost of one stat call; and an object store, of a request.
 _POLL_S, _POLL_STORE_S = 0.5, 2.0
+# A batch is begun again so often at most, each time over a newer version.
+_TRIES = 3
+_Answers = TypeVar("_Answers")
 
 
 @dataclass
@@ -94,6 +98,7 @@ class LiveIndex:
             checked=lambda: checked.add(1),
         )
         self._stale = False
+        self._refreshing = threading.Lock()
         self._ended = threading.Event()
         folder = backend.parameters.get("index")
         if folder is None:
@@ -174,21 +179,39 @@ class LiveIndex:
         observed = self._watch.observed
         return float("nan") if observed is None else observed.high
 
-    def _follow(self) -> None:
-        """See each new version of the collection, and another one in its place."""
+    def answer(self, batch: Callable[[OpenIndex | OpenCollection], _Answers]) -> _Answers:
+        """Return the answers to a batch, all over one index.
+
+        They are begun again over the newest version of the collection if the current one has been removed since the last look
+        (``compact --keep-days 0``): what a new filter leaves is read from its table.
+        """
+        for _ in range(_TRIES - 1):
+            try:
+                return batch(self.current)
+            except VersionRemoved:
+                self._refresh()
+        return batch(self.current)
+
+    def _refresh(self) -> None:
+        """See the newest version of the collection, or another one in its place."""
         from care_accel.collection.storage.lance_errors import Replaced
 
         assert self._collection is not None
+        with self._refreshing:
+            try:
+                changed = self._collection.refresh()
+            except Replaced:
+                self._collection, changed = self._open_collection(), True
+            if changed:
+                self._show(self._collection)
+                self._reopened.add(1)
+
+    def _follow(self) -> None:
+        """See each new version of the collection, and another one in its place."""
         told = None
         while not self._ended.wait(_POLL_STORE_S if is_remote(self._place) else _POLL_S):
             try:
-                try:
-                    changed = self._collection.refresh()
-                except Replaced:
-                    self._collection, changed = self._open_collection(), True
-                if changed:
-                    self._show(self._collection)
-                    self._reopened.add(1)
+                self._refresh()
                 told = None
             except Exception as failure:  # the thread must survive
                 if told != (told := type(failure).__name__):  # once, not twice a second as long as it lasts

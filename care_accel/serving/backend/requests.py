@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import Any, TypeVar
 
-from care_accel.errors import CareError
+from care_accel.errors import CareError, VersionRemoved
 from care_accel.serving.backend.backlog import Backlog
 from care_accel.serving.backend.tensors import Backend
 
@@ -33,6 +33,11 @@ def respond(
     answer : callable
         Returns a response for each of the valid requests. If it fails, each of them gets INTERNAL, and the model keeps
         serving.
+
+    Raises
+    ------
+    VersionRemoved
+        Of ``read`` or ``answer``: no request has an answer then.
     """
     begun = perf_counter()
     if why := backlog.overload_reason(len(requests)):
@@ -42,6 +47,8 @@ def respond(
     for position, request in enumerate(requests):
         try:
             valid[position] = read(request)
+        except VersionRemoved:
+            raise
         except CareError as mistake:
             responses[position] = backend.refusal(mistake)
         except Exception as failure:  # not the others' fault
@@ -49,6 +56,8 @@ def respond(
     if valid:
         try:
             answers = answer([*valid.values()])
+        except VersionRemoved:
+            raise
         except Exception as failure:  # every client gets an error
             answers = [backend.failure(failure) for _ in valid]
         for position, response in zip(valid, answers, strict=True):
