@@ -17,6 +17,8 @@ PACKAGES = (
     "usearch", "hnswlib", "scann", "onnxruntime", "openvino", "mteb", "bm25s", "triton", "tritonclient", "fastapi", "pylance", "pyarrow",
     "milvus-lite",
 )  # fmt: skip
+# By (vendor, family): virtual machines name processors of two generations alike. Others are known by their name.
+_GENERATIONS = {("AuthenticAMD", "26"): " Zen 5"}
 _FLAGS = re.compile(r"avx|fma|f16c|amx|sse4|bmi|asimd|sve")
 
 
@@ -26,6 +28,7 @@ def describe() -> dict[str, Any]:
 
     information = _processor()
     name = information.get("model name", platform.machine())
+    name += _GENERATIONS.get((information.get("vendor_id", ""), information.get("cpu family", "")), "")
     cores = len(os.sched_getaffinity(0))
     gpu = _gpu()
     sets = list(_native.instruction_sets())
