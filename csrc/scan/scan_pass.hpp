@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -93,22 +94,26 @@ private:
         std::vector<float> scratch_;
     };
 
-    // Computes exact scores of a query: up to kScoredTogether.
-    auto scorer(std::size_t query) const {
-        return [this, query](const std::int64_t* ids, std::size_t count, double (&scores)[kScoredTogether]) {
+    // Computes exact scores of a query.
+    struct Scorer {
+        const IndexView& index;
+        const double* query;
+
+        const float* vector(std::int64_t id) const {
+            return index.vectors.data + static_cast<std::size_t>(id) * index.vectors.width;
+        }
+        void prefetch(std::int64_t id) const {
+            constexpr std::size_t kLine = 64 / sizeof(float);
+            for (std::size_t at = 0; at < index.query_width; at += kLine) __builtin_prefetch(vector(id) + at);
+        }
+        // Up to kScoredTogether, in one go: to score the last one several times takes no longer than to score it alone.
+        void operator()(const std::int64_t* ids, std::size_t count, double (&scores)[kScoredTogether]) const {
             const float* vectors[kScoredTogether];
-            for (std::size_t i = 0; i < count; ++i) {
-                vectors[i] = index_.vectors.data + static_cast<std::size_t>(ids[i]) * index_.vectors.width;
-            }
-            if (count == kScoredTogether) {
-                index_.kernel.scores(vectors, batch_.doubles(query), index_.query_width, scores);
-                return;
-            }
-            for (std::size_t i = 0; i < count; ++i) {
-                scores[i] = index_.kernel.score(vectors[i], batch_.doubles(query), index_.query_width);
-            }
-        };
-    }
+            for (std::size_t i = 0; i < kScoredTogether; ++i) vectors[i] = vector(ids[std::min(i, count - 1)]);
+            index.kernel.scores(vectors, query, index.query_width, scores);
+        }
+    };
+    Scorer scorer(std::size_t query) const { return {index_, batch_.doubles(query)}; }
 
     // Raises the shared threshold of a query to that of a worker's hits, and returns the larger of the two.
     auto threshold_updater(std::size_t query) {
@@ -172,26 +177,41 @@ private:
     // Pushes the vectors that passed a filter as candidates. `counts` counts them by query.
     void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
                  std::size_t* counts) {
-        std::vector<float>& thresholds = space.thresholds;
-        for (std::size_t b = 0; b < count; ++b) {
-            const std::uint16_t* row = space.masks.data() + b * batch_.count();
-            for (std::size_t q = 0; q < batch_.count(); ++q) {
-                const std::uint32_t mask = row[q] ? row[q] & index_.allowed(begin + b) : 0;
-                if (mask == 0 || pruning_failed(q)) continue;
-                const float* bounds = space.bounds.get() + (b * batch_.count() + q) * kBlock;
-                for (std::uint32_t left = mask; left; left &= left - 1) {
-                    const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
-                    if (bounds[lane] < thresholds[q]) continue;
-                    // NaN comes from a damaged file: such a vector is always rescored.
-                    const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
-                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane));
-                    ++counts[q];
-                }
-                if (found[q].needs_compaction()) {
-                    found[q].compact(scorer(q), threshold_updater(q));
-                    thresholds[q] = thresholds_[q].load(std::memory_order_relaxed);
-                }
+        const std::size_t queries = batch_.count(), size = count * queries;
+        const std::uint16_t* masks = space.masks.data();
+        // Few vectors pass: masks are looked at four at a time.
+        for (std::size_t i = 0; i < size;) {
+            std::uint64_t four = 0;
+            std::memcpy(&four, masks + i, std::min<std::size_t>(4, size - i) * sizeof *masks);
+            const std::size_t end = std::min(size, i + 4);
+            if (four == 0) {
+                i = end;
+                continue;
             }
+            for (; i < end; ++i) {
+                if (masks[i]) collect_block(begin + i / queries, i % queries, i, space, found, counts);
+            }
+        }
+    }
+
+    // The same for a block and a query, whose mask and bounds are at `place`.
+    void collect_block(std::size_t block, std::size_t q, std::size_t place, Workspace& space,
+                       std::vector<Candidates>& found, std::size_t* counts) {
+        const std::uint32_t mask = space.masks[place] & index_.allowed(block);
+        if (mask == 0 || pruning_failed(q)) return;
+        float& threshold = space.thresholds[q];
+        const float* bounds = space.bounds.get() + place * kBlock;
+        for (std::uint32_t left = mask; left; left &= left - 1) {
+            const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
+            if (bounds[lane] < threshold) continue;
+            // NaN comes from a damaged file: such a vector is always rescored.
+            const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
+            found[q].push(bound, static_cast<std::int64_t>(block * kBlock + lane));
+            ++counts[q];
+        }
+        if (found[q].needs_compaction()) {
+            found[q].compact(scorer(q), threshold_updater(q));
+            threshold = thresholds_[q].load(std::memory_order_relaxed);
         }
     }
 

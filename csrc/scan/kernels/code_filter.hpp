@@ -9,7 +9,7 @@ namespace {
 
 // Register tile: blocks by rows of the queries, where a row is one term of one query.
 #if defined(__AVX512F__)
-constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
+constexpr std::size_t kTileBlocks = 3, kTileRows = 8;
 #elif defined(__AVXVNNI__)
 constexpr std::size_t kTileBlocks = 1, kTileRows = 6;
 #elif defined(__AVX2__)
@@ -17,6 +17,7 @@ constexpr std::size_t kTileBlocks = 1, kTileRows = 4;
 #else
 constexpr std::size_t kTileBlocks = 1, kTileRows = 2;
 #endif
+static_assert(kRegisterTileBlocks % kTileBlocks == 0);
 
 template <std::size_t Blocks, std::size_t Rows>
 struct Sums {
