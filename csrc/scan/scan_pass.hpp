@@ -30,6 +30,9 @@ namespace care {
 // takes as long as to read the int8 codes of six.
 inline constexpr std::size_t kMaxCandidateShare = 16, kMaxInt4Share = 32;
 inline constexpr std::size_t kExpectedCandidates = 512;
+// One vector in so many is scanned before bounds are refined. Then the second term is tried on so many blocks for each query,
+// again and again, and has to exclude a vector in every second of them: of one block it takes half as long as to rescore a vector.
+inline constexpr std::size_t kUnrefinedShare = 16, kRefinementTrial = 8, kBlocksPerExcluded = 2;
 
 // Which kernels a pass uses.
 struct FilterPlan {
@@ -86,6 +89,8 @@ private:
         std::unique_ptr<float[]> bounds;  // mostly never written, so its pages are not touched
         std::vector<std::size_t> candidates;  // of `filter`, by query
         std::size_t int4_candidates = 0;
+        Refinement refinement;        // of `filter`, since it was last found to pay
+        std::size_t refined_from = 0;  // vectors to scan by `filter` before it is used
         std::size_t scanned = 0, scanned_by_filter = 0, scanned_by_int4 = 0;  // vectors
         std::size_t int4_from = 0;  // vectors to scan before the int4 filter is used
 
@@ -169,9 +174,28 @@ private:
     void filter(std::size_t begin, std::size_t end, std::optional<std::size_t> next, Workspace& space,
                 std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, next, space.scratch());
-        plan_.filter(tile, batch_.queries(), space.thresholds.data(), space.masks.data(), space.bounds.get());
+        Queries queries = batch_.queries();
+        queries.refinement = refinement(space);
+        plan_.filter(tile, queries, space.thresholds.data(), space.masks.data(), space.bounds.get());
         collect(begin, tile.blocks, space, found, space.candidates.data());
         space.scanned_by_filter += tile.blocks * kBlock;
+    }
+
+    // Whether vectors that pass by one term of a query are tested by both: null if not. It does not pay while the threshold
+    // rises fast, as most of what passes then is dropped without being rescored, anyway. Nor where it leaves most of what
+    // passed: then it is tried again when twice as many vectors have been scanned.
+    Refinement* refinement(Workspace& space) const {
+        Refinement& latest = space.refinement;
+        if (space.scanned_by_filter < space.refined_from) return nullptr;
+        if (latest.blocks >= kRefinementTrial * batch_.count()) {
+            const bool pays = latest.vectors - latest.left >= latest.blocks / kBlocksPerExcluded;
+            latest = {};
+            if (!pays) {
+                space.refined_from = 2 * space.scanned_by_filter;
+                return nullptr;
+            }
+        }
+        return &latest;
     }
 
     // Pushes the vectors that passed a filter as candidates. `counts` counts them by query.
@@ -240,6 +264,7 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
         found.assign(batch_.count(), Candidates(index_.options.k));
         Workspace space(batch_.count(), tile_blocks,
                         plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
+        space.refined_from = index_.vectors.rows / kUnrefinedShare / workers;
         for (auto range = tiles.claim(); range;) {
             const auto later = plan_.claim_ahead ? tiles.claim() : std::nullopt;
             const auto next = later ? std::optional(later->begin) : std::nullopt;

@@ -39,6 +39,12 @@ inline constexpr std::size_t query_row_bytes(std::size_t query_width) {
     return kResidualsPerByte * residual_bytes(query_width);
 }
 
+// What a filter by one term found when it tested what passed by both terms: for all queries, blocks in which vectors passed, those
+// vectors, and of them what is left.
+struct Refinement {
+    std::size_t blocks = 0, vectors = 0, left = 0;
+};
+
 // A batch of queries.
 struct Queries {
     std::size_t count;
@@ -48,6 +54,7 @@ struct Queries {
     const QueryBound* bounds;     // [count]
     const float* floats;          // [count][query_width], in units of query and index
     const float* float_rounding;  // [count], rounding error of the float filter for a vector with |s c| + |e| = 1
+    Refinement* refinement;       // added to by the filter by one term; null to leave its bounds as they are
 };
 
 // A query times the scales of the values, for int4 codes.
