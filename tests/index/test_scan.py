@@ -347,6 +347,18 @@ def test_the_second_term_of_many_queries_excludes_what_the_first_cannot(instruct
     assert np.mean(rescored) < 75
 
 
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_bounds_by_both_terms_hold_where_they_are_tight(instruction_set):
+    # These vectors have codes without an error, so that nothing hides a bound that is a little too low.
+    vectors = np.random.default_rng(0).integers(-60, 61, (9000, 300)).astype(np.float32)
+    vectors[:, 0] = 127
+    vectors[1::2] = -vectors[::2]
+    index = index_of(vectors)
+    assert index._parts[0].codes.norms[-1][:9000].max() < 1e-9
+    asked = made(gaussian, 30, 300, seed=1)
+    assert np.mean(assert_exact(index, asked, 10, instruction_set=instruction_set, threads=1)) < 75
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_no_hit_is_missed_in_many_tiles(kind):
     # Tiles have half a megabyte of vectors or less, and the second term is used after the first one.
