@@ -24,7 +24,7 @@ public:
     const TopK& best() const { return best_; }
 
     // Rescores the k candidates with the best bounds, and drops those below the threshold. `score` writes exact scores
-    // of some ids; `update_threshold` takes the hits found so far and returns the threshold that they allow.
+    // of some ids, and its prefetch() fetches the vector of one; `update_threshold` takes the hits found so far and returns the threshold that they allow.
     template <typename Score, typename UpdateThreshold>
     void compact(const Score& score, const UpdateThreshold& update_threshold) {
         drop_below(update_threshold(best_));
@@ -46,6 +46,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t kAhead = 2 * kScoredTogether;
+
     struct Candidate {
         float bound;
         std::int64_t id;
@@ -61,8 +63,13 @@ private:
     template <typename Score>
     void rescore_last(std::size_t count, const Score& score) {
         rescored_ += count;
+        // Vectors lie apart from one another: the next ones are on their way from memory while these are scored.
+        for (std::size_t i = 0; i < std::min(count, kAhead); ++i) score.prefetch(pending_[pending_.size() - 1 - i].id);
         while (count > 0) {
             const std::size_t now = std::min(count, kScoredTogether);
+            for (std::size_t i = kAhead; i < std::min(count, kAhead + now); ++i) {
+                score.prefetch(pending_[pending_.size() - 1 - i].id);
+            }
             std::int64_t ids[kScoredTogether];
             double scores[kScoredTogether];
             for (std::size_t i = 0; i < now; ++i, pending_.pop_back()) ids[i] = pending_.back().id;

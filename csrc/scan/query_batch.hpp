@@ -73,7 +73,7 @@ public:
     const Int4Query& int4_query() const { return int4_query_; }
     Queries queries() const {
         return {count(),        query_width_,   first_.data(),          second_.data(),
-                bounds_.data(), floats_.data(), float_rounding_.data()};
+                bounds_.data(), floats_.data(), float_rounding_.data(), nullptr};
     }
 
 private:

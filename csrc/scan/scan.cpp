@@ -19,7 +19,7 @@ namespace {
 constexpr std::size_t kPassQueries = 128;
 constexpr std::size_t kTileBytes = 96 * 1024;
 // Bounds of narrow vectors would take more memory than their codes.
-constexpr std::size_t kMaxTileBlocks = 128;
+constexpr std::size_t kMaxTileBlocks = 126;
 // Up to so many queries memory bandwidth is the limit. Both terms cost nothing then, and larger tiles are read faster,
 // as long as there are enough tiles for all threads to finish together.
 constexpr std::size_t kFewQueries = 4;
@@ -60,7 +60,9 @@ std::vector<std::size_t> run_pass(const IndexView& index, const Matrix& queries,
     const std::size_t all_bytes = blocks(index.vectors.rows) * bytes;
     const std::size_t tile_bytes = few ? std::clamp(all_bytes / kFewQueriesTiles, kMinTileBytes, kFewQueriesTileBytes)
                                        : std::min(kTileBytes, kMaxTileBlocks * bytes);
-    const std::size_t tile_blocks = std::max<std::size_t>(4, tile_bytes / bytes / 4 * 4);
+    // Whole register tiles, and the nearest number of them.
+    const std::size_t multiple = few || by_floats ? 4 : kRegisterTileBlocks;
+    const std::size_t tile_blocks = std::max<std::size_t>(1, (tile_bytes / bytes + multiple / 2) / multiple) * multiple;
     const std::size_t work = all_bytes * (few ? 1 : which.size() / kFewQueries);
     const std::size_t workers =
         std::clamp<std::size_t>(work / kBytesPerThread, 1, std::max<std::size_t>(1, index.options.threads));

@@ -10,6 +10,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -29,6 +30,9 @@ namespace care {
 // takes as long as to read the int8 codes of six.
 inline constexpr std::size_t kMaxCandidateShare = 16, kMaxInt4Share = 32;
 inline constexpr std::size_t kExpectedCandidates = 512;
+// One vector in so many is scanned before bounds are refined. Then the second term is tried on so many blocks for each query,
+// again and again, and has to exclude a vector in every second of them: of one block it takes half as long as to rescore a vector.
+inline constexpr std::size_t kUnrefinedShare = 16, kRefinementTrial = 8, kBlocksPerExcluded = 2;
 
 // Which kernels a pass uses.
 struct FilterPlan {
@@ -85,6 +89,8 @@ private:
         std::unique_ptr<float[]> bounds;  // mostly never written, so its pages are not touched
         std::vector<std::size_t> candidates;  // of `filter`, by query
         std::size_t int4_candidates = 0;
+        Refinement refinement;        // of `filter`, since it was last found to pay
+        std::size_t refined_from = 0;  // vectors to scan by `filter` before it is used
         std::size_t scanned = 0, scanned_by_filter = 0, scanned_by_int4 = 0;  // vectors
         std::size_t int4_from = 0;  // vectors to scan before the int4 filter is used
 
@@ -93,22 +99,26 @@ private:
         std::vector<float> scratch_;
     };
 
-    // Computes exact scores of a query: up to kScoredTogether.
-    auto scorer(std::size_t query) const {
-        return [this, query](const std::int64_t* ids, std::size_t count, double (&scores)[kScoredTogether]) {
+    // Computes exact scores of a query.
+    struct Scorer {
+        const IndexView& index;
+        const double* query;
+
+        const float* vector(std::int64_t id) const {
+            return index.vectors.data + static_cast<std::size_t>(id) * index.vectors.width;
+        }
+        void prefetch(std::int64_t id) const {
+            constexpr std::size_t kLine = 64 / sizeof(float);
+            for (std::size_t at = 0; at < index.query_width; at += kLine) __builtin_prefetch(vector(id) + at);
+        }
+        // Up to kScoredTogether, in one go: to score the last one several times takes no longer than to score it alone.
+        void operator()(const std::int64_t* ids, std::size_t count, double (&scores)[kScoredTogether]) const {
             const float* vectors[kScoredTogether];
-            for (std::size_t i = 0; i < count; ++i) {
-                vectors[i] = index_.vectors.data + static_cast<std::size_t>(ids[i]) * index_.vectors.width;
-            }
-            if (count == kScoredTogether) {
-                index_.kernel.scores(vectors, batch_.doubles(query), index_.query_width, scores);
-                return;
-            }
-            for (std::size_t i = 0; i < count; ++i) {
-                scores[i] = index_.kernel.score(vectors[i], batch_.doubles(query), index_.query_width);
-            }
-        };
-    }
+            for (std::size_t i = 0; i < kScoredTogether; ++i) vectors[i] = vector(ids[std::min(i, count - 1)]);
+            index.kernel.scores(vectors, query, index.query_width, scores);
+        }
+    };
+    Scorer scorer(std::size_t query) const { return {index_, batch_.doubles(query)}; }
 
     // Raises the shared threshold of a query to that of a worker's hits, and returns the larger of the two.
     auto threshold_updater(std::size_t query) {
@@ -164,34 +174,68 @@ private:
     void filter(std::size_t begin, std::size_t end, std::optional<std::size_t> next, Workspace& space,
                 std::vector<Candidates>& found) {
         const Tile tile = index_.tile(begin, end - begin, next, space.scratch());
-        plan_.filter(tile, batch_.queries(), space.thresholds.data(), space.masks.data(), space.bounds.get());
+        Queries queries = batch_.queries();
+        queries.refinement = refinement(space);
+        plan_.filter(tile, queries, space.thresholds.data(), space.masks.data(), space.bounds.get());
         collect(begin, tile.blocks, space, found, space.candidates.data());
         space.scanned_by_filter += tile.blocks * kBlock;
+    }
+
+    // Whether vectors that pass by one term of a query are tested by both: null if not. It does not pay while the threshold
+    // rises fast, as most of what passes then is dropped without being rescored, anyway. Nor where it leaves most of what
+    // passed: then it is tried again when twice as many vectors have been scanned.
+    Refinement* refinement(Workspace& space) const {
+        Refinement& latest = space.refinement;
+        if (space.scanned_by_filter < space.refined_from) return nullptr;
+        if (latest.blocks >= kRefinementTrial * batch_.count()) {
+            const bool pays = latest.vectors - latest.left >= latest.blocks / kBlocksPerExcluded;
+            latest = {};
+            if (!pays) {
+                space.refined_from = 2 * space.scanned_by_filter;
+                return nullptr;
+            }
+        }
+        return &latest;
     }
 
     // Pushes the vectors that passed a filter as candidates. `counts` counts them by query.
     void collect(std::size_t begin, std::size_t count, Workspace& space, std::vector<Candidates>& found,
                  std::size_t* counts) {
-        std::vector<float>& thresholds = space.thresholds;
-        for (std::size_t b = 0; b < count; ++b) {
-            const std::uint16_t* row = space.masks.data() + b * batch_.count();
-            for (std::size_t q = 0; q < batch_.count(); ++q) {
-                const std::uint32_t mask = row[q] ? row[q] & index_.allowed(begin + b) : 0;
-                if (mask == 0 || pruning_failed(q)) continue;
-                const float* bounds = space.bounds.get() + (b * batch_.count() + q) * kBlock;
-                for (std::uint32_t left = mask; left; left &= left - 1) {
-                    const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
-                    if (bounds[lane] < thresholds[q]) continue;
-                    // NaN comes from a damaged file: such a vector is always rescored.
-                    const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
-                    found[q].push(bound, static_cast<std::int64_t>((begin + b) * kBlock + lane));
-                    ++counts[q];
-                }
-                if (found[q].needs_compaction()) {
-                    found[q].compact(scorer(q), threshold_updater(q));
-                    thresholds[q] = thresholds_[q].load(std::memory_order_relaxed);
-                }
+        const std::size_t queries = batch_.count(), size = count * queries;
+        const std::uint16_t* masks = space.masks.data();
+        // Few vectors pass: masks are looked at four at a time.
+        for (std::size_t i = 0; i < size;) {
+            std::uint64_t four = 0;
+            std::memcpy(&four, masks + i, std::min<std::size_t>(4, size - i) * sizeof *masks);
+            const std::size_t end = std::min(size, i + 4);
+            if (four == 0) {
+                i = end;
+                continue;
             }
+            for (; i < end; ++i) {
+                if (masks[i]) collect_block(begin + i / queries, i % queries, i, space, found, counts);
+            }
+        }
+    }
+
+    // The same for a block and a query, whose mask and bounds are at `place`.
+    void collect_block(std::size_t block, std::size_t q, std::size_t place, Workspace& space,
+                       std::vector<Candidates>& found, std::size_t* counts) {
+        const std::uint32_t mask = space.masks[place] & index_.allowed(block);
+        if (mask == 0 || pruning_failed(q)) return;
+        float& threshold = space.thresholds[q];
+        const float* bounds = space.bounds.get() + place * kBlock;
+        for (std::uint32_t left = mask; left; left &= left - 1) {
+            const std::size_t lane = static_cast<std::size_t>(__builtin_ctz(left));
+            if (bounds[lane] < threshold) continue;
+            // NaN comes from a damaged file: such a vector is always rescored.
+            const float bound = std::isnan(bounds[lane]) ? kInfinity : bounds[lane];
+            found[q].push(bound, static_cast<std::int64_t>(block * kBlock + lane));
+            ++counts[q];
+        }
+        if (found[q].needs_compaction()) {
+            found[q].compact(scorer(q), threshold_updater(q));
+            threshold = thresholds_[q].load(std::memory_order_relaxed);
         }
     }
 
@@ -220,6 +264,7 @@ inline void ScanPass::run(std::size_t workers, std::size_t tile_blocks) {
         found.assign(batch_.count(), Candidates(index_.options.k));
         Workspace space(batch_.count(), tile_blocks,
                         plan_.needs_scratch ? kScratchBlocks * kBlock * index_.query_width : 0);
+        space.refined_from = index_.vectors.rows / kUnrefinedShare / workers;
         for (auto range = tiles.claim(); range;) {
             const auto later = plan_.claim_ahead ? tiles.claim() : std::nullopt;
             const auto next = later ? std::optional(later->begin) : std::nullopt;

@@ -335,3 +335,35 @@ def test_finite_values_are_told_from_others(values):
     array = np.array(values, np.float32)
     assert _native.all_finite(array) == np.isfinite(array).all()
     assert _native.all_finite(array[np.newaxis]) == np.isfinite(array).all()
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_the_second_term_of_many_queries_excludes_what_the_first_cannot(instruction_set):
+    # One value of a query makes its first term coarse, and no score depends on it.
+    vectors, queries = made(gaussian, 9000, 300), made(gaussian, 30, 300, seed=1)
+    vectors[:, 0], queries[:, 0] = 0, 12
+    index = index_of(vectors)
+    rescored = assert_exact(index, queries, 10, instruction_set=instruction_set, threads=1)
+    assert np.mean(rescored) < 75
+
+
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_bounds_by_both_terms_hold_where_they_are_tight(instruction_set):
+    # These vectors have codes without an error, so that nothing hides a bound that is a little too low.
+    vectors = np.random.default_rng(0).integers(-60, 61, (9000, 300)).astype(np.float32)
+    vectors[:, 0] = 127
+    vectors[1::2] = -vectors[::2]
+    index = index_of(vectors)
+    assert index._parts[0].codes.norms[-1][:9000].max() < 1e-9
+    asked = made(gaussian, 30, 300, seed=1)
+    assert np.mean(assert_exact(index, asked, 10, instruction_set=instruction_set, threads=1)) < 75
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_no_hit_is_missed_in_many_tiles(kind):
+    # Tiles have half a megabyte of vectors or less, and the second term is used after the first one.
+    index, asked = index_of(made(kind, 5003, 130)), made(kind, 13, 130, seed=1)
+    asked[0] = 1
+    for instruction_set in INSTRUCTION_SETS:
+        for threads in (1, 3):
+            assert_exact(index, asked, 10, instruction_set=instruction_set, threads=threads)

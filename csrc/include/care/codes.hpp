@@ -24,8 +24,10 @@
 // Rounding
 //
 // a.c and b.c are exact integers: at most 127 * 255 * 65536 < 2^31. The rest of the left side of (1) is float32
-// arithmetic: fewer than ten operations, conversions of the integers included, each with an error of 2^-24 of a result
-// that is at most |q| (2 |s c| + |e|) or so. The bounds include 2^-19 of both for it. Norms are summed in float64, in
+// arithmetic: at most fourteen operations, conversions of the integers included, each with an error of 2^-24 of a result
+// that is at most |q| (2 |s c| + |e|) or so. The bounds include 2^-19 of both for it. (Fourteen: a bound with the first term
+// alone, to which s s2 b.c is added, and from which the difference of both |f| times |s c| is subtracted. The allowance in
+// either |f| is the same, so the result still includes it.) Norms are summed in float64, in
 // any order, enlarged by more than that sum can have lost (65536 * 2^-53 of it), and rounded up to float32. q.mu is
 // summed in float64, and the exact score (score.hpp) is rounded too: a `slack` of 2^-34 |q| |mu| covers width * 2^-53
 // of the same for any width up to 65536 (2^-19 covers it for the rest). Products below float32's normal range lose less

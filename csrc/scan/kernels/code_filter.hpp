@@ -1,6 +1,8 @@
 // The filter by int8 codes. Included by kernel_source.cpp alone.
 #pragma once
 
+#include <limits>
+
 #include "kernel.hpp"
 #include "registers.hpp"
 
@@ -9,7 +11,7 @@ namespace {
 
 // Register tile: blocks by rows of the queries, where a row is one term of one query.
 #if defined(__AVX512F__)
-constexpr std::size_t kTileBlocks = 4, kTileRows = 6;
+constexpr std::size_t kTileBlocks = 3, kTileRows = 8;
 #elif defined(__AVXVNNI__)
 constexpr std::size_t kTileBlocks = 1, kTileRows = 6;
 #elif defined(__AVX2__)
@@ -17,6 +19,7 @@ constexpr std::size_t kTileBlocks = 1, kTileRows = 4;
 #else
 constexpr std::size_t kTileBlocks = 1, kTileRows = 2;
 #endif
+static_assert(kRegisterTileBlocks % kTileBlocks == 0);
 
 template <std::size_t Blocks, std::size_t Rows>
 struct Sums {
@@ -60,9 +63,9 @@ template <std::size_t AheadLines, std::size_t Blocks, std::size_t Rows>
 CARE_INLINE void accumulate(const std::uint8_t* bytes, std::size_t stride, std::size_t group_count,
                             const std::int8_t* const (&rows)[Rows], const std::int32_t (&corrections)[Rows],
                             const std::uint8_t* ahead, Sums<Blocks, Rows>& sums) {
-    // Few sums are split into several, of every second or fourth group.
+    // Few sums are split into several, of every second, fourth or eighth group.
     constexpr std::size_t kSplit = kProductsOnTheWay / (Blocks * Rows * kBlockRegisters);
-    constexpr std::size_t kParts = kSplit >= 4 ? 4 : kSplit >= 2 ? 2 : 1;
+    constexpr std::size_t kParts = kSplit >= 8 ? 8 : kSplit >= 4 ? 4 : kSplit >= 2 ? 2 : 1;
     Sums<Blocks, Rows> parts[kParts] = {};
 #pragma GCC unroll 8
     for (std::size_t r = 0; r < Rows; ++r) {
@@ -74,7 +77,7 @@ CARE_INLINE void accumulate(const std::uint8_t* bytes, std::size_t stride, std::
     }
     std::size_t g = 0;
     for (; g + kParts <= group_count; g += kParts) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
         for (std::size_t part = 0; part < kParts; ++part) {
             add_group<AheadLines>(bytes, stride, g + part, rows, ahead, parts[part]);
         }
@@ -87,7 +90,7 @@ CARE_INLINE void accumulate(const std::uint8_t* bytes, std::size_t stride, std::
 #pragma GCC unroll 8
             for (std::size_t p = 0; p < kBlockRegisters; ++p) {
                 Ints sum = parts[0].of[r][b][p];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
                 for (std::size_t part = 1; part < kParts; ++part) sum += parts[part].of[r][b][p];
                 sums.of[r][b][p] = sum;
             }
@@ -117,6 +120,40 @@ CARE_INLINE void load_rows(const Queries& queries, std::size_t query, const std:
     }
 }
 
+// Lowers the bounds of vectors that passed by one term to those by both terms, and clears the bits of those that are below the
+// threshold now. The codes of the blocks were just read.
+[[gnu::noinline]] void refine(const Tile& tile, std::size_t first_block, std::size_t blocks, const Queries& queries,
+                              std::size_t first_query, std::size_t count, const float* thresholds, std::uint16_t* masks,
+                              float* bounds) {
+    Refinement& refinement = *queries.refinement;
+    for (std::size_t q = first_query; q < first_query + count; ++q) {
+        const QueryBound& bound = queries.bounds[q];
+        const std::int8_t* const row[] = {queries.second + q * query_row_bytes(queries.query_width)};
+        const float remainder = bound.remainder_norm[1] - bound.remainder_norm[0];
+        for (std::size_t block = first_block; block < first_block + blocks; ++block) {
+            const std::size_t place = block * queries.count + q;
+            if (masks[place] == 0 || thresholds[q] == -std::numeric_limits<float>::infinity()) continue;
+            Sums<1, 1> sums;
+            accumulate<0>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), row,
+                          {bound.correction[1]}, tile.bytes, sums);
+            std::uint32_t mask = 0;
+            for (std::size_t p = 0; p < kBlockRegisters; ++p) {
+                const std::size_t at = block * kBlock + p * kFloats;
+                float* const found = bounds + place * kBlock + p * kFloats;
+                const Floats product = bound.term_scale[1] * __builtin_convertvector(sums.of[0][0][p], Floats);
+                const Floats refined = load<Floats>(found) + load<Floats>(tile.scales + at) * product +
+                                       remainder * load<Floats>(tile.code_norms + at);
+                mask |= at_least(refined, thresholds[q]) << (p * kFloats);
+                std::memcpy(found, &refined, sizeof refined);
+            }
+            ++refinement.blocks;
+            refinement.vectors += static_cast<std::size_t>(__builtin_popcount(masks[place]));
+            masks[place] &= static_cast<std::uint16_t>(mask);
+            refinement.left += static_cast<std::size_t>(__builtin_popcount(masks[place]));
+        }
+    }
+}
+
 template <std::size_t Terms, std::size_t Blocks, std::size_t Count, std::size_t AheadLines>
 CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Queries& queries, std::size_t query,
                                const std::uint8_t* ahead, const float* thresholds, std::uint16_t* masks,
@@ -125,6 +162,7 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
     std::int32_t corrections[Terms * Count];
     load_rows<Terms, Count>(queries, query, rows, corrections);
     Sums<Blocks, Terms * Count> sums;
+    std::uint32_t any = 0;
     accumulate<AheadLines>(tile.bytes + block * tile.stride, tile.stride, groups(queries.query_width), rows,
                            corrections, ahead, sums);
 #pragma GCC unroll 8
@@ -146,8 +184,12 @@ CARE_INLINE void filter_blocks(const Tile& tile, std::size_t block, const Querie
             }
             const std::size_t place = (block + b) * queries.count + q;
             masks[place] = static_cast<std::uint16_t>(mask);
+            any |= mask;
             if (mask) std::memcpy(bounds + place * kBlock, found, sizeof found);
         }
+    }
+    if (Terms == 1 && any && queries.refinement) {
+        refine(tile, block, Blocks, queries, query, Count, thresholds, masks, bounds);
     }
 }
 

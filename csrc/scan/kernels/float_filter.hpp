@@ -221,18 +221,18 @@ void filter_floats(const Tile& tile, const Queries& queries, const float* thresh
     }
 }
 
-template <std::size_t Count>
-CARE_INLINE void add_exactly(const float* const (&vectors)[Count], const double* query, std::size_t width,
-                             double (&scores)[Count]) {
+void exact_scores(const float* const (&vectors)[kScoredTogether], const double* query, std::size_t width,
+                  double (&scores)[kScoredTogether]) {
+    constexpr std::size_t kCount = kScoredTogether;
     constexpr std::size_t kRegisters = kLanes / kDoubles;
-    Doubles sums[Count][kRegisters] = {};
-    const auto add = [&](const float* const (&values)[Count], std::size_t from,
+    Doubles sums[kCount][kRegisters] = {};
+    const auto add = [&](const float* const (&values)[kCount], std::size_t from,
                          const double* others) __attribute__((always_inline)) {
 #pragma GCC unroll 8
         for (std::size_t i = 0; i < kRegisters; ++i) {
             const Doubles other = load<Doubles>(others + i * kDoubles);
 #pragma GCC unroll 8
-            for (std::size_t c = 0; c < Count; ++c) {
+            for (std::size_t c = 0; c < kCount; ++c) {
                 add_exact_products(sums[c][i], values[c] + from + i * kDoubles, other);
             }
         }
@@ -240,31 +240,19 @@ CARE_INLINE void add_exactly(const float* const (&vectors)[Count], const double*
     const std::size_t whole = width / kLanes * kLanes;
     for (std::size_t j = 0; j < whole; j += kLanes) add(vectors, j, query + j);
     if (whole < width) {
-        float padded[Count][kLanes] = {};
-        const float* rest[Count];
-        for (std::size_t c = 0; c < Count; ++c) {
+        float padded[kCount][kLanes] = {};
+        const float* rest[kCount];
+        for (std::size_t c = 0; c < kCount; ++c) {
             for (std::size_t j = whole; j < width; ++j) padded[c][j - whole] = vectors[c][j];
             rest[c] = padded[c];
         }
         add(rest, 0, query + whole);
     }
-    for (std::size_t c = 0; c < Count; ++c) {
+    for (std::size_t c = 0; c < kCount; ++c) {
         double lanes[kLanes];
         for (std::size_t i = 0; i < kLanes; ++i) lanes[i] = sums[c][i / kDoubles][i % kDoubles];
         scores[c] = sum_lanes(lanes);
     }
-}
-
-double exact_score(const float* vector, const double* query, std::size_t width) {
-    const float* const vectors[1] = {vector};
-    double scores[1];
-    add_exactly(vectors, query, width, scores);
-    return scores[0];
-}
-
-void exact_scores(const float* const (&vectors)[kScoredTogether], const double* query, std::size_t width,
-                  double (&scores)[kScoredTogether]) {
-    add_exactly(vectors, query, width, scores);
 }
 
 }  // namespace

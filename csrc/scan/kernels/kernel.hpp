@@ -31,11 +31,19 @@ struct Tile {
     float* scratch;                   // [kScratchBlocks * kBlock * query_width] for the float filter, 64-byte aligned
 };
 inline constexpr std::size_t kScratchBlocks = 2;
+// Tiles of many queries are multiples of so many blocks: those of the largest register tile.
+inline constexpr std::size_t kRegisterTileBlocks = 3;
 
 // Bytes of one term of a query. Padded with zeros to the length of int4 and residual codes.
 inline constexpr std::size_t query_row_bytes(std::size_t query_width) {
     return kResidualsPerByte * residual_bytes(query_width);
 }
+
+// What a filter by one term found when it tested what passed by both terms: for all queries, blocks in which vectors passed, those
+// vectors, and of them what is left.
+struct Refinement {
+    std::size_t blocks = 0, vectors = 0, left = 0;
+};
 
 // A batch of queries.
 struct Queries {
@@ -46,6 +54,7 @@ struct Queries {
     const QueryBound* bounds;     // [count]
     const float* floats;          // [count][query_width], in units of query and index
     const float* float_rounding;  // [count], rounding error of the float filter for a vector with |s c| + |e| = 1
+    Refinement* refinement;       // added to by the filter by one term; null to leave its bounds as they are
 };
 
 // A query times the scales of the values, for int4 codes.
@@ -64,10 +73,8 @@ using Filter = void(const Tile& tile, const Queries& queries, const float* thres
 // masks[tile.blocks] those stay that pass both. Their bounds: bounds[tile.blocks * kBlock].
 using Int4Filter = void(const Tile& tile, const Int4Query& query, float threshold, std::uint16_t* masks, float* bounds);
 
-// The score of care/score.hpp; the query is in float64 and padded with zeros to a multiple of kLanes.
-using Score = double(const float* vector, const double* query, std::size_t width);
-
-// The scores of several vectors, in the time of little more than one: their sums do not wait for one another.
+// The scores of care/score.hpp of several vectors, in the time of little more than one: their sums do not wait for one
+// another. The query is in float64 and padded with zeros to a multiple of kLanes.
 inline constexpr std::size_t kScoredTogether = 4;
 using Scores = void(const float* const (&vectors)[kScoredTogether], const double* query, std::size_t width,
                     double (&scores)[kScoredTogether]);
@@ -79,7 +86,6 @@ struct Kernel {
     Filter* two_term_code_filter;
     Int4Filter* int4_filter;       // two terms
     Filter* float_filter;
-    Score* score;
     Scores* scores;
 };
 

@@ -8,6 +8,6 @@ namespace care {
 
 extern const Kernel CARE_KERNEL;
 const Kernel CARE_KERNEL{CARE_INSTRUCTION_SET, kQueryCodeLimit, filter_codes<1>, filter_codes<2>,
-                         filter_int4, filter_floats, exact_score, exact_scores};
+                         filter_int4, filter_floats, exact_scores};
 
 }  // namespace care
