@@ -173,9 +173,11 @@ def _is_free(entry: os.DirEntry[str]) -> bool:
 
 def _clear(left: Path, folder: Path) -> None:
     """Remove what a killed process left beside a folder, or put the folder back if it is in there."""
-    with suppress(OSError):
+    try:
         if not {entry.name for entry in left.iterdir()} <= {_NEW, _OLD}:
             return  # somebody else's
         if (left / _OLD).exists() and not folder.exists():
             os.replace(left / _OLD, folder)
+    except OSError:
+        return  # it may hold the only copy
     shutil.rmtree(left, ignore_errors=True)

@@ -99,6 +99,20 @@ def test_a_folder_that_was_moved_away_when_its_process_was_killed_is_put_back(tm
     assert (tmp_path / "index" / "care.json").read_text() == "old"
 
 
+def test_a_folder_that_cannot_be_put_back_is_kept(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(folders, "_YOUNG", 0.0)
+    moved = tmp_path / ".index-abcdefgh" / "old"
+    moved.mkdir(parents=True)
+    (moved / "care.json").write_text("old")
+    monkeypatch.setattr("care_accel.folders.os.replace", refuse)
+    with pytest.raises(RuntimeError), replaced_folder(tmp_path / "index", "care.json"):
+        raise RuntimeError
+    assert (moved / "care.json").read_text() == "old"
+
+
 @pytest.mark.parametrize("name", [".index-old_copy", ".index-backup", ".other-abcdefgh"])
 def test_what_somebody_else_has_put_there_is_left(tmp_path, name, monkeypatch):
     monkeypatch.setattr(folders, "_YOUNG", 0.0)
