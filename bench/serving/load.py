@@ -294,7 +294,10 @@ def main() -> None:
     source = iter(built)
     for concurrency in [1] if options.rate else options.concurrency:
         load = Load(source, concurrency, options.rate)
-        (found,) = run(options.address, load, seconds=options.seconds, client=client, pid=options.pid)
+        try:
+            (found,) = run(options.address, load, seconds=options.seconds, client=client, pid=options.pid)
+        except triton.InferenceServerException as failure:
+            parser.error(f"{options.address}: {failure.message()}")
         if not found.latencies and not found.errors:
             parser.error(f"{len(texts):,} texts are used up; ask for fewer seconds")
         how = f"{options.rate:g} a second" if options.rate else f"concurrency {concurrency}"
