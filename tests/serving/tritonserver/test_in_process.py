@@ -201,12 +201,13 @@ def test_statistics_and_metrics_count_as_those_of_the_python_backend(server, cli
         (one,) = client.get_inference_statistics(name).model_stats
         assert one.inference_count == before + len(QUERIES)
         assert one.inference_stats.compute_infer.ns > one.inference_stats.compute_input.ns > 0
-    page = metrics(server)
-    names = {
-        name: {line.split("{")[0] for line in page if f'model="{name}"' in line} for name in (HERE, BESIDE)
-    }
-    assert {"care_texts_total", "care_queries_total", "care_recall"} <= names[HERE]
-    assert names[HERE] == names[BESIDE]
+
+    def shown(name):
+        return {line.split("{")[0] for line in metrics(server) if f'model="{name}"' in line}
+
+    # A model reports once in a second, at first a second after it was loaded.
+    assert wait_until(lambda: {"care_texts_total", "care_queries_total", "care_recall"} <= shown(HERE))
+    assert wait_until(lambda: shown(HERE) == shown(BESIDE))
 
 
 def metrics(server):
@@ -286,7 +287,7 @@ def test_a_model_is_loaded_again_and_leaves_no_thread_and_no_metric(server, clie
 
     before = threads()
     assert {b"metrics", b"index", b"backlog"} <= set(before)
-    assert counted()
+    assert wait_until(counted)
     client.unload_model(HERE, headers=KEY)
     assert wait_until(lambda: not client.is_model_ready(HERE))
     assert wait_until(lambda: not counted())
