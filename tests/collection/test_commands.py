@@ -140,23 +140,24 @@ def test_int8_encodes_with_the_same_model(tmp_path, file, run):
     run("index", file, "--collection", tmp_path / "c8", "--dtype", "float32")
 
 
-def test_ctrl_c_commits_and_says_how_to_go_on(tmp_path, file, run, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_commits_says_how_to_go_on_and_is_the_exit_code(tmp_path, file, run, monkeypatch, number):
     monkeypatch.setattr(writing, "_PIECE", 1)
     raised = []
     add = writing.Writer._add
 
-    def interrupted(self, piece):
-        add(self, piece)
+    def interrupted(self, *arguments):
+        add(self, *arguments)
         if not raised:
             raised.append(True)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(writing.Writer, "_add", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    printed = run("index", file, "--collection", tmp_path / "c")
-    assert printed.startswith("1 new")
-    assert "run the same command again to go on" in printed
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.getsignal(number)
+    printed = run("index", file, "--collection", tmp_path / "c", code=128 + number)
+    assert "run the same command again to resume" in printed
+    assert len(Collection.open(tmp_path / "c")) == 1
+    assert signal.getsignal(number) is before
     assert "2 new, 0 changed, 1 the same" in run("index", file, "--collection", tmp_path / "c")
 
 
