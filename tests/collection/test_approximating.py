@@ -333,7 +333,8 @@ def test_a_choice_that_cannot_be_saved_is_used_all_the_same(folder, monkeypatch,
     monkeypatch.setattr(approximating.StoredStructure, "save", refuse)
     collection = opened(folder)
     collection.choose_index(0.8, 5)
-    assert "the choice is not saved" in caplog.text
+    assert "the disk is full, so the choice is not saved" in caplog.text
+    assert not collection.is_kept
     assert collection.choice.asked == 0.8
 
 
