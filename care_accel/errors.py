@@ -116,6 +116,19 @@ def _drop(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def _is_read(command: Callable[[], None]) -> bool:
+    """Run a command and write what waits; return whether somebody reads what it prints, as far as rich has noticed."""
+    try:
+        command()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # where nobody reads, rich ends the process so
+            return False
+        sys.stdout.flush()  # of --help
+        raise
+    sys.stdout.flush()
+    return True
+
+
 def exit_code(command: Callable[[], None]) -> int:
     """Run a command and return its exit code.
 
@@ -127,8 +140,8 @@ def exit_code(command: Callable[[], None]) -> int:
     """
     try:
         try:
-            command()
-            sys.stdout.flush()
+            if not _is_read(command):
+                return 141
         except BrokenPipeError:
             if not _closed(sys.stdout):
                 raise

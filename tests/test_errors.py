@@ -95,14 +95,19 @@ def test_a_mistake_of_ours_keeps_its_traceback():
         exit_code(raising(ZeroDivisionError()))
 
 
-@pytest.mark.parametrize("flush", [True, False])
-def test_a_reader_that_has_gone_ends_a_command_without_a_word(flush):
+TABLE = "__import__('rich.console').console.Console().print('hits')"
+
+
+@pytest.mark.parametrize(
+    "prints", ['print("hits", flush=True)', 'print("hits")', TABLE, 'exit(print("usage"))']
+)
+def test_a_reader_that_has_gone_ends_a_command_without_a_word(prints):
     reading, writing = os.pipe()
     os.close(reading)
     code = f"""
 import sys
-from care_accel.errors import exit_code, require_count
-sys.exit(exit_code(lambda: print("hits", flush={flush})))
+from care_accel.errors import exit_code
+sys.exit(exit_code(lambda: {prints}))
 """
     done = subprocess.run([sys.executable, "-c", code], stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
