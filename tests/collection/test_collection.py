@@ -346,9 +346,21 @@ def test_a_damaged_index_is_made_again(collection, caplog):
     assert "is rebuilt" in caplog.text
 
 
-def test_only_its_owner_can_read_a_collection(collection):
-    collection.search("x")
-    assert stat.S_IMODE(Path(collection.uri).stat().st_mode) == 0o700
+@pytest.mark.parametrize("there", [False, True])
+def test_only_its_owner_can_read_a_collection_and_its_index(model, tmp_path, there):
+    place, index = tmp_path / "c", tmp_path / "index"
+    if there:
+        for folder in (place, index):
+            folder.mkdir(mode=0o755)
+    made = Collection.create(place, model, index_dir=index)
+    made.upsert([{"id": "a", "text": "高血压"}])
+    made.search("x")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    # A folder that the user has made for indexes keeps its rights: others may have theirs there.
+    assert stat.S_IMODE(index.stat().st_mode) == (0o755 if there else 0o700)
+    (version,) = index.iterdir()
+    assert stat.S_IMODE(version.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in version.rglob("*.*") if file.is_file()} == {0o600}
 
 
 def test_the_model_is_known_again_and_another_is_refused(collection, model, tmp_path):
