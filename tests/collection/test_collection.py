@@ -103,52 +103,6 @@ def test_any_text_is_an_id(collection, identifier):
     assert collection.delete([identifier]) == 1
 
 
-def test_of_doubled_ids_the_last_one_is_kept_and_told(collection, caplog):
-    done = collection.upsert(
-        [{"id": "x", "text": "一"}, {"id": "y", "text": "二"}, {"id": "x", "text": "三"}]
-    )
-    assert (done.new, done.doubled) == (2, 1)
-    assert collection.get("x")["text"] == "三"
-    assert "1 rows have an id that comes again" in caplog.text
-
-
-@pytest.mark.parametrize("commit_seconds", [0, 60])
-@pytest.mark.parametrize(
-    ("there", "texts", "counts"),
-    [
-        (None, ["一", "二"], (1, 0, 0)),
-        (None, ["一", "一"], (1, 0, 0)),
-        (None, ["一", "二", "一"], (1, 0, 0)),
-        ("一", ["一", "一"], (0, 0, 1)),
-        ("一", ["一", "二", "三"], (0, 1, 0)),
-        ("一", ["二", "二"], (0, 1, 0)),
-        ("一", ["二", "一"], (0, 1, 0)),
-    ],
-)
-def test_a_document_counts_once_however_far_apart_its_rows_are(
-    model, tmp_path, monkeypatch, commit_seconds, there, texts, counts
-):
-    monkeypatch.setattr(writing, "_PIECE", 1)
-    made = Collection.create(tmp_path / "c", model)
-    if there:
-        made.upsert([{"id": "x", "text": there}])
-    rows = [row for text in texts for row in ({"id": "x", "text": text}, {"id": f"y{text}", "text": text})]
-    others = len(set(texts))
-    before, _ = made.preview(rows)
-    done = made.upsert(rows, commit_seconds=commit_seconds)
-    new, changed, same = counts
-    for found in (before, done):
-        assert (found.new, found.changed, found.same) == (new + others, changed, same)
-        assert found.doubled == len(rows) - 1 - others
-    assert made.get("x")["text"] == texts[-1]
-
-
-def test_doubled_ids_can_be_an_error(collection):
-    with pytest.raises(CareError, match="id 'x' comes twice"):
-        collection.upsert([{"id": "x", "text": "一"}, {"id": "x", "text": "二"}], on_duplicate="error")
-    assert collection.get("x")["text"] == "一"
-
-
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
 def test_a_time_between_commits_that_is_none_is_refused(collection, seconds):
     with pytest.raises(CareError, match=r"commit_seconds is .*; it must be 0 or more"):
@@ -416,8 +370,6 @@ def test_with_a_lexical_index_hits_are_those_of_a_hybrid_retriever(model, rows, 
 
 
 def test_stopping_commits_what_is_encoded(model, tmp_path, monkeypatch):
-    from care_accel.collection import writing
-
     monkeypatch.setattr(writing, "_PIECE", 3)
     made = Collection.create(tmp_path / "c", model)
     rows = [{"id": str(i), "text": f"文{i}"} for i in range(10)]
