@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import operator
 import os
+import re
 import select
 import signal
 import sys
@@ -15,8 +16,8 @@ from typing import TextIO
 
 # No space, or none for this user or process: a quota, and `ulimit -f`.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# How libraries name it that give no number of the system's: SQLite, PyTorch's files.
-_FULL_ELSEWHERE = ("disk is full", "pytorchstreamwriter failed writing")
+# How libraries name it that give no number of the system's: SQLite, NumPy, PyTorch's files.
+_FULL_ELSEWHERE = re.compile(r"disk is full|\d+ requested and \d+ written|unexpected pos \d+ vs \d+")
 ELSEWHERE = "free some space, or choose a folder on another disk"
 
 
@@ -55,18 +56,24 @@ def full_disk(cause: BaseException) -> str | None:
     for known in _FULL:
         if number == known or os.strerror(known).lower() in text:
             return "the disk is full" + (f" ({os.strerror(known)})" if known != errno.ENOSPC else "")
-    return "the disk is full" if any(words in text for words in _FULL_ELSEWHERE) else None
+    return "the disk is full" if _FULL_ELSEWHERE.search(text) else None
 
 
 @contextmanager
-def tells_full_disk(place: str | Path, mend: str = ELSEWHERE) -> Iterator[None]:
-    """Raise `CareError` with a place and what to do there if the disk is full."""
+def tells_full_disk(
+    place: str | Path, mend: str = ELSEWHERE, *, inside: Path | None = None
+) -> Iterator[None]:
+    """Raise `CareError` with a place and what to do there if the disk is full.
+
+    One that was told so already is left, but for those of ``inside``, a temporary folder that nobody knows.
+    """
     try:
         yield
-    except CareError:
-        raise
     except Exception as cause:
-        if (why := full_disk(cause)) is None:
+        why = full_disk(cause)
+        if why is None or (
+            isinstance(cause, CareError) and (inside is None or str(inside) not in str(cause))
+        ):
             raise
         raise CareError(f"{place}: {why}; {mend}") from None
 

@@ -93,7 +93,7 @@ def replaced_folder(
     with sibling as temporary, _locked(Path(temporary)):
         built, old = Path(temporary) / _NEW, Path(temporary) / _OLD
         built.mkdir(mode=0o700 if private else 0o777)
-        with tells_full_disk(folder, f"nothing there has changed; {ELSEWHERE}"):
+        with tells_full_disk(folder, f"nothing there has changed; {ELSEWHERE}", inside=built):
             yield built
         if folder.exists() and _exchanged(built, folder):
             return

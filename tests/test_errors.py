@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,11 @@ FULL = [
     (OSError(errno.EFBIG, "File too large"), "the disk is full (File too large)"),
     (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
     (sqlite3.OperationalError("database or disk is full"), "the disk is full"),
+    (OSError("561923 requested and 76768 written"), "the disk is full"),
+    (
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+        "the disk is full",
+    ),
     (CareError("index: the disk is full; free some space"), "the disk is full"),
 ]
 
@@ -65,6 +71,9 @@ def test_a_full_disk_under_a_library_is_told_with_the_place_and_other_failures_a
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(CareError, match=r"^inner: the disk is full$"), tells_full_disk("/srv/a"):
         raise CareError("inner: the disk is full")
+    inside = Path("/srv/.a-12345678/new")
+    with pytest.raises(CareError, match=said), tells_full_disk("/srv/a", inside=inside):
+        raise CareError(f"{inside}/vectors: the disk is full; free some space")
     with pytest.raises(ZeroDivisionError), tells_full_disk("/srv/a"):
         raise ZeroDivisionError
 
