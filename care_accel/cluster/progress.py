@@ -30,7 +30,8 @@ class Encoded:
     parts_before : int
         Parts that were done when the call began.
     new, changed, same, read, doubled : int
-        Documents, as in `Upserted`; those of parts that were done before included.
+        Documents, as in `Upserted`, but one that comes in several parts counts in each; those of parts that were done before
+        included.
     chunks, tokens, truncated : int
         What was encoded, as there.
     halved : int
