@@ -58,5 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout, io.TextIOWrapper
     ):  # a terminal that is not UTF-8 shows what it cannot write as \\u9ad8
         sys.stdout.reconfigure(errors="backslashreplace")
-    options = make_parser().parse_args(arguments)
-    return exit_code(lambda: _VERBS[options.verb][0].run(options))
+
+    def command() -> None:
+        options = make_parser().parse_args(arguments)
+        _VERBS[options.verb][0].run(options)
+
+    return exit_code(command)

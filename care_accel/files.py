@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from care_accel.errors import CareError
+from care_accel.errors import CareError, not_written
 
 log = logging.getLogger(__name__)
 
@@ -205,7 +205,7 @@ def write_lines(file: Path, lines: Iterable[str], *, private: bool = False) -> N
     except OSError as cause:
         with suppress(OSError):
             temporary.unlink()
-        raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
+        raise not_written(file, cause) from None
 
 
 def cache_folder() -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from care_accel.errors import CareError
+from care_accel.errors import ELSEWHERE, CareError, full_disk, tells_full_disk
 
 # What `tempfile` appends to a prefix.
 _RANDOM = re.compile("[a-z0-9_]{8}")
@@ -48,7 +48,7 @@ def replaced_folder(
 ) -> Iterator[Path]:
     """Replace a folder atomically: yield a temporary folder, which replaces ``folder`` at the end of the context.
 
-    If writing fails, ``folder`` is unchanged. If the process is killed, ``folder`` is either as before or replaced, where the
+    If writing fails, as on a full disk, ``folder`` is unchanged. If the process is killed, ``folder`` is either as before or replaced, where the
     file system can exchange two names in one step; elsewhere a kill between two renames leaves it beside its place. The
     next one to replace it puts it back, and removes what killed processes left.
 
@@ -67,7 +67,7 @@ def replaced_folder(
     Raises
     ------
     CareError
-        Other data would be lost: ``folder`` is a file, or a folder without the manifest or with other names.
+        Other data would be lost: ``folder`` is a file, or a folder without the manifest or with other names. Or the disk is full.
     """
     folder = folder.resolve()  # replace the target of a link, not the link
     if folder.exists() and not folder.is_dir():
@@ -88,11 +88,13 @@ def replaced_folder(
     try:
         sibling = tempfile.TemporaryDirectory(dir=folder.parent, prefix=prefix)
     except OSError as cause:
-        raise CareError(f"{folder.parent}: not writable ({cause.strerror}); choose another folder") from None
+        why = full_disk(cause) or f"not writable ({cause.strerror})"
+        raise CareError(f"{folder.parent}: {why}; choose another folder") from None
     with sibling as temporary, _locked(Path(temporary)):
         built, old = Path(temporary) / _NEW, Path(temporary) / _OLD
         built.mkdir(mode=0o700 if private else 0o777)
-        yield built
+        with tells_full_disk(folder, f"nothing there has changed; {ELSEWHERE}", inside=built):
+            yield built
         if folder.exists() and _exchanged(built, folder):
             return
         try:

@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-from pages import PAGES, commands, moved_links  # noqa: E402
+from pages import LABELS, PAGES, commands, in_chinese, moved_links  # noqa: E402
 from sphinx.search.zh import SearchChinese  # noqa: E402
 
 from care_accel import __version__  # noqa: E402
@@ -71,9 +71,12 @@ def read_source(app: Any, name: str, source: list[str]) -> None:
 
 
 def page_language(app: Any, name: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Name the language of a page, for fonts, hyphenation and screen readers."""
+    """Name the language of a page, for fonts, hyphenation and screen readers, and have its menus in this language."""
     if name.endswith("zh-CN"):
         context["language"] = "zh-CN"
+        # The theme has no Chinese of its own, and Sphinx has one language a site: its templates ask this for their labels.
+        context["gettext"] = lambda text: LABELS.get(text.strip(), text)
+        context["furo_navigation_tree"] = in_chinese(context["furo_navigation_tree"])
 
 
 class Search(SearchChinese):
@@ -91,4 +94,4 @@ def setup(app: Any) -> None:
     """Connect the above."""
     app.add_search_language(Search)
     app.connect("source-read", read_source)
-    app.connect("html-page-context", page_language)
+    app.connect("html-page-context", page_language, priority=900)  # after the theme has made its menu

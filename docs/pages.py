@@ -25,6 +25,24 @@ PAGES = {
     "care-mini": "care_accel/assets/care-mini/README.md",
     "care-demo": "care_accel/assets/care-demo/README.md",
 }
+# Labels of the theme and captions of the menu, on pages in Chinese.
+LABELS = {
+    "Skip to content": "跳到正文",
+    "Back to top": "回到页首",
+    "On this page": "本页内容",
+    "Search": "搜索",
+    "Next": "下一页",
+    "Previous": "上一页",
+    "Home": "首页",
+    "Made with": "网站由以下工具生成：",
+    "Start": "开始",
+    "Guides": "指南（英文）",
+    "How it works": "原理（英文）",
+    "Reference": "参考（英文）",
+    "Measurements": "测量结果（英文）",
+    "Project": "项目（英文）",
+}
+_CAPTION = re.compile('(?<=<span class="caption-text">)[^<]*')
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^()\s]+)\)")
 _CODE = re.compile(r"(^```.*?^```|`[^`\n]*`)", re.MULTILINE | re.DOTALL)
 
@@ -60,6 +78,11 @@ def moved_links(text: str, file: Path, page: Path) -> str:
     return "".join(
         part if _CODE.fullmatch(part) else _LINK.sub(moved, part) for part in _CODE.split(text) if part
     )
+
+
+def in_chinese(menu: str) -> str:
+    """Return the site's menu with Chinese captions; its pages keep their own titles."""
+    return _CAPTION.sub(lambda caption: LABELS.get(caption[0], caption[0]), menu)
 
 
 def commands() -> str:

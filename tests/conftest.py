@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+import resource
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +68,22 @@ TEXTS = [
     "胃炎患者饮食清淡，避免辛辣刺激。骨折后应固定并尽快就医拍片。",
     "头痛头疼肚子痛咳嗽三天，血糖高吃什么？",
 ]
+
+
+@pytest.fixture
+def full_disk():
+    """Return a context in which this process writes no file beyond some bytes, as on a disk that becomes full."""
+
+    @contextmanager
+    def limited(most):
+        before, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (before, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

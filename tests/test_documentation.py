@@ -165,6 +165,15 @@ def test_links_of_the_readme_lead_to_pages_of_the_site(pages, link, moved):
     assert pages.moved_links(link, ROOT / "README.md", ROOT / "docs" / "index.md") == moved
 
 
+def test_every_caption_of_the_menu_has_a_chinese_one(pages):
+    captions = re.findall(r"^:caption: (.*)", read("docs/index.md"), re.MULTILINE)
+    assert captions
+    for caption in captions:
+        shown = pages.in_chinese(f'<span class="caption-text">{caption}</span><a>{caption}</a>')
+        assert shown == f'<span class="caption-text">{pages.LABELS[caption]}</span><a>{caption}</a>'
+        assert not shown.isascii()
+
+
 def test_the_site_has_the_help_of_every_verb(pages):
     text = pages.commands()
     verbs = next(action for action in make_parser()._actions if action.choices).choices

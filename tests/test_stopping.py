@@ -24,6 +24,7 @@ def test_one_signal_is_told_and_raises_nothing(number, capfd):
         assert not stopped()
         signal.raise_signal(number)
         assert stopped()
+        assert stopped.number == number
     assert capfd.readouterr().err.startswith("stopping after this step; Ctrl-C again stops at once")
     assert signal.getsignal(number) is before
     assert signal.set_wakeup_fd(-1) == -1
@@ -33,6 +34,13 @@ def test_without_a_signal_nothing_is_told(capfd):
     with stops_once() as stopped:
         assert not stopped()
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_first_of_two_signals_is_the_one_that_stopped():
+    with stops_once() as stopped:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stopped.number == signal.SIGTERM
 
 
 def test_a_second_ctrl_c_ends_native_code_that_python_cannot_interrupt():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from care_accel.collection.commands import indexing
-from care_accel.errors import CareError
+from care_accel.errors import CareError, Stopped
 from care_accel.files import write_text
 from care_accel.stopping import stops_once
 
@@ -145,6 +145,8 @@ def _encode(options: argparse.Namespace) -> None:
             f"{len(done.set_aside)} of {done.parts} parts are not in the collection: {reasons}; the same command tries them "
             "again"
         )
+    if done.stopped:
+        raise Stopped(stopped.number)
 
 
 def _write_skipped(file: Path | None, done: Encoded) -> None:
@@ -166,5 +168,3 @@ def _summary(done: Encoded) -> None:
             parts.append(f"{count:,} {what}")
     before = f", {done.parts_before:,} of them done before" if done.parts_before else ""
     print(f"{', '.join(parts)}; {done.parts:,} parts{before}; {indexing.duration(done.seconds)}")
-    if done.stopped:
-        print("stopped; run the same command again to go on")

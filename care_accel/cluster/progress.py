@@ -13,7 +13,7 @@ from time import monotonic, time
 from typing import IO, Any
 
 from care_accel.cluster.folding import Folder
-from care_accel.errors import CareError
+from care_accel.errors import not_written
 
 EVERY = 10.0
 _TURN_SECONDS = 1.0
@@ -30,7 +30,8 @@ class Encoded:
     parts_before : int
         Parts that were done when the call began.
     new, changed, same, read, doubled : int
-        Documents, as in `Upserted`; those of parts that were done before included.
+        Documents, as in `Upserted`, but one that comes in several parts counts in each; those of parts that were done before
+        included.
     chunks, tokens, truncated : int
         What was encoded, as there.
     halved : int
@@ -98,7 +99,7 @@ class Progress:
             try:
                 self._log = json_log.open("a", encoding="utf-8")
             except OSError as cause:
-                raise CareError(f"{json_log}: cannot be written: {cause.strerror}") from None
+                raise not_written(json_log, cause) from None
         self._lock = threading.RLock()
         self._total, self._done = total_tokens, 0
         self._fresh = 0
@@ -115,8 +116,11 @@ class Progress:
         with self._lock:
             if self._log is not None:
                 line = json.dumps({"time": time(), "event": name, **values}, ensure_ascii=False)
-                self._log.write(line + "\n")
-                self._log.flush()
+                try:
+                    self._log.write(line + "\n")
+                    self._log.flush()
+                except OSError as cause:
+                    raise not_written(self._log.name, cause) from None
             if text:
                 self._show(text)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 from care_accel.collection.reading import OpenCollection, State
 from care_accel.collection.storage.table import Table
 from care_accel.collection.versions import structure as structures
+from care_accel.collection.versions.cache import not_saved
 from care_accel.collection.versions.ranking import deepest
 from care_accel.collection.versions.searching import Searcher
 from care_accel.collection.versions.snapshot import Snapshot
@@ -55,6 +56,7 @@ class ApproximateCollection(OpenCollection):
         self._folder = self._cache.folder / structures.FOLDER
         self._structure: StoredStructure | None = None
         self._seen: tuple[int, int] | None = None
+        self.is_kept = True
         self._watch: RecallWatch | None = None
 
     @property
@@ -293,11 +295,13 @@ class ApproximateCollection(OpenCollection):
 
     def _keep(self, made: StoredStructure) -> None:
         self._structure = made
+        self.is_kept = True
         try:
             self._cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             made.save(self._folder, self.manifest)
         except (OSError, CareError) as cause:
-            log.warning("%s: the choice is not saved, and will be made again: %s", self._folder, cause)
+            self.is_kept = False
+            log.warning(not_saved(self._folder, "the choice", cause))
         self._seen = structures.identity(self._folder)
 
     def _load(self, table: Table) -> StoredStructure | None:

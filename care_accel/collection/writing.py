@@ -40,11 +40,12 @@ class Upserted:
     Attributes
     ----------
     new, changed, same : int
-        Documents that were not there, that were encoded or written again, and that were there as they are.
+        Documents that were not there, that were encoded or written again, and that were there as they are. Each document of the
+        call counts once, by what the whole call did to it.
     read : int
         Rows that were read, those that wait for their commit included.
     doubled : int
-        Rows whose id came again later in the same call; the last one is kept.
+        Rows whose id came again later in the same call; the last one is kept, and they count nowhere else.
     chunks : int
         Chunks that were encoded.
     tokens : int
@@ -83,6 +84,33 @@ class _Waiting:
     since: float = field(default_factory=perf_counter)
     new: int = 0
     changed: int = 0
+
+
+class _Seen:
+    """The documents of a call so far, each of which counts once, however often its id comes."""
+
+    def __init__(self) -> None:
+        self._written: dict[str, bool] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._written
+
+    def counted(self, name: str, *, is_new: bool, is_same: bool) -> tuple[int, int, int]:
+        """Return by how much a document changes the numbers of new, changed and same ones.
+
+        Parameters
+        ----------
+        name : str
+        is_new, is_same : bool
+            How it compares with what the table has of it; that may be what an earlier row of the call wrote.
+        """
+        before = self._written.get(name)
+        self._written[name] = bool(before) or not is_same
+        if before is None:
+            return int(is_new), int(not is_new and not is_same), int(is_same)
+        # Not written by the earlier row, which was the same, but by this one.
+        became_changed = not before and not is_same
+        return 0, int(became_changed), -int(became_changed)
 
 
 class Writer:
@@ -132,7 +160,7 @@ class Writer:
             Documents that would be encoded, up to 64 from everywhere: to estimate how long it would take.
         """
         chunking = self.chunker.name
-        seen: set[str] = set()
+        seen = _Seen()
         some: list[Document] = []
         encoded = 0
         sampling = random.Random(0)
@@ -142,9 +170,11 @@ class Writer:
             stored = Stored(self.table, list(kept))
             for document in kept.values():
                 known = stored.row_hash(document.id)
-                self.done.same += known == document.row_hash(chunking)
-                self.done.new += known is None
-                self.done.changed += known not in (None, document.row_hash(chunking))
+                is_same = known == document.row_hash(chunking)
+                new, changed, same = seen.counted(document.id, is_new=known is None, is_same=is_same)
+                self.done.new += new
+                self.done.changed += changed
+                self.done.same += same
                 if stored.content_hash(document.id) == document.content_hash(chunking):
                     continue
                 encoded += 1
@@ -159,12 +189,12 @@ class Writer:
     def write(self, rows: Any, *, on_duplicate: Literal["last", "error"] = "last") -> Upserted:
         """Write rows; see `Collection.upsert`."""
         begun = perf_counter()
-        seen: set[str] = set()
+        seen = _Seen()
         try:
             # What an error or Ctrl-C leaves encoded is committed: the next call does not encode it again.
             try:
                 for piece in pieces(documents(rows, self.types), self._piece_size):
-                    self._add(self._without_doubles(piece, seen, on_duplicate))
+                    self._add(self._without_doubles(piece, seen, on_duplicate), seen)
                     self.done.read += len(piece)
                     self.done.seconds = perf_counter() - begun
                     self._report(self.done)
@@ -187,35 +217,37 @@ class Writer:
         wanted = int(_PIECE_SECONDS * done.read / done.encode_seconds) if done.encode_seconds else 0
         return min(_PIECE, max(_SMALLEST_PIECE, wanted))
 
-    def _without_doubles(
-        self, piece: list[Document], seen: set[str], on_duplicate: str
-    ) -> dict[str, Document]:
+    def _without_doubles(self, piece: list[Document], seen: _Seen, on_duplicate: str) -> dict[str, Document]:
         kept: dict[str, Document] = {}
         for document in piece:
-            if document.id in seen:
+            if document.id in kept or document.id in seen:
                 if on_duplicate == "error":
-                    self._add(kept)
+                    self._add(kept, seen)
                     raise CareError(
                         f"id {document.id!r} comes twice; give every document an id of its own, or on_duplicate='last'"
                     )
                 self.done.doubled += 1
-            seen.add(document.id)
             kept.pop(document.id, None)
             kept[document.id] = document
         return kept
 
-    def _add(self, piece: dict[str, Document]) -> None:
+    def _add(self, piece: dict[str, Document], seen: _Seen) -> None:
         """Encode what is new or changed of some documents, and commit when it is time."""
         if not piece:
             return
         if self._waiting.ids and not piece.keys().isdisjoint(self._waiting.ids):
             self._commit()  # a row that comes again is compared with what was written
-        made = self.maker.make(Stored(self.table.latest(), list(piece)), list(piece.values()))
-        self.done.same += len(made.same)
+        stored = Stored(self.table.latest(), list(piece))
+        made = self.maker.make(stored, list(piece.values()))
         self._waiting.tables += made.tables
         self._waiting.ids += made.ids
-        self._waiting.changed += made.changed
-        self._waiting.new += made.new
+        unchanged = {document.id for document in made.same}
+        for name in piece:
+            is_new = stored.row_hash(name) is None
+            new, changed, same = seen.counted(name, is_new=is_new, is_same=name in unchanged)
+            self._waiting.new += new
+            self._waiting.changed += changed
+            self.done.same += same
         for name, value in vars(made.cost).items():
             setattr(self.done, name, getattr(self.done, name) + value)
         if (

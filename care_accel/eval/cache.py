@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from care_accel.encoding import BaseDualEncoder, Role, Task
-from care_accel.errors import CareError
+from care_accel.errors import ELSEWHERE, CareError, full_disk, not_written, tells_full_disk
 from care_accel.version import __version__
 
 _KEYS_PER_STATEMENT = 500  # below SQLite's limit of variables
@@ -47,8 +47,10 @@ class EmbeddingCache:
                 "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
             )
         except OSError as cause:
-            raise CareError(f"{self.file}: cannot be written: {cause.strerror}") from None
+            raise not_written(self.file, cause) from None
         except sqlite3.DatabaseError as cause:
+            if why := full_disk(cause):
+                raise CareError(f"{self.file}: {why}; {ELSEWHERE}") from None
             raise CareError(
                 f"{self.file}: cannot be used as an embedding cache ({cause}); remove the file"
             ) from None
@@ -70,7 +72,7 @@ class EmbeddingCache:
     def put(self, keys: Sequence[bytes], vectors: NDArray[np.float32]) -> None:
         """Store embeddings, ``[len(keys), width]``, in one transaction."""
         rows = [(key, row.astype("<f4").tobytes()) for key, row in zip(keys, vectors, strict=True)]
-        with self._connection:
+        with tells_full_disk(self.file, f"what it has is kept; {ELSEWHERE}"), self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
         if self._own is not None:
             self._own.update(keys)

@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ),
     )
     add_arguments(parser)
-    options = parser.parse_args(arguments)
-    return exit_code(lambda: run(options))
+    return exit_code(lambda: run(parser.parse_args(arguments)))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -56,8 +56,11 @@ def write_part(folder: Path, part: Part) -> dict[str, SavedFile]:
 
 def write_array(file: Path, array: NDArray[Any]) -> SavedFile:
     """Write a new file that only its owner can read."""
+    array = np.ascontiguousarray(array)
     with os.fdopen(create(file), "wb") as stream:
-        np.save(stream, array, allow_pickle=False)
+        # As `np.save`, which asks C to write and loses why it could not: of a full disk it says a number of bytes.
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.data)
     return SavedFile.of(file, checksum(file))
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from care_accel.errors import CareError
+from care_accel.errors import CareError, not_written
 from care_accel.folders import make_folder
 from care_accel.report.drawing.blocks import (
     Cell,
@@ -189,7 +189,7 @@ def _write(file: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, file)
     except OSError as cause:
-        raise CareError(f"--output {file}: cannot be written: {cause.strerror}") from None
+        raise not_written(f"--output {file}", cause) from None
     finally:
         with suppress(OSError):
             temporary.unlink()

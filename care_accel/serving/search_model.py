@@ -68,13 +68,14 @@ class SearchModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Return hits or an error for each request."""
         return self._live.answer(
+            len(requests),
             lambda index: respond(  # one index for the whole batch, even if it is reloaded meanwhile
                 self.backend,
                 self._backlog,
                 requests,
                 lambda request: self._read(request, index),
                 lambda asked: self._answers(asked, index),
-            )
+            ),
         )
 
     def _read(self, request: Any, index: OpenIndex | OpenCollection) -> _ValidRequest:

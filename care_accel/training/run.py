@@ -21,7 +21,7 @@ from care_accel.encoding.loading.dense import store
 from care_accel.encoding.loading.int8_weights import save_int8
 from care_accel.encoding.loading.quiet import save_network
 from care_accel.encoding.loading.sources import MANIFEST, Source, Sources
-from care_accel.errors import CareError
+from care_accel.errors import CareError, tells_full_disk
 from care_accel.fields import build
 from care_accel.files import write_json
 from care_accel.folders import make_folder
@@ -75,7 +75,7 @@ def train(
     Raises
     ------
     CareError
-        The recipe or the data is invalid; checked before training starts.
+        The recipe or the data is invalid; checked before training starts. Or the disk is full.
     """
     recipe = load_recipe(recipe_file)
     data_dir, output = Path(data_dir), Path(output or Path("runs") / recipe.name)
@@ -86,15 +86,16 @@ def train(
     make_folder(output, "--output")
     revisions = _start_revisions(recipe)
     model: DualEncoder | None = None
-    for position, stage in enumerate(recipe.stages):
-        folder, work = output / stage.name, output / f".{stage.name}-work"
-        record = _record(recipe, position, hashes, revisions)
-        if _finished(folder, record):
-            log.info("stage %s: already finished, skipped", stage.name)
-        else:
-            with _events(output / "tensorboard" / stage.name if tensorboard else None):
-                _train_stage(recipe, position, model, data_dir, work, folder, record)
-        model = DualEncoder.from_pretrained(folder)
+    with tells_full_disk(output, "what is trained is kept; free some space and run the same recipe again"):
+        for position, stage in enumerate(recipe.stages):
+            folder, work = output / stage.name, output / f".{stage.name}-work"
+            record = _record(recipe, position, hashes, revisions)
+            if _finished(folder, record):
+                log.info("stage %s: already finished, skipped", stage.name)
+            else:
+                with _events(output / "tensorboard" / stage.name if tensorboard else None):
+                    _train_stage(recipe, position, model, data_dir, work, folder, record)
+            model = DualEncoder.from_pretrained(folder)
     assert model is not None  # the recipe's check: at least one stage
     return model
 

@@ -1,10 +1,13 @@
 """``care-accel index --cluster``: what a user is told, and the exit code."""
 
+import signal
+
 import pytest
 from cluster_corpus import document, write_lines
 
 from care_accel import Collection
 from care_accel.cli import main
+from care_accel.cluster.part import PartEncoder
 
 
 @pytest.fixture
@@ -61,3 +64,23 @@ def test_options_that_have_no_meaning_are_refused_in_one_line(index, options, sa
     code, printed = index(*options)
     assert code == 2
     assert said in printed.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_is_done_and_is_the_exit_code(index, tmp_path, monkeypatch, number):
+    encode = PartEncoder.encode
+
+    def interrupted(self, part):
+        signal.raise_signal(number)
+        return encode(self, part)
+
+    monkeypatch.setattr(PartEncoder, "encode", interrupted)
+    code, printed = index("--cluster", "none", "--part-tokens", "100")
+    assert code == 128 + number
+    assert printed.err.splitlines()[-1].endswith("run the same command again to resume")
+    monkeypatch.undo()
+    assert len(Collection.open(tmp_path / "made")) < 12
+    code, printed = index("--cluster", "none", "--part-tokens", "100")
+    assert code == 0
+    assert ", 1 of them done before" in printed.out
+    assert len(Collection.open(tmp_path / "made")) == 12

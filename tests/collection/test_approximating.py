@@ -333,8 +333,8 @@ def test_a_choice_that_cannot_be_saved_is_used_all_the_same(folder, monkeypatch,
     monkeypatch.setattr(approximating.StoredStructure, "save", refuse)
     collection = opened(folder)
     collection.choose_index(0.8, 5)
-    assert "the choice is not saved" in caplog.text
-    assert collection.choice.asked == 0.8
+    assert "the disk is full, so the choice is not saved" in caplog.text
+    assert (collection.choice.asked, collection.is_kept) == (0.8, False)
 
 
 def test_the_recall_of_chunks_is_that_of_the_three_k_best(tmp_path):

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from care_accel import CareError, Collection, DualEncoder, Retriever
+from care_accel.collection import writing
 
 
 def ids(hits):
@@ -100,21 +101,6 @@ def test_any_text_is_an_id(collection, identifier):
     collection.upsert([{"id": identifier, "text": "特别的"}])
     assert collection.get(identifier)["text"] == "特别的"
     assert collection.delete([identifier]) == 1
-
-
-def test_of_doubled_ids_the_last_one_is_kept_and_told(collection, caplog):
-    done = collection.upsert(
-        [{"id": "x", "text": "一"}, {"id": "y", "text": "二"}, {"id": "x", "text": "三"}]
-    )
-    assert (done.new, done.doubled) == (2, 1)
-    assert collection.get("x")["text"] == "三"
-    assert "1 rows have an id that comes again" in caplog.text
-
-
-def test_doubled_ids_can_be_an_error(collection):
-    with pytest.raises(CareError, match="id 'x' comes twice"):
-        collection.upsert([{"id": "x", "text": "一"}, {"id": "x", "text": "二"}], on_duplicate="error")
-    assert collection.get("x")["text"] == "一"
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
@@ -314,9 +300,21 @@ def test_a_damaged_index_is_made_again(collection, caplog):
     assert "is rebuilt" in caplog.text
 
 
-def test_only_its_owner_can_read_a_collection(collection):
-    collection.search("x")
-    assert stat.S_IMODE(Path(collection.uri).stat().st_mode) == 0o700
+@pytest.mark.parametrize("there", [False, True])
+def test_only_its_owner_can_read_a_collection_and_its_index(model, tmp_path, there):
+    place, index = tmp_path / "c", tmp_path / "index"
+    if there:
+        for folder in (place, index):
+            folder.mkdir(mode=0o755)
+    made = Collection.create(place, model, index_dir=index)
+    made.upsert([{"id": "a", "text": "高血压"}])
+    made.search("x")
+    assert stat.S_IMODE(place.stat().st_mode) == 0o700
+    # A folder that the user has made for indexes keeps its rights: others may have theirs there.
+    assert stat.S_IMODE(index.stat().st_mode) == (0o755 if there else 0o700)
+    (version,) = index.iterdir()
+    assert stat.S_IMODE(version.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in version.rglob("*.*") if file.is_file()} == {0o600}
 
 
 def test_the_model_is_known_again_and_another_is_refused(collection, model, tmp_path):
@@ -372,8 +370,6 @@ def test_with_a_lexical_index_hits_are_those_of_a_hybrid_retriever(model, rows, 
 
 
 def test_stopping_commits_what_is_encoded(model, tmp_path, monkeypatch):
-    from care_accel.collection import writing
-
     monkeypatch.setattr(writing, "_PIECE", 3)
     made = Collection.create(tmp_path / "c", model)
     rows = [{"id": str(i), "text": f"文{i}"} for i in range(10)]

@@ -3,6 +3,8 @@
 import io
 import json
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -140,23 +142,24 @@ def test_int8_encodes_with_the_same_model(tmp_path, file, run):
     run("index", file, "--collection", tmp_path / "c8", "--dtype", "float32")
 
 
-def test_ctrl_c_commits_and_says_how_to_go_on(tmp_path, file, run, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_commits_says_how_to_go_on_and_is_the_exit_code(tmp_path, file, run, monkeypatch, number):
     monkeypatch.setattr(writing, "_PIECE", 1)
     raised = []
     add = writing.Writer._add
 
-    def interrupted(self, piece):
-        add(self, piece)
+    def interrupted(self, *arguments):
+        add(self, *arguments)
         if not raised:
             raised.append(True)
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
 
     monkeypatch.setattr(writing.Writer, "_add", interrupted)
-    before = signal.getsignal(signal.SIGINT)
-    printed = run("index", file, "--collection", tmp_path / "c")
-    assert printed.startswith("1 new")
-    assert "run the same command again to go on" in printed
-    assert signal.getsignal(signal.SIGINT) is before
+    before = signal.getsignal(number)
+    printed = run("index", file, "--collection", tmp_path / "c", code=128 + number)
+    assert "run the same command again to resume" in printed
+    assert len(Collection.open(tmp_path / "c")) == 1
+    assert signal.getsignal(number) is before
     assert "2 new, 0 changed, 1 the same" in run("index", file, "--collection", tmp_path / "c")
 
 
@@ -314,3 +317,48 @@ def test_a_recall_that_is_none_is_refused(folder, run, capsys):
     with pytest.raises(SystemExit):
         main(["collection", "index", str(folder), "--recall", "high"])
     assert "neither a number, such as 0.99, nor exact" in capsys.readouterr().err
+
+
+UNREAD = """
+import json, os, sys
+from care_accel.cli import main
+codes = {}
+for line in sys.stdin:
+    arguments = json.loads(line)
+    reading, writing = os.pipe()
+    os.close(reading)
+    sys.stdout = os.fdopen(writing, "w", encoding="utf-8")
+    try:
+        codes[" ".join(arguments)] = main(arguments)
+    except SystemExit as ended:
+        codes[" ".join(arguments)] = f"exit {ended.code}"
+json.dump(codes, sys.stderr)
+"""
+
+
+def test_where_nobody_reads_what_a_command_prints_it_ends_without_a_word(folder, file):
+    """As under ``| head -1``: each command gets a pipe whose reader has gone."""
+    there = str(folder)
+    commands = [
+        ["search", "--collection", there, "高血压", "骨折", "--json"],
+        ["search", "--collection", there, "高血压", "骨折"],
+        ["collection", "info", there],
+        ["collection", "info", there, "--json"],
+        ["collection", "versions", there],
+        ["collection", "verify", there],
+        ["collection", "estimate", "--documents", "1000", "--width", "256", "--model-parameters", "1e8"],
+        ["index", file, "--collection", there, "--fields", "*", "--dry-run"],
+        ["index", file, "--collection", there, "--fields", "*"],
+        ["delete", "--collection", there, "nothing", "--dry-run"],
+        ["--version"],
+        ["index", "--help"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", UNREAD],
+        input="".join(json.dumps(arguments) + "\n" for arguments in commands),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith("{"), done.stderr
+    assert json.loads(done.stderr) == {" ".join(arguments): 141 for arguments in commands}

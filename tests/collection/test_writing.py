@@ -1,4 +1,4 @@
-"""Several writers, and writers that are killed."""
+"""What a writer counts; several writers, and writers that are killed."""
 
 import json
 import os
@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from care_accel import Collection
+from care_accel import CareError, Collection
+from care_accel.collection import writing
 
 KILLS = int(os.environ.get("CARE_KILLS", "4"))
 
@@ -160,3 +161,49 @@ def test_two_writers_lose_nothing_while_others_read(model, tmp_path):
     left = {f"{name}{n}" for name in ("甲", "乙") for n in range(8) if n not in (1, 4)}
     assert len(last) == 4 + len(left)
     assert all(row is not None for row in last.get(sorted(left)))
+
+
+def test_of_doubled_ids_the_last_one_is_kept_and_told(collection, caplog):
+    done = collection.upsert(
+        [{"id": "x", "text": "一"}, {"id": "y", "text": "二"}, {"id": "x", "text": "三"}]
+    )
+    assert (done.new, done.doubled) == (2, 1)
+    assert collection.get("x")["text"] == "三"
+    assert "1 rows have an id that comes again" in caplog.text
+
+
+@pytest.mark.parametrize("commit_seconds", [0, 60])
+@pytest.mark.parametrize(
+    ("there", "texts", "counts"),
+    [
+        (None, ["一", "二"], (1, 0, 0)),
+        (None, ["一", "一"], (1, 0, 0)),
+        (None, ["一", "二", "一"], (1, 0, 0)),
+        ("一", ["一", "一"], (0, 0, 1)),
+        ("一", ["一", "二", "三"], (0, 1, 0)),
+        ("一", ["二", "二"], (0, 1, 0)),
+        ("一", ["二", "一"], (0, 1, 0)),
+    ],
+)
+def test_a_document_counts_once_however_far_apart_its_rows_are(
+    model, tmp_path, monkeypatch, commit_seconds, there, texts, counts
+):
+    monkeypatch.setattr(writing, "_PIECE", 1)
+    made = Collection.create(tmp_path / "c", model)
+    if there:
+        made.upsert([{"id": "x", "text": there}])
+    rows = [row for text in texts for row in ({"id": "x", "text": text}, {"id": f"y{text}", "text": text})]
+    others = len(set(texts))
+    before, _ = made.preview(rows)
+    done = made.upsert(rows, commit_seconds=commit_seconds)
+    new, changed, same = counts
+    for found in (before, done):
+        assert (found.new, found.changed, found.same) == (new + others, changed, same)
+        assert found.doubled == len(rows) - 1 - others
+    assert made.get("x")["text"] == texts[-1]
+
+
+def test_doubled_ids_can_be_an_error(collection):
+    with pytest.raises(CareError, match="id 'x' comes twice"):
+        collection.upsert([{"id": "x", "text": "一"}, {"id": "x", "text": "二"}], on_duplicate="error")
+    assert collection.get("x")["text"] == "一"

@@ -30,6 +30,15 @@ def test_a_file_that_is_no_cache_is_refused_in_one_line(tmp_path):
         EmbeddingCache(tmp_path / "cache")
 
 
+def test_a_full_disk_is_told_in_one_line_and_what_was_there_stays(tmp_path):
+    cache = EmbeddingCache(tmp_path / "cache")
+    cache.put([b"first"], np.ones((1, 4), np.float32))
+    cache._connection.execute("PRAGMA max_page_count = 4")
+    with pytest.raises(CareError, match="cache: the disk is full; what it has is kept; free some space"):
+        cache.put([bytes([i]) for i in range(200)], np.ones((200, 400), np.float32))
+    assert set(cache.get([b"first", bytes([1])])) == {b"first"}
+
+
 def test_a_key_follows_everything_that_decides_a_vector(tiny_model, tiny_folders):
     from care_accel import DualEncoder
 

@@ -274,7 +274,7 @@ from care_accel.index import part_files, store
 index = ExactIndex.load(sys.argv[1])
 index.add(np.ones((10, 6), np.float32))
 index.remove([0])
-module, name = {"array": (part_files.np, "save"), "manifest": (store.json, "dumps")}[sys.argv[2]]
+module, name = {"array": (part_files.np.lib.format, "write_array_header_1_0"), "manifest": (store.json, "dumps")}[sys.argv[2]]
 setattr(module, name, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
 index.save(sys.argv[1])
 """
@@ -298,7 +298,10 @@ def test_a_save_that_is_interrupted_leaves_the_old_index(saved, monkeypatch):
     index.add(vectors_of(10))
     index.remove([0])
     before = inodes(saved)
-    for stage in ("care_accel.index.part_files.np.save", "care_accel.index.store.json.dumps"):
+    for stage in (
+        "care_accel.index.part_files.np.lib.format.write_array_header_1_0",
+        "care_accel.index.store.json.dumps",
+    ):
         with monkeypatch.context() as patched:
 
             def stop(*_, **__):

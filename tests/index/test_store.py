@@ -128,11 +128,40 @@ def test_an_interrupted_save_leaves_the_old_index_whole(index, saved, monkeypatc
         raise KeyboardInterrupt
 
     index.add(index.vectors[:1])
-    monkeypatch.setattr("care_accel.index.part_files.np.save", stop)
+    monkeypatch.setattr("care_accel.index.part_files.np.lib.format.write_array_header_1_0", stop)
     with pytest.raises(KeyboardInterrupt):
         index.save(saved)
     assert len(ExactIndex.load(saved)) == 30
     assert [p.name for p in saved.parent.iterdir()] == ["index"]
+
+
+def test_a_full_disk_is_told_and_the_old_index_stays(index, saved, full_disk):
+    index.add(np.zeros((2_000, 5), np.float32))
+    with full_disk(16_000), pytest.raises(CareError) as raised:
+        index.save(saved)
+    assert str(raised.value) == (
+        f"{saved}: the disk is full (File too large); nothing there has changed; free some space, or choose a folder on another disk"
+    )
+    assert len(ExactIndex.load(saved)) == 30
+    assert [p.name for p in saved.parent.iterdir()] == ["index"]
+    index.save(saved)
+    assert len(ExactIndex.load(saved)) == 2_030
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(6, dtype=np.uint8),
+        np.zeros((0, 4), np.float32),
+        np.arange(24.0).reshape(4, 6)[:, :5],
+        np.ones((3, 2)).T,
+    ],
+    ids=["bytes", "empty", "part", "columns"],
+)
+def test_a_file_is_what_numpy_writes(tmp_path, array):
+    part_files.write_array(tmp_path / "a.npy", array)
+    np.save(tmp_path / "b.npy", np.ascontiguousarray(array))
+    assert (tmp_path / "a.npy").read_bytes() == (tmp_path / "b.npy").read_bytes()
 
 
 def test_a_save_that_cannot_take_its_place_brings_the_old_index_back(index, saved, monkeypatch):

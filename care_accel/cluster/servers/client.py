@@ -41,7 +41,7 @@ class ShardedClient:
     timeout : float
         Seconds of a request to one server.
     require_all : bool
-        Refuse searches while no server of a shard answers; else answer from the other shards, and say which share of the
+        Refuse searches while no server of a shard answers, but those that ask for partial answers; else answer from the other shards, and say which share of the
         documents was searched (`SearchResult.shares`).
     limits : Limits
         How long to wait for shards.
@@ -117,6 +117,8 @@ class ShardedClient:
         k: int = 10,
         task: str = "retrieval",
         filters: Sequence[str | None] | None = None,
+        *,
+        partial: bool = False,
     ) -> SearchResult:
         """Return the top k documents for each query; see `AsyncServerClient.search`.
 
@@ -130,7 +132,8 @@ class ShardedClient:
             raise CareError(
                 f"{len(filters)} filters for {len(texts)} texts; give one, or None, for each text"
             )
-        if (await self._routed()).away and self._require_all:
+        require_all = self._require_all and not partial
+        if (await self._routed()).away and require_all:
             await self.search_vectors(np.empty((0, 1), np.float32), k)  # refused before anything is encoded
         encoded = await self._encoded(texts, task)
         begun = perf_counter()
@@ -139,7 +142,7 @@ class ShardedClient:
             groups.setdefault((filters[row] if filters else None) or None, []).append(row)
         answers = await asyncio.gather(
             *(
-                self.search_vectors(encoded.vectors[rows], k, filter=condition)
+                self.search_vectors(encoded.vectors[rows], k, filter=condition, partial=partial)
                 for condition, rows in groups.items()
             )
         )
@@ -148,12 +151,18 @@ class ShardedClient:
         return _result(len(texts), k, list(zip(groups.values(), answers, strict=True)), encoded, begun)
 
     async def search_vectors(
-        self, vectors: NDArray[np.float32], k: int = 10, *, filter: str | None = None
+        self,
+        vectors: NDArray[np.float32],
+        k: int = 10,
+        *,
+        filter: str | None = None,
+        partial: bool = False,
     ) -> Answer:
         """Search with encoded queries, float32 ``[n, width]``; errors are those of `search`."""
         router = await self._routed()
         try:
-            return await router.search(vectors, k, filter=filter, require_all=self._require_all)
+            require_all = self._require_all and not partial
+            return await router.search(vectors, k, filter=filter, require_all=require_all)
         except ShardAway as away:
             raise ServerError("UNAVAILABLE", str(away)) from None
 

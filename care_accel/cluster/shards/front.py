@@ -15,7 +15,7 @@ from care_accel.cluster.shards.answers import Answer
 from care_accel.cluster.shards.calls import ShardAway, ShardFailed
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.runtimes.server_descriptions import DESCRIPTION, ENCODERS, SEARCH
-from care_accel.encoding.runtimes.server_messages import SHARE
+from care_accel.encoding.runtimes.server_messages import PARTIAL, SHARE
 from care_accel.encoding.runtimes.transports import tritonclient_module
 from care_accel.encoding.runtimes.transports.grpc import CHANNEL
 from care_accel.encoding.spec import ROLES, Role, Task
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 _BATCH = 64
 _THREADS = 32
 _NUMPY = {"INT32": np.int32, "FP32": np.float32, "INT64": np.int64}
-# A request's parameter that allows a partial answer, and an answer's with the version that was searched.
-PARTIAL, VERSION = "partial", "version"
+# An answer's parameter with the version that was searched.
+VERSION = "version"
 
 _TEXTS = (Tensor("TEXT", "BYTES"), Tensor("TASK", "BYTES", optional=True))
 _COSTS = (Tensor("TOKENS", "INT32"),)

@@ -31,7 +31,7 @@ from care_accel.collection.versions.parts import open_part
 from care_accel.collection.versions.ranking import Ranked
 from care_accel.collection.versions.searching import Searcher
 from care_accel.collection.versions.snapshot import Snapshot
-from care_accel.errors import CareError
+from care_accel.errors import CareError, VersionRemoved
 
 # A version is kept so long after it was last searched, while there is a newer one.
 _KEPT_SECONDS = 30.0
@@ -187,7 +187,8 @@ class Shard:
         Returns
         -------
         Found
-            `Missing` if the version is not there, and `Refused` if the filter is wrong.
+            `Missing` if the version is not there, or was removed from the table and a filter needs it; `Refused` if the filter
+            is wrong.
         """
         held = self._at(request.version)
         if held is None:
@@ -210,6 +211,8 @@ class Shard:
                     group=request.group,
                     statistics=request.statistics,
                 )
+        except VersionRemoved:  # as by `compact`: no mistake of who asks, and there is a newer one
+            return Missing(request.version)
         except CareError as mistake:
             return Refused(str(mistake))
         hits = [_candidates(searcher, row, documents=request.documents) for row in ranked]

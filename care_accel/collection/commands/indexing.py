@@ -12,7 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from care_accel.encoding.loading.sources import DEFAULT
-from care_accel.errors import CareError
+from care_accel.errors import CareError, Stopped
 from care_accel.stopping import stops_once
 
 if TYPE_CHECKING:
@@ -213,6 +213,8 @@ def _index(collection: Collection, reader: DocumentReader, options: argparse.Nam
     if options.replace and not done.stopped:
         removed = collection.delete(_gone(collection, reader, seen))
     _summary(collection, done, reader, removed)
+    if done.stopped:
+        raise Stopped(stopped.number)
 
 
 def _gone(collection: Collection, reader: DocumentReader, seen: set[str]) -> list[str]:
@@ -244,8 +246,6 @@ def _summary(collection: Collection, done: Upserted, reader: DocumentReader, rem
         else ""
     )
     print(f"{', '.join(parts)}; {duration(done.seconds)}{rate}")
-    if done.stopped:
-        print("stopped; run the same command again to go on")
     print(f"{collection.uri}: {len(collection):,} documents, version {collection.version}")
 
 

@@ -191,6 +191,8 @@ def _choose_index(collection: Collection, options: argparse.Namespace) -> None:
     print(f"{collection.uri}: {collection.explain()}")
     if collection.choice is not None:
         print(collection.choice.text())
+    if not collection.is_kept:  # the log has said why
+        raise CareError(f"{collection.uri}: the choice could not be saved, so that no other program has it")
 
 
 def _queries(file: Path) -> list[str]:

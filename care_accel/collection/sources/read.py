@@ -13,7 +13,7 @@ from typing import IO, Self
 from care_accel.collection.sources.find import Source, find_sources
 from care_accel.collection.sources.rows import BadRow, Row, Selection
 from care_accel.collection.sources.streams import known_encoding
-from care_accel.errors import CareError
+from care_accel.errors import CareError, not_written
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ class DocumentReader:
             self._skipped.write(json.dumps({"place": place, "reason": str(bad)}, ensure_ascii=False) + "\n")
             self._skipped.flush()
         except OSError as cause:
-            raise CareError(f"{self._skipped.name}: cannot be written: {cause.strerror}") from None
+            raise not_written(self._skipped.name, cause) from None
 
 
 def _open_private(file: Path) -> IO[str]:
@@ -175,4 +175,4 @@ def _open_private(file: Path) -> IO[str]:
         os.fchmod(number, 0o600)  # one that was there keeps its mode otherwise
         return os.fdopen(number, "w", encoding="utf-8", errors="replace")
     except OSError as cause:
-        raise CareError(f"{file}: cannot be written: {cause.strerror}") from None
+        raise not_written(file, cause) from None

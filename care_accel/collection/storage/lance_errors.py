@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 
-from care_accel.collection.storage.rows import ID, TEXT, TITLE, TYPE_NAMES
-from care_accel.errors import CareError, VersionRemoved
+from care_accel.errors import CareError, VersionRemoved, full_disk
 
 # How Lance names commits that other writers came before, again and again.
 _CONFLICT = re.compile(r"conflict|concurrent writer|retry.*(timeout|timed out)", re.IGNORECASE)
 # How it names a file of a version that another process has removed.
-_REMOVED = re.compile(r"not found: .*\.lance", re.IGNORECASE)
+REMOVED = re.compile(r"not found: .*\.lance", re.IGNORECASE)
 # How an object store's client names its failures.
 _STORE = re.compile(r"Generic \w+ error")
-# No space, or none for this user or process: a quota, and `ulimit -f`.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_GONE = "the version that is open was removed by compact meanwhile; refresh, or open the collection again"
+GONE = "the version that is open was removed by compact meanwhile; refresh, or open the collection again"
 # Where in its source Lance raised an error; and the prefixes that it puts before one.
 _NOISE = re.compile(r",? ?/[\w./-]+\.rs:\d+:\d+|LanceError\(\w+\): |Invalid user input: |Schema error: ")
 
@@ -51,13 +46,10 @@ def lance_errors(uri: str) -> Iterator[None]:
 
 def translated(uri: str, cause: Exception) -> CareError:
     """Return the error for the user of one of Lance's."""
-    text = _cleaned(cause)
+    text = cleaned(cause)
     lower = text.lower()
-    if full := next((why for why in map(os.strerror, _FULL) if why.lower() in lower), None):
-        why = "" if full == os.strerror(errno.ENOSPC) else f" ({full})"
-        return CareError(
-            f"{uri}: the disk is full{why}; what was committed before is whole, free some space and go on"
-        )
+    if full := full_disk(cause):
+        return CareError(f"{uri}: {full}; what was committed before is whole, free some space and go on")
     if "permission denied" in lower or "read-only file system" in lower:
         return CareError(f"{uri}: not writable or not readable: {text[:200]}")
     if "feature" in lower and ("upgrade" in lower or "support" in lower or "flag" in lower):
@@ -74,8 +66,8 @@ def translated(uri: str, cause: Exception) -> CareError:
         return NoCollection(
             f"{uri}: there is no collection; create one with Collection.create or care-accel index"
         )
-    if _REMOVED.search(text):
-        return VersionRemoved(f"{uri}: {_GONE}")
+    if REMOVED.search(text):
+        return VersionRemoved(f"{uri}: {GONE}")
     return CareError(f"{uri}: {text[:400]}")
 
 
@@ -95,65 +87,5 @@ def _of_store(text: str) -> str:
     return f"the object store fails: {text[:400]}"
 
 
-def _cleaned(cause: Exception) -> str:
+def cleaned(cause: Exception) -> str:
     return " ".join(_NOISE.sub("", str(cause)).split())
-
-
-@contextmanager
-def filter_errors(expression: str, fields: Mapping[str, pa.DataType]) -> Iterator[None]:
-    """Raise `CareError` with the filter and the fields for what Lance raises."""
-    try:
-        yield
-    except (ValueError, OSError, RuntimeError, pa.ArrowInvalid) as cause:
-        if isinstance(cause, CareError):
-            raise
-        if _REMOVED.search(str(cause)):
-            raise VersionRemoved(_GONE) from None
-        known = ", ".join(
-            f"{name if name.isidentifier() else f'`{name}`'} ({TYPE_NAMES.get(kind, str(kind))})"
-            for name, kind in [
-                (ID, pa.string()),
-                (TITLE, pa.string()),
-                (TEXT, pa.string()),
-                *fields.items(),
-            ]
-        )
-        problem = _cleaned(cause).partition(" Valid fields are")[0].rstrip(". ")
-        problem = re.sub(r"^Error resolving filter expression .*?: (?=Received|Invalid|Error)", "", problem)
-        problem = re.sub(
-            r"^Error \w+ statement: SELECT 1 FROM t WHERE .*? \((?=sql parser|Unterm)", "(", problem
-        )
-        raise CareError(f"filter {expression!r}: {problem}; the fields are {known}") from None
-
-
-def require_filter(expression: str) -> None:
-    """Require a user's filter that can be put into parentheses and means what it says.
-
-    Raises
-    ------
-    CareError
-        It is none.
-    """
-    if not isinstance(expression, str) or not expression.strip():
-        raise CareError(f"the filter is {expression!r}; give an expression such as \"department = '儿科'\"")
-    # They are around names in SQL, but around texts in Lance; what compares two texts is true of all documents or of none.
-    if '"' in re.sub(r"'[^']*'|`[^`]*`", "", expression):
-        raise CareError(
-            f"filter {expression!r}: double quotes are not taken; a name goes between backticks, a text in single quotes"
-        )
-    # Parentheses are put around it, which nothing in it may close or comment out.
-    if not is_enclosed(expression):
-        raise CareError(f"filter {expression!r}: parentheses or quotes do not match, or it has a comment")
-
-
-def is_enclosed(expression: str) -> bool:
-    """Return whether an expression stays in the parentheses that are put around it."""
-    bare = re.sub(r"'[^']*'|`[^`]*`", "", expression)
-    if re.search(r"['`\";]|--|/\*", bare):
-        return False
-    depth = 0
-    for mark in re.findall("[()]", bare):
-        depth += 1 if mark == "(" else -1
-        if depth < 0:
-            return False
-    return depth == 0

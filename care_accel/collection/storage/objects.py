@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from care_accel.collection.storage.layout import is_remote, located
-from care_accel.errors import CareError
+from care_accel.errors import CareError, not_written
 
 # Of the HTTP client, which obstore takes apart from those of the store.
 _CLIENT = (
@@ -158,7 +158,7 @@ class FolderObjects:
                 os.fsync(stream.fileno())
             yield temporary
         except OSError as cause:
-            raise CareError(f"{self.folder / name}: cannot be written: {cause.strerror or cause}") from None
+            raise not_written(self.folder / name, cause) from None
         finally:
             with suppress(OSError):
                 temporary.unlink()

@@ -12,14 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from care_accel.collection.storage.lance_errors import (
-    Replaced,
-    WriteConflict,
-    filter_errors,
-    lance_errors,
-    require_filter,
-    translated,
-)
+from care_accel.collection.storage.filters import filter_errors, require_comparable, require_filter
+from care_accel.collection.storage.lance_errors import Replaced, WriteConflict, lance_errors, translated
 from care_accel.collection.storage.layout import (
     FOLDER,
     folder_bytes,
@@ -250,9 +244,11 @@ class Table:
         CareError
             The filter is no expression over the fields.
         """
-        require_filter(expression)
+        require_filter(expression, self.fields)
         condition = f"({expression}) AND {FIRST_CHUNK}" if chunked else f"({expression})"
         with filter_errors(expression, self.fields):
+            plan = self.dataset.scanner(columns=[ROW_ID], filter=f"({expression})").explain_plan()
+            require_comparable(expression, plan, self.fields)
             return self._row_ids(condition)
 
     def _row_ids(self, condition: str) -> NDArray[np.uint64]:

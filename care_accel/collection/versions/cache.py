@@ -19,7 +19,7 @@ from care_accel.collection.storage.manifest import Manifest
 from care_accel.collection.storage.table import Table
 from care_accel.collection.versions.snapshot import Snapshot
 from care_accel.collection.versions.stored_rows import StoredRows
-from care_accel.errors import CareError
+from care_accel.errors import CareError, full_disk
 from care_accel.files import cache_folder as user_cache_folder
 from care_accel.files import read_json, write_json
 from care_accel.index import ExactIndex
@@ -46,6 +46,16 @@ def cache_folder(uri: str, index_dir: str | Path | None) -> Path:
     if not is_remote(uri):
         return Path(uri).absolute() / FOLDER
     return user_cache_folder() / "collections" / hashlib.sha256(uri.rstrip("/").encode()).hexdigest()[:32]
+
+
+def not_saved(folder: Path, what: str, cause: Exception) -> str:
+    """Return what a log says of derived files that cannot be written; the collection is searched without them."""
+    if why := full_disk(cause):
+        return (
+            f"{folder}: {why}, so {what} is not saved, and each process that opens the collection makes it again; no document is "
+            "lost: free some space, or have it in a folder on another disk (index_dir, --index-dir)"
+        )
+    return f"{folder}: {what} is not saved, and will be made again: {cause}"
 
 
 class Cache:
@@ -126,7 +136,7 @@ class Cache:
                 with contextlib.suppress(OSError):
                     os.rename(built, target)
         except (OSError, CareError) as cause:
-            log.warning("%s: the index is not saved, and will be made again: %s", self.folder, cause)
+            log.warning(not_saved(self.folder, "the index", cause))
             return
         self._remove_older(snapshot.version)
         self._remove_leftovers()

@@ -14,10 +14,11 @@ from typing import Self
 
 from care_accel.curation.config import JudgeConfig
 from care_accel.curation.judges.judge import Reply
-from care_accel.errors import CareError
+from care_accel.errors import ELSEWHERE, CareError, full_disk, tells_full_disk
 
 FILE = "judgements.sqlite3"
 _FORMAT = 1
+_KEPT = "the judgements before are kept; free some space and run the same command again"
 _TABLE = """
 CREATE TABLE IF NOT EXISTS judgements (
     judge TEXT NOT NULL,
@@ -100,6 +101,8 @@ class Store:
             self._base.execute(_TABLE)
             self._base.execute(f"PRAGMA user_version = {_FORMAT}")
         except (sqlite3.Error, OSError) as cause:
+            if why := full_disk(cause):
+                raise CareError(f"{file}: {why}; {ELSEWHERE}") from None
             raise CareError(f"{file}: cannot be used: {cause}") from None
 
     def __enter__(self) -> Self:
@@ -193,11 +196,12 @@ class Store:
         changes = [
             f"{name} = {f'{name} + ' if name in sums else ''}excluded.{name}" for name in list(values)[4:]
         ]
-        self._base.execute(
-            f"INSERT INTO judgements ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)}) "
-            f"ON CONFLICT DO UPDATE SET {', '.join(changes)}",
-            values,
-        )
+        with tells_full_disk(self.file, _KEPT):
+            self._base.execute(
+                f"INSERT INTO judgements ({', '.join(values)}) VALUES ({', '.join(f':{name}' for name in values)}) "
+                f"ON CONFLICT DO UPDATE SET {', '.join(changes)}",
+                values,
+            )
 
     def grades(self, judge: str, prompt: str) -> dict[Pair, tuple[str, int]]:
         """Return, by pair, the hash of the texts and the grade."""
@@ -232,16 +236,20 @@ class Store:
 
     def purge_answers(self) -> int:
         """Delete raw answers and return their number; grades, tokens and costs are kept."""
-        with closing(
-            self._base.execute(
-                "UPDATE judgements SET answer = NULL, first_answer = NULL, error = NULL "
-                "WHERE answer IS NOT NULL OR first_answer IS NOT NULL OR error IS NOT NULL"
-            )
-        ) as changed:
+        with (
+            tells_full_disk(self.file, _KEPT),
+            closing(
+                self._base.execute(
+                    "UPDATE judgements SET answer = NULL, first_answer = NULL, error = NULL "
+                    "WHERE answer IS NOT NULL OR first_answer IS NOT NULL OR error IS NOT NULL"
+                )
+            ) as changed,
+        ):
             count = changed.rowcount
         # Overwrite the deleted bytes, in the database and in its write-ahead log.
-        self._base.execute("VACUUM")
-        self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with tells_full_disk(self.file, _KEPT):
+            self._base.execute("VACUUM")
+            self._base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return count
 
 

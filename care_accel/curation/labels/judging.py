@@ -28,7 +28,7 @@ from care_accel.curation.labels.candidates import FILE as CANDIDATES
 from care_accel.curation.labels.candidates import read_pools
 from care_accel.curation.steps import Progress, Summary
 from care_accel.curation.texts.redact import redact_counted
-from care_accel.errors import CareError
+from care_accel.errors import CareError, Stopped
 
 PLACEHOLDERS = ("query", "document")
 # After this many consecutive failures a judge is considered down; its remaining pairs stay pending.
@@ -169,29 +169,40 @@ def judge_all(
     -------
     dict of str to str
         By name, why a judge was abandoned with tasks pending.
+
+    Raises
+    ------
+    Stopped
+        A signal came.
     """
     left = {judge.name: pending_tasks(store, judge, prompt, tasks, again) for judge in judges}
+    came: list[int] = []
 
     async def everything() -> dict[str, str]:
         stop = asyncio.Event()
         loop, this = asyncio.get_running_loop(), asyncio.current_task()
         assert this is not None
+
+        def handle(number: int) -> None:
+            came.append(number)
+            this.cancel() if stop.is_set() else stop.set()
+
         for number in (signal.SIGINT, signal.SIGTERM):
             with suppress(ValueError, RuntimeError, NotImplementedError):  # only in the main thread
-                loop.add_signal_handler(number, lambda: this.cancel() if stop.is_set() else stop.set())
+                loop.add_signal_handler(number, handle, number)
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Judge(judge)) for judge in judges]
             runs = [_judge(one, prompt, store, left[one.config.name], done, stop) for one in clients]
             reasons = await asyncio.gather(*runs)
-        if stop.is_set():
-            raise KeyboardInterrupt
+        if came:
+            raise Stopped(came[0])
         return {judge.name: reason for judge, reason in zip(judges, reasons, strict=True) if reason}
 
     with progress("judge", sum(map(len, left.values()))) as done:
         try:
             return asyncio.run(everything())
         except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            raise Stopped(came[0]) if came else KeyboardInterrupt from None
 
 
 def pending_tasks(

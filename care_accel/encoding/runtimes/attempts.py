@@ -11,8 +11,10 @@ from typing import Any
 from care_accel.errors import CareError
 
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.1, 2.0  # seconds
-# Messages of an overloaded server: from our models (`care_accel.serving.backend.backlog`), and its own queue limits.
-_OVERLOADED = re.compile(r"requests wait, and the limit is|queue size|timeout expired", re.IGNORECASE)
+# Messages of an overloaded server: from our models (`care_accel.serving.backend`: backlog, live_index), and its own queue limits.
+_OVERLOADED = re.compile(
+    r"requests wait, and the limit is|is compacted so often|queue size|timeout expired", re.IGNORECASE
+)
 # A model's process has died: the script tritonserver restarts the server within a second.
 _STUB_DIED = re.compile(r"Stub process .* is not healthy")
 _LOADING = re.compile(r"unknown model: .* has no available versions")

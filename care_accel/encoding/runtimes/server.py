@@ -162,6 +162,8 @@ class ServerClient(BaseClient):
         task: str = "retrieval",
         filters: Sequence[str | None] | None = None,
         subset: ArrayLike | None = None,
+        *,
+        partial: bool = False,
     ) -> SearchResult:
         """Return the top k documents for each query.
 
@@ -176,6 +178,8 @@ class ServerClient(BaseClient):
         subset : array_like, optional
             Of an index: search only these documents, a mask ``[n]`` or positions in any order. They travel with every
             text, 8 bytes a document: load the index to search large subsets.
+        partial : bool
+            Of a collection in shards: answer from the others while one is away; `SearchResult.shares` tells.
 
         Returns
         -------
@@ -187,14 +191,15 @@ class ServerClient(BaseClient):
         CareError
             The server does not answer in time, or rejects the texts or k.
         """
-        return self._run(search_plan(self.describe_search(), texts, k, task, filters, subset))
+        served = self.describe_search()
+        return self._run(search_plan(served, texts, k, task, filters, subset, partial_answer=partial))
 
     def _run(self, plan: RequestPlan[_R], progress: Callable[[int], None] | None = None) -> _R:
         def request(batch: list[int]) -> _R:
             inputs = plan.inputs(batch)
 
             def send(timeout: float) -> Answer:
-                return self._transport.infer(plan.model, inputs, timeout)
+                return self._transport.infer(plan.model, inputs, timeout, plan.parameters)
 
             try:
                 response = self._with_retries(plan.model, send)
@@ -311,9 +316,12 @@ class AsyncServerClient(BaseClient):
         task: str = "retrieval",
         filters: Sequence[str | None] | None = None,
         subset: ArrayLike | None = None,
+        *,
+        partial: bool = False,
     ) -> SearchResult:
         """Return the top k documents for each query; see `ServerClient.search`."""
-        return await self._run(search_plan(await self.describe_search(), texts, k, task, filters, subset))
+        served = await self.describe_search()
+        return await self._run(search_plan(served, texts, k, task, filters, subset, partial_answer=partial))
 
     async def _run(self, plan: RequestPlan[_R]) -> _R:
         limit = asyncio.Semaphore(self.in_flight)
@@ -323,7 +331,7 @@ class AsyncServerClient(BaseClient):
                 inputs = plan.inputs(batch)
 
                 def send(timeout: float) -> Awaitable[Answer]:
-                    return self._transport.infer(plan.model, inputs, timeout)
+                    return self._transport.infer(plan.model, inputs, timeout, plan.parameters)
 
                 try:
                     response = await self._with_retries(plan.model, send)

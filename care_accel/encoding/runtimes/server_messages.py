@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -15,12 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from care_accel.encoding.base import checked_texts
 from care_accel.encoding.runtimes.attempts import ServerError
 from care_accel.encoding.runtimes.server_descriptions import ENCODERS, SEARCH, ServedEncoder, ServedSearch
-from care_accel.encoding.runtimes.transports.interface import Answer, Inputs
+from care_accel.encoding.runtimes.transports.interface import Answer, Inputs, Parameters
 from care_accel.errors import CareError, require_count
 from care_accel.files import replace_lone_surrogates
 
 # In the JSON of a collection's document, next to the user's fields, whose names never begin with an underscore.
 SPAN = "_span"
+# A parameter of a search of a collection in shards: it may be answered while some of them are away.
+PARTIAL = "partial"
 # An output of the search of a collection in shards.
 SHARE = "SHARE"
 _MOST_K = 2**31 - 1
@@ -93,6 +95,8 @@ class RequestPlan(Generic[_Result]):
     model : str
     batches : list of list of int
         Positions of the texts of each request.
+    parameters : mapping of str to bool
+        Of each request.
     """
 
     model: str
@@ -104,6 +108,7 @@ class RequestPlan(Generic[_Result]):
     _read: Callable[[Answer, int], _Result]
     _filters: Sequence[str | None] | None = None
     _subset: NDArray[np.int64] | None = None
+    parameters: Parameters = field(default_factory=dict)
 
     def inputs(self, batch: Sequence[int]) -> Inputs:
         """Return the inputs of a request."""
@@ -177,6 +182,8 @@ def search_plan(
     task: str,
     filters: Sequence[str | None] | None = None,
     subset: ArrayLike | None = None,
+    *,
+    partial_answer: bool = False,
 ) -> RequestPlan[SearchResult]:
     """Split queries into requests to the search.
 
@@ -212,7 +219,8 @@ def search_plan(
         spans=[] if served.collection else None,
     )
     read = partial(_read_hits, k=k, collection=served.collection)
-    return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters, chosen)
+    parameters = {PARTIAL: True} if partial_answer else {}
+    return RequestPlan(SEARCH, batches, texts, task, k, empty, read, filters, chosen, parameters)
 
 
 def _positions(subset: ArrayLike, served: ServedSearch) -> NDArray[np.int64]:

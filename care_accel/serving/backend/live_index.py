@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,9 +32,10 @@ if TYPE_CHECKING:
 
 # Interval in seconds at which the index folder is checked, at the cost of one stat call; and an object store, of a request.
 _POLL_S, _POLL_STORE_S = 0.5, 2.0
-# A batch is begun again so often at most, each time over a newer version.
-_TRIES = 3
-_Answers = TypeVar("_Answers")
+# A batch is begun again for so long, each time over a newer version; so long are the first and the longest pause between.
+_TRY_S = 5.0
+_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
+_REMOVED = "the collection is compacted so often that no version stays long enough to be searched; try again"
 
 
 @dataclass
@@ -179,18 +182,31 @@ class LiveIndex:
         observed = self._watch.observed
         return float("nan") if observed is None else observed.high
 
-    def answer(self, batch: Callable[[OpenIndex | OpenCollection], _Answers]) -> _Answers:
+    def answer(self, requests: int, batch: Callable[[OpenIndex | OpenCollection], list[Any]]) -> list[Any]:
         """Return the answers to a batch, all over one index.
 
         They are begun again over the newest version of the collection if the current one has been removed since the last look
-        (``compact --keep-days 0``): what a new filter leaves is read from its table.
+        (``compact --keep-days 0``): what a new filter leaves is read from its table. Where versions are removed faster than a batch
+        is answered, each request gets UNAVAILABLE after some seconds.
+
+        Parameters
+        ----------
+        requests : int
+            Number of requests of the batch.
+        batch : callable
+            Returns an answer for each, over an index.
         """
-        for _ in range(_TRIES - 1):
+        end, pause = monotonic() + _TRY_S, 0.0
+        while True:
             try:
                 return batch(self.current)
             except VersionRemoved:
+                if monotonic() + pause >= end:
+                    return self._backend.overload(_REMOVED, requests)
+            sleep(pause)
+            pause = min(max(2 * pause, _PAUSE_S), _LONGEST_PAUSE_S)
+            with suppress(CareError):  # the newest version is being removed as well
                 self._refresh()
-        return batch(self.current)
 
     def _refresh(self) -> None:
         """See the newest version of the collection, or another one in its place."""

@@ -74,7 +74,9 @@ class Api:
                 served = await self._upstream.model("query", asked.model, "a search")
                 found = await _cancel_on_disconnect(
                     request.receive,
-                    self._upstream.search(asked.texts, asked.k, asked.task, asked.filter, extend),
+                    self._upstream.search(
+                        asked.texts, asked.k, asked.task, asked.filter, extend, partial=asked.partial
+                    ),
                 )
             data: list[dict[str, Any]] = []
             for piece in found:

@@ -11,7 +11,7 @@ from care_accel.serving.gateway.errors import invalid
 from care_accel.serving.gateway.settings import Settings
 
 EMBEDDING_FIELDS = ("input", "model", "input_type", "task", "dimensions", "encoding_format", "user")
-SEARCH_FIELDS = ("query", "k", "filter", "model", "task", "user")
+SEARCH_FIELDS = ("query", "k", "filter", "partial", "model", "task", "user")
 RERANK_FIELDS = ("query", "documents", "top_n", "return_documents", "model", "user")
 DELETE_FIELDS = ("ids", "filter")
 FORMATS = ("float", "base64")
@@ -75,6 +75,7 @@ class SearchRequest:
     task: Task
     k: int
     filter: str | None
+    partial: bool
 
     @classmethod
     def read(cls, values: dict[str, Any], settings: Settings) -> SearchRequest:
@@ -105,6 +106,7 @@ class SearchRequest:
             task=fields.choice(values, "task", TASKS) or TASKS[0],
             k=k,
             filter=fields.condition(values, "filter"),
+            partial=fields.flag(values, "partial"),
         )
 
 

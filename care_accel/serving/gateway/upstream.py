@@ -44,7 +44,8 @@ class Backend(Protocol):
 
     @property
     def search(self) -> Callable[..., Awaitable[Any]]:
-        """Coroutine of ``texts, k, task`` and, for a collection, ``filters``: a list of str or None, one a query.
+        """Coroutine of ``texts, k, task`` and, for a collection, ``filters``: a list of str or None, one a query. And ``partial``,
+        which lets a collection in shards answer while some are away.
 
         Returns ids [n, k], scores [n, k], documents, tokens [n] and times [n, 3] in microseconds. Of a collection,
         ``document_ids`` too: for each query k texts, None beyond its hits; and of one in chunks ``spans``, start and end of the
@@ -181,14 +182,18 @@ class Upstream:
         task: Task,
         condition: str | None = None,
         extend: Callable[[], None] = lambda: None,
+        *,
+        partial: bool = False,
     ) -> list[Any]:
         """Search for some texts, among the documents that a filter leaves; return what each piece found.
 
-        ``extend`` and errors are those of `encode`.
+        ``partial`` allows answers from the shards that are there. ``extend`` and errors are those of `encode`.
         """
         found = []
         for piece in cut(texts):
-            options = {} if condition is None else {"filters": [condition] * len(piece)}
+            options: dict[str, Any] = {} if condition is None else {"filters": [condition] * len(piece)}
+            if partial:
+                options["partial"] = True
             found.append(
                 await _answer(self._backend.search([texts[i] for i in piece], k, task, **options), piece)
             )

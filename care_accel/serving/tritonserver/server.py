@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
 import shutil
@@ -11,7 +12,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Callable, Sequence
@@ -158,7 +158,10 @@ class Server:
         try:
             with _DIRECT.open(f"http://{self.http}/v2/health/ready", timeout=2) as answer:
                 return answer.status == 200
-        except (OSError, urllib.error.URLError):
+        except (
+            OSError,
+            http.client.HTTPException,
+        ):  # or another program has the port, and speaks something else
             return False
 
     def died(self) -> bool:

@@ -170,6 +170,9 @@ def test_a_server_that_is_away_is_told_and_comes_back(pair):
                 with pytest.raises(ServerError, match="1 of 2 shards do not answer") as told:
                     await exact.search(["感冒"], 3)
             marked = await partial.search(["感冒"], 40)
+            asked = await exact.search(["感冒"], 40, partial=True)
+            assert asked.document_ids == marked.document_ids
+            assert asked.shares[0] == marked.shares[0] < 1
             ready = await exact.ready()
             servers[1].down = False
             async with asyncio.timeout(10):

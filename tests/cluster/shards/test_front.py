@@ -143,7 +143,9 @@ def test_without_a_shard_searches_are_refused_or_marked(collection, searched, se
         exact.search(["感冒"], 3)
     assert told.value.status == "UNAVAILABLE"
     found = partial.search(["感冒"], 3)
-    assert 0 < found.shares[0] < 1
+    asked = exact.search(["感冒"], 3, partial=True)
+    assert asked.document_ids == found.document_ids
+    assert 0 < asked.shares[0] == found.shares[0] < 1
     assert _found(found, 0)[0]["partial"] is True
     assert _found(found, 0)[0]["share"] == found.shares[0]
     with pytest.raises(CareError, match="not all shards answered"):

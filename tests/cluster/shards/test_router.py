@@ -264,3 +264,15 @@ def test_a_shard_whose_scan_goes_wrong_is_told_by_its_check(collections):
     version.searcher.snapshot.index.remove([version.canary.position])
     with pytest.raises(CareError, match="does not find what it found"):
         shard.check()
+
+
+def test_a_version_that_was_removed_under_a_filter_is_missing_and_no_mistake_of_who_asks(tmp_path, model):
+    made = Collection.create(tmp_path / "c", model)
+    made.upsert([{"id": f"d{i}", "text": "感冒多喝水", "year": i} for i in range(4)])
+    shard = Shard(made.uri, 0, 1)
+    version = made.version
+    made.upsert([{"id": "d0", "text": "骨折后应固定", "year": 9}])
+    made.compact(keep_days=0)
+    vectors = model.encode_query(["感冒"])
+    assert shard.search(Request(version, 3, True, "year > 1", vectors)) == Missing(version)
+    assert len(shard.search(Request(version, 3, True, None, vectors)).hits[0]) == 3

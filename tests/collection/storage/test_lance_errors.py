@@ -6,26 +6,7 @@ import pyarrow as pa
 import pytest
 
 from care_accel import CareError, Collection
-from care_accel.collection.storage.lance_errors import WriteConflict, filter_errors, is_enclosed, translated
-
-
-@pytest.mark.parametrize(
-    ("expression", "enclosed"),
-    [
-        ("a = 1", True),
-        ("(a = 1) OR (b = 2)", True),
-        ("a = ')' AND b = 'x''y'", True),
-        ("`a)` = 1", True),
-        ("a = 1) OR (b = 2", False),
-        ("a = 'x", False),
-        ("a = 1 -- b", False),
-        ("a = 1; b", False),
-        ("a /* b */ = 1", False),
-        ("((a = 1)", False),
-    ],
-)
-def test_a_filter_stays_in_its_parentheses(expression, enclosed):
-    assert is_enclosed(expression) is enclosed
+from care_accel.collection.storage.lance_errors import WriteConflict, translated
 
 
 @pytest.mark.parametrize(
@@ -123,9 +104,3 @@ def test_a_reader_of_a_removed_version_is_told_to_refresh(collection):
             read()
     reader.refresh()
     assert len(reader.search("高血压", filter="year > 2001")) == 8
-
-
-def test_a_wrong_filter_shows_names_as_a_filter_has_to_write_them():
-    fields = {"科室 名称": pa.string(), "year": pa.int64()}
-    with pytest.raises(CareError, match=r"`科室 名称` \(a text\), year \("), filter_errors("x", fields):
-        raise ValueError("Expected: )")

@@ -33,6 +33,20 @@ def test_a_snapshot_that_cannot_be_saved_is_searched_all_the_same(collection, ro
     assert found(collection) == {row["id"]: row["text"] for row in rows}
 
 
+def test_a_full_disk_under_the_index_is_told_with_what_to_do(model, tmp_path, full_disk, caplog):
+    made = Collection.create(tmp_path / "c", model, lexical=True)
+    made.upsert([{"id": f"d{i}", "text": f"第{i}条"} for i in range(100)])
+    with full_disk(12_000):
+        assert len(found(made)) == 50
+    folder = tmp_path / "c" / "index"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"{folder}: the disk is full (File too large), so the index is not saved")
+    assert line.endswith("free some space, or have it in a folder on another disk (index_dir, --index-dir)")
+    assert list(folder.iterdir()) == []
+    assert len(found(Collection.open(tmp_path / "c", model=model))) == 50
+    assert [entry.name for entry in folder.iterdir()] == [f"version-{made.version}"]
+
+
 def test_two_collections_with_one_index_folder_have_their_own_rows(model, tmp_path):
     made = [Collection.create(tmp_path / name, model, index_dir=tmp_path / "index") for name in "ab"]
     expected = []

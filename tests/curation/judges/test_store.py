@@ -35,6 +35,16 @@ def test_what_is_added_is_there_for_another_reader_at_once(store, tmp_path):
     assert store.grades("b", "p") == store.grades("a", "p2") == {}
 
 
+def test_a_full_disk_is_told_in_one_line_and_earlier_judgements_stay(store):
+    store.add(JUDGE, PAIR, "p", "h", ANSWERED, 4)
+    (pages,) = store._base.execute("PRAGMA page_count").fetchone()
+    store._base.execute(f"PRAGMA max_page_count = {pages}")
+    long = Reply("answered", {"grade": 4}, "长" * 100_000, tokens_in=10, tokens_out=5, model="m-1")
+    with pytest.raises(CareError, match="sqlite3: the disk is full; the judgements before are kept"):
+        store.add(JUDGE, Pair("q", "d2"), "p", "h", long, 4)
+    assert store.grades("a", "p") == {PAIR: ("h", 4)}
+
+
 def test_a_later_answer_takes_the_place_of_an_earlier_and_costs_are_added(store):
     store.add(JUDGE, PAIR, "p", "h", UNREADABLE, None)
     assert store.finished("a", "p") == {PAIR: "h"}

@@ -107,6 +107,8 @@ def test_a_deadline_that_has_passed_leaves_no_time_below_nought():
     [
         ("UNAVAILABLE", "[request id: <id_unknown>] Exceeds maximum queue size",
          "localhost:8001: search is overloaded (Exceeds maximum queue size); try again later, or use more retries"),
+        ("UNAVAILABLE", "the collection is compacted so often that no version stays",
+         "localhost:8001: search is overloaded (the collection is compacted so often that no version stays); "),
         ("UNAVAILABLE", "Request timeout expired", "localhost:8001: search is overloaded (Request timeout expired); "),
         ("UNAVAILABLE", "failed to connect", "localhost:8001: no inference server answers (failed to connect); "),
         ("DEADLINE_EXCEEDED", "Deadline Exceeded", "localhost:8001: search did not answer within 60 s; "),

@@ -11,6 +11,7 @@ import pytest
 
 from care_accel import ApproximateIndex, CareError, Collection, DualEncoder, ExactIndex, Retriever
 from care_accel import retriever as retriever_module
+from care_accel.errors import VersionRemoved
 from care_accel.index.approximate.building import choosing, run
 from care_accel.index.approximate.recall import recalls
 from care_accel.serving.backend import live_index
@@ -294,3 +295,60 @@ def test_a_build_without_cuda_scans_on_the_processor_and_says_so(monkeypatch):
     assert live_index.scan_device(SimpleNamespace(device="cuda:1", log=said.append)) == "cpu"
     assert said == ["the scan runs on the CPU: this build has no CUDA parts"]
     assert live_index.scan_device(SimpleNamespace(device="cpu", log=said.append)) == "cpu"
+
+
+@pytest.fixture
+def followed(tmp_path, monkeypatch):
+    """Return the index of a served collection that looks for versions only when it is told to."""
+    monkeypatch.setattr(live_index, "_POLL_S", 60)
+    Collection.create(tmp_path / "c", Quick()).upsert([{"id": "a", "text": "1"}])
+    care = {"name": "m", "width": 8, "revision": "sha256:1"}
+    backend = backend_of(tmp_path, [], care=care, index=str(tmp_path / "c"))
+    backend.overload = lambda why, requests: [f"UNAVAILABLE: {why}"] * requests
+    live = live_index.LiveIndex(backend)
+    yield live
+    live.end()
+
+
+def test_a_batch_is_begun_again_however_often_its_version_is_removed(followed, monkeypatch):
+    monkeypatch.setattr(live_index, "_PAUSE_S", 0.001)
+    refreshed = []
+    monkeypatch.setattr(followed, "_refresh", lambda: refreshed.append(1))
+
+    def batch(index):
+        if len(refreshed) < 8:
+            raise VersionRemoved("it is gone")
+        return ["hits"]
+
+    assert followed.answer(1, batch) == ["hits"]
+    assert len(refreshed) == 8
+
+
+def test_a_newest_version_that_is_removed_as_well_is_no_failure(followed, monkeypatch):
+    def gone():
+        tried.append(1)
+        raise VersionRemoved("the newest is gone too")
+
+    tried = []
+    monkeypatch.setattr(followed, "_refresh", gone)
+
+    def batch(index):
+        if len(tried) < 2:
+            raise VersionRemoved("it is gone")
+        return ["hits"]
+
+    assert followed.answer(1, batch) == ["hits"]
+
+
+def test_after_some_seconds_each_request_is_told_to_try_again(followed, monkeypatch):
+    monkeypatch.setattr(live_index, "_TRY_S", 0.05)
+
+    def batch(index):
+        raise VersionRemoved("it is gone")
+
+    begun = time.monotonic()
+    found = followed.answer(3, batch)
+    assert 0.01 < time.monotonic() - begun < 5
+    assert len(found) == 3
+    assert found[0].startswith("UNAVAILABLE: the collection is compacted so often")
+    assert found[0].endswith("try again")

@@ -81,8 +81,8 @@ class Memory:
             vectors=self.vectors(role, texts), tokens=tokens, times=np.ones((len(texts), 2), np.float32)
         )
 
-    async def search(self, texts, k=10, task="retrieval", *, filters=None):
-        await self._work("search", texts, k, task, *([] if filters is None else [filters]))
+    async def search(self, texts, k=10, task="retrieval", *, filters=None, **more):
+        await self._work("search", texts, k, task, *([] if filters is None else [filters]), *more.items())
         found = min(k, len(self.documents))
         ids = np.full((len(texts), k), -1, np.int64)
         ids[:, :found] = np.arange(found)

@@ -65,6 +65,14 @@ def test_a_filter_is_for_all_queries_of_a_request(gateway, memory):
     assert memory.asked.pop() == ("search", ["a"], 10, "retrieval")
 
 
+def test_a_request_may_allow_a_partial_answer(gateway, memory):
+    client = gateway()
+    for some in ({"partial": True}, {"partial": False}, {"partial": None}, {}):
+        assert client.post("/v1/search", json={"query": "a", **some}).status_code == 200
+    assert [("partial", True) in asked for asked in memory.asked] == [True, False, False, False]
+    refused(client, "/v1/search", 400, query="a", partial="yes")
+
+
 def test_a_filter_that_the_server_refuses_is_told_in_its_words_and_not_logged(gateway, memory, caplog):
     problem = "scan: filter \"科 = '头痛'\": no field 科; the fields are id (a text)"
     memory.fault = None

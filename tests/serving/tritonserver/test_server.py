@@ -2,9 +2,12 @@ import gc
 import re
 import shutil
 import socket
+import socketserver
 import tempfile
+import threading
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -58,6 +61,17 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts():
         port = taken.getsockname()[1]
         with pytest.raises(CareError, match=rf"grpc cannot listen on 127.0.0.1:{port}: .*--grpc-port"):
             Server(REPOSITORY, grpc=port)
+
+
+def test_a_port_at_which_another_program_speaks_something_else_is_not_ready():
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self):
+            self.request.sendall(b"\0\0\x18\4\0\0\0\0\0\0\4\0@\0\0\n")  # as gRPC begins
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.handle_request, daemon=True).start()
+        host, port = other.server_address
+        assert not Server.ready(SimpleNamespace(http=f"{host}:{port}"))
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_loopback(server, monkeypatch):

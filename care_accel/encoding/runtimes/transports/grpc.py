@@ -7,8 +7,10 @@ from typing import Any
 
 from care_accel.encoding.runtimes.transports.address import Address
 from care_accel.encoding.runtimes.transports.interface import (
+    NONE,
     Configuration,
     Inputs,
+    Parameters,
     datatype,
     tritonclient_module,
 )
@@ -43,12 +45,10 @@ class GrpcTransport:
         self._module = tritonclient_module("tritonclient.grpc")
         self._client = self._module.InferenceServerClient(str(address), channel_args=CHANNEL)
 
-    def infer(self, model: str, inputs: Inputs, timeout: float) -> GrpcAnswer:
+    def infer(self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE) -> GrpcAnswer:
         """Run a model."""
         tensors = _tensors(self._module, inputs)
-        return GrpcAnswer(
-            self._client.infer(model, tensors, timeout=int(1e6 * timeout), client_timeout=timeout)
-        )
+        return GrpcAnswer(self._client.infer(model, tensors, **_options(timeout, parameters)))
 
     def configuration(self, model: str, timeout: float) -> Configuration:
         """Return what the server says of a model."""
@@ -70,12 +70,12 @@ class AsyncGrpcTransport:
         self._module = tritonclient_module("tritonclient.grpc.aio")
         self._client = self._module.InferenceServerClient(str(address), channel_args=CHANNEL)
 
-    async def infer(self, model: str, inputs: Inputs, timeout: float) -> GrpcAnswer:
+    async def infer(
+        self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE
+    ) -> GrpcAnswer:
         """Run a model."""
         tensors = _tensors(self._module, inputs)
-        return GrpcAnswer(
-            await self._client.infer(model, tensors, timeout=int(1e6 * timeout), client_timeout=timeout)
-        )
+        return GrpcAnswer(await self._client.infer(model, tensors, **_options(timeout, parameters)))
 
     async def configuration(self, model: str, timeout: float) -> Configuration:
         """Return what the server says of a model."""
@@ -88,6 +88,14 @@ class AsyncGrpcTransport:
     async def close(self) -> None:
         """Close the connection."""
         await self._client.close()
+
+
+def _options(timeout: float, parameters: Parameters) -> dict[str, Any]:
+    return {
+        "timeout": int(1e6 * timeout),
+        "client_timeout": timeout,
+        "parameters": dict(parameters) or None,
+    }
 
 
 def _tensors(module: Any, inputs: Inputs) -> list[Any]:

@@ -21,7 +21,13 @@ from care_accel.encoding.runtimes.transports.http_messages import (
     read_configuration,
 )
 from care_accel.encoding.runtimes.transports.http_pool import Connection, Pool, later_on_a_thread
-from care_accel.encoding.runtimes.transports.interface import Configuration, Inputs, required_module
+from care_accel.encoding.runtimes.transports.interface import (
+    NONE,
+    Configuration,
+    Inputs,
+    Parameters,
+    required_module,
+)
 
 _CHUNK = 1 << 16  # bytes
 
@@ -53,9 +59,9 @@ class HttpTransport(_Base):
         super().__init__(address)
         self.pool: Pool[socket.socket] = Pool(socket.socket.close, later_on_a_thread)
 
-    def infer(self, model: str, inputs: Inputs, timeout: float) -> HttpAnswer:
+    def infer(self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE) -> HttpAnswer:
         """Run a model."""
-        return read_answer(self.exchange(self._messages.infer(model, inputs, timeout), timeout))
+        return read_answer(self.exchange(self._messages.infer(model, inputs, timeout, parameters), timeout))
 
     def configuration(self, model: str, timeout: float) -> Configuration:
         """Return what the server says of a model."""
@@ -117,9 +123,12 @@ class AsyncHttpTransport(_Base):
             lambda link: link[1].close(), asyncio.get_running_loop().call_later
         )
 
-    async def infer(self, model: str, inputs: Inputs, timeout: float) -> HttpAnswer:
+    async def infer(
+        self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE
+    ) -> HttpAnswer:
         """Run a model."""
-        return read_answer(await self.exchange(self._messages.infer(model, inputs, timeout), timeout))
+        request = self._messages.infer(model, inputs, timeout, parameters)
+        return read_answer(await self.exchange(request, timeout))
 
     async def configuration(self, model: str, timeout: float) -> Configuration:
         """Return what the server says of a model."""

@@ -13,8 +13,10 @@ from tritonclient.utils import InferenceServerException, deserialize_bytes_tenso
 
 from care_accel.encoding.runtimes.transports.address import Address
 from care_accel.encoding.runtimes.transports.interface import (
+    NONE,
     Configuration,
     Inputs,
+    Parameters,
     datatype,
     dtype_of,
 )
@@ -48,7 +50,7 @@ class Messages:
         """Return a request for a path."""
         return f"GET {path} {self._host}\r\n".encode()
 
-    def infer(self, model: str, inputs: Inputs, timeout: float) -> bytes:
+    def infer(self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE) -> bytes:
         """Return a request to a model, with the seconds after which a queue policy of the server may drop it."""
         tensors, data = [], []
         for name, values in inputs.items():
@@ -60,9 +62,10 @@ class Messages:
                 f'{{"name":"{name}","shape":{list(values.shape)},"datatype":"{kind}",'
                 f'"parameters":{{"binary_data_size":{len(data[-1])}}}}}'
             )
+        more = "".join(f',"{name}":{json.dumps(value)}' for name, value in parameters.items())
         head = (
             f'{{"inputs":[{",".join(tensors)}],'
-            f'"parameters":{{"binary_data_output":true,"timeout":{int(1e6 * timeout)}}}}}'
+            f'"parameters":{{"binary_data_output":true,"timeout":{int(1e6 * timeout)}{more}}}}}'
         ).encode()
         length = len(head) + sum(map(len, data))
         start = (

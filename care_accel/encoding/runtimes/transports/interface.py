@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,9 @@ from care_accel.errors import CareError
 
 # Inputs of a model by name; texts are arrays of objects with bytes.
 Inputs = Mapping[str, NDArray[Any]]
+# Parameters of a request by name.
+Parameters = Mapping[str, bool]
+NONE: Parameters = MappingProxyType({})
 # Types of the server's tensors, by those of NumPy.
 _TYPES = {
     "BYTES": np.dtype(np.object_), "BOOL": np.dtype(np.bool_),
@@ -62,7 +66,7 @@ class Answer(Protocol):
 class Transport(Protocol):
     """A way to a server, shared by threads. Its errors are `InferenceServerException` of tritonclient, with a gRPC status."""
 
-    def infer(self, model: str, inputs: Inputs, timeout: float) -> Answer:
+    def infer(self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE) -> Answer:
         """Run a model. The server is told the timeout in seconds: a queue policy may drop the request then."""
 
     def configuration(self, model: str, timeout: float) -> Configuration:
@@ -78,7 +82,9 @@ class Transport(Protocol):
 class AsyncTransport(Protocol):
     """`Transport` for the coroutines of one event loop."""
 
-    async def infer(self, model: str, inputs: Inputs, timeout: float) -> Answer: ...
+    async def infer(
+        self, model: str, inputs: Inputs, timeout: float, parameters: Parameters = NONE
+    ) -> Answer: ...
 
     async def configuration(self, model: str, timeout: float) -> Configuration: ...
 

@@ -15,7 +15,7 @@ from care_accel.collection import Collection, Upserted
 from care_accel.collection.storage.lance_errors import WriteConflict
 from care_accel.encoding.base import BaseDualEncoder
 from care_accel.encoding.runtimes.attempts import ServerError
-from care_accel.errors import CareError
+from care_accel.errors import CareError, VersionRemoved
 from care_accel.serving.gateway.documents.encoder import EncoderChanged
 from care_accel.serving.gateway.documents.rows import Rows
 from care_accel.serving.gateway.errors import ApiError, invalid
@@ -156,6 +156,8 @@ class DocumentStore:
             writer.refresh()
             try:
                 writer.count(condition)
+            except VersionRemoved:  # by a compact meanwhile: no mistake of who asks
+                raise
             except CareError as mistake:
                 raise invalid(str(mistake), "filter", "invalid_filter") from None
         return writer.delete(ids, filter=condition), writer.version

@@ -124,6 +124,11 @@ def request_schemas(settings: Settings) -> dict[str, Schema]:
                     default=schemas.DEFAULT_K,
                 ),
                 "filter": condition,
+                "partial": _optional(
+                    "boolean",
+                    "Of a collection in shards: answer from the others while some are away, and say so.",
+                    default=False,
+                ),
                 "model": _optional("string", "NAME or `NAME-query`."),
                 "task": _task(),
                 "user": _USER,

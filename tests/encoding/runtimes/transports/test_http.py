@@ -1,4 +1,5 @@
 import asyncio
+import json
 import multiprocessing
 import random
 import socketserver
@@ -14,6 +15,7 @@ from care_accel import CareError
 from care_accel.encoding import AsyncServerClient, ServerClient
 from care_accel.encoding.runtimes.transports import Address
 from care_accel.encoding.runtimes.transports.http import HttpTransport
+from care_accel.encoding.runtimes.transports.http_messages import Messages
 
 over_http = pytest.mark.parametrize("protocol", ["http"], indirect=True)
 
@@ -196,3 +198,13 @@ def test_an_answer_without_what_describes_its_tensors_is_refused(answering, head
     transport = HttpTransport(Address.read(answering(answer)))
     with pytest.raises(Exception, match="not as an inference server"):
         transport.infer("search", {"TEXT": np.array([[b"a"]], np.object_)}, 5.0)
+
+
+@pytest.mark.parametrize("parameters", [{}, {"partial": True}])
+def test_a_request_has_the_parameters_that_it_is_given(parameters):
+    sent = Messages(Address.read("http://localhost:8000")).infer(
+        "search", {"TEXT": np.array([[b"a"]], np.object_)}, 5.0, parameters
+    )
+    start, _, body = sent.partition(b"\r\n\r\n")
+    head = json.loads(body[: int(start.partition(b"Inference-Header-Content-Length: ")[2].split()[0])])
+    assert head["parameters"] == {"binary_data_output": True, "timeout": 5_000_000, **parameters}

@@ -8,6 +8,7 @@ import pytest
 from care_accel import CareError, Collection
 from care_accel.collection.storage.lance_errors import WriteConflict
 from care_accel.encoding.runtimes.attempts import ServerError
+from care_accel.errors import VersionRemoved
 from care_accel.serving.gateway.documents.encoder import EncoderChanged
 from care_accel.serving.gateway.documents.store import DocumentStore
 from care_accel.serving.gateway.errors import ApiError
@@ -48,6 +49,18 @@ def test_a_write_that_fails_says_why_writes_nothing_and_the_next_one_works(
     assert now() == before
     quick.fault = None
     assert put(client, NEW).json()["new"] == 1
+
+
+def test_a_version_that_is_removed_during_a_deletion_is_no_wrong_filter(gateway, now, monkeypatch):
+    def gone(self, filter):
+        raise VersionRemoved("the version that is open was removed")
+
+    client, before = gateway(), now()
+    monkeypatch.setattr(Collection, "count", gone)
+    condition = {"filter": "year > 1"}
+    assert code(client.request("DELETE", "/v1/documents", json=condition)) == (503, "not_written")
+    monkeypatch.undo()
+    assert now() == before
 
 
 def test_the_log_says_that_the_disk_is_full(gateway, quick, caplog):
