@@ -20,10 +20,13 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <vector>
+
+#include "unchecked.hpp"
 
 #define __global__
 #define __device__
@@ -77,7 +80,7 @@ public:
     }
 
     // Leaves this fibre, which runs, for another; returns when something switches back.
-    void switch_to(Fibre& next) {
+    CARE_UNCHECKED void switch_to(Fibre& next) {
         if (__builtin_setjmp(place_) == 0) go_on(next);
         arrive();
     }
@@ -116,6 +119,8 @@ private:
     void* kept_ = nullptr;  // AddressSanitizer's
 };
 
+#pragma GCC push_options
+#pragma GCC optimize("O2")
 class Machine {
 public:
     dim3 thread, block, grid;
@@ -133,13 +138,14 @@ public:
         }
     }
 
-    void wait_for_block() { wait(State::kAtBarrier); }
+    CARE_UNCHECKED void wait_for_block() { wait(State::kAtBarrier); }
 
     // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more
     // than one exchange ahead.
-    const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
-        const unsigned me = thread.x, set = threads_[me]->exchanges++ % 2;
-        std::copy_n(mine, 6, values_[set][me]);
+    CARE_UNCHECKED const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
+        const unsigned me = thread.x, set = threads_[me].exchanges++ % 2;
+        std::uint64_t* const to = values_[set][me];
+        for (unsigned i = 0; i < 6; ++i) to[i] = mine[i];
         wait(State::kInWarp);
         return values_[set] + me / kLanesOfWarp * kLanesOfWarp;
     }
@@ -156,33 +162,36 @@ private:
     static constexpr char kGuardByte = 0x5a;
     static constexpr unsigned kMaxThreads = 1024;
 
-    void run_block(unsigned threads) {
-        while (threads_.size() < threads) {
-            threads_.push_back(std::make_unique<Thread>());
-            std::memset(threads_.back()->fibre.lowest(), kGuardByte, kGuard);
-        }
+    CARE_UNCHECKED void run_block(unsigned threads) {
+        while (count_ < threads) std::memset(threads_[count_++].fibre.lowest(), kGuardByte, kGuard);
         for (unsigned i = 0; i < threads; ++i) {
-            threads_[i]->state = State::kReady;
-            threads_[i]->exchanges = 0;
-            threads_[i]->fibre.restart();
+            threads_[i].state = State::kReady;
+            threads_[i].exchanges = 0;
+            threads_[i].fibre.restart();
         }
-        std::vector<unsigned> order(threads);
-        std::iota(order.begin(), order.end(), 0u);
+        unsigned order[kMaxThreads];
+        std::iota(order, order + threads, 0u);
         for (;;) {
-            std::shuffle(order.begin(), order.end(), random_);
+            for (unsigned i = threads; i > 1; --i) {
+                unsigned& other = order[random_below(i)];
+                const unsigned mine = order[i - 1];
+                order[i - 1] = other;
+                other = mine;
+            }
             bool ran = false;
-            for (const unsigned i : order) {
-                if (threads_[i]->state != State::kReady) continue;
+            for (unsigned i = 0; i < threads; ++i) {
+                Thread& next = threads_[order[i]];
+                if (next.state != State::kReady) continue;
                 ran = true;
-                thread.x = i;
-                scheduler_.switch_to(threads_[i]->fibre);
+                thread.x = order[i];
+                scheduler_.switch_to(next.fibre);
             }
             if (ran) {
                 release_warps(threads);
                 continue;
             }
             if (all(0, threads, State::kDone, State::kDone)) {
-                for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i]->fibre.lowest());
+                for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i].fibre.lowest());
                 return;
             }
             if (!all(0, threads, State::kAtBarrier, State::kDone)) {
@@ -199,42 +208,58 @@ private:
         std::abort();
     }
 
-    void release_warps(unsigned threads) {
+    // Uniform; not the standard library's, which takes a tenth of the time.
+    CARE_UNCHECKED unsigned random_below(unsigned end) {
+        random_ = random_ * 6364136223846793005u + 1442695040888963407u;
+        return static_cast<unsigned>((random_ >> 32) * end >> 32);
+    }
+
+    CARE_UNCHECKED void release_warps(unsigned threads) {
         for (unsigned warp = 0; warp < threads; warp += kLanesOfWarp) {
             if (all(warp, warp + kLanesOfWarp, State::kInWarp, State::kInWarp)) release(warp, warp + kLanesOfWarp);
         }
     }
 
-    bool all(unsigned begin, unsigned end, State one, State other) const {
-        return std::all_of(threads_.begin() + begin, threads_.begin() + end,
-                           [&](const auto& each) { return each->state == one || each->state == other; });
+    CARE_UNCHECKED bool all(unsigned begin, unsigned end, State one, State other) const {
+        for (unsigned i = begin; i < end; ++i) {
+            if (threads_[i].state != one && threads_[i].state != other) return false;
+        }
+        return true;
     }
 
-    void release(unsigned begin, unsigned end) {
+    CARE_UNCHECKED void release(unsigned begin, unsigned end) {
         for (unsigned i = begin; i < end; ++i) {
-            if (threads_[i]->state != State::kDone) threads_[i]->state = State::kReady;
+            if (threads_[i].state != State::kDone) threads_[i].state = State::kReady;
         }
     }
 
-    void wait(State state) {
-        const unsigned me = thread.x;
-        threads_[me]->state = state;
-        threads_[me]->fibre.switch_to(scheduler_);
+    CARE_UNCHECKED void wait(State state) {
+        Thread& me = threads_[thread.x];
+        me.state = state;
+        me.fibre.switch_to(scheduler_);
     }
 
     static void enter();
 
-    std::vector<std::unique_ptr<Thread>> threads_;
+    std::unique_ptr<Thread[]> own_{new Thread[kMaxThreads]};
+    Thread* const threads_ = own_.get();
+    unsigned count_ = 0;  // of those whose stacks are guarded
     Fibre scheduler_;
     const std::function<void()>* kernel_ = nullptr;
     std::uint64_t values_[2][kMaxThreads][6] = {};
-    std::mt19937 random_{7};
+    std::uint64_t random_ = 7;
 };
+
+#pragma GCC pop_options
 
 inline Machine machine;
 
+// Shared memory of a block, which tests change; and the dynamic one that a kernel may have, by kernel.
+inline std::size_t shared_bytes = 99 * 1024;
+inline std::map<const void*, std::size_t> dynamic_bytes;
+
 inline void Machine::enter() {
-    Thread& own = *machine.threads_[machine.thread.x];
+    Thread& own = machine.threads_[machine.thread.x];
     own.fibre.arrive();
     (*machine.kernel_)();
     own.state = State::kDone;
@@ -319,7 +344,10 @@ inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 inline cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { return cudaSuccess; }
 inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
 inline cudaError_t cudaMemPoolDestroy(cudaMemPool_t) { return cudaSuccess; }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
+inline cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int bytes) {
+    emulated::dynamic_bytes[kernel] = static_cast<std::size_t>(bytes);
+    return cudaSuccess;
+}
 struct cudaFuncAttributes {
     int ptxVersion;
 };
@@ -327,7 +355,8 @@ inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*)
     return found->ptxVersion = 90, cudaSuccess;
 }
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-    return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024 : 3, cudaSuccess;
+    const bool shared = which == cudaDevAttrMaxSharedMemoryPerBlockOptin;
+    return *value = shared ? static_cast<int>(emulated::shared_bytes) : 3, cudaSuccess;
 }
 inline cudaError_t cudaMalloc(void** at, std::size_t bytes) {
     *at = std::malloc(bytes);
@@ -362,18 +391,24 @@ namespace care::cuda {
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 // As documented in csrc/cuda/primitives.cuh.
-inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2, std::uint32_t d3,
+[[gnu::optimize("O3")]] CARE_UNCHECKED inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2, std::uint32_t d3,
                      std::uint32_t q0, std::uint32_t q1) {
     const unsigned lane = threadIdx.x % emulated::kLanesOfWarp;
     const std::uint64_t mine[6] = {d0, d1, d2, d3, q0, q1};
     const auto* all = emulated::machine.exchange(mine);
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (unsigned value = 0; value < 32; ++value) {
-            const unsigned t = value % 16 / 4, half = value / 16, shift = value % 4 * 8;
-            const std::uint64_t document = all[row % 8 * 4 + t][half * 2 + row / 8] >> shift;
-            const std::uint64_t query = all[column * 4 + t][4 + half] >> shift;
-            sums[i] += static_cast<std::uint8_t>(document) * static_cast<std::int8_t>(query);
+    const unsigned row = lane / 4, column = lane % 4 * 2;
+    for (unsigned word = 0; word < 8; ++word) {
+        const unsigned t = word % 4, half = word / 4;
+        const std::uint64_t* const document = all[row * 4 + t];
+        const std::uint64_t left = all[column * 4 + t][4 + half], right = all[(column + 1) * 4 + t][4 + half];
+        for (unsigned shift = 0; shift < 32; shift += 8) {
+            const int low = static_cast<std::uint8_t>(document[half * 2] >> shift);
+            const int high = static_cast<std::uint8_t>(document[half * 2 + 1] >> shift);
+            const int first = static_cast<std::int8_t>(left >> shift), second = static_cast<std::int8_t>(right >> shift);
+            sums[0] += low * first;
+            sums[1] += low * second;
+            sums[2] += high * first;
+            sums[3] += high * second;
         }
     }
 }
@@ -386,6 +421,11 @@ inline void prefetch(const void* at) { static_cast<void>(*static_cast<const vola
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
                    bool, const Arguments&... arguments) {
+    const auto allowed = emulated::dynamic_bytes.find(reinterpret_cast<const void*>(kernel));
+    if (shared_bytes > (allowed == emulated::dynamic_bytes.end() ? 48 * 1024 : allowed->second)) {
+        std::fputs("a kernel is launched with more shared memory than it may have\n", stderr);
+        std::abort();
+    }
     emulated::machine.run(grid, threads, shared_bytes, [&] { kernel(arguments...); });
     return cudaSuccess;
 }
