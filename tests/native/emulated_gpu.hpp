@@ -124,10 +124,12 @@ private:
 class Machine {
 public:
     dim3 thread, block, grid;
+    unsigned most_rows = 0;  // of blocks in a launch, until now
     std::vector<std::uint64_t> shared;
 
     void run(dim3 blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
         grid = blocks;
+        most_rows = std::max(most_rows, blocks.y);
         kernel_ = &kernel;
         for (block.y = 0; block.y < blocks.y; ++block.y) {
             for (block.x = 0; block.x < blocks.x; ++block.x) {
