@@ -96,7 +96,9 @@ def test_onnx_runtime_runs_a_copy_of_the_network_in_another_dtype(monkeypatch, d
     encode = peers.onnxruntime(network, SPEC, "CPUExecutionProvider", dtype)
     found = encode(ids, mask)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, ids * mask * float(weight), rtol=1e-6)  # 0.1 differs by more in the other dtype
+    np.testing.assert_allclose(
+        found, ids * mask * float(weight), rtol=1e-6
+    )  # 0.1 differs by more in the other dtype
     assert network.weight.dtype == torch.float32
 
 

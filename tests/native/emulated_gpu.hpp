@@ -180,18 +180,14 @@ private:
                 order[i - 1] = other;
                 other = mine;
             }
-            bool ran = false;
             for (unsigned i = 0; i < threads; ++i) {
                 Thread& next = threads_[order[i]];
                 if (next.state != State::kReady) continue;
-                ran = true;
                 thread.x = order[i];
                 scheduler_.switch_to(next.fibre);
             }
-            if (ran) {
-                release_warps(threads);
-                continue;
-            }
+            // Every thread waits now, or is done.
+            if (release_warps(threads)) continue;
             if (all(0, threads, State::kDone, State::kDone)) {
                 for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i].fibre.lowest());
                 return;
@@ -216,10 +212,15 @@ private:
         return static_cast<unsigned>((random_ >> 32) * end >> 32);
     }
 
-    CARE_UNCHECKED void release_warps(unsigned threads) {
+    // Lets go on the warps whose lanes all wait for each other, and returns whether there are any.
+    CARE_UNCHECKED bool release_warps(unsigned threads) {
+        bool any = false;
         for (unsigned warp = 0; warp < threads; warp += kLanesOfWarp) {
-            if (all(warp, warp + kLanesOfWarp, State::kInWarp, State::kInWarp)) release(warp, warp + kLanesOfWarp);
+            if (!all(warp, warp + kLanesOfWarp, State::kInWarp, State::kInWarp)) continue;
+            release(warp, warp + kLanesOfWarp);
+            any = true;
         }
+        return any;
     }
 
     CARE_UNCHECKED bool all(unsigned begin, unsigned end, State one, State other) const {
