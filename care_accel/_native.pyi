@@ -214,11 +214,25 @@ class CudaIndex:
         device: int,
     ) -> None: ...
     def search(
-        self, queries: NDArray[np.float32], k: int, allowed: NDArray[np.uint16] | None, allowed_count: int
+        self,
+        queries: NDArray[np.float32],
+        k: int,
+        allowed: NDArray[np.uint16] | None,
+        allowed_count: int,
+        max_columns: int = 0,
     ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return what `search` returns. ``allowed_count``: number of allowed vectors; it changes only the time."""
+        """Return what `search` returns. ``allowed_count`` is the number of allowed vectors, ``max_columns`` as in `CudaScan`.
+
+        Both change only the time.
+        """
 
     def search_on_device(
-        self, queries: Any, k: int, allowed: NDArray[np.uint16] | None, allowed_count: int, stream: int
+        self,
+        queries: Any,
+        k: int,
+        allowed: NDArray[np.uint16] | None,
+        allowed_count: int,
+        stream: int,
+        max_columns: int = 0,
     ) -> tuple[CudaArray, CudaArray]:
         """Return scores and ids in GPU memory, for queries in GPU memory; ``stream`` is a CUDA stream, 0 for the default."""

@@ -131,6 +131,8 @@ def main() -> int:
             "--bench-size", options.size, "--bench-blocks", options.blocks, "--bench-results", results, timeout=600,
         )  # fmt: skip
         if suite == SUITES[0]:
+            if options.size != "smoke":
+                step("GPU-hours", python, "-m", "bench.gpu.hours", results, timeout=60)
             step("profile", python, "-m", "bench.gpu.profile", "--out", profile)
     step(
         "measure training", python, "-m", "bench.gpu.training", "--size", "smoke" if options.size == "smoke" else "full",

@@ -11,7 +11,7 @@ import argparse
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,16 @@ import numpy as np  # noqa: E402
 from care_accel.files import write_json  # noqa: E402
 
 RUNS = 10
+# What kernels of this project could fuse further, and the share of a run from which they are worth writing.
+FUSED = "norms, activations, rotations, sums"
+WORTH_WRITING = 0.10
 # The first that matches the name of a kernel, or of an operation on the CPU.
 KINDS = (
     ("attention", r"flash|fmha|attention|sdpa"),
     ("matrix products", r"gemm|cutlass|cublas|nvjet|xmma|wgmma|_mm\b|mkldnn|::mm|addmm|matmul|linear"),
     ("pooling and normalising of this package", r"care_accel|_embed|pool_"),
     ("copies", r"memcpy|memset|copy_"),
-    ("norms, activations, rotations, sums", r".*"),
+    (FUSED, r".*"),
 )
 TOKENS, DOCUMENTS, DOCUMENT_TOKENS = 16, 54, 300
 
@@ -35,6 +38,24 @@ TOKENS, DOCUMENTS, DOCUMENT_TOKENS = 16, 54, 300
 def kind_of(name: str) -> str:
     """Return the kind of a kernel by its name."""
     return next(kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE))
+
+
+def fused_kernels(kinds: Mapping[str, float]) -> dict[str, Any]:
+    """Return the most that kernels of this project could win: all the time of what they would compute.
+
+    Parameters
+    ----------
+    kinds : mapping of str to float
+        Time by kind.
+
+    Returns
+    -------
+    dict
+        ``win_at_most``, a share of the time of all kernels, and whether it is `WORTH_WRITING`.
+    """
+    total = sum(kinds.values())
+    share = kinds.get(FUSED, 0.0) / total if total > 0 else 0.0
+    return {"win_at_most": round(share, 4), "worth_writing": share > WORTH_WRITING}
 
 
 def profile(work: Callable[[], Any], on_gpu: bool) -> dict[str, Any]:
@@ -63,6 +84,7 @@ def profile(work: Callable[[], Any], on_gpu: bool) -> dict[str, Any]:
         "us": round(sum(kinds.values()), 1),
         "kernels": round(sum(count for count, _ in kernels.values())),
         "kinds_us": {kind: round(us, 1) for kind, us in sorted(kinds.items(), key=lambda one: -one[1])},
+        "fused_kernels": fused_kernels(kinds),
         "largest_us": {name[:160]: round(us, 1) for name, (_, us) in largest},
     }
 
@@ -146,6 +168,11 @@ def main(arguments: list[str] | None = None) -> int:
         )
         for kind, us in found.get("kinds_us", {}).items():
             print(f"    {us:10.1f} us  {us / found['us']:4.0%}  {kind}", flush=True)
+        if fused := found.get("fused_kernels"):
+            verdict = "worth writing" if fused["worth_writing"] else "not worth writing"
+            print(
+                f"    kernels for {FUSED} could win {fused['win_at_most']:.0%} at most: {verdict}", flush=True
+            )
     return 0
 
 

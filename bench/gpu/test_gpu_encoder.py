@@ -17,6 +17,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from bench.gpu import peers  # noqa: E402
 from care_accel.encoding import EncoderSpec  # noqa: E402
 from care_accel.encoding.runtimes.pytorch import PyTorchRuntime  # noqa: E402
 from care_accel.kernels import pool, project  # noqa: E402
@@ -98,6 +99,10 @@ def reduce_overhead(function):
     return torch.compile(function, mode="reduce-overhead", dynamic=False)
 
 
+def onnxruntime(name):
+    return peers.onnxruntime(network_of(name), spec_of(name), "CUDAExecutionProvider", "float16")
+
+
 OURS = "care_accel, CUDA graphs"
 COMPILED = "care_accel, CUDA graphs of compiled layers"
 ENGINES = {
@@ -106,6 +111,7 @@ ENGINES = {
     "care_accel, eager": eager,
     "transformers, eager": whole_network,
     "torch.compile, reduce-overhead": lambda name: whole_network(name, reduce_overhead),
+    "ONNX Runtime, CUDA, float16": onnxruntime,
 }
 SECONDS = 0.15
 

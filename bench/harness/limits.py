@@ -87,6 +87,8 @@ def _on_gpu(kind: str) -> Any:
         return torch.ones(2**30, dtype=torch.float32, device="cuda")
     if kind == "target":
         return torch.empty(2**29, dtype=torch.float32, device="cuda")
+    if kind == "codes":
+        return torch.randint(-128, 127, (8192, 8192), dtype=torch.int8, device="cuda")
     return torch.randn(8192, 8192, dtype=torch.bfloat16, device="cuda")
 
 
@@ -106,6 +108,14 @@ def _gpu_bfloat16_rate() -> float:
     """Return operations per second of a large bfloat16 matrix product on the GPU."""
     values = _on_gpu("matrix")
     return _best_on_gpu(lambda: values @ values, 2 * 8192**3)
+
+
+def _gpu_int8_rate() -> float:
+    """Return int8 products per second of a large matrix product on the GPU, as torch's library computes it."""
+    import torch
+
+    values = _on_gpu("codes")
+    return _best_on_gpu(lambda: torch._int_mm(values, values.T), 8192**3)
 
 
 def _best(work: Callable[[], Any], amount: float) -> float:
@@ -138,6 +148,7 @@ PROBES: dict[str, tuple[str, Callable[[], float]]] = {
     "GPU read bandwidth": ("bytes/s", _gpu_read_bandwidth),
     "GPU copy bandwidth": ("bytes/s", _gpu_copy_bandwidth),
     "GPU bfloat16 rate": ("operations/s", _gpu_bfloat16_rate),
+    "GPU int8 rate": ("products/s", _gpu_int8_rate),
 }
 
 

@@ -59,6 +59,12 @@ class CudaScan:
     device : int
     width : int
         Width of the index.
+
+    Attributes
+    ----------
+    max_columns : int
+        Columns of queries that are multiplied for one read of the codes, at most; 0 for as many as fit. Only benchmarks
+        set it: it never changes a hit.
     """
 
     def __init__(self, device: int, width: int) -> None:
@@ -68,6 +74,7 @@ class CudaScan:
             )
         self._device = device
         self._width = width
+        self.max_columns = 0
         self._copy: Any = None
         self._copied: Callable[[], Codes | None] = lambda: None  # whose copy it is
 
@@ -86,7 +93,9 @@ class CudaScan:
         """Return (scores, ids, rescored) like `_native.search`."""
         copy, allowed_count = self._prepare(vectors, codes, k, allowed)
         try:
-            return copy.search(queries, k=k, allowed=allowed, allowed_count=allowed_count)
+            return copy.search(
+                queries, k=k, allowed=allowed, allowed_count=allowed_count, max_columns=self.max_columns
+            )
         except RuntimeError as error:
             raise CareError(f"cuda:{self._device}: {error}") from None
 
@@ -106,7 +115,12 @@ class CudaScan:
             stream = _current_stream(library, self._device)
         try:
             found = copy.search_on_device(
-                queries, k=k, allowed=allowed, allowed_count=allowed_count, stream=stream
+                queries,
+                k=k,
+                allowed=allowed,
+                allowed_count=allowed_count,
+                stream=stream,
+                max_columns=self.max_columns,
             )
         except (RuntimeError, ValueError) as error:
             raise CareError(f"cuda:{self._device}: {error}") from None

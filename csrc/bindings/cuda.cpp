@@ -95,7 +95,8 @@ std::unique_ptr<DeviceIndex> copy_index(const Array<float>& vectors, const Array
 }
 
 care::cuda::Request make_request(const DeviceIndex& index, const care::Matrix& queries, std::size_t k,
-                                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count) {
+                                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count,
+                                 std::size_t max_columns) {
     require(queries.width >= 1 && queries.width <= index.width(), "queries must not be wider than the vectors");
     if (allowed) require_allowed(*allowed, index.rows());
     care::cuda::Request request{};
@@ -105,13 +106,15 @@ care::cuda::Request make_request(const DeviceIndex& index, const care::Matrix& q
     request.k = k;
     request.allowed = allowed ? allowed->data() : nullptr;
     request.allowed_count = allowed_count;
+    request.max_columns = max_columns;
     return request;
 }
 
 py::tuple search(const DeviceIndex& index, const Array<float>& queries, std::size_t k,
-                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count) {
+                 const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count,
+                 std::size_t max_columns) {
     const care::Matrix rows = matrix(queries, "queries");
-    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count);
+    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count, max_columns);
     Array<double> scores({rows.rows, k});
     Array<std::int64_t> ids({rows.rows, k}), rescored(static_cast<py::ssize_t>(rows.rows));
     request.scores = scores.mutable_data();
@@ -126,11 +129,11 @@ py::tuple search(const DeviceIndex& index, const Array<float>& queries, std::siz
 
 py::tuple search_on_device(const DeviceIndex& index, const py::object& queries, std::size_t k,
                            const std::optional<Array<std::uint16_t>>& allowed, std::size_t allowed_count,
-                           std::uintptr_t stream_number) {
+                           std::uintptr_t stream_number, std::size_t max_columns) {
     const Imported imported(queries, stream_number);
     const care::cuda::Stream stream = stream_of(stream_number);
     const care::Matrix rows = imported.matrix(index.device());
-    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count);
+    care::cuda::Request request = make_request(index, rows, k, allowed, allowed_count, max_columns);
     // One allocation: the ids, then the scores, with the alignment that DLPack requires.
     constexpr std::size_t kAlignment = 256;
     const std::size_t hits = rows.rows * k;
@@ -164,9 +167,10 @@ void bind_cuda(py::module_& module) {
              py::arg("norms").noconvert(), py::arg("mean").noconvert(), py::arg("exponent"), py::arg("device"))
         .def_property_readonly("nbytes", &DeviceIndex::bytes)
         .def("search", &search, py::arg("queries").noconvert(), py::arg("k"),
-             py::arg("allowed").noconvert() = py::none(), py::arg("allowed_count"),
+             py::arg("allowed").noconvert() = py::none(), py::arg("allowed_count"), py::arg("max_columns") = 0,
              "Return (scores, ids, rescored) as `_native.search` does.")
         .def("search_on_device", &search_on_device, py::arg("queries"), py::arg("k"),
              py::arg("allowed").noconvert() = py::none(), py::arg("allowed_count"), py::arg("stream"),
+             py::arg("max_columns") = 0,
              "Return (scores, ids) in GPU memory, for queries in GPU memory.");
 }

@@ -16,9 +16,18 @@ struct alignas(16) SharedQueryBound {
     QueryBound bound;
     float threshold;
 };
+static_assert(sizeof(SharedQueryBound) == kConstantsBytes);
 
 inline std::size_t filter_shared_bytes(const Plan& plan) {
-    return plan.group_bytes() + plan.queries_of_group() * sizeof(SharedQueryBound);
+    return plan.block_groups * (plan.group_bytes() + plan.queries_of_group() * sizeof(SharedQueryBound));
+}
+
+// Where a group has the constants of a query. With many tiles the even queries of a tile come first, then the odd ones:
+// the four that lanes read at once are then in different banks.
+template <unsigned Tiles>
+__device__ constexpr unsigned place_of(unsigned query) {
+    constexpr unsigned kTile = kTileColumns;
+    return wide(Tiles) ? query / kTile * kTile + query % 2 * (kTile / 2) + query % kTile / 2 : query;
 }
 
 inline std::size_t encode_shared_bytes(std::size_t query_width) { return query_width * sizeof(double); }
@@ -101,33 +110,41 @@ struct Loaded {
 };
 
 template <unsigned Tiles, bool BothTerms, bool Sample>
-__global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
+__global__ void __launch_bounds__(kThreads, blocks_at_once(Tiles)) filter(Arguments a) {
     constexpr unsigned kTerms = BothTerms ? 2 : 1, kStepsPerLoad = steps_per_load(Tiles);
     constexpr unsigned kQueries = Tiles * kTileColumns / kTerms;
     __shared__ CandidateBuffer buffers[kThreads / kWarp];
-    uint2* const packed = static_cast<uint2*>(shared_memory());
-    SharedQueryBound* const bounds = reinterpret_cast<SharedQueryBound*>(packed + a.plan.group_bytes() / sizeof(uint2));
-    const unsigned first_query = blockIdx.y * kQueries;
+    const auto bytes = [&a] { return (wide(Tiles) ? a.plan.block_groups : 1) * a.plan.group_bytes(); };
+    uint2* packed = static_cast<uint2*>(shared_memory());
+    SharedQueryBound* bounds = reinterpret_cast<SharedQueryBound*>(packed + bytes() / sizeof(uint2));
+    const unsigned block_groups = wide(Tiles) ? static_cast<unsigned>(a.plan.block_groups) : 1;
+    const unsigned first_of_block = blockIdx.y * block_groups * kQueries;
     const unsigned lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, g = lane / 4, t = lane % 4;
+    // Where a block has two groups of columns, two warps next to each other multiply the same vectors, by a group each.
+    const unsigned teams = kThreads / kWarp / block_groups, team = warp / block_groups, own = warp % block_groups;
+    const unsigned first_query = first_of_block + own * kQueries;
     if (lane == 0) buffers[warp].count = 0;
     synchronize_with_previous_kernel();
 
-    const uint4* const from = reinterpret_cast<const uint4*>(a.packed_queries + blockIdx.y * a.plan.group_bytes());
-    for (unsigned i = threadIdx.x; i < a.plan.group_bytes() / sizeof(uint4); i += kThreads) {
+    const uint4* const from = reinterpret_cast<const uint4*>(a.packed_queries + blockIdx.y * bytes());
+    for (unsigned i = threadIdx.x; i < bytes() / sizeof(uint4); i += kThreads) {
         reinterpret_cast<uint4*>(packed)[i] = from[i];
     }
-    for (unsigned i = threadIdx.x; i < kQueries && first_query + i < a.count; i += kThreads) {
-        bounds[i] = {a.query_codes[first_query + i].bound, a.thresholds[first_query + i]};
+    for (unsigned i = threadIdx.x; i < block_groups * kQueries && first_of_block + i < a.count; i += kThreads) {
+        bounds[place_of<Tiles>(i)] = {a.query_codes[first_of_block + i].bound, a.thresholds[first_of_block + i]};
     }
     __syncthreads();
+    packed += own * a.plan.group_bytes() / sizeof(uint2);
+    bounds += own * kQueries;
+    if (wide(Tiles) && first_query >= a.count) return;  // the last pass has fewer queries
 
     const unsigned group_count = static_cast<unsigned>(groups(a.width)), steps = static_cast<unsigned>(a.plan.steps);
     const unsigned block_count = static_cast<unsigned>(blocks(a.rows));
     const unsigned pair_count = static_cast<unsigned>(Sample ? a.plan.sample_pairs : a.plan.pairs);
     const unsigned stride = Sample ? static_cast<unsigned>(a.plan.stride) : 1;
     // The pairs of a sample are spread over all thread blocks.
-    const unsigned warps = gridDim.x * (kThreads / kWarp);
-    const unsigned first_pair = Sample ? warp * gridDim.x + blockIdx.x : blockIdx.x * (kThreads / kWarp) + warp;
+    const unsigned all_teams = gridDim.x * teams;
+    const unsigned first_pair = Sample ? team * gridDim.x + blockIdx.x : blockIdx.x * teams + team;
     // The last pair may lack its second block. The last block is multiplied instead, and is_allowed() rejects its rows.
     const auto block_of = [&](unsigned pair) { return pair * stride * unsigned{kPairBlocks} + g / 4; };
     const auto clamped = [&](unsigned block) { return block < block_count ? block : block_count - 1; };
@@ -136,17 +153,19 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
     };
 
     // With many columns the next codes are loaded during the multiplication, those of the next pair too. With few
-    // columns memory bandwidth is the limit, and longer runs of loads are faster.
+    // columns memory bandwidth is the limit, and longer runs of loads are faster. With 16 tiles eight warps are all that a
+    // multiprocessor has: each has 4 KiB on their way, together 32, or 16 where two ask for the same (the second finds
+    // them in a cache). The bandwidth of an H100 needs some 18: 3.3 TB/s x 700 ns / 132 multiprocessors.
     constexpr bool kDoubleBuffered = double_buffered(Tiles);
     Loaded<kStepsPerLoad> next;
     if (kDoubleBuffered && first_pair < pair_count) next.load(codes_of(first_pair), 0, group_count);
-    for (unsigned pair = first_pair; pair < pair_count; pair += warps) {
+    for (unsigned pair = first_pair; pair < pair_count; pair += all_teams) {
         std::int32_t sums[2][Tiles][4] = {};
         for (unsigned start = 0; start < steps; start += kStepsPerLoad) {
             if (!kDoubleBuffered) next.load(codes_of(pair), start, group_count);
             const Loaded<kStepsPerLoad> now = next;
             const bool last = start + kStepsPerLoad >= steps;
-            const unsigned next_pair = last ? pair + warps : pair;
+            const unsigned next_pair = last ? pair + all_teams : pair;
             if (kDoubleBuffered && next_pair < pair_count) {
                 next.load(codes_of(next_pair), last ? 0 : start + kStepsPerLoad, group_count);
             }
@@ -169,12 +188,12 @@ __global__ void __launch_bounds__(kThreads, 2) filter(Arguments a) {
         const auto test_bound = [&](unsigned query, unsigned v, std::int32_t first_sum, std::int32_t second_sum,
                                     float scale, float code_norm, float error) {
             if (first_query + query >= a.count) return;
-            const QueryBound& b = bounds[query].bound;
+            const QueryBound& b = bounds[place_of<Tiles>(query)].bound;
             float product = b.term_scale[0] * static_cast<float>(first_sum - b.correction[0]);
             if (BothTerms) product += b.term_scale[1] * static_cast<float>(second_sum - b.correction[1]);
             const float bound = scale * product + b.query_norm * error + b.remainder_norm[kTerms - 1] * code_norm;
             // NaN comes from a damaged file: such a vector is always rescored.
-            if (!Sample && bound < bounds[query].threshold) return;
+            if (!Sample && bound < bounds[place_of<Tiles>(query)].threshold) return;
             const bool allowed = a.is_allowed(row + v);
             const FoundCandidate found{first_query + query, static_cast<std::int32_t>(row + v),
                                        bound == bound ? bound : std::numeric_limits<float>::infinity()};

@@ -26,7 +26,8 @@ Kernel filter_of(const Plan& plan, bool sample) {
         case 1: return sample ? filter<1, false, true> : filter<1, false, false>;
         case 2: return sample ? filter<2, false, true> : filter<2, false, false>;
         case 4: return sample ? filter<4, false, true> : filter<4, false, false>;
-        default: return sample ? filter<8, false, true> : filter<8, false, false>;
+        case 8: return sample ? filter<8, false, true> : filter<8, false, false>;
+        default: return sample ? filter<kMaxTiles, false, true> : filter<kMaxTiles, false, false>;
     }
 }
 
@@ -34,7 +35,7 @@ Kernel filter_of(const Plan& plan, bool sample) {
 std::vector<Kernel> large_kernels() {
     std::vector<Kernel> found{encode_queries, update_thresholds, finish, score_all};
     for (const bool both : {false, true}) {
-        for (const std::size_t tiles : {1, 2, 4, 8}) {
+        for (std::size_t tiles = 1; tiles <= kMaxTiles; tiles *= 2) {
             for (const bool sample : {false, true}) {
                 Plan plan{};
                 plan.both_terms = both;
@@ -155,12 +156,15 @@ void DeviceIndex::search(const Request& request, Stream caller) const {
         throw std::invalid_argument("k or the width of the queries is too large");
     }
 
-    const Plan plan =
-        make_plan(state.rows, request.query_width, request.allowed_count, k, max_queries, state.shared_bytes);
+    const Plan plan = make_plan(state.rows, request.query_width, request.allowed_count, k, max_queries, state.shared_bytes,
+                                request.max_columns);
     const std::size_t query_bytes = plan.column_groups * plan.group_bytes();
     // Two blocks per multiprocessor, and at least one per query.
-    const std::size_t resident = 2 * state.multiprocessors, exhaustive = std::max(resident, max_queries);
-    const std::size_t filter_blocks = std::max<std::size_t>(1, resident / plan.column_groups);
+    const std::size_t exhaustive = std::max(2 * state.multiprocessors, max_queries);
+    // As many as run at once, in rows that multiply the same columns.
+    const std::size_t filter_rows = plan.column_groups / plan.block_groups;
+    const std::size_t filter_blocks =
+        std::max<std::size_t>(1, blocks_at_once(plan.tiles) * state.multiprocessors / filter_rows);
     Layout layout;
     const std::size_t query_codes = layout.add<QueryCode>(max_queries),
                       packed_queries = layout.add<std::uint8_t>(query_bytes),
@@ -210,7 +214,7 @@ void DeviceIndex::search(const Request& request, Stream caller) const {
         // Not overlapping: it writes to the memory of the pass before.
         run(encode_queries, by_query, kThreads, encode_shared_bytes(a.query_width), false);
         if (plan.by_codes) {
-            const dim3 grid(static_cast<unsigned>(filter_blocks), static_cast<unsigned>(plan.column_groups));
+            const dim3 grid(static_cast<unsigned>(filter_blocks), static_cast<unsigned>(filter_rows));
             const std::size_t shared = filter_shared_bytes(plan);
             run(filter_of(plan, true), grid, kThreads, shared, overlapping);
             run(update_thresholds, by_query, kSelectThreads, top_k_bytes(k), overlapping);

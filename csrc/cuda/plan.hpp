@@ -20,12 +20,17 @@ inline constexpr std::size_t kPair = kPairBlocks * kBlock;
 inline constexpr std::size_t kTwoTermQueries = 16;
 // Queries of one pass.
 inline constexpr std::size_t kPassQueries = 256;
+// Tiles of columns that a warp multiplies at once, at most, and groups of so many that a thread block multiplies at once.
+inline constexpr std::size_t kMaxTiles = 16;
+inline constexpr std::size_t kMaxGroups = 2;
+static_assert(kMaxGroups * kMaxTiles * kTileColumns == kPassQueries);
 // Limits the shared memory of a block.
 inline constexpr std::size_t kMaxWidth = 8192;
 inline constexpr std::size_t kMaxK = 1024;
 
-// Shared memory reserved for the static variables of kernels.
+// Shared memory reserved for the static variables of kernels, and for the constants of a query.
 inline constexpr std::size_t kStaticSharedBytes = 22 * 1024;
+inline constexpr std::size_t kConstantsBytes = 32;
 
 // With fewer vectors than kFewVectors, or than kFewPerHit for each of k hits, all are scored without a filter.
 inline constexpr std::size_t kFewVectors = 8192;
@@ -34,8 +39,9 @@ inline constexpr std::size_t kFewPerHit = 32;
 struct Plan {
     bool by_codes;  // filter by codes; otherwise score every vector
     bool both_terms;
-    std::size_t tiles;          // tiles of columns that a warp multiplies at once: 1, 2, 4 or 8
+    std::size_t tiles;          // tiles of columns that a warp multiplies at once: 1, 2, 4, 8 or 16
     std::size_t column_groups;  // groups of so many tiles
+    std::size_t block_groups;   // groups that a thread block multiplies at once: 1, or 2 that are all
     std::size_t steps;          // mma steps along the width, with padding
 
     // The first thresholds come from a sample: every `stride`-th pair of blocks.
@@ -49,31 +55,40 @@ struct Plan {
     constexpr std::size_t group_bytes() const { return steps * kStepGroups * kGroup * columns_of_group(); }
 };
 
+// Whether a warp multiplies so many tiles that its sums take half of a multiprocessor's registers, with seven others.
+inline constexpr bool wide(std::size_t tiles) { return tiles > 8; }
+// Thread blocks of the filter that a multiprocessor runs at once.
+inline constexpr std::size_t blocks_at_once(std::size_t tiles) { return wide(tiles) ? 1 : 2; }
 // Steps whose codes are loaded together: the more, the less arithmetic there is per load.
-inline constexpr std::size_t steps_per_load(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 4 ? 4 : 2; }
+inline constexpr std::size_t steps_per_load(std::size_t tiles) { return tiles <= 2 ? 8 : tiles == 8 ? 2 : 4; }
 // Whether the next codes are loaded before the current ones are multiplied.
 inline constexpr bool double_buffered(std::size_t tiles) { return tiles > 4; }
 
-// `shared_bytes`: shared memory of a block.
+// `shared_bytes`: shared memory of a block. `max_columns`: columns that are multiplied for one read of the codes; 0 for as
+// many as fit.
 //
 // A sample of S of the m allowed vectors gives a threshold that some m k / S of them reach; with S = 4 sqrt(m k) both
 // numbers are small. Pruning has failed if eight times as many reach it.
 inline Plan make_plan(std::size_t rows, std::size_t query_width, std::size_t allowed_count, std::size_t k,
-                      std::size_t queries, std::size_t shared_bytes) {
+                      std::size_t queries, std::size_t shared_bytes, std::size_t max_columns = 0) {
     Plan plan{};
     plan.pairs = (blocks(rows) + kPairBlocks - 1) / kPairBlocks;
     plan.by_codes = allowed_count >= kFewVectors && allowed_count / kFewPerHit >= k;
     plan.both_terms = queries <= kTwoTermQueries;
     const std::size_t columns = queries * (plan.both_terms ? 2 : 1);
     const std::size_t steps = (groups(query_width) + kStepGroups - 1) / kStepGroups;
-    for (plan.tiles = plan.both_terms ? 4 : 8;; plan.tiles /= 2) {
+    const auto fits = [&](std::size_t groups_at_once) {
+        const bool allowed = max_columns == 0 || groups_at_once * plan.columns_of_group() <= max_columns;
+        return allowed && groups_at_once * plan.group_bytes() + kStaticSharedBytes + kPassQueries * kConstantsBytes <= shared_bytes;
+    };
+    for (plan.tiles = plan.both_terms ? 4 : kMaxTiles;; plan.tiles /= 2) {
         const std::size_t per_load = steps_per_load(plan.tiles);
         plan.steps = (steps + per_load - 1) / per_load * per_load;
-        const bool fits = plan.group_bytes() + kStaticSharedBytes + 8 * 1024 <= shared_bytes;
         const bool needed = plan.tiles / 2 * kTileColumns < columns;
-        if (plan.tiles == 1 || (fits && needed)) break;
+        if (plan.tiles == 1 || (fits(1) && needed)) break;
     }
     plan.column_groups = (columns + plan.columns_of_group() - 1) / plan.columns_of_group();
+    plan.block_groups = wide(plan.tiles) && plan.column_groups == kMaxGroups && fits(kMaxGroups) ? kMaxGroups : 1;
 
     const double vectors = static_cast<double>(std::max<std::size_t>(allowed_count, 1));
     const double sample = 4 * std::sqrt(vectors * static_cast<double>(k));

@@ -51,12 +51,14 @@ class CopyInNumPy:
     """Stands for the copy of a part on a GPU."""
 
     made = 0
+    columns = None  # the limit of the last search
 
     def __init__(self, vectors, *, device, bytes, norms, mean, exponent):
         type(self).made += 1
         self.vectors = vectors.astype(np.float64)
 
-    def search(self, queries, *, k, allowed, allowed_count):
+    def search(self, queries, *, k, allowed, allowed_count, max_columns):
+        type(self).columns = max_columns
         mask = np.ones(len(self.vectors), bool)
         if allowed is not None:
             mask = np.unpackbits(allowed.view(np.uint8), count=len(mask), bitorder="little").astype(bool)
@@ -68,8 +70,8 @@ class CopyInNumPy:
             scores[row, : len(best)], ids[row, : len(best)] = values[best], best
         return scores, ids, np.full(len(queries), mask.sum())
 
-    def search_on_device(self, queries, *, k, allowed, allowed_count, stream):
-        return self.search(queries.values, k=k, allowed=allowed, allowed_count=allowed_count)[:2]
+    def search_on_device(self, queries, *, stream, **options):
+        return self.search(queries.values, **options)[:2]
 
 
 class QueriesOnDevice:
@@ -111,6 +113,22 @@ def test_parts_removals_and_subsets_reach_the_gpu(monkeypatch, tmp_path):
     assert_found(index, vectors[kept], np.ones(len(kept), bool), queries, 20)
 
 
+def test_a_limit_on_columns_reaches_the_gpu(monkeypatch):
+    for name, value in (("CUDA_MAX_WIDTH", 100), ("CUDA_MAX_K", 100), ("CudaIndex", CopyInNumPy)):
+        monkeypatch.setattr(_native, name, value, raising=False)
+    monkeypatch.setattr("care_accel.index.exact.require_cuda", lambda device: 0)
+    index = ExactIndex(6, device="cuda")
+    index.add(vectors_of(1_300))
+    for search, queries in (
+        (index.search, QueriesOnDevice.values),
+        (index.search_on_device, QueriesOnDevice()),
+    ):
+        for limit in (0, 64):
+            index._parts[0].scan.max_columns = limit
+            search(queries, k=3)
+            assert CopyInNumPy.columns == limit
+
+
 def torch_with_a_gpu():
     torch = pytest.importorskip("torch", reason="torch is not installed")
     if not torch.cuda.is_available():
@@ -141,6 +159,19 @@ def test_shapes(width):
     cpu, gpu = pair(rng.standard_normal((9_001, width), dtype=np.float32))
     for count in (1, 5, 17, 70, 300):
         assert_same(cpu, gpu, rng.standard_normal((count, width), dtype=np.float32), 10)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("width", [33, 768, 1024, 2560])
+def test_the_number_of_columns_at_once_changes_no_bit(width):
+    rng = np.random.default_rng(width)
+    cpu, gpu = pair(rng.standard_normal((20_011, width), dtype=np.float32))
+    for count in (65, 128, 129, 256, 300):
+        queries = rng.standard_normal((count, width), dtype=np.float32)
+        for limit in (0, 128, 64):
+            for part in gpu._parts:
+                part.scan.max_columns = limit
+            assert_same(cpu, gpu, queries, 10)
 
 
 @on_a_gpu

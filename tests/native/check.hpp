@@ -25,6 +25,12 @@ struct Case {
     bool subset;
     // The first value of every vector is so much larger, and zero in every query: pruning by codes fails.
     float outlier = 1;
+    // Of which queries: all, or every so many-th.
+    std::size_t failing = 1;
+    // Where it is not 0, vector i is vector i % ties.
+    std::size_t ties = 0;
+    // Of a subset: three quarters of the vectors instead of one.
+    bool most = false;
 };
 
 struct Coded {
@@ -99,6 +105,8 @@ struct Indexed {
     explicit Indexed(const Case& c) : vectors(c.rows * c.width), state(c.rows * 31 + c.width) {
         fill(vectors, state, c.common);
         for (std::size_t r = 0; r < c.rows; ++r) vectors[r * c.width] *= c.outlier;
+        const std::size_t repeated = c.ties * c.width;
+        for (std::size_t i = repeated; repeated > 0 && i < vectors.size(); ++i) vectors[i] = vectors[i - repeated];
         coded.emplace(vectors, c.rows, c.width, c.threads);
     }
 
@@ -107,7 +115,7 @@ struct Indexed {
         static std::shared_ptr<const Indexed> last;
         static Case made{};
         if (!last || c.rows != made.rows || c.width != made.width || c.threads != made.threads ||
-            c.common != made.common || c.outlier != made.outlier) {
+            c.common != made.common || c.outlier != made.outlier || c.ties != made.ties) {
             last = std::make_shared<const Indexed>(c);
             made = c;
         }
@@ -122,10 +130,15 @@ public:
         : case_(c), indexed_(Indexed::of(c)), queries_(c.queries * c.query_width), allowed_(care::blocks(c.rows)) {
         std::uint64_t state = indexed_->state;
         fill(queries_, state, 0);
+        // Queries of several sizes: the constants and thresholds of one are wrong for its neighbours and for other groups.
+        for (std::size_t i = 0; c.queries > 64 && i < queries_.size(); ++i) {
+            queries_[i] *= 1 + static_cast<float>(i / c.query_width * 37 % 101) / 25;
+        }
         std::mt19937 random(static_cast<unsigned>(state >> 32));
-        for (std::size_t q = 0; q < c.queries && c.outlier != 1; ++q) queries_[q * c.query_width] = 0;
+        for (std::size_t q = 0; q < c.queries && c.outlier != 1; q += c.failing) queries_[q * c.query_width] = 0;
         for (std::uint16_t& bits : allowed_) {
-            bits = c.subset ? static_cast<std::uint16_t>(random() & random()) : 0xffff;
+            const unsigned one = c.subset ? random() : 0xffff, other = c.subset ? random() : 0xffff;
+            bits = static_cast<std::uint16_t>(c.most ? one | other : one & other);
         }
         const float* const vectors = indexed_->vectors.data();
         for (std::size_t q = 0; q < c.queries; ++q) {

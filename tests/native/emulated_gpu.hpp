@@ -25,6 +25,9 @@
 #include <random>
 #include <vector>
 
+#include "emulated_runtime.hpp"
+#include "unchecked.hpp"
+
 #define __global__
 #define __device__
 #define __host__
@@ -77,7 +80,7 @@ public:
     }
 
     // Leaves this fibre, which runs, for another; returns when something switches back.
-    void switch_to(Fibre& next) {
+    CARE_UNCHECKED void switch_to(Fibre& next) {
         if (__builtin_setjmp(place_) == 0) go_on(next);
         arrive();
     }
@@ -116,13 +119,17 @@ private:
     void* kept_ = nullptr;  // AddressSanitizer's
 };
 
+#pragma GCC push_options
+#pragma GCC optimize("O2")
 class Machine {
 public:
     dim3 thread, block, grid;
+    unsigned most_rows = 0;  // of blocks in a launch, until now
     std::vector<std::uint64_t> shared;
 
     void run(dim3 blocks, unsigned threads, std::size_t shared_bytes, const std::function<void()>& kernel) {
         grid = blocks;
+        most_rows = std::max(most_rows, blocks.y);
         kernel_ = &kernel;
         for (block.y = 0; block.y < blocks.y; ++block.y) {
             for (block.x = 0; block.x < blocks.x; ++block.x) {
@@ -133,13 +140,14 @@ public:
         }
     }
 
-    void wait_for_block() { wait(State::kAtBarrier); }
+    CARE_UNCHECKED void wait_for_block() { wait(State::kAtBarrier); }
 
     // Contributes a value, and returns the values of all lanes of the warp. Two sets are enough: a lane is never more
     // than one exchange ahead.
-    const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
-        const unsigned me = thread.x, set = threads_[me]->exchanges++ % 2;
-        std::copy_n(mine, 6, values_[set][me]);
+    CARE_UNCHECKED const std::uint64_t (*exchange(const std::uint64_t (&mine)[6]))[6] {
+        const unsigned me = thread.x, set = threads_[me].exchanges++ % 2;
+        std::uint64_t* const to = values_[set][me];
+        for (unsigned i = 0; i < 6; ++i) to[i] = mine[i];
         wait(State::kInWarp);
         return values_[set] + me / kLanesOfWarp * kLanesOfWarp;
     }
@@ -156,33 +164,32 @@ private:
     static constexpr char kGuardByte = 0x5a;
     static constexpr unsigned kMaxThreads = 1024;
 
-    void run_block(unsigned threads) {
-        while (threads_.size() < threads) {
-            threads_.push_back(std::make_unique<Thread>());
-            std::memset(threads_.back()->fibre.lowest(), kGuardByte, kGuard);
-        }
+    CARE_UNCHECKED void run_block(unsigned threads) {
+        while (count_ < threads) std::memset(threads_[count_++].fibre.lowest(), kGuardByte, kGuard);
         for (unsigned i = 0; i < threads; ++i) {
-            threads_[i]->state = State::kReady;
-            threads_[i]->exchanges = 0;
-            threads_[i]->fibre.restart();
+            threads_[i].state = State::kReady;
+            threads_[i].exchanges = 0;
+            threads_[i].fibre.restart();
         }
-        std::vector<unsigned> order(threads);
-        std::iota(order.begin(), order.end(), 0u);
+        unsigned order[kMaxThreads];
+        std::iota(order, order + threads, 0u);
         for (;;) {
-            std::shuffle(order.begin(), order.end(), random_);
-            bool ran = false;
-            for (const unsigned i : order) {
-                if (threads_[i]->state != State::kReady) continue;
-                ran = true;
-                thread.x = i;
-                scheduler_.switch_to(threads_[i]->fibre);
+            for (unsigned i = threads; i > 1; --i) {
+                unsigned& other = order[random_below(i)];
+                const unsigned mine = order[i - 1];
+                order[i - 1] = other;
+                other = mine;
             }
-            if (ran) {
-                release_warps(threads);
-                continue;
+            for (unsigned i = 0; i < threads; ++i) {
+                Thread& next = threads_[order[i]];
+                if (next.state != State::kReady) continue;
+                thread.x = order[i];
+                scheduler_.switch_to(next.fibre);
             }
+            // Every thread waits now, or is done.
+            if (release_warps(threads)) continue;
             if (all(0, threads, State::kDone, State::kDone)) {
-                for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i]->fibre.lowest());
+                for (unsigned i = 0; i < threads; ++i) require_guard(threads_[i].fibre.lowest());
                 return;
             }
             if (!all(0, threads, State::kAtBarrier, State::kDone)) {
@@ -199,42 +206,59 @@ private:
         std::abort();
     }
 
-    void release_warps(unsigned threads) {
+    // Uniform; not the standard library's, which takes a tenth of the time.
+    CARE_UNCHECKED unsigned random_below(unsigned end) {
+        random_ = random_ * 6364136223846793005u + 1442695040888963407u;
+        return static_cast<unsigned>((random_ >> 32) * end >> 32);
+    }
+
+    // Lets go on the warps whose lanes all wait for each other, and returns whether there are any.
+    CARE_UNCHECKED bool release_warps(unsigned threads) {
+        bool any = false;
         for (unsigned warp = 0; warp < threads; warp += kLanesOfWarp) {
-            if (all(warp, warp + kLanesOfWarp, State::kInWarp, State::kInWarp)) release(warp, warp + kLanesOfWarp);
+            if (!all(warp, warp + kLanesOfWarp, State::kInWarp, State::kInWarp)) continue;
+            release(warp, warp + kLanesOfWarp);
+            any = true;
         }
+        return any;
     }
 
-    bool all(unsigned begin, unsigned end, State one, State other) const {
-        return std::all_of(threads_.begin() + begin, threads_.begin() + end,
-                           [&](const auto& each) { return each->state == one || each->state == other; });
-    }
-
-    void release(unsigned begin, unsigned end) {
+    CARE_UNCHECKED bool all(unsigned begin, unsigned end, State one, State other) const {
         for (unsigned i = begin; i < end; ++i) {
-            if (threads_[i]->state != State::kDone) threads_[i]->state = State::kReady;
+            if (threads_[i].state != one && threads_[i].state != other) return false;
+        }
+        return true;
+    }
+
+    CARE_UNCHECKED void release(unsigned begin, unsigned end) {
+        for (unsigned i = begin; i < end; ++i) {
+            if (threads_[i].state != State::kDone) threads_[i].state = State::kReady;
         }
     }
 
-    void wait(State state) {
-        const unsigned me = thread.x;
-        threads_[me]->state = state;
-        threads_[me]->fibre.switch_to(scheduler_);
+    CARE_UNCHECKED void wait(State state) {
+        Thread& me = threads_[thread.x];
+        me.state = state;
+        me.fibre.switch_to(scheduler_);
     }
 
     static void enter();
 
-    std::vector<std::unique_ptr<Thread>> threads_;
+    std::unique_ptr<Thread[]> own_{new Thread[kMaxThreads]};
+    Thread* const threads_ = own_.get();
+    unsigned count_ = 0;  // of those whose stacks are guarded
     Fibre scheduler_;
     const std::function<void()>* kernel_ = nullptr;
     std::uint64_t values_[2][kMaxThreads][6] = {};
-    std::mt19937 random_{7};
+    std::uint64_t random_ = 7;
 };
+
+#pragma GCC pop_options
 
 inline Machine machine;
 
 inline void Machine::enter() {
-    Thread& own = *machine.threads_[machine.thread.x];
+    Thread& own = machine.threads_[machine.thread.x];
     own.fibre.arrive();
     (*machine.kernel_)();
     own.state = State::kDone;
@@ -286,94 +310,29 @@ Value __ldg(const Value* at) {
     return *at;
 }
 
-// The part of the CUDA runtime that csrc/cuda uses.
-enum cudaError_t { cudaSuccess, cudaErrorMemoryAllocation };
-enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
-enum { cudaEventDisableTiming, cudaStreamNonBlocking };
-using cudaEvent_t = int*;
-enum cudaDeviceAttr {
-    cudaDevAttrMultiProcessorCount,
-    cudaDevAttrMaxSharedMemoryPerBlockOptin,
-    cudaDevAttrComputeCapabilityMajor
-};
-enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
-enum cudaMemAllocationType { cudaMemAllocationTypePinned };
-enum cudaMemLocationType { cudaMemLocationTypeDevice };
-enum cudaMemPoolAttr { cudaMemPoolAttrReleaseThreshold };
-struct cudaMemLocation {
-    cudaMemLocationType type;
-    int id;
-};
-struct cudaMemPoolProps {
-    cudaMemAllocationType allocType;
-    cudaMemLocation location;
-};
-using cudaMemPool_t = int*;
-using cudaStream_t = int*;
-
-inline const char* cudaGetErrorString(cudaError_t) { return "out of memory"; }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-inline cudaError_t cudaGetDevice(int* device) { return *device = 0, cudaSuccess; }
-inline cudaError_t cudaGetDeviceCount(int* count) { return *count = 1, cudaSuccess; }
-inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-inline cudaError_t cudaMemPoolCreate(cudaMemPool_t*, const cudaMemPoolProps*) { return cudaSuccess; }
-inline cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void*) { return cudaSuccess; }
-inline cudaError_t cudaMemPoolDestroy(cudaMemPool_t) { return cudaSuccess; }
-inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) { return cudaSuccess; }
-struct cudaFuncAttributes {
-    int ptxVersion;
-};
-inline cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* found, const void*) {
-    return found->ptxVersion = 90, cudaSuccess;
-}
-inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr which, int) {
-    return *value = which == cudaDevAttrMaxSharedMemoryPerBlockOptin ? 99 * 1024 : 3, cudaSuccess;
-}
-inline cudaError_t cudaMalloc(void** at, std::size_t bytes) {
-    *at = std::malloc(bytes);
-    if (*at) std::memset(*at, 0xab, bytes);  // garbage
-    return *at ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-inline cudaError_t cudaFree(void* at) { return std::free(at), cudaSuccess; }
-inline cudaError_t cudaMallocFromPoolAsync(void** at, std::size_t bytes, cudaMemPool_t, cudaStream_t) {
-    return cudaMalloc(at, bytes);
-}
-inline cudaError_t cudaFreeAsync(void* at, cudaStream_t) { return cudaFree(at); }
-inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
-    return std::memcpy(to, from, bytes), cudaSuccess;
-}
-inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind, cudaStream_t) {
-    return cudaMemcpy(to, from, bytes, kind);
-}
-// Launches are synchronous here: there is nothing to wait for.
-inline cudaError_t cudaStreamCreateWithFlags(cudaStream_t*, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t*, unsigned) { return cudaSuccess; }
-inline cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
-inline cudaError_t cudaEventDestroy(cudaEvent_t) { return cudaSuccess; }
-inline cudaError_t cudaMemsetAsync(void* at, int value, std::size_t bytes, cudaStream_t) {
-    return std::memset(at, value, bytes), cudaSuccess;
-}
-
 namespace care::cuda {
 
 inline constexpr unsigned kAllLanes = 0xffffffffu;
 
 // As documented in csrc/cuda/primitives.cuh.
-inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2, std::uint32_t d3,
+[[gnu::optimize("O3")]] CARE_UNCHECKED inline void multiply(std::int32_t (&sums)[4], std::uint32_t d0, std::uint32_t d1, std::uint32_t d2, std::uint32_t d3,
                      std::uint32_t q0, std::uint32_t q1) {
     const unsigned lane = threadIdx.x % emulated::kLanesOfWarp;
     const std::uint64_t mine[6] = {d0, d1, d2, d3, q0, q1};
     const auto* all = emulated::machine.exchange(mine);
-    for (unsigned i = 0; i < 4; ++i) {
-        const unsigned row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-        for (unsigned value = 0; value < 32; ++value) {
-            const unsigned t = value % 16 / 4, half = value / 16, shift = value % 4 * 8;
-            const std::uint64_t document = all[row % 8 * 4 + t][half * 2 + row / 8] >> shift;
-            const std::uint64_t query = all[column * 4 + t][4 + half] >> shift;
-            sums[i] += static_cast<std::uint8_t>(document) * static_cast<std::int8_t>(query);
+    const unsigned row = lane / 4, column = lane % 4 * 2;
+    for (unsigned word = 0; word < 8; ++word) {
+        const unsigned t = word % 4, half = word / 4;
+        const std::uint64_t* const document = all[row * 4 + t];
+        const std::uint64_t left = all[column * 4 + t][4 + half], right = all[(column + 1) * 4 + t][4 + half];
+        for (unsigned shift = 0; shift < 32; shift += 8) {
+            const int low = static_cast<std::uint8_t>(document[half * 2] >> shift);
+            const int high = static_cast<std::uint8_t>(document[half * 2 + 1] >> shift);
+            const int first = static_cast<std::int8_t>(left >> shift), second = static_cast<std::int8_t>(right >> shift);
+            sums[0] += low * first;
+            sums[1] += low * second;
+            sums[2] += high * first;
+            sums[3] += high * second;
         }
     }
 }
@@ -386,6 +345,11 @@ inline void prefetch(const void* at) { static_cast<void>(*static_cast<const vola
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes, cudaStream_t,
                    bool, const Arguments&... arguments) {
+    const auto allowed = emulated::dynamic_bytes.find(reinterpret_cast<const void*>(kernel));
+    if (shared_bytes > (allowed == emulated::dynamic_bytes.end() ? 48 * 1024 : allowed->second)) {
+        std::fputs("a kernel is launched with more shared memory than it may have\n", stderr);
+        std::abort();
+    }
     emulated::machine.run(grid, threads, shared_bytes, [&] { kernel(arguments...); });
     return cudaSuccess;
 }

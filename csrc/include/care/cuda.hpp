@@ -23,6 +23,9 @@ struct Request {
     float* float_scores;           // the same scores in float32
     std::int64_t* ids;
     std::int64_t* rescored;  // [count]
+    // Columns of queries that are multiplied for one read of the codes, at most; 0 for as many as fit. Only benchmarks set
+    // it: it never changes a hit.
+    std::size_t max_columns = 0;
 };
 
 // The largest width and k that a search on a GPU supports.
