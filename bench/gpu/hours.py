@@ -101,6 +101,10 @@ def table(found: list[Hours], documents: float, tokens_per_document: float) -> s
 def run(options: argparse.Namespace) -> None:
     """Print the table of a file."""
     results = read_json(options.results, "run make gpu-check")
+    if "runs" not in results:
+        raise CareError(
+            f"{options.results}: has no runs; name a file that make gpu-check wrote, such as bench/results/<gpu>.json"
+        )
     corpus = {"documents": options.documents, "tokens_per_document": options.tokens_per_document}
     print(table(hours_of(results["runs"], width=options.width, **corpus), **corpus))
 

@@ -68,3 +68,11 @@ def test_results_without_documents_are_refused_in_a_line(tmp_path, capsys):
     file.write_text(json.dumps({"runs": RUNS[2:]}))
     assert hours.main([str(file)]) == 2
     assert "test_gpu_documents.py" in capsys.readouterr().err
+
+
+def test_a_file_of_something_else_is_refused_in_a_line(tmp_path, capsys):
+    file = tmp_path / "other.json"
+    for text in ('{"a": 1}', "[]"):
+        file.write_text(text)
+        assert hours.main([str(file)]) == 2
+        assert f"{file}: " in capsys.readouterr().err

@@ -6,7 +6,7 @@ import torch
 
 from bench.gpu import check
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize("place", [*check.SUITES, *check.TESTS_OF_THE_SCAN, *check.TESTS_OF_NETWORKS])
